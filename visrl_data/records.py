@@ -1,8 +1,8 @@
-"""What travels through the pipeline: Question -> Candidate -> PreferencePair | Drop.
+"""What travels through the pipeline: Question -> Candidate -> preference pair | Drop.
 
-All records are frozen. Boxes are unit xyxy (float64, x right, y down, fractions of the width and the
+All records are frozen; pairs are made column-wise by filtering.py and live as rows of PAIR_SCHEMA. Boxes are unit xyxy (float64, x right, y down, fractions of the width and the
 height) of the ORIGINAL image, which is the EXIF-upright RGB picture. The Arrow schemas at the end
-are the columns of the run folder's shards; `to_row` / `from_row` convert.
+are the columns of the run folder's shards; the `*_row` functions convert.
 """
 
 from __future__ import annotations
@@ -111,25 +111,11 @@ class Candidate:
     response_score: Score
 
 
-@dataclass(frozen=True, slots=True)
-class PreferencePair:
-    """A question's win and lose candidate (Eq. 4). same_response: the pair trains the box only.
-
-    win_ties, lose_ties: how many candidates shared the extreme and entered the keyed draw.
-    """
-
-    question_id: str
-    source: str
-    win: Candidate
-    lose: Candidate
-    win_ties: int
-    lose_ties: int
-    same_response: bool
-
-
 _BOX = pa.list_(pa.float64(), 4)
 
-IMAGE_SCHEMA = pa.schema([("sha256", pa.string()), ("bytes", pa.binary()), ("width", pa.int32()), ("height", pa.int32())])
+IMAGE_SCHEMA = pa.schema(
+    [("sha256", pa.string()), ("bytes", pa.binary()), ("width", pa.int32()), ("height", pa.int32())]
+)
 
 QUESTION_SCHEMA = pa.schema(
     [
@@ -185,6 +171,8 @@ CANDIDATE_SCHEMA = pa.schema(
     ]
 )
 
+# A question's win and lose candidate (Eq. 4). win_ties, lose_ties: how many candidates shared the extreme
+# and entered the keyed draw. same_response: the pair trains the box only.
 PAIR_SCHEMA = pa.schema(
     [
         ("question_id", pa.string()),
@@ -238,31 +226,10 @@ def candidate_row(candidate: Candidate) -> dict[str, Any]:
     return row
 
 
-def candidate_from_row(row: dict[str, Any]) -> Candidate:
-    """The inverse of `candidate_row` (a row as pyarrow's `to_pylist` gives it)."""
-    scores = {
-        which: Score(row[which], row[f"{which}_state"], row[f"{which}_raw"], row[f"{which}_mass"])
-        for which in ("box_score", "response_score")
+def image_row(question: Question) -> dict[str, Any]:
+    return {
+        "sha256": question.image_sha256,
+        "bytes": question.image,
+        "width": question.width,
+        "height": question.height,
     }
-    plain = {f.name: row[f.name] for f in dataclasses.fields(Candidate) if f.name not in scores}
-    plain |= {"box": Box(*row["box"]), "cells": tuple(row["cells"]), "crop": tuple(row["crop"])}
-    return Candidate(**plain, **scores)
-
-
-def pair_row(pair: PreferencePair, question: dict[str, Any]) -> dict[str, Any]:
-    """The columns of PAIR_SCHEMA; `question` is the question's row."""
-    row = {name: question[name] for name in ("image_sha256", "question", "answers", "gold_boxes")}
-    row |= {"question_id": pair.question_id, "source": pair.source, "same_response": pair.same_response}
-    for side, candidate, ties in (("win", pair.win, pair.win_ties), ("lose", pair.lose, pair.lose_ties)):
-        row |= {
-            f"{side}_index": candidate.index,
-            f"{side}_box": candidate.box.xyxy,
-            f"{side}_box_text": candidate.box_text,
-            f"{side}_box_origin": candidate.box_origin,
-            f"{side}_crop": candidate.crop,
-            f"{side}_response": candidate.response,
-            f"{side}_box_score": candidate.box_score.value,
-            f"{side}_response_score": candidate.response_score.value,
-            f"{side}_ties": ties,
-        }
-    return row

@@ -1,0 +1,101 @@
+"""Where questions come from. One file per kind of source; `open_source` tells which is meant.
+
+First stage of the flow: source -> Question | Drop. A source is random-access, so that a run can be cut into
+chunks by index and an interrupted one goes on without reading what is done. One bad row is a Drop with its
+reason and never an error; what makes the whole source unusable is a VisRLError when it is opened.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from visrl_data.errors import VisRLError
+from visrl_data.records import Drop, Question
+from visrl_data.sources.options import SourceOptions, parse_columns
+
+__all__ = ["Source", "SourceOptions", "open_source", "parse_columns"]
+
+_DATA_FILES = {".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".zip", ".tar"}
+
+
+class Source(Protocol):
+    """Questions in a fixed order, by index.
+
+    name: what the questions say in `source`; without paths of this machine. split: the split's label.
+    """
+
+    name: str
+    split: str
+
+    def fingerprint(self) -> str:
+        """Digest of what the source holds (not of the options); the same as long as its rows are."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def ids(self) -> list[str]:
+        """The id of every row, in order, unique; without reading any image."""
+        ...
+
+    def read(self, i: int) -> Question | Drop:
+        """Row i, with `ids()[i]` as its id. A Drop (stage "source") when something is wrong with the row."""
+        ...
+
+
+def open_source(
+    source: str | None = None, split: str = "train", limit: int | None = None, options: SourceOptions | None = None
+) -> Source:
+    """Open a source, and check all that can be checked without reading images.
+
+    source: None or "spotlight"; a .jsonl file; a .parquet file; a folder from `save_to_disk` or of data files;
+    user/name[:config][@revision] on the Hub ("hf:" before it, where a folder has the same name).
+    split: picks the rows in folders, Hub datasets and spotlight; a single file has no splits, there it is
+    only a label. limit: the first rows only; None is all of them (of spotlight, which has no end, 200).
+    Raises VisRLError.
+    """
+    options = options or SourceOptions()
+    if limit is not None and limit < 1:
+        raise VisRLError(f"--limit {limit}: expected at least 1.")
+    if source is None or source == "spotlight":
+        return _spotlight(split, limit, options)
+    path = Path(source).expanduser()
+    if path.suffix == ".jsonl" and not path.is_dir():
+        from visrl_data.sources.jsonl import JsonlSource
+
+        return JsonlSource(path, split, limit, options)
+    from visrl_data.sources.hf import HfSource, is_hub_id, open_folder, open_hub, open_parquet
+
+    folder, _, config = source.rpartition(":")
+    if source.startswith("hf:"):
+        table = open_hub(source.removeprefix("hf:"), split)
+    elif path.is_dir():
+        table = open_folder(path, None, split)
+    elif folder and Path(folder).expanduser().is_dir():
+        table = open_folder(Path(folder).expanduser(), config, split)
+    elif path.suffix == ".parquet" and path.is_file():
+        table = open_parquet(path)
+    elif is_hub_id(source) and not path.exists() and path.suffix not in _DATA_FILES | {".parquet"}:
+        table = open_hub(source, split)
+    else:
+        raise _unknown(source, path)
+    return HfSource(table, split, limit, options)
+
+
+def _spotlight(split: str, limit: int | None, options: SourceOptions) -> Source:
+    from visrl_data.sources.spotlight import SpotlightSource
+
+    if options.images_root is not None or options.columns or options.license:
+        raise VisRLError(
+            "spotlight draws its own rows: --images-root, --columns and --license have no meaning with it. "
+            "Leave them out, or name another --source."
+        )
+    return SpotlightSource(split, limit, options.ship_images)
+
+
+def _unknown(source: str, path: Path) -> VisRLError:
+    problem = "is no kind of file that can be read" if path.exists() else "was not found"
+    return VisRLError(
+        f"--source {source}: {problem}. Expected spotlight, a .jsonl file (one JSON object a line), a .parquet file, "
+        "a folder of a dataset, or a dataset on the Hub as user/name[:config][@revision]."
+    )

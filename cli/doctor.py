@@ -1,0 +1,82 @@
+"""`visrl doctor`: what this machine can run, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from typing import Any
+
+import typer
+
+from .options import Json
+
+# module -> (what it is for, how to get it)
+OPTIONAL = {
+    "torchvision": ("Qwen-VL, InternVL, SmolVLM and other models with a video processor", "pip install torchvision"),
+}
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this machine: devices, libraries, the shipped model, disk space, the Hub token.
+
+    Example:
+
+      visrl doctor
+    """
+    checks = [*_devices(), *_libraries(), _spotlight(), _disk(), _token()]
+    if as_json:
+        print(json.dumps({"ok": all(check["ok"] for check in checks), "checks": checks}))
+    else:
+        for check in checks:
+            mark = "ok     " if check["ok"] else "missing" if check["needed"] else "absent "
+            print(f"{mark} {check['what']}" + (f"\n        -> {check['mend']}" if check["mend"] else ""))
+    if any(check["needed"] and not check["ok"] for check in checks):
+        raise typer.Exit(1)
+
+
+def _check(what: str, ok: bool = True, mend: str = "", needed: bool = True) -> dict[str, Any]:
+    return {"what": what, "ok": ok, "mend": "" if ok else mend, "needed": needed}
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch
+
+    checks = [_check(f"CPU: {os.cpu_count()} cores, torch {torch.__version__} uses {torch.get_num_threads()} threads")]
+    for index in range(torch.cuda.device_count()):
+        name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
+        checks.append(_check(f"cuda:{index}: {name}, {memory / 2**30:.0f} GiB"))
+    if not torch.cuda.is_available():
+        mend = "none needed for Spotlight; for 7B models use a machine with an NVIDIA GPU and a CUDA build of torch"
+        checks.append(_check("NVIDIA GPU", False, mend, needed=False))
+    return checks
+
+
+def _libraries() -> list[dict[str, Any]]:
+    from visrl_data.factory import versions
+
+    checks = [_check(" ".join(f"{name} {version}" for name, version in versions().items()))]
+    for module, (purpose, mend) in OPTIONAL.items():
+        found = importlib.util.find_spec(module) is not None
+        checks.append(_check(f"{module}: for {purpose}", found, mend, needed=False))
+    return checks
+
+
+def _spotlight() -> dict[str, Any]:
+    from visrl_data.models import ALIASES
+
+    here = all((path / "visrl.json").is_file() for path in ALIASES.values())
+    return _check("Spotlight, the shipped model", here, "pip install --force-reinstall visrl")
+
+
+def _disk() -> dict[str, Any]:
+    free = shutil.disk_usage(".").free / 2**30
+    return _check(f"{free:.0f} GiB free in this folder", free > 1, "free some space, or choose another --output")
+
+
+def _token() -> dict[str, Any]:
+    from huggingface_hub import get_token
+
+    found = get_token() is not None
+    return _check("A Hub token (needed only to publish and for gated models)", found, "hf auth login", needed=False)

@@ -1,0 +1,59 @@
+"""`visrl gen --estimate`: calls, tokens and hours before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def print_estimate(config: Any, target: Path, speed: float | None, as_json: bool) -> None:
+    """From a stated speed, or from the first chunk, timed for real; that chunk is kept for the run."""
+    numbers = _stated(config, speed) if speed else _timed(config, target)
+    if as_json:
+        print(json.dumps(numbers))
+        return
+    hours = numbers["hours"]
+    time_text = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    print(f"{numbers['questions']} questions, at most {numbers['calls']:,} model calls, about {time_text}.")
+    if "prompt_tokens" in numbers:
+        print(
+            f"About {numbers['prompt_tokens']:,} prompt and {numbers['completion_tokens']:,} completion tokens, "
+            f"from {numbers['measured_questions']} questions timed; they are kept in {target}."
+        )
+
+
+def _calls_each(config: Any) -> int:
+    """A question's most calls: 2N boxes and responses by the actor, as many verdicts by each critic."""
+    critics = int(config.box_critic) + int(config.response_critic == "model")
+    return 2 * config.attempts * (2 + critics)
+
+
+def _stated(config: Any, speed: float) -> dict[str, Any]:
+    from visrl_data.factory import open_questions
+
+    questions = len(open_questions(config))
+    calls = questions * _calls_each(config)
+    return {"questions": questions, "calls": calls, "hours": round(calls / speed / 3600, 4)}
+
+
+def _timed(config: Any, target: Path) -> dict[str, Any]:
+    from visrl_data import factory, store
+
+    questions = len(factory.open_questions(config))
+    if not store.times(store.Run(target)):
+        factory.generate(config, target, max_chunks=1)
+    records = store.times(store.Run(target))
+    measured = sum(record["questions"] for record in records) or 1
+
+    def scaled(name: str) -> float:
+        return sum(record[name] for record in records) / measured * questions
+
+    return {
+        "questions": questions,
+        "calls": questions * _calls_each(config),
+        "measured_questions": measured,
+        "prompt_tokens": round(scaled("prompt_tokens")),
+        "completion_tokens": round(scaled("completion_tokens")),
+        "hours": round(scaled("seconds") / 3600, 4),
+    }

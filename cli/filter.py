@@ -1,0 +1,68 @@
+"""`visrl filter`: other thresholds on a stored pool; no model, no GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json
+
+
+def filter(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    box_win: Annotated[float | None, typer.Option(help="Box score that a win needs at least.")] = None,
+    box_lose: Annotated[float | None, typer.Option(help="Box score that a lose may have at most.")] = None,
+    response_win: Annotated[float | None, typer.Option(help="Response score that a win needs at least.")] = None,
+    response_lose: Annotated[float | None, typer.Option(help="Response score that a lose may have at most.")] = None,
+    no_box_critic: Annotated[
+        bool, typer.Option("--no-box-critic", help="Let the response score decide alone.")
+    ] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Print a table over thresholds; change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Pick the pairs of a run again, under other thresholds. Thresholds that are not given stay as they are.
+
+    Examples:
+
+      visrl filter runs/photos --sweep
+
+      visrl filter runs/photos --box-win 0.7 --response-win 0.9
+    """
+    from visrl_data import finishing
+
+    given = {
+        name: value
+        for name, value in (
+            ("box_win", box_win),
+            ("box_lose", box_lose),
+            ("response_win", response_win),
+            ("response_lose", response_lose),
+        )
+        if value is not None
+    }
+    if sweep:
+        table = finishing.sweep_run(run, no_box_critic)
+        print(json.dumps(table.to_pylist())) if as_json else _print_sweep(table)
+        return
+    before, after = finishing.filter_run(run, given, no_box_critic)
+    if as_json:
+        print(json.dumps({"before": before, "after": after}))
+        return
+    print(f"Pairs: {before['pairs']} -> {after['pairs']} of {after['questions']} questions.")
+    for reason in sorted({*before["drops"], *after["drops"]}):
+        print(f"  {reason}: {before['drops'].get(reason, 0)} -> {after['drops'].get(reason, 0)}")
+
+
+def _print_sweep(table) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title="Pairs under other thresholds (win / lose, the same for box and response)")
+    for name in table.column_names:
+        shown.add_column(name.replace("_", " "), justify="right")
+    for row in table.to_pylist():
+        shown.add_row(*(f"{value:g}" for value in row.values()))
+    Console().print(shown)

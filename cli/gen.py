@@ -1,0 +1,111 @@
+"""`visrl gen`: questions and a model in, a run folder out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import ConfigFile, Json, Output, gen_config, takes_gen_options
+
+
+@takes_gen_options
+def gen(
+    output: Output = None,
+    config: ConfigFile = None,
+    no_diversity: Annotated[bool, typer.Option("--no-diversity", help="The same as --diversity off.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Time the first chunk, print calls, tokens and hours, and stop.")
+    ] = False,
+    speed: Annotated[
+        float | None, typer.Option("--speed", metavar="CALLS/S", help="With --estimate: this speed, run nothing.")
+    ] = None,
+    as_json: Json = False,
+    **options: Any,
+) -> None:
+    """Make scored candidates and preference pairs from questions and their answers.
+
+    With no option: 200 questions of the shipped Spotlight world, on its shipped model, in minutes on a CPU.
+    Started again after an interruption it goes on where it stopped.
+
+    Examples:
+
+      visrl gen
+
+      visrl gen --source photos.jsonl --limit 500 -o runs/photos
+
+      visrl gen --model Qwen/Qwen2.5-VL-7B-Instruct --source user/questions --columns question=q,answers=a
+    """
+    from visrl_data.errors import UsageError
+
+    if no_diversity:
+        options["diversity"] = "off"
+    if speed is not None and (not estimate or speed <= 0):
+        raise UsageError("--speed needs --estimate and a number of calls a second above 0.")
+    resolved = gen_config(config, options)
+    target = output or default_output(resolved)
+    if estimate:
+        from .estimate import print_estimate
+
+        print_estimate(resolved, target, speed, as_json)
+        return
+    _generate(resolved, target, as_json)
+
+
+def default_output(config: Any) -> Path:
+    """runs/<source>-<split>-<digest of the options>: the same command finds its run again."""
+    from visrl_data.config import to_toml
+
+    digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:8]
+    return Path("runs") / f"{Path(config.source).stem or 'run'}-{config.split}-{digest}"
+
+
+def _generate(config: Any, target: Path, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    stderr = Console(stderr=True)
+    stderr.print(f"Loading models; the run goes to {target}", highlight=False)
+    from visrl_data import factory
+    from visrl_data.inspecting import render
+
+    started = time.perf_counter()
+    columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr) as bar:
+        task = bar.add_task("questions", total=None)
+
+        def on_chunk(step: factory.Progress) -> None:
+            done = min(step.done * config.chunk_size, step.questions)
+            if bar.tasks[0].total is None and step.resumed:
+                bar.console.print(f"Going on: {step.resumed} of {step.chunks} chunks were there already.")
+            bar.update(task, total=step.questions, completed=done)
+            for event in step.events:
+                bar.console.print(event)
+
+        try:
+            run = factory.generate(config, target, on_chunk)
+        except KeyboardInterrupt:
+            stderr.print(f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on.")
+            sys.exit(130)
+    report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    if as_json:
+        print(json.dumps({"run": str(run.path), **report}))
+        return
+    Console().print(render(report))
+    stderr.print(
+        f"{time.perf_counter() - started:.0f} s. The run is in {run.path}\n"
+        f"Next: visrl inspect {run.path}, or visrl filter {run.path} --sweep",
+        highlight=False,
+    )

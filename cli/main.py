@@ -1,0 +1,63 @@
+"""The `visrl` command: one file a noun; errors become one message and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from visrl_data.errors import UsageError, VisRLError
+
+from . import doctor, filter, gen, inspect
+
+app = typer.Typer(
+    name="visrl",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Preference data for visual reasoning, made without box labels.",
+    epilog="Start with: visrl gen",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from visrl_data.factory import versions
+
+        print("\n".join(f"{name} {version}" for name, version in versions().items()))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and leave.")
+    ] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+
+app.command()(gen.gen)
+app.command()(filter.filter)
+app.command()(inspect.inspect)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point: everything the user can mend is one message on stderr; tracebacks are for bugs."""
+    try:
+        app()
+    except VisRLError as error:
+        print(f"visrl: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        print("visrl: interrupted; run the same command again to go on.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)

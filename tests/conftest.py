@@ -1,0 +1,63 @@
+"""Fixtures that several modules share: drawn photographs with questions, and scripted models."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from visrl_data.engines import Request, Role
+from visrl_data.engines.scripted import ScriptedEngine
+from visrl_data.seeds import generator
+
+
+def draw_photo(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
+    """A noisy gradient with a few ellipses: no two alike."""
+    rng = random.Random(seed)
+    image = Image.effect_noise(size, 60).convert("RGB")
+    pen = ImageDraw.Draw(image)
+    for _ in range(4):
+        x, y = rng.randrange(size[0]), rng.randrange(size[1])
+        pen.ellipse((x, y, x + 20, y + 20), fill=tuple(rng.randrange(256) for _ in range(3)))
+    return image
+
+
+@pytest.fixture
+def photo_source(tmp_path: Path) -> Path:
+    """A .jsonl of ten good rows on five drawn pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rows = []
+    for i in range(10):
+        name = f"{i // 2}.png"
+        draw_photo(i // 2).save(folder / name)
+        rows.append({"id": f"q{i}", "question": f"What is thing {i}?", "answers": ["7", "seven"], "image": name,
+                     "boxes": [[0.1, 0.1, 0.4, 0.5]], "license": "CC0-1.0"})  # fmt: skip
+    file = folder / "questions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def scripted_reply(request: Request, seed: int) -> str:
+    """A model made of dice: boxes, answers and verdicts that depend on the seed or the text only."""
+    kinds = [part.kind for part in request.parts]
+    text = "\n".join(part.text for part in request.parts)
+    dice = generator(seed)
+    if kinds == ["image", "text"] and "Standard answer" not in text:
+        x, y = dice.integers(0, 600, 2)
+        return f"[{x / 1000:.3f}, {y / 1000:.3f}, {(x + 300) / 1000:.3f}, {(y + 300) / 1000:.3f}]"
+    if "crop" in kinds and "Standard answer" not in text:
+        return str(dice.integers(6, 9))
+    if kinds[0] == "crop":
+        red = request.images[0].resize((1, 1)).getpixel((0, 0))[0]
+        return f'{{"score": {(red % 11) / 10}}}'
+    return '{"score": 1.0}' if "Model answer: 7\n" in text else '{"score": 0.0}'
+
+
+@pytest.fixture
+def scripted_roles() -> tuple[Role, Role]:
+    engine = ScriptedEngine(scripted_reply)
+    return Role(engine, True), Role(engine, False)

@@ -1,0 +1,154 @@
+"""Every option of a generation run, declared once.
+
+A field's metadata is its help text; the command line makes its flags from these fields, a TOML file uses the
+same names, and the resolved options are saved beside the output. Defaults that come from the paper's
+public reference code say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from visrl_data.errors import UsageError
+from visrl_data.filtering import Thresholds
+
+
+def option(default: Any, text: str, **extra: Any) -> Any:
+    """A documented field. extra: flag (when it differs from the name), short, low, high, choices."""
+    metadata = {"help": text, **extra}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenConfig:
+    """The options of `visrl gen`. Raises UsageError when a value is out of its range."""
+
+    # what
+    model: str = option("spotlight", "Actor: a Hub id[@rev], a model or adapter folder, or the shipped spotlight.")
+    critic: str | None = option(None, "Critic; default: the ORIGINAL model that the actor was trained from.")
+    source: str = option("spotlight", "Questions: spotlight, a .jsonl or .parquet file, a dataset folder, a Hub id.")
+    split: str = option("train", "Split of the source.")
+    limit: int | None = option(None, "First N rows only; default: all, and 200 of the endless spotlight.", low=1)
+    images_root: str | None = option(None, "Folder that image paths are relative to; default: the file's own.")
+    columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
+    gold_space: str = option("unit", "Space of the source's gold boxes.", choices=("unit", "pixels"))
+    ship_images: bool | None = option(None, "Whether the source's images may be redistributed; default: as it says.")
+    license: str | None = option(None, "Licence of the source, when its rows state none (an SPDX id).")
+
+    # sampling
+    attempts: int = option(3, "Attempts a question (the paper's N); each gives two candidates.", low=1)
+    temperature: float = option(2.0, "Actor's temperature in both passes (reference code: 2.0).", low=0.0)
+    top_p: float = option(0.7, "Actor's nucleus (reference code: 0.7).", low=0.0, high=1.0)
+    top_k: int = option(50, "Actor's top-k (reference code: 50); 0 is off.", low=0)
+    max_new_tokens: int = option(64, "Longest reply, in tokens.", low=1)
+    diversity: str = option(
+        "attempt",
+        "Keep the second box clear of: its attempt's first box (the paper), every earlier box of the question, off.",
+        choices=("attempt", "question", "off"),
+    )
+    iou_max: float = option(0.05, "tau of Eq. 3: boxes with a larger IoU are replaced.", low=0.0, high=1.0)
+    area_slack: float = option(0.3, "delta of Eq. 3: largest relative difference in area of a replacement.", low=0.0)
+    box_space: str | None = option(
+        None, "Space in which the actor writes boxes; default: as its folder records, else unit."
+    )
+    crop_min_side: float | None = option(
+        None, "Smallest crop side, a fraction of the longer image side.", low=0.0, high=1.0
+    )
+    crop_max_aspect: float | None = option(None, "Longest crop side over its shortest.", low=1.0)
+
+    # scoring
+    box_critic: bool = option(True, "Score the boxes; without it responses alone decide.")
+    response_critic: str = option("model", "Judge of the responses.", choices=("model", "exact", "anls"))
+    score_mode: str = option(
+        "text",
+        "Read the score from the critic's text, or expect it over the score tokens.",
+        choices=("text", "expected"),
+    )
+    score_step: float = option(0.1, "Scores are rounded to this step before any threshold.", low=0.001, high=0.5)
+    prompts: str | None = option(None, "TOML file with prompt templates of your own.")
+
+    # filtering
+    box_win: float = option(0.8, "Box score that a win needs at least.", low=0.0, high=1.0)
+    box_lose: float = option(0.2, "Box score that a lose may have at most.", low=0.0, high=1.0)
+    response_win: float = option(0.8, "Response score that a win needs at least.", low=0.0, high=1.0)
+    response_lose: float = option(0.2, "Response score that a lose may have at most.", low=0.0, high=1.0)
+
+    # running
+    seed: int = option(0, "Seed of everything drawn.")
+    round: int = option(0, "Round of self-evolution; part of every seed.", low=0)
+    engine: str = option("transformers", "What runs the models.", choices=("transformers",))
+    device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the best there is.")
+    dtype: str = option("auto", "float32, bfloat16, float16; auto: float32 on a CPU, else bfloat16.")
+    batch_size: int = option(32, "Sequences in a batch; halved for a while when memory runs out.", low=1)
+    max_pixels: int | None = option(None, "Most pixels of a picture, for models that take any size.", low=1)
+    chunk_size: int = option(16, "Questions in a unit of work, which is also a point of resumption.", low=1)
+    trust_remote_code: bool = option(False, "Run code that comes with a model. Only for models that you trust.")
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            _check(spec, getattr(self, spec.name))
+        self.thresholds  # noqa: B018  (checks win > lose)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        try:
+            return Thresholds(self.box_win, self.box_lose, self.response_win, self.response_lose)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+
+def _check(spec: dataclasses.Field[Any], value: Any) -> None:
+    flag = "--" + spec.name.replace("_", "-")
+    if value is None:
+        return
+    low, high, choices = (spec.metadata.get(key) for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise UsageError(f"{flag} {value}: expected one of {', '.join(choices)}.")
+    # `not (a <= b)` so that NaN is refused too
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise UsageError(f"{flag} {value}: expected {bounds}.")
+
+
+_TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict[str, str]": dict}
+
+
+def load_config(path: Path | None, given: dict[str, Any]) -> GenConfig:
+    """Options from a TOML file, overridden by those given on the command line.
+
+    Raises UsageError for an unknown name or a value of the wrong type, with the names that exist.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"--config {path}: {error}") from error
+    specs = {spec.name: spec for spec in dataclasses.fields(GenConfig)}
+    for name, value in values.items():
+        if name not in specs:
+            raise UsageError(f"--config {path}: unknown option {name!r}; `visrl gen --help` lists them all.")
+        kind = str(specs[name].type).removesuffix(" | None")
+        if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
+            raise UsageError(f"--config {path}: {name} = {value!r}: expected {kind}.")
+    return GenConfig(**(values | given))
+
+
+def to_toml(config: GenConfig) -> str:
+    """The resolved options; `load_config` reads them back. Unset options are left out."""
+    lines = []
+    for spec in dataclasses.fields(config):
+        value = getattr(config, spec.name)
+        if isinstance(value, dict):
+            inner = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in sorted(value.items()))
+            lines.append(f"{spec.name} = {{ {inner} }}" if inner else f"{spec.name} = {{}}")
+        elif value is not None:
+            lines.append(f"{spec.name} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,393 @@
+"""Any image-text-to-text model of transformers, on this machine.
+
+How a batch is run:
+- Sampling is keyed: each row draws one uniform number a step from its own counter-based stream and takes the
+  inverse of its cumulative distribution, so a reply depends on its seed, not on its neighbours.
+- Several replies to one prompt share its prefill: the prompt is read once, its key-value cache is
+  repeated. Families whose cache can't be repeated fall back to `num_return_sequences`.
+- Out of memory halves the batch, records it, and goes on.
+- Text stays text: special tokens that occur inside a question or a response are broken up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+
+from visrl_data.engines import Reply, Request, Sampling, Usage
+from visrl_data.errors import VisRLError
+from visrl_data.models import ModelFolder
+from visrl_data.seeds import generator
+
+logger = logging.getLogger(__name__)
+
+# Cross-attention states and linear-attention states are not repeated by Cache.batch_repeat_interleave.
+_NO_SHARED_PREFILL = {"mllama", "qwen3_5", "minicpmv4_6"}
+
+
+class TransformersEngine:
+    """A model and its processor on one device.
+
+    Raises VisRLError when the model can't be loaded, with what is missing.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int = 32,
+        max_pixels: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.device = torch.device(device if device != "auto" else _best_device())
+        self.dtype = _dtype(dtype, self.device)
+        self.batch_size = batch_size
+        self.usage = Usage()
+        self.processor = _load_processor(folder, max_pixels, trust_remote_code)
+        self.model = _load_model(folder, self.dtype, trust_remote_code).to(self.device)
+        tokenizer = self.processor.tokenizer
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self._special = sorted({t for t in tokenizer.get_added_vocab() if t.strip()}, key=len, reverse=True)
+        self._eos = _eos_ids(self.model, tokenizer)
+        self._shares_prefill = self.model.config.model_type not in _NO_SHARED_PREFILL
+        self._keeps_logits = "logits_to_keep" in inspect.signature(_unwrapped(self.model).forward).parameters
+
+    @property
+    def deterministic(self) -> bool:
+        return self.device.type == "cpu" and self.dtype == torch.float32
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "engine": self.name,
+            "model": self.folder.id,
+            "revision": self.folder.revision,
+            "digest": self.folder.digest,
+            "weights_digest": self.folder.weights.digest,
+            "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "image_processor": type(self.processor.image_processor).__name__,
+        }
+
+    def seen_size(self, image: Image) -> tuple[int, int]:
+        """(width, height) in pixels after the processor's resize, read off what it really makes."""
+        made = self.processor.image_processor(images=[image], return_tensors="pt")
+        if "image_grid_thw" in made:
+            _, rows, columns = made["image_grid_thw"][0].tolist()
+            patch = self.processor.image_processor.patch_size
+            return columns * patch, rows * patch
+        height, width = made["pixel_values"].shape[-2:]
+        return width, height
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
+        """Replies in order. Requests are batched only with neighbours that are run the same way."""
+        replies: list[list[Reply]] = []
+        start = 0
+        while start < len(requests):
+            first = requests[start]
+            per_batch = max(1, self.batch_size // len(first.seeds))
+            stop = start + 1
+            while stop < len(requests) and stop - start < per_batch and _alike(first, requests[stop]):
+                stop += 1
+            replies += self._run(requests[start:stop])
+            start = stop
+        self.usage.count(replies)
+        return replies
+
+    def _run(self, batch: Sequence[Request]) -> list[list[Reply]]:
+        """One batch; halved when the device's memory is not enough for it."""
+        try:
+            with torch.inference_mode(), _adapter(self.model, batch[0].adapter):
+                return self._choose(batch) if batch[0].choices else self._sample(batch)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise VisRLError(
+                    f"Out of memory on {self.device} with a single prompt of {len(batch[0].seeds)} replies. "
+                    "Use fewer --attempts, smaller pictures (--max-pixels), a smaller --dtype or another --device."
+                ) from error
+        # Outside the handler, so that the failed forward's tensors are freed first.
+        self.usage.events.append(f"out of memory: batch of {len(batch)} prompts halved")
+        logger.warning("%s", self.usage.events[-1])
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(batch) // 2
+        return self._run(batch[:half]) + self._run(batch[half:])
+
+    def _encode(self, batch: Sequence[Request]) -> dict[str, torch.Tensor]:
+        """Left-padded inputs, input_ids (B, L), with every picture of the batch in reading order."""
+        texts = [self._text(request) for request in batch]
+        bos = self.processor.tokenizer.bos_token
+        inputs = self.processor(
+            text=texts,
+            images=[list(request.images) for request in batch],
+            padding=True,
+            add_special_tokens=not (bos and texts[0].startswith(bos)),
+            return_tensors="pt",
+        )
+        inputs = inputs.to(self.device)
+        return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in inputs.items()}
+
+    def _text(self, request: Request) -> str:
+        content = [
+            {"type": "text", "text": self._plain(part.text)} if part.kind == "text" else {"type": "image"}
+            for part in request.parts
+        ]
+        chat = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) + request.prefix
+
+    def _plain(self, text: str) -> str:
+        """Break up special tokens, so that a question that holds `<image>` stays a text that says so."""
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, f"{token[0]}\u200b{token[1:]}" if len(token) > 1 else "\u200b")
+        return text
+
+    def _sample(self, batch: Sequence[Request]) -> list[list[Reply]]:
+        n = len(batch[0].seeds)
+        inputs = self._encode(batch)
+        length = inputs["input_ids"].shape[1]
+        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        seeds = [seed for request in batch for seed in request.seeds]
+        options = self._options(batch[0].sampling, seeds)
+        if n == 1:
+            ids = self.model.generate(**inputs, **options)
+        elif self._shares_prefill:
+            ids = self._branch(inputs, n, options)
+        else:
+            ids = self.model.generate(**inputs, **options, num_return_sequences=n)
+        replies = [self._reply(row, prompt_tokens[i // n]) for i, row in enumerate(ids[:, length:].tolist())]
+        return [replies[i : i + n] for i in range(0, len(replies), n)]
+
+    def _options(self, sampling: Sampling, seeds: list[int]) -> dict[str, Any]:
+        processors = LogitsProcessorList([_KeyedSampler(sampling, seeds)] if sampling.temperature > 0 else [])
+        config = GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=sampling.temperature > 0,
+            top_k=0,
+            eos_token_id=self._eos,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+            bos_token_id=self.processor.tokenizer.bos_token_id,
+        )
+        return {"generation_config": config, "logits_processor": processors}
+
+    def _branch(self, inputs: dict[str, torch.Tensor], n: int, options: dict[str, Any]) -> torch.Tensor:
+        """Prefill (B, L) once, then decode B * n rows from the repeated cache."""
+        config = GenerationConfig(
+            max_new_tokens=1,
+            do_sample=False,
+            return_dict_in_generate=True,
+            pad_token_id=options["generation_config"].pad_token_id,
+        )
+        read = self.model.generate(**inputs, generation_config=config)
+        cache = read.past_key_values
+        cache.crop(-1)  # the last prompt token is read again, with its row's own draw after it
+        cache.batch_repeat_interleave(n)
+        inner = getattr(_unwrapped(self.model), "model", None)
+        if getattr(inner, "rope_deltas", None) is not None:  # Qwen-VL keeps positions as model state
+            inner.rope_deltas = inner.rope_deltas.repeat_interleave(n, dim=0)
+        return self.model.generate(
+            input_ids=inputs["input_ids"].repeat_interleave(n, dim=0),
+            attention_mask=inputs["attention_mask"].repeat_interleave(n, dim=0),
+            past_key_values=cache,
+            **options,
+        )
+
+    def _reply(self, row: list[int], prompt_tokens: int) -> Reply:
+        end = next((i for i, token in enumerate(row) if token in self._eos), None)
+        text = self.processor.tokenizer.decode(row[:end] if end is not None else row, skip_special_tokens=True)
+        used = len(row) if end is None else end + 1
+        return Reply(text.strip(), "length" if end is None else "stop", prompt_tokens, used)
+
+    def _choose(self, batch: Sequence[Request]) -> list[list[Reply]]:
+        """Probabilities of the choices, from one forward along the deepest branching of their tokens."""
+        branches = _branches(self.processor.tokenizer, batch[0].prefix, batch[0].choices)
+        path = max(branches, key=len)
+        inputs = self._encode(batch)
+        rows = len(batch)
+        forced = torch.tensor([path], device=self.device, dtype=torch.long).expand(rows, -1)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], forced], dim=1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(forced)], dim=1)
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+        if "rope_deltas" in dir(getattr(_unwrapped(self.model), "model", None)):
+            del inputs["position_ids"]  # three-axis positions, made by the model from the mask
+        if self._keeps_logits:
+            inputs["logits_to_keep"] = len(path) + 1
+        logits = self.model(**inputs).logits[:, -len(path) - 1 :].float()  # (rows, len(path) + 1, vocabulary)
+        probs = torch.softmax(logits, dim=-1).double().cpu().numpy()
+        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        return [[_choice_reply(probs[i], branches, batch[0].choices, prompt_tokens[i])] for i in range(rows)]
+
+
+class _KeyedSampler(LogitsProcessor):
+    """Draws each row's token from its own stream; returns scores that leave only that token.
+
+    scores: (rows, vocabulary). Temperature, then top-k, then top-p (the smallest set whose probability
+    reaches top_p), as transformers' own warpers define them.
+    """
+
+    def __init__(self, sampling: Sampling, seeds: list[int]) -> None:
+        self._sampling = sampling
+        self._streams = [generator(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        uniform = torch.tensor([stream.random() for stream in self._streams], dtype=torch.float64)
+        k = self._sampling.top_k or scores.shape[-1]
+        top, order = scores.float().cpu().topk(min(k, scores.shape[-1]), dim=-1)  # (rows, k), falling
+        probs = torch.softmax(top.double() / self._sampling.temperature, dim=-1)
+        before = probs.cumsum(dim=-1) - probs
+        probs = torch.where(before < self._sampling.top_p, probs, 0.0)
+        cumulative = probs.cumsum(dim=-1)
+        drawn = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(dim=-1, keepdim=True)
+        drawn = drawn.clamp(max=probs.shape[-1] - 1)
+        token = order.gather(-1, drawn).to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
+
+
+def _branches(tokenizer: Any, prefix: str, choices: tuple[str, ...]) -> dict[tuple[int, ...], dict[int, list[int]]]:
+    """The branching nodes of the tree of the choices' tokens: path -> {next token: choices below it}.
+
+    Raises VisRLError when the nodes do not lie on one path, so that one forward could not read them.
+    """
+    start = len(tokenizer(prefix, add_special_tokens=False)["input_ids"])
+    paths = [tokenizer(prefix + c, add_special_tokens=False)["input_ids"][start:] for c in choices]
+    tree: dict[tuple[int, ...], dict[int, list[int]]] = {}
+    for index, path in enumerate(paths):
+        for depth, token in enumerate(path):
+            tree.setdefault(tuple(path[:depth]), {}).setdefault(token, []).append(index)
+    nodes = {path: below for path, below in tree.items() if len(below) > 1}
+    deepest = max(nodes, key=len, default=())
+    if not nodes or any(deepest[: len(path)] != path for path in nodes):
+        raise VisRLError(
+            "This model's tokenizer splits the scores so that their probabilities can't be read in one forward. "
+            "Use --score-mode text."
+        )
+    return nodes
+
+
+def _choice_reply(
+    probs: np.ndarray, branches: dict[tuple[int, ...], dict[int, list[int]]], choices: tuple[str, ...], tokens: int
+) -> Reply:
+    """probs: (positions, vocabulary), the position after 0, 1, ... tokens of the deepest path."""
+    weights = np.ones(len(choices))
+    for path, below in branches.items():
+        for token, indices in below.items():
+            weights[indices] *= probs[len(path), token]
+    mass = float(weights.sum())
+    return Reply("", "stop", tokens, 0, tuple((weights / mass).tolist()), mass)
+
+
+def _alike(a: Request, b: Request) -> bool:
+    return (a.sampling, a.adapter, a.choices, a.prefix, len(a.seeds), len(a.images)) == (
+        b.sampling,
+        b.adapter,
+        b.choices,
+        b.prefix,
+        len(b.seeds),
+        len(b.images),
+    )
+
+
+def _unwrapped(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _adapter(model: Any, on: bool) -> Any:
+    """A context in which the adapter (if there is one) is on or off."""
+    return contextlib.nullcontext() if on or not hasattr(model, "disable_adapter") else model.disable_adapter()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """ "auto" is float32 on a CPU, where it makes runs repeatable, and bfloat16 elsewhere."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    try:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    except KeyError:
+        raise VisRLError(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16.") from None
+
+
+def _load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_code: bool) -> Any:
+    try:
+        processor = AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
+    except (ImportError, OSError, ValueError) as error:
+        hint = " Install torchvision, which this model's processor needs." if "orchvision" in str(error) else ""
+        raise VisRLError(f"The processor of {folder.id} could not be loaded: {_first_line(error)}.{hint}") from error
+    if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
+        raise VisRLError(
+            f"{folder.id} has no {'chat template' if hasattr(processor, 'image_processor') else 'image processor'}: "
+            "expected an instruction-tuned image-text-to-text model."
+        )
+    images = processor.image_processor
+    if getattr(images, "do_center_crop", False):
+        # A centre crop hides the ends of the picture, where a box may lie: show the whole picture instead.
+        crop = images.crop_size
+        images.do_center_crop = False
+        images.size = {"height": crop["height"], "width": crop["width"]}
+    if max_pixels is not None:
+        _limit_pixels(images, max_pixels, folder.id)
+    return processor
+
+
+def _limit_pixels(images: Any, max_pixels: int, model: str) -> None:
+    if hasattr(images, "max_pixels"):
+        images.max_pixels = max_pixels
+        if isinstance(images.size, dict) and "longest_edge" in images.size:
+            images.size = {**images.size, "longest_edge": max_pixels}
+    else:
+        logger.warning("%s sees pictures of a fixed size: --max-pixels changes nothing.", model)
+
+
+def _load_model(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise VisRLError(f"{folder.weights.id} could not be loaded: {_first_line(error)}.") from error
+    if folder.base is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder.path, torch_dtype=dtype)
+    return model.eval()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
+    ids = model.generation_config.eos_token_id
+    ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    return sorted({*ids, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})

@@ -1,0 +1,11 @@
+"""The exceptions that a user is meant to read: what was given, what was expected, what to run next."""
+
+from __future__ import annotations
+
+
+class VisRLError(Exception):
+    """A wrong input or a missing thing. The command line prints it as one message, exit code 1."""
+
+
+class UsageError(VisRLError):
+    """An option that is unknown, malformed or out of its range. Exit code 2."""

@@ -1,0 +1,320 @@
+"""The data factory: questions in, preference pairs out. Start reading here.
+
+    read       source rows -> questions, or drops with a reason
+    focus      the actor samples two boxes an attempt; the diversity controller settles the second (Eq. 3)
+    answer     image, question and crop -> a response for each box
+    judge      the original model scores both steps
+    filter     thresholds, then one win / lose pair a question (Eq. 4)
+    report     yields, drops, the audit
+
+A chunk of questions is a pure function of the options, the models and the questions themselves; it is also
+the unit of storage and of resumption. Where the work runs, and how often it is cut, changes no row.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from visrl_data import critics, finishing, images, records, sampling, store
+from visrl_data.boxes import CropRule, ImageTooThin, frame
+from visrl_data.config import GenConfig, to_toml
+from visrl_data.engines import Engine, Role, Usage
+from visrl_data.errors import VisRLError
+from visrl_data.finishing import Setting
+from visrl_data.models import ModelFolder, find_model
+from visrl_data.prompts import PromptSet, load_prompts
+from visrl_data.records import Candidate, Drop, Question
+from visrl_data.sources import Source, SourceOptions, open_source
+from visrl_data.store import Run
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "pillow", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True)
+class Factory:
+    """Everything that a chunk needs besides its questions."""
+
+    config: GenConfig
+    source: Source
+    prompts: PromptSet
+    actor: Role
+    critic: Role
+    box_space: str
+    crop_rule: CropRule
+    identity: dict[str, Any]
+
+    @property
+    def chunks(self) -> int:
+        return -(-len(self.source) // self.config.chunk_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Told after each chunk. resumed: chunks that an earlier start had already made."""
+
+    done: int
+    chunks: int
+    resumed: int
+    questions: int
+    events: tuple[str, ...]
+
+
+def generate(
+    config: GenConfig,
+    output: Path,
+    on_chunk: Callable[[Progress], None] = lambda _: None,
+    max_chunks: int | None = None,
+    roles: tuple[Role, Role] | None = None,
+) -> Run:
+    """Run the factory into the folder `output`, going on where an earlier start stopped.
+
+    max_chunks: stop after so many new chunks, leaving an unfinished run (for `--estimate`).
+    roles: actor and critic on engines of one's own, in place of loading `config.model`.
+    Raises VisRLError for anything the user can mend; what was made until then stays.
+    """
+    factory = build(config, roles)
+    with store.open_run(output, to_toml(config), factory.identity) as run:
+        if run.finished:
+            store.remove_chunks(run)
+            return run
+        missing = [i for i in range(factory.chunks) if not run.has_chunk(i)]
+        resumed = factory.chunks - len(missing)
+        for count, index in enumerate(missing[:max_chunks], start=1):
+            started = time.perf_counter()
+            tables, seconds = make_chunk(factory, index)
+            usages = take_usage(factory)
+            store.write_chunk(run, index, tables)
+            store.log_time(run, _time_record(index, tables, seconds, usages, time.perf_counter() - started))
+            events = tuple(event for usage in usages for event in usage.events)
+            on_chunk(Progress(resumed + count, factory.chunks, resumed, len(factory.source), events))
+        if max_chunks is None or len(missing) <= max_chunks:
+            finish(run, factory)
+        return run
+
+
+def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
+    """Open the source and load the models. The cheap checks come first."""
+    prompts = load_prompts(Path(config.prompts) if config.prompts else None)
+    source = open_questions(config)
+    if not len(source):
+        raise VisRLError(f"Source {config.source} has no rows in split {config.split!r}: nothing to do.")
+    recorded = None
+    if roles is None:
+        recorded = find_model(config.model, config.trust_remote_code)
+        critic_folder = find_model(config.critic or recorded.origin_base, config.trust_remote_code)
+    space, rule = _agreement(config, recorded)
+    actor, critic = roles or _load_roles(config, recorded, critic_folder)
+    identity = {
+        "schema_version": records.SCHEMA_VERSION,
+        "source": {"name": source.name, "rows": len(source), "fingerprint": source.fingerprint()},
+        "actor": actor.engine.identity() | {"adapter": actor.adapter},
+        "critic": critic.engine.identity() | {"adapter": critic.adapter},
+        "box_space": space,
+        "crop_rule": rule.as_dict(),
+        "prompts": {prompt.id: prompt.template for prompt in prompts.all()},
+        "deterministic": actor.engine.deterministic and critic.engine.deterministic,
+        "versions": versions(),
+    }
+    if roles is None:
+        identity["origin_base"] = {"id": critic_folder.id, "digest": critic_folder.digest}
+    return Factory(config, source, prompts, actor, critic, space, rule, identity)
+
+
+def open_questions(config: GenConfig) -> Source:
+    """The source that the options name."""
+    options = SourceOptions(
+        images_root=Path(config.images_root) if config.images_root else None,
+        columns=config.columns,
+        gold_space=config.gold_space,
+        license=config.license or "",
+        ship_images=config.ship_images,
+    )
+    return open_source(config.source, config.split, config.limit, options)
+
+
+def versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in ("visrl", *LIBRARIES)}
+    return {"python": platform.python_version(), **found}
+
+
+def _agreement(config: GenConfig, actor: ModelFolder | None) -> tuple[str, CropRule]:
+    """The box space and crop rule, from the actor's record or the options; a contradiction is refused."""
+    space = config.box_space or (actor and actor.box_space) or "unit"
+    default = (actor and actor.crop_rule) or CropRule()
+    rule = CropRule(
+        default.min_side if config.crop_min_side is None else config.crop_min_side,
+        default.max_aspect if config.crop_max_aspect is None else config.crop_max_aspect,
+    )
+    for name, recorded, wanted in (
+        ("box space", actor and actor.box_space, space),
+        ("crop rule", actor and actor.crop_rule, rule),
+    ):
+        if actor is not None and recorded is not None and recorded != wanted:
+            raise VisRLError(
+                f"{actor.id} was trained with {name} {recorded}, the options say {wanted}. "
+                "Leave the option out, or name a model trained that way."
+            )
+    return space, rule
+
+
+def _load_roles(config: GenConfig, actor: ModelFolder, critic: ModelFolder) -> tuple[Role, Role]:
+    """Load each set of weights once. The critic is the actor's base with the adapter off only when the
+    digests agree; otherwise it is loaded apart.
+    """
+    actor_engine = load_engine(config, actor)
+    if critic.digest == actor.digest:
+        role = Role(actor_engine, actor.base is not None)
+        return role, role
+    if actor.base is not None and actor.base.digest == critic.digest:
+        return Role(actor_engine, True), Role(actor_engine, False)
+    return Role(actor_engine, actor.base is not None), Role(load_engine(config, critic), critic.base is not None)
+
+
+def load_engine(config: GenConfig, folder: ModelFolder) -> Engine:
+    from visrl_data.engines.transformers import TransformersEngine
+
+    return TransformersEngine(
+        folder,
+        device=config.device,
+        dtype=config.dtype,
+        batch_size=config.batch_size,
+        max_pixels=config.max_pixels,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def make_chunk(factory: Factory, index: int) -> tuple[dict[str, pa.Table], dict[str, float]]:
+    """One unit of work: the tables of its questions, and the seconds of each stage."""
+    questions, drops = _read(factory, index)
+    seconds = dict.fromkeys(("focus", "answer", "judge"), 0.0)
+    views, thin = _views(factory, questions)
+    candidates, lost = _process(factory, views, seconds)
+    rows = {
+        "questions": [records.question_row(question) for question in questions],
+        "candidates": [records.candidate_row(candidate) for candidate in candidates],
+        "drops": [records.drop_row(drop) for drop in [*drops, *thin, *lost]],
+        "images": [records.image_row(question) for question in {q.image_sha256: q for q in questions}.values()],
+    }
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in store.TABLES.items()}, seconds
+
+
+def _read(factory: Factory, index: int) -> tuple[list[Question], list[Drop]]:
+    size = factory.config.chunk_size
+    rows = [factory.source.read(i) for i in range(index * size, min((index + 1) * size, len(factory.source)))]
+    return [row for row in rows if isinstance(row, Question)], [row for row in rows if isinstance(row, Drop)]
+
+
+def _views(factory: Factory, questions: list[Question]) -> tuple[list[sampling.View], list[Drop]]:
+    views, drops = [], []
+    for question in questions:
+        image = images.decode(question.image)
+        seen = factory.actor.engine.seen_size(image) if factory.box_space == "resized_pixels" else None
+        try:
+            views.append(sampling.View(question, image, frame(factory.box_space, image.size, seen)))
+        except ImageTooThin as error:
+            drops.append(Drop(question.id, question.source, "focus", "image_too_thin", str(error)))
+    return views, drops
+
+
+def _process(
+    factory: Factory, views: list[sampling.View], seconds: dict[str, float]
+) -> tuple[list[Candidate], list[Drop]]:
+    """The model's passes. A question that the processor refuses is found and dropped; the others go on."""
+    if not views:
+        return [], []
+    try:
+        return _passes(factory, views, seconds)
+    except ValueError as error:
+        if len(views) == 1:
+            question = views[0].question
+            return [], [Drop(question.id, question.source, "focus", "model_refused", str(error).partition("\n")[0])]
+    parts = [_process(factory, [view], seconds) for view in views]
+    return [c for candidates, _ in parts for c in candidates], [d for _, drops in parts for d in drops]
+
+
+def _passes(
+    factory: Factory, views: list[sampling.View], seconds: dict[str, float]
+) -> tuple[list[Candidate], list[Drop]]:
+    config, prompts = factory.config, factory.prompts
+    clock = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal clock
+        seconds[stage] += time.perf_counter() - clock
+        clock = time.perf_counter()
+
+    boxes, drops = sampling.focus_pass(views, factory.actor, config, prompts, factory.crop_rule)
+    lap("focus")
+    answers = sampling.answer_pass(boxes, factory.actor, config, prompts)
+    lap("answer")
+    box_scores = critics.box_scores(boxes, factory.critic, config, prompts)
+    responses = [reply.text for reply, _ in answers]
+    response_scores = critics.response_scores(boxes, responses, factory.critic, config, prompts)
+    lap("judge")
+    candidates = [
+        Candidate(
+            question_id=focus.view.question.id,
+            index=2 * focus.attempt + focus.slot,
+            attempt=focus.attempt,
+            slot=focus.slot,
+            box=focus.box,
+            cells=focus.cells,
+            box_text=focus.text,
+            box_origin=focus.origin,
+            relaxed=focus.relaxed,
+            focus_reply=focus.reply,
+            focus_state=focus.state,
+            focus_seed=focus.seed,
+            crop=focus.crop,
+            response=reply.text,
+            response_finish=reply.finish,
+            response_seed=seed,
+            box_score=box_score,
+            response_score=response_score,
+        )
+        for focus, (reply, seed), box_score, response_score in zip(
+            boxes, answers, box_scores, response_scores, strict=True
+        )
+    ]
+    return candidates, drops
+
+
+def take_usage(factory: Factory) -> list[Usage]:
+    """What the engines did since the last chunk; their counters start anew."""
+    engines = {id(role.engine): role.engine for role in (factory.actor, factory.critic)}.values()
+    usages = [engine.usage for engine in engines]
+    for engine in engines:
+        engine.usage = Usage()
+    return usages
+
+
+def _time_record(
+    index: int, tables: dict[str, pa.Table], seconds: dict[str, float], usages: list[Usage], total: float
+) -> dict[str, Any]:
+    return {
+        "chunk": index,
+        "questions": tables["questions"].num_rows,
+        "candidates": tables["candidates"].num_rows,
+        "seconds": round(total, 3),
+        **{f"{stage}_seconds": round(value, 3) for stage, value in seconds.items()},
+        "calls": sum(usage.calls for usage in usages),
+        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "completion_tokens": sum(usage.completion_tokens for usage in usages),
+        "events": [event for usage in usages for event in usage.events],
+    }
+
+
+def finish(run: Run, factory: Factory) -> None:
+    """Compact the chunks, pick the pairs, write the report, and the manifest last."""
+    store.compact(run, factory.chunks)
+    config = factory.config
+    finishing.write_results(run, Setting(config.thresholds, config.box_critic))
+    store.remove_chunks(run)

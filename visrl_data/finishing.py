@@ -1,0 +1,103 @@
+"""The last stages, shared by `visrl gen` and `visrl filter`: pairs, report, manifest.
+
+They need the stored pool only: no model, no GPU. Everything here can be made again at any time, so an
+interruption loses nothing; the manifest, written last, says which setting the files belong to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from visrl_data import filtering, store
+from visrl_data.diagnostics import report
+from visrl_data.errors import UsageError
+from visrl_data.filtering import Thresholds
+from visrl_data.store import Run
+
+RESULTS = ["pairs.parquet", "unpaired.parquet", "report.json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What decides which candidates pair."""
+
+    thresholds: Thresholds
+    box_critic: bool
+
+
+def write_results(run: Run, setting: Setting) -> None:
+    """Pick the pairs of a compacted pool and write pairs, report and manifest."""
+    config, identity = run.config(), run.identity()
+    questions, candidates = run.table("questions"), run.table("candidates")
+    selection = filtering.select_pairs(candidates, questions, setting.thresholds, setting.box_critic, config["seed"])
+    pairs = filtering.pair_table(candidates, questions, selection)
+    unpaired = filtering.drop_table(questions, selection)
+    drops = pa.concat_tables([run.table("drops"), unpaired])
+    found = report(
+        questions,
+        candidates,
+        drops,
+        pairs,
+        thresholds=setting.thresholds,
+        box_critic=setting.box_critic,
+        attempts=config["attempts"],
+        score_step=config["score_step"],
+    )
+    store.write_table(run.path / "pairs.parquet", pairs)
+    store.write_table(run.path / "unpaired.parquet", unpaired)
+    store.write_json(run.path / "report.json", found)
+    counts = {name: run.rows(name) for name in store.TABLES} | {"pairs": pairs.num_rows}
+    manifest = {
+        "run": identity,
+        "config": config,
+        "filter": {**dataclasses.asdict(setting.thresholds), "box_critic": setting.box_critic},
+        "counts": counts,
+        "sha256": store.digests(run, ["config.toml", "run.json", *store.TABLES, *RESULTS]),
+    }
+    store.write_json(run.manifest_path, manifest)
+
+
+def filter_run(path: Path, given: dict[str, float], no_box_critic: bool = False) -> tuple[dict, dict]:
+    """Pick the pairs of a finished run again; thresholds that are not given stay as they are.
+
+    Returns what the yield was and is: {"questions", "pairs", "drops": {reason: count}}.
+    """
+    with store.locked(path):
+        run = Run(path)
+        setting = _setting(run.manifest()["filter"], given, no_box_critic)
+        before = _yield(run)
+        write_results(run, setting)
+        return before, _yield(run)
+
+
+def sweep_run(path: Path, no_box_critic: bool = False, grid: Iterable[Thresholds] | None = None) -> pa.Table:
+    """What other thresholds would give; changes nothing."""
+    run = Run(path)
+    setting = _setting(run.manifest()["filter"], {}, no_box_critic)
+    candidates = run.table("candidates", columns=list(filtering.CANDIDATE_COLUMNS))
+    questions = run.table("questions", columns=["id"])
+    return filtering.sweep(
+        candidates, questions, grid or filtering.sweep_grid(), setting.box_critic, run.config()["seed"]
+    )
+
+
+def _setting(current: dict[str, Any], given: dict[str, float], no_box_critic: bool) -> Setting:
+    values = {**current, **given}
+    box_critic = values.pop("box_critic") and not no_box_critic
+    try:
+        return Setting(Thresholds(**values), box_critic)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _yield(run: Run) -> dict[str, Any]:
+    found = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    counts = run.manifest()["counts"]
+    return {"questions": counts["questions"], "pairs": counts["pairs"], "drops": found["drops"]["questions"]}

@@ -1,0 +1,136 @@
+"""Finding a model and knowing exactly which one it is.
+
+A model folder is what `save_pretrained` writes: full weights, or a peft adapter. Next to it lies
+`visrl.json`, where this project records what a pipeline must agree on: the space in which the actor
+writes boxes, the crop rule it was trained with, and `origin_base`, the ORIGINAL model from before any
+training, which is the critic. A folder without it is an ordinary model and gets the defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from visrl_data.boxes import CropRule
+from visrl_data.errors import VisRLError
+
+RECORD = "visrl.json"
+_SPOTLIGHT = Path(__file__).parent / "spotlight"
+ALIASES = {"spotlight": _SPOTLIGHT / "actor", "spotlight-base": _SPOTLIGHT / "base"}
+# Files of a model folder that shape its replies. Remote code is not fetched unless asked for.
+_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+_NOT_HASHED = {RECORD, "README.md", "trainer_state.json"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model on this disk.
+
+    id: as the user wrote it (an alias, a path or a Hub id). revision: the commit for a Hub model.
+    digest: sha256 over the names and contents of the files that shape its replies.
+    base: for an adapter, the model under it. box_space, crop_rule: None when not recorded.
+    origin_base: id of the original model; a model that records none is its own origin.
+    """
+
+    id: str
+    revision: str | None
+    path: Path
+    digest: str
+    base: ModelFolder | None
+    box_space: str | None
+    crop_rule: CropRule | None
+    origin_base: str
+
+    @property
+    def weights(self) -> ModelFolder:
+        """The full weights: the base of an adapter, else the model itself."""
+        return self.base or self
+
+
+def find_model(model: str, trust_remote_code: bool = False) -> ModelFolder:
+    """Resolve `ID[@REV]`: an alias of a shipped model, a local folder, or a Hub id (downloaded, cached).
+
+    Raises VisRLError when there is no such model.
+    """
+    path, revision = _locate(model, trust_remote_code)
+    record = _read_json(path / RECORD) if (path / RECORD).is_file() else {}
+    base = None
+    if (path / "adapter_config.json").is_file():
+        base = find_model(_base_of(path), trust_remote_code)
+    elif not (path / "config.json").is_file():
+        raise VisRLError(
+            f"{model}: {path} holds neither config.json nor adapter_config.json, so it is no model folder. "
+            "Give a folder written by save_pretrained, a Hub id, or nothing for the shipped Spotlight."
+        )
+    fallback = base or ModelFolder(model, revision, path, "", None, None, None, model)
+    rule = record.get("crop_rule")
+    return ModelFolder(
+        id=model,
+        revision=revision,
+        path=path,
+        digest=digest_folder(path),
+        base=base,
+        box_space=record.get("box_space", fallback.box_space),
+        crop_rule=CropRule(**rule) if rule else fallback.crop_rule,
+        origin_base=(record.get("origin_base") or {}).get("id", fallback.origin_base),
+    )
+
+
+def digest_folder(path: Path) -> str:
+    """sha256 over (name, content) of the files that shape a model's replies, in order of name."""
+    total = hashlib.sha256()
+    for file in sorted({f for pattern in _PATTERNS for f in path.glob(pattern)}):
+        if file.name in _NOT_HASHED:
+            continue
+        with file.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        total.update(f"{file.name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def _locate(model: str, trust_remote_code: bool) -> tuple[Path, str | None]:
+    if model in ALIASES:
+        return ALIASES[model], None
+    if Path(model).is_dir():
+        return Path(model).resolve(), None
+    name, _, revision = model.partition("@")
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise VisRLError(
+            f"No model {model!r}: it is no folder here, no Hub id (user/name or user/name@revision), "
+            f"and none of the shipped ones ({', '.join(ALIASES)})."
+        )
+    return _download(name, revision or None, trust_remote_code)
+
+
+def _download(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Path, str]:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError) as error:
+        raise VisRLError(
+            f"Model {name}{'@' + revision if revision else ''} could not be fetched from the Hub "
+            f"({type(error).__name__}). Check the id and the connection, or `hf auth login` for a gated model."
+        ) from error
+    return path, path.name  # a snapshot's folder is named by its commit
+
+
+def _base_of(adapter: Path) -> str:
+    config = _read_json(adapter / "adapter_config.json")
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise VisRLError(f"{adapter}/adapter_config.json names no base_model_name_or_path; the adapter can't be used.")
+    revision = config.get("revision")
+    return f"{base}@{revision}" if revision and "/" in base and not Path(base).is_dir() else base
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise VisRLError(f"{path} is not valid JSON: {error}") from error

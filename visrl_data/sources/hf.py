@@ -1,0 +1,240 @@
+"""Questions from a dataset of the Hugging Face `datasets` library: on the Hub, in a folder, or in a .parquet file.
+
+The rows are read from Arrow storage without any decoding, so an image's bytes are those that were stored.
+question, answers (or answer), image and id are found by name; every other column only when `columns` names
+it: boxes of an unknown space, or a licence that a re-uploader chose, are never taken on silently. An
+image may be an Image feature, a struct of bytes and path, bytes, a path, or a list of one of these.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from visrl_data.errors import VisRLError
+from visrl_data.records import Drop, Question
+from visrl_data.sources.identity import check_unique, files_digest
+from visrl_data.sources.options import SourceOptions, check_columns, named_columns
+from visrl_data.sources.rows import BadRow, Reader, Row, read_row, row_id, value_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetBuilder
+
+_IMPLIED = ("question", "answers", "image", "id")
+_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[^@:]+))?(@(?P<revision>.+))?")
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An opened dataset split. files: what its rows are stored in, or revision: the Hub's commit it is of.
+
+    root: the folder that paths in its image column are relative to. url: its page, for the Hub.
+    """
+
+    name: str
+    rows: Dataset
+    root: Path
+    files: tuple[Path, ...] = ()
+    revision: str = ""
+    url: str = ""
+
+
+class HfSource:
+    """A table as a Source.
+
+    Ids: the id column as text; without one, and for null or unusable ids, "SPLIT-" and the row's number in
+    the split, 8 digits from 0. Raises VisRLError when columns are missing or ids repeat.
+    """
+
+    def __init__(self, table: Table, split: str, limit: int | None, options: SourceOptions) -> None:
+        from datasets import Value
+
+        self.name = table.name
+        self.split = split
+        self._table = table
+        columns, features = named_columns(options, _IMPLIED), table.rows.features
+        check_columns(table.name, features, columns, options)
+        used = sorted({column for names in columns.values() for column in names if column in features})
+        count = len(table.rows) if limit is None else min(limit, len(table.rows))
+        if not count:
+            raise VisRLError(f"{table.name}: split {split!r} has no rows.")
+        paths = [c for c in columns["image"] if c in used and features[c] == Value("string")]
+        if paths and table.url and options.images_root is None:
+            raise VisRLError(f"{table.name}: column {paths[0]!r} holds paths. Tell their folder with --images-root.")
+        self._classes = {c: features[c].names for c in used if hasattr(features[c], "names")}
+        self._rows = table.rows.select(range(count)).select_columns(used).with_format("arrow")
+        self._reader = Reader(self.name, split, columns, options, Path(options.images_root or table.root), table.url)
+        self._ids = self._find_ids([c for c in columns["id"] if c in used])
+        check_unique(table.name, self._ids, [f"row {i}" for i in range(count)])
+
+    def fingerprint(self) -> str:
+        """Of the files' sizes and contents; for the Hub the commit, with the config and the split."""
+        return self._table.revision or files_digest(self._table.files)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def ids(self) -> list[str]:
+        return list(self._ids)
+
+    def read(self, i: int) -> Question | Drop:
+        """Raises IndexError."""
+        if not 0 <= i < len(self._ids):
+            raise IndexError(f"row {i} of {len(self._ids)}")
+        return read_row(self._reader, self._ids[i], f"{self.split}/{i}", lambda: self._row(i))
+
+    def _row(self, i: int) -> Row:
+        row = self._rows[i : i + 1].to_pylist()[0]
+        for column, names in self._classes.items():
+            label = row[column]
+            row[column] = names[label] if isinstance(label, int) and 0 <= label < len(names) else None
+        return row
+
+    def _find_ids(self, columns: Sequence[str]) -> list[str]:
+        if not columns:
+            return [self._numbered(i) for i in range(len(self._rows))]
+        values = self._rows.select_columns(list(columns))[:].to_pylist()
+        return [self._id(i, row) for i, row in enumerate(values)]
+
+    def _id(self, i: int, row: Row) -> str:
+        try:
+            return row_id(value_of(row, self._reader.columns, "id")) or self._numbered(i)
+        except BadRow:
+            return self._numbered(i)
+
+    def _numbered(self, i: int) -> str:
+        return f"{self.split}-{i:08d}"
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form user/name[:config][@revision]."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
+def open_parquet(path: Path) -> Table:
+    """One .parquet file; image paths in it are relative to its folder. Raises VisRLError."""
+    from datasets import load_dataset_builder
+
+    with _readable(str(path)):
+        builder = load_dataset_builder("parquet", data_files={"train": [glob.escape(str(path.resolve()))]})
+    return Table(path.stem, _prepare(str(path), builder, "train"), path.parent, files=(path,))
+
+
+def open_folder(path: Path, config: str | None, split: str) -> Table:
+    """A folder from `save_to_disk`, or one of data files that `datasets` can load. Raises VisRLError."""
+    from datasets import load_dataset_builder
+
+    name = path.resolve().name
+    if (path / "dataset_dict.json").is_file():
+        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        _check_split(str(path), split, splits)
+        return _saved(name, path, path / split)
+    if (path / "state.json").is_file():
+        return _saved(name, path, path, split)
+    with _readable(str(path)):
+        builder = load_dataset_builder(str(path.resolve()), config)
+    rows = _prepare(str(path), builder, split)
+    files = tuple(Path(file) for file in builder.config.data_files[split])
+    return Table(f"{name}:{config}" if config else name, rows, path, files=files)
+
+
+def open_hub(text: str, split: str) -> Table:
+    """user/name[:config][@revision] on the Hub, pinned to the commit that the revision is at now.
+
+    All splits of the config are downloaded. Offline, a dataset that is in the cache is opened, under the
+    commit that it was cached from. Raises VisRLError.
+    """
+    from datasets import load_dataset_builder
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    match = _HUB_ID.fullmatch(text)
+    if match is None:
+        raise VisRLError(f"{text!r} is not a Hub id. Expected user/name, user/name:config or user/name@revision.")
+    name, config = match["name"], match["config"]
+    commit = _commit(name, match["revision"])
+    with _readable(text):
+        builder = load_dataset_builder(name, config, revision=commit)
+    if commit and builder.hash != commit:
+        # `datasets` falls back to whatever commit is in its cache when the Hub does not answer.
+        raise VisRLError(f"{text}: the Hub does not answer, and the cache holds commit {builder.hash}, not {commit}.")
+    rows = _prepare(text, builder, split)
+    return Table(
+        f"{name}:{config}" if config else name,
+        rows,
+        Path(HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}",
+        revision=f"{name}@{builder.hash}:{builder.config.name}:{split}",
+        url=f"https://huggingface.co/datasets/{name}",
+    )
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit that a branch, tag or commit of a Hub dataset is at; None: offline, and none was asked for."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    shown = f"{name}@{revision}" if revision else name
+    try:
+        return HfApi().dataset_info(name, revision=revision, timeout=60).sha
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise VisRLError(
+            f"{shown}: the Hub has no such dataset, or not for you ({type(error).__name__}). "
+            f"Check the name, and run `hf auth login` for a private or gated one."
+        ) from error
+    except (HTTPError, OSError) as error:  # no answer at all
+        if revision and not _COMMIT.fullmatch(revision):
+            raise VisRLError(
+                f"{shown}: the Hub does not answer ({type(error).__name__}), and a name like {revision!r} "
+                f"can only be looked up there. Offline, give the commit of 40 hex digits, or none for the cached one."
+            ) from error
+        return revision
+
+
+def _saved(name: str, root: Path, folder: Path, split: str | None = None) -> Table:
+    """A dataset from `save_to_disk`; `split` is checked against the one that it says it is."""
+    from datasets import load_from_disk
+
+    with _readable(str(folder)):
+        rows = load_from_disk(str(folder))
+    if split is not None and rows.split is not None:
+        _check_split(str(folder), split, [str(rows.split)])
+    return Table(name, rows, root, files=tuple(sorted(folder.glob("*.arrow"))))
+
+
+def _prepare(what: str, builder: DatasetBuilder, split: str) -> Dataset:
+    """Download or convert to Arrow, memory-mapped."""
+    known = builder.info.splits or builder.config.data_files
+    if known:
+        _check_split(what, split, known)
+    with _readable(what):
+        builder.download_and_prepare()
+        _check_split(what, split, builder.info.splits)
+        return builder.as_dataset(split)
+
+
+def _check_split(what: str, split: str, there: Iterable[str]) -> None:
+    names = [str(name) for name in there]
+    if split not in names:
+        raise VisRLError(f"{what}: no split {split!r}. Expected one of: {', '.join(names)}. Choose it with --split.")
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """What goes wrong in `datasets` because of what it was given, as one VisRLError."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except (DatasetsError, HTTPError, OSError, ValueError, pa.ArrowException) as error:
+        words = " ".join(f"{error.__cause__ or error}".split())[:600]
+        hint = " Name a config as user/name:config or folder:config." if "onfig" in words else ""
+        raise VisRLError(f"{what} cannot be read as a dataset: {type(error).__name__}: {words}{hint}") from error

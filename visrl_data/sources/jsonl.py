@@ -1,0 +1,130 @@
+"""Questions from a .jsonl file: one JSON object a line.
+
+    {"question": "What does the sign say?", "answers": ["stop"], "image": "photos/1.jpg",
+     "id": "a1", "boxes": [[0.1, 0.2, 0.3, 0.4]], "license": "CC-BY-4.0", "source_url": "https://..."}
+
+question, answers (or `answer`) and image (a path inside the images' folder) are needed, the rest is not;
+`columns` renames them. Opening reads the file once for the ids and for the byte offset of each line; rows
+are read when they are asked for. Blank lines are no rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from visrl_data.errors import VisRLError
+from visrl_data.records import Drop, Question
+from visrl_data.sources.identity import check_unique, files_digest
+from visrl_data.sources.options import SourceOptions, check_columns, named_columns
+from visrl_data.sources.rows import BadRow, Reader, read_row, row_id, value_of
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class JsonlSource:
+    """A .jsonl file as a Source. `name` is the file's stem.
+
+    Ids: the row's own `id`; without one "q-" + 16 hex digits of a hash of its question and image, which stays
+    when lines are added or moved (equal rows get "-2", "-3", ... in the order of the file); a line that is no
+    JSON object, or whose id cannot be used, is "line-N". Raises VisRLError when there is no such file, when
+    it holds no objects or lacks columns, and when two rows have the same id.
+    """
+
+    def __init__(self, path: Path, split: str, limit: int | None, options: SourceOptions) -> None:
+        if not path.is_file():
+            raise VisRLError(f"{path}: no such file.")
+        self.name = path.stem
+        self.split = split
+        self._path = path
+        self._stamp = _stamp(path)
+        self._offsets, self._numbers, self._ids, there = _index(path, limit, options)
+        if not there:
+            found = "no line is a JSON object" if self._ids else "no rows"
+            raise VisRLError(f"{path}: {found}. Expected one JSON object a line, with question, answers and image.")
+        columns = named_columns(options)
+        check_columns(f"{path}" if limit is None else f"{path}, rows 1 to {len(self)}", there, columns, options)
+        check_unique(str(path), self._ids, [f"line {number}" for number in self._numbers])
+        self._reader = Reader(self.name, split, columns, options, Path(options.images_root or path.parent))
+
+    def fingerprint(self) -> str:
+        """Of the file's size and content. Images are covered by the image_sha256 of each question."""
+        return files_digest([self._path])
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def ids(self) -> list[str]:
+        return list(self._ids)
+
+    def read(self, i: int) -> Question | Drop:
+        """Raises IndexError, and VisRLError when the file has changed since it was opened."""
+        if not 0 <= i < len(self._ids):
+            raise IndexError(f"row {i} of {len(self._ids)}")
+        if _stamp(self._path) != self._stamp:
+            raise VisRLError(f"{self._path}: the file changed while it was being read. Start again with the new file.")
+        return read_row(self._reader, self._ids[i], f"line {self._numbers[i]}", lambda: _parse(self._line(i)))
+
+    def _line(self, i: int) -> bytes:
+        with open(self._path, "rb") as file:
+            file.seek(self._offsets[i])
+            return file.readline()
+
+
+def _index(path: Path, limit: int | None, options: SourceOptions) -> tuple[array, array, list[str], set[str]]:
+    """Of the first `limit` rows: byte offsets, line numbers and ids; and all keys that occur."""
+    offsets, numbers = array("Q"), array("Q")
+    ids: list[str] = []
+    there: set[str] = set()
+    columns = named_columns(options)
+    derived: Counter[str] = Counter()
+    for number, offset, line in _rows(path):
+        if len(ids) == limit:
+            break
+        try:
+            row = _parse(line)
+            there.update(row)
+            name = row_id(value_of(row, columns, "id"))
+            if name is None:
+                content = [value_of(row, columns, "question"), value_of(row, columns, "image")]
+                name = f"q-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
+                derived[name] += 1
+                name += f"-{derived[name]}" if derived[name] > 1 else ""
+        except BadRow:
+            name = f"line-{number}"
+        offsets.append(offset)
+        numbers.append(number)
+        ids.append(name)
+    return offsets, numbers, ids, there
+
+
+def _rows(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Line number (from 1), byte offset and bytes of each line that is not blank."""
+    offset = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.removeprefix(_BOM).strip():
+                yield number, offset, line
+            offset += len(line)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Raises BadRow("bad_json")."""
+    try:
+        row = json.loads(line.removeprefix(_BOM).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadRow("bad_json", f"{type(error).__name__}: {error}"[:200]) from error
+    if not isinstance(row, dict):
+        raise BadRow("bad_json", f"expected an object, got {type(row).__name__}")
+    return row
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns

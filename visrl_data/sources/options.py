@@ -1,0 +1,96 @@
+"""How the rows of a source are read: the user's options, and which column holds which field.
+
+Used by jsonl.py and hf.py when they open a file; rows.py then reads each row by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from visrl_data.errors import VisRLError
+from visrl_data.images import MAX_IMAGE_PIXELS
+
+GOLD_SPACES = ("unit", "pixels")
+# Field -> the column names that are looked for when `columns` does not name one; the first with a value counts.
+DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
+    "question": ("question",),
+    "answers": ("answers", "answer"),
+    "image": ("image", "images"),
+    "id": ("id",),
+    "boxes": ("boxes",),
+    "box_space": ("box_space",),
+    "source": ("source",),
+    "source_id": ("source_id",),
+    "source_url": ("source_url",),
+    "license": ("license",),
+    "ship_image": ("ship_image",),
+}
+REQUIRED = ("question", "answers", "image")
+Columns = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How the rows of a source are to be read.
+
+    images_root: the folder that image paths are relative to, and may not leave; None: the file's own folder.
+    columns: field -> column, for fields whose column has another name; "" says that there is none.
+    gold_space: of the boxes, where a row does not say: "unit" (fractions) or "pixels" of the original image.
+    license: for rows that state none. ship_images: whether images may be redistributed; a "no", here or
+    in a row, always wins. max_image_pixels: the largest width * height that is decoded.
+    """
+
+    images_root: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    gold_space: str = "unit"
+    license: str = ""
+    ship_images: bool | None = None
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.columns if name not in DEFAULT_COLUMNS]
+        if unknown:
+            raise VisRLError(
+                f"--columns {unknown[0]}={self.columns[unknown[0]]}: no such field. "
+                f"Expected FIELD=COLUMN with a field of: {', '.join(DEFAULT_COLUMNS)}."
+            )
+        if self.gold_space not in GOLD_SPACES:
+            raise VisRLError(f"gold_space {self.gold_space!r}: expected one of {', '.join(GOLD_SPACES)}.")
+        if self.images_root is not None and not Path(self.images_root).is_dir():
+            raise VisRLError(f"--images-root {self.images_root}: no such folder.")
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """ "question=q,answers=a" -> {"question": "q", "answers": "a"}. Raises VisRLError on another shape."""
+    columns: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, column = (part.strip() for part in item.partition("="))
+        if not equals or not name or name in columns:
+            raise VisRLError(f"--columns {text}: expected FIELD=COLUMN,FIELD=COLUMN,... with each field once.")
+        columns[name] = column
+    return columns
+
+
+def named_columns(options: SourceOptions, implied: Collection[str] = tuple(DEFAULT_COLUMNS)) -> Columns:
+    """Where each field is looked for: the column that the options name, else the default names.
+
+    implied: the fields that have default names in this kind of source; the others must be named.
+    """
+    columns = {name: defaults if name in implied else () for name, defaults in DEFAULT_COLUMNS.items()}
+    return columns | {name: (column,) if column else () for name, column in options.columns.items()}
+
+
+def check_columns(what: str, there: Collection[str], columns: Columns, options: SourceOptions) -> None:
+    """Raises one VisRLError for all that is missing, listing the columns that are there."""
+    missing = [name for name in REQUIRED if not any(column in there for column in columns[name])]
+    absent = [name for name, column in options.columns.items() if column and column not in there]
+    if missing or absent:
+        lost = dict.fromkeys(missing + absent)
+        raise VisRLError(
+            f"{what}: no column for {', '.join(lost)}"
+            + "".join(f"; there is no {options.columns[name]!r}" for name in absent)
+            + f". Columns there: {', '.join(sorted(there)) or 'none'}. "
+            f"Say which is which: --columns {','.join(f'{name}=COLUMN' for name in lost)}"
+        )

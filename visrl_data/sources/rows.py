@@ -1,0 +1,205 @@
+"""One row of a table, whatever file it came from -> a Question, or a Drop that says what is wrong with it.
+
+Shared by jsonl.py and hf.py. Nothing is guessed: a value that does not fit drops its row under a reason
+of its own.
+
+Reasons: bad_json (jsonl only), bad_id, no_question, no_answer, bad_answer, bad_text (not valid Unicode),
+bad_box, bad_field (box_space, license, ship_image, ...), several_images, and the image_* of `BadImage`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visrl_data.boxes import Box, pixel_box
+from visrl_data.images import BadImage, decode, read_under_root, sha256
+from visrl_data.records import Drop, Question
+from visrl_data.sources.options import GOLD_SPACES, Columns, SourceOptions
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What `read_row` needs to know about a source: its names, its columns, where its images are.
+
+    root: image paths are relative to it, and may not leave it. url: source_url of rows that have none.
+    """
+
+    source: str
+    split: str
+    columns: Columns
+    options: SourceOptions
+    root: Path
+    url: str = ""
+
+
+class BadRow(Exception):
+    """A row that becomes a Drop; never leaves this package."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def value_of(row: Row, columns: Columns, name: str) -> Any:
+    """A field's value: that of its first column that is there and not null, else None."""
+    return next((row[c] for c in columns[name] if row.get(c) is not None), None)
+
+
+def row_id(value: Any) -> str | None:
+    """An id as text: None when there is none; whole numbers count. Raises BadRow("bad_id")."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None:
+        return None
+    try:
+        return _text(value, "bad_id")
+    except BadRow as error:
+        raise BadRow("bad_id", error.detail) from error
+
+
+def read_row(reader: Reader, row_name: str, position: str, load: Callable[[], Row]) -> Question | Drop:
+    """Read one row. row_name: its id; position: where it is, used as source_id when the row has none."""
+    source = reader.source
+    try:
+        row = load()
+        source = _word(reader, row, "source", source)
+        return _question(reader, row, row_name, position, source)
+    except (BadRow, BadImage) as error:
+        return Drop(row_name, source, "source", error.reason, error.detail)
+
+
+def _question(reader: Reader, row: Row, row_name: str, position: str, source: str) -> Question:
+    def get(name: str) -> Any:
+        return value_of(row, reader.columns, name)
+
+    options = reader.options
+    row_id(get("id"))  # raises for one that is there but cannot be used
+    question, answers = _text(get("question"), "no_question"), answer_texts(get("answers"))
+    data = _image_bytes(get("image"), reader.root)
+    size = decode(data, options.max_image_pixels).size
+    space = _word(reader, row, "box_space", options.gold_space)
+    return Question(
+        id=row_name,
+        source=source,
+        split=reader.split,
+        question=question,
+        answers=answers,
+        image=data,
+        image_sha256=sha256(data),
+        width=size[0],
+        height=size[1],
+        gold_boxes=gold_boxes(get("boxes"), space, size),
+        source_id=row_id(get("source_id")) or position,
+        source_url=_word(reader, row, "source_url", reader.url),
+        license=_word(reader, row, "license", options.license),
+        ship_image=_may_ship(get("ship_image"), options.ship_images),
+    )
+
+
+def answer_texts(value: Any) -> tuple[str, ...]:
+    """The accepted answers: a value or a list of values, as texts, each once, in their order.
+
+    Numbers and booleans become text: 3 and 3.0 "3", 2.50 "2.5", true "yes", false "no". Nulls and empty
+    texts in a list are passed over. Raises BadRow: no_answer when none is left, bad_answer, bad_text.
+    """
+    values = value if isinstance(value, (list, tuple)) else [value]
+    texts = [_answer(item) for item in values if item is not None and item != ""]
+    found = tuple(dict.fromkeys(text for text in texts if text))
+    if not found:
+        raise BadRow("no_answer", f"got {value!r}"[:200])
+    return found
+
+
+def gold_boxes(value: Any, space: str, size: tuple[int, int]) -> tuple[Box, ...]:
+    """Labels -> unit boxes. value: a list of [x1, y1, x2, y2], or one such quadruple, or nothing.
+
+    space "unit": fractions of the original image, strictly in [0, 1]. "pixels": of the original image of
+    `size` (width, height); what reaches beyond it is cut off. Raises BadRow: bad_box, bad_field.
+    """
+    if space not in GOLD_SPACES:
+        raise BadRow("bad_field", f"box_space {space!r}: expected one of {', '.join(GOLD_SPACES)}"[:200])
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise BadRow("bad_box", f"expected a list of [x1, y1, x2, y2], got {value!r}"[:200])
+    quadruples = [value] if value and all(_is_number(item) for item in value) else value
+    return tuple(_gold_box(quadruple, space, size) for quadruple in quadruples)
+
+
+def _gold_box(value: Any, space: str, size: tuple[int, int]) -> Box:
+    if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(map(_is_number, value)):
+        raise BadRow("bad_box", f"expected four finite numbers, got {value!r}"[:200])
+    if space == "unit":
+        try:
+            return Box(*value)
+        except ValueError as error:
+            raise BadRow("bad_box", f"{error}; pixels need box_space"[:200]) from error
+    if min(value[2] - value[0], value[3] - value[1]) < 1:
+        raise BadRow("bad_box", f"smaller than a pixel: {value!r}; fractions are box_space unit"[:200])
+    box = pixel_box(value, size)
+    if box is None:
+        raise BadRow("bad_box", f"outside the {size[0]}x{size[1]} image: {value!r}"[:200])
+    return box
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12  # not NaN, inf
+
+
+def _answer(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(int(value)) if value == int(value) else repr(value)
+    if not isinstance(value, str):
+        raise BadRow("bad_answer", f"expected text, a number or true/false, got {value!r}"[:200])
+    return _text(value, "no_answer") if value.strip() else ""
+
+
+def _word(reader: Reader, row: Row, name: str, otherwise: str) -> str:
+    """An optional text field."""
+    value = value_of(row, reader.columns, name)
+    return otherwise if value is None or value == "" else _text(value, "bad_field", f"{name}: ")
+
+
+def _text(value: Any, reason: str, name: str = "") -> str:
+    """A text without blanks around it. Raises BadRow(reason) for none, bad_text for one that is not Unicode."""
+    if not isinstance(value, str) or not value.strip():
+        raise BadRow(reason, f"{name}expected text, got {value!r}"[:200])
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRow("bad_text", f"half a surrogate pair in {value!r}"[:200]) from error
+    return value.strip()
+
+
+def _image_bytes(value: Any, root: Path) -> bytes:
+    """The encoded image of a row: bytes, a path, {bytes, path}, or a list of one of these."""
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise BadRow("several_images", f"{len(value)} images; a question is about one")
+        value = value[0] if value else None
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise BadRow("image_missing", f"expected an image or its path, got {value!r}"[:200])
+    return read_under_root(root, value)
+
+
+def _may_ship(row: Any, option: bool | None) -> bool | None:
+    if not isinstance(row, (bool, type(None))):
+        raise BadRow("bad_field", f"ship_image: expected true or false, got {row!r}"[:200])
+    if row is False or option is False:
+        return False
+    return row if option is None else option

@@ -1,0 +1,277 @@
+"""The run folder: what is on disk, in which order it gets there, and how an interrupted run goes on.
+
+    config.toml       the resolved options
+    run.json          what the rows depend on besides them: digests, versions, engine, prompts, source
+    work/chunk-N/     one finished unit of work; appears by a rename, so it is whole or not there
+    questions/ candidates/ drops/ images/    shards, compacted from the chunks when all are done
+    pairs.parquet  report.json
+    times.jsonl       how long each chunk took, and what happened; outside every digest
+    manifest.json     counts and digests of all of the above; written last
+
+Compaction reads the chunks in order and writes with fixed settings, so the shards of a finished run are
+the same bytes however it was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visrl_data.errors import VisRLError
+from visrl_data.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, QUESTION_SCHEMA
+
+TABLES = {
+    "questions": QUESTION_SCHEMA,
+    "candidates": CANDIDATE_SCHEMA,
+    "drops": DROP_SCHEMA,
+    "images": IMAGE_SCHEMA,
+}
+SHARD_BYTES = 256 * 2**20  # of Arrow memory; a shard may exceed it by one chunk
+ROW_GROUP = {"images": 100}  # pictures are large; other tables use ROWS
+ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder on disk."""
+
+    path: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest_path.is_file()
+
+    def manifest(self) -> dict[str, Any]:
+        if not self.finished:
+            raise VisRLError(
+                f"{self.path} is no finished run (it has no manifest.json). "
+                f"If a run was interrupted there, go on with: visrl gen --config {self.path}/config.toml -o {self.path}"
+            )
+        return json.loads(self.manifest_path.read_text(encoding="utf-8"))
+
+    def config(self) -> dict[str, Any]:
+        """The resolved options; those that were left unset are missing."""
+        return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+
+    def identity(self) -> dict[str, Any]:
+        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """All rows of a table of a finished run, in question order."""
+        shards = sorted((self.path / name).glob("part-*.parquet"))
+        tables = [pq.read_table(shard, columns=columns) for shard in shards]
+        schema = TABLES[name] if columns is None else pa.schema([TABLES[name].field(c) for c in columns])
+        return pa.concat_tables([schema.empty_table(), *tables])
+
+    def rows(self, name: str) -> int:
+        """Number of rows of a table of a finished run, without reading it."""
+        return sum(pq.read_metadata(shard).num_rows for shard in (self.path / name).glob("part-*.parquet"))
+
+    def chunk_path(self, index: int) -> Path:
+        return self.path / "work" / f"chunk-{index:08d}"
+
+    def has_chunk(self, index: int) -> bool:
+        return self.chunk_path(index).is_dir()
+
+
+@contextlib.contextmanager
+def open_run(path: Path, config_text: str, identity: dict[str, Any]) -> Iterator[Run]:
+    """Create a run folder, or re-open it under the very same options; locked while open.
+
+    Raises VisRLError when another process is at work in it, when the folder holds something else, or when
+    it was begun under other options (the differences are shown; nothing in it is touched).
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        _check_same(path, config_text, identity)
+        if not (path / "run.json").is_file():
+            write_text(path / "config.toml", config_text)
+            write_json(path / "run.json", identity)
+        for leftover in (path / "work").glob("*.tmp"):
+            shutil.rmtree(leftover)
+        yield Run(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a run folder for this process. Raises VisRLError when another one holds it."""
+    if not path.is_dir():
+        raise VisRLError(f"{path}: no such run folder. `visrl gen -o {path}` makes one.")
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise VisRLError(f"Another process is at work in {path}. Wait for it, or use another folder.") from None
+        yield
+
+
+def _check_same(path: Path, config_text: str, identity: dict[str, Any]) -> None:
+    begun = path / "run.json"
+    if not begun.is_file():
+        others = [f.name for f in path.iterdir() if f.name not in {".lock", "config.toml"} and f.suffix != ".tmp"]
+        if others:
+            raise VisRLError(f"{path} is not empty and no run folder (it holds {others[0]}). Choose another --output.")
+        return
+    old = _flat(json.loads(begun.read_text(encoding="utf-8"))) | _lines((path / "config.toml").read_text("utf-8"))
+    new = _flat(json.loads(json.dumps(identity))) | _lines(config_text)
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if changed:
+        shown = "\n".join(f"  {key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}" for key in changed)
+        raise VisRLError(
+            f"{path} was begun under other conditions; mixing them would spoil its rows. It had -> you gave:\n{shown}\n"
+            f"Choose another --output, or go on as it was with: visrl gen --config {path}/config.toml -o {path}"
+            + ("\nNew thresholds need no new run: visrl filter." if all(_is_threshold(k) for k in changed) else "")
+        )
+
+
+def _is_threshold(key: str) -> bool:
+    return key in {"box_win", "box_lose", "response_win", "response_lose"}
+
+
+def _lines(toml: str) -> dict[str, str]:
+    return dict(line.split(" = ", 1) for line in toml.splitlines() if " = " in line)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}".strip(".")).items()}
+
+
+def write_chunk(run: Run, index: int, tables: dict[str, pa.Table]) -> None:
+    """Store one unit of work. It is there as a whole or not at all."""
+    target = run.chunk_path(index)
+    temporary = target.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, schema in TABLES.items():
+        pq.write_table(tables[name].cast(schema), temporary / f"{name}.parquet")
+        _fsync(temporary / f"{name}.parquet")
+    _fsync(temporary)
+    os.rename(temporary, target)
+    _fsync(target.parent)
+
+
+def log_time(run: Run, record: dict[str, Any]) -> None:
+    """Append to times.jsonl; a line cut short by a kill is skipped by readers."""
+    with (run.path / "times.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def times(run: Run) -> list[dict[str, Any]]:
+    path = run.path / "times.jsonl"
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+def compact(run: Run, chunks: int) -> None:
+    """Write the shards from the chunks, in order. Pictures that occur in several chunks are kept once."""
+    for name in TABLES:
+        final = run.path / name
+        if final.is_dir():  # whole: it came by a rename, in an earlier try
+            continue
+        temporary = run.path / f"{name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write_shards(name, (_chunk_table(run, i, name) for i in range(chunks)), temporary)
+        _fsync(temporary)
+        os.rename(temporary, final)
+    _fsync(run.path)
+
+
+def _chunk_table(run: Run, index: int, name: str) -> pa.Table:
+    return pq.read_table(run.chunk_path(index) / f"{name}.parquet")
+
+
+def _write_shards(name: str, tables: Iterator[pa.Table], folder: Path) -> None:
+    seen: set[str] = set()
+    shard, held, held_bytes = 0, [TABLES[name].empty_table()], 0
+
+    def flush() -> None:
+        nonlocal shard, held, held_bytes
+        path = folder / f"part-{shard:05d}.parquet"
+        table = pa.concat_tables(held).combine_chunks()
+        pq.write_table(table, path, row_group_size=ROW_GROUP.get(name, ROWS), compression="zstd")
+        _fsync(path)
+        shard, held, held_bytes = shard + 1, [TABLES[name].empty_table()], 0
+
+    for table in tables:
+        if name == "images":
+            fresh = [sha not in seen for sha in table["sha256"].to_pylist()]
+            seen.update(table["sha256"].to_pylist())
+            table = table.filter(pa.array(fresh, pa.bool_()))
+        held.append(table)
+        held_bytes += table.nbytes
+        if held_bytes >= SHARD_BYTES:
+            flush()
+    if held_bytes or not shard:
+        flush()
+
+
+def remove_chunks(run: Run) -> None:
+    """Drop the work files, once the manifest stands for them."""
+    shutil.rmtree(run.path / "work", ignore_errors=True)
+
+
+def digests(run: Run, names: list[str]) -> dict[str, str]:
+    """sha256 of the named files and of the shards of the named folders, by relative path."""
+    files = [
+        f
+        for name in names
+        for f in ([run.path / name] if (run.path / name).is_file() else sorted((run.path / name).iterdir()))
+    ]
+    return {str(f.relative_to(run.path)): file_digest(f) for f in files}
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Temporary name, fsync, rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, path)
+    _fsync(path.parent)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(table, temporary, row_group_size=ROWS, compression="zstd")
+    _fsync(temporary)
+    os.rename(temporary, path)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
