@@ -27,13 +27,16 @@ def takes_gen_options(command: Callable[..., None]) -> Callable[..., None]:
     An option that is not given is None and left to the file or the default.
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD]
-    made = [_parameter(spec) for spec in dataclasses.fields(GenConfig)]
+    made, panel = [], ""
+    for spec in dataclasses.fields(GenConfig):
+        panel = spec.metadata.get("panel", panel)
+        made.append(_parameter(spec, panel))
     command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [*own, *made]}
     return command
 
 
-def _parameter(spec: dataclasses.Field[Any]) -> inspect.Parameter:
+def _parameter(spec: dataclasses.Field[Any], panel: str) -> inspect.Parameter:
     kind = _TYPES[str(spec.type).removesuffix(" | None")]
     flag = "--" + spec.name.replace("_", "-")
     choices = spec.metadata.get("choices")
@@ -41,6 +44,7 @@ def _parameter(spec: dataclasses.Field[Any]) -> inspect.Parameter:
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=spec.metadata["help"] + _default_text(spec),
         metavar="|".join(choices) if choices else ("COLUMN=NAME,..." if "dict" in str(spec.type) else None),
+        rich_help_panel=panel,
         show_default=False,
     )
     return inspect.Parameter(

@@ -19,7 +19,7 @@ from visrl_data.filtering import Thresholds
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
-    """A documented field. extra: flag (when it differs from the name), short, low, high, choices."""
+    """A documented field. extra: low, high, choices; panel opens a group in --help, which the fields after it join."""
     metadata = {"help": text, **extra}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
@@ -30,8 +30,11 @@ def option(default: Any, text: str, **extra: Any) -> Any:
 class GenConfig:
     """The options of `visrl gen`. Raises UsageError when a value is out of its range."""
 
-    # what
-    model: str = option("spotlight", "Actor: a Hub id[@rev], a model or adapter folder, or the shipped spotlight.")
+    model: str = option(
+        "spotlight",
+        "Actor: a Hub id[@rev], a model or adapter folder, or the shipped spotlight.",
+        panel="Models and questions",
+    )
     critic: str | None = option(None, "Critic; default: the ORIGINAL model that the actor was trained from.")
     source: str = option("spotlight", "Questions: spotlight, a .jsonl or .parquet file, a dataset folder, a Hub id.")
     split: str = option("train", "Split of the source.")
@@ -42,8 +45,9 @@ class GenConfig:
     ship_images: bool | None = option(None, "Whether the source's images may be redistributed; default: as it says.")
     license: str | None = option(None, "Licence of the source, when its rows state none (an SPDX id).")
 
-    # sampling
-    attempts: int = option(3, "Attempts a question (the paper's N); each gives two candidates.", low=1)
+    attempts: int = option(
+        3, "Attempts a question (the paper's N); each gives two candidates.", low=1, panel="Sampling"
+    )
     temperature: float = option(2.0, "Actor's temperature in both passes (reference code: 2.0).", low=0.0)
     top_p: float = option(0.7, "Actor's nucleus (reference code: 0.7).", low=0.0, high=1.0)
     top_k: int = option(50, "Actor's top-k (reference code: 50); 0 is off.", low=0)
@@ -63,8 +67,7 @@ class GenConfig:
     )
     crop_max_aspect: float | None = option(None, "Longest crop side over its shortest.", low=1.0)
 
-    # scoring
-    box_critic: bool = option(True, "Score the boxes; without it responses alone decide.")
+    box_critic: bool = option(True, "Score the boxes; without it responses alone decide.", panel="Scoring")
     response_critic: str = option("model", "Judge of the responses.", choices=("model", "exact", "anls"))
     score_mode: str = option(
         "text",
@@ -74,14 +77,12 @@ class GenConfig:
     score_step: float = option(0.1, "Scores are rounded to this step before any threshold.", low=0.001, high=0.5)
     prompts: str | None = option(None, "TOML file with prompt templates of your own.")
 
-    # filtering
-    box_win: float = option(0.8, "Box score that a win needs at least.", low=0.0, high=1.0)
+    box_win: float = option(0.8, "Box score that a win needs at least.", low=0.0, high=1.0, panel="Filtering")
     box_lose: float = option(0.2, "Box score that a lose may have at most.", low=0.0, high=1.0)
     response_win: float = option(0.8, "Response score that a win needs at least.", low=0.0, high=1.0)
     response_lose: float = option(0.2, "Response score that a lose may have at most.", low=0.0, high=1.0)
 
-    # running
-    seed: int = option(0, "Seed of everything drawn.")
+    seed: int = option(0, "Seed of everything drawn.", panel="Running")
     round: int = option(0, "Round of self-evolution; part of every seed.", low=0)
     engine: str = option("transformers", "What runs the models.", choices=("transformers",))
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the best there is.")
