@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,13 +56,20 @@ def filter(
         print(f"  {reason}: {before['drops'].get(reason, 0)} -> {after['drops'].get(reason, 0)}")
 
 
-def _print_sweep(table) -> None:
+def _print_sweep(table: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title="Pairs under other thresholds (win / lose, the same for box and response)")
-    for name in table.column_names:
-        shown.add_column(name.replace("_", " "), justify="right")
+    from visrl_data.filtering import DROP_REASONS
+
+    shown = Table("box", "response", "pairs", "both steps", "without a pair", title="Win / lose thresholds")
     for row in table.to_pylist():
-        shown.add_row(*(f"{value:g}" for value in row.values()))
+        reasons = ", ".join(f"{reason} {row[reason]}" for reason in DROP_REASONS if row[reason])
+        shown.add_row(
+            f"{row['box_win']:g} / {row['box_lose']:g}",
+            f"{row['response_win']:g} / {row['response_lose']:g}",
+            str(row["pairs"]),
+            str(row["response_pairs"]),
+            reasons,
+        )
     Console().print(shown)

@@ -78,8 +78,12 @@ def _generate(config: Any, target: Path, as_json: bool) -> None:
 
     stderr = Console(stderr=True)
     stderr.print(f"Loading models; the run goes to {target}", highlight=False)
+    from transformers.utils import logging
+
     from visrl_data import factory
     from visrl_data.inspecting import render
+
+    logging.disable_progress_bar()
 
     started = time.perf_counter()
     columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -56,7 +56,7 @@ def _default_text(spec: dataclasses.Field[Any]) -> str:
     if spec.default is None or spec.default is dataclasses.MISSING:
         return ""
     shown = ("yes" if spec.default else "no") if isinstance(spec.default, bool) else spec.default
-    return f" [default: {shown}]"
+    return f" (default: {shown})"
 
 
 def gen_config(file: Path | None, options: dict[str, Any]) -> GenConfig:

@@ -65,3 +65,14 @@ def scripted_reply(request: Request, seed: int) -> str:
 def scripted_roles() -> tuple[Role, Role]:
     engine = ScriptedEngine(scripted_reply)
     return Role(engine, True), Role(engine, False)
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Spotlight's architecture before any training: every sample is another text."""
+    from visrl_data.spotlight.build import build_model, build_processor, save_base
+
+    folder = tmp_path_factory.mktemp("untrained")
+    processor = build_processor()
+    save_base(build_model(processor), processor, folder)
+    return folder

@@ -128,7 +128,12 @@ def grid_of_first_boxes(bound, steps):
     """Sides from 0.05 to 1.0 of the image at 4 x 4 positions, then slim ones."""
     left, top, right, bottom = bound.bounds
     wide, high = right - left, bottom - top
-    sides = [(step / 20, step / 20) for step in range(20, 0, -steps)] + [(0.9, 0.1), (0.1, 0.9), (1.0, 0.3), (0.4, 1.0)]
+    sides = [(step / 20, step / 20) for step in (*range(20, 1, -steps), 1)] + [
+        (0.9, 0.1),
+        (0.1, 0.9),
+        (1.0, 0.3),
+        (0.4, 1.0),
+    ]
     for across, down in sides:
         w, h = max(round(across * wide), 1), max(round(down * high), 1)
         for at_x, at_y in itertools.product((0, 0.3, 0.5, 1), repeat=2):
@@ -139,10 +144,10 @@ def grid_of_first_boxes(bound, steps):
 @pytest.mark.parametrize(
     ("bound", "steps"),
     [
-        (UNIT, 1),
+        (UNIT, 2),
         (frame("unit_padded_square", (640, 427)), 3),
         (frame("unit_padded_square", (90, 900)), 3),
-        (frame("paligemma_loc", (640, 480)), 3),
+        (frame("paligemma_loc", (640, 480)), 6),
         (frame("resized_pixels", (640, 480), (92, 68)), 1),
         (SMALL, 1),
     ],
@@ -182,18 +187,34 @@ class Rank:
         return self.rank
 
 
-@pytest.mark.parametrize(("first", "others"), [*((first, []) for first in FIRST_BOXES), *QUESTIONS])
-def test_every_index_is_one_member_of_s(monkeypatch, first, others):
-    """An index drawn uniformly is a member drawn uniformly: the ranks 0..|S|-1 list S, each member once."""
-    expected = members(SMALL, first, others)
+def assert_ranks_list_s(monkeypatch, bound, first, others=()):
+    """An index drawn uniformly is a member drawn uniformly: the ranks 0..|S|-1 give S, each member once."""
+    expected = members(bound, first, others)
     drawn = []
     for rank in range(len(expected)):
         source = Rank(rank)
         monkeypatch.setattr(diversity, "generator", lambda seed, source=source: source)
-        choice = draw(SMALL, first, 0, others)
+        choice = draw(bound, first, 0, others)
         assert source.total == len(expected) and choice.relaxed == ""
         drawn.append(choice.cells)
-    assert len(expected) > 0 and sorted(drawn) == sorted(expected)
+    assert sorted(drawn) == sorted(expected)
+    return len(expected)
+
+
+@pytest.mark.parametrize(("first", "others"), [*((first, []) for first in FIRST_BOXES), *QUESTIONS])
+def test_every_index_is_one_member_of_s(monkeypatch, first, others):
+    assert assert_ranks_list_s(monkeypatch, SMALL, first, others) > 0
+
+
+@pytest.mark.slow
+def test_every_index_is_one_member_of_s_for_every_first_box(monkeypatch):
+    """All 588 boxes of a 7 x 6 lattice, alone and with two earlier boxes."""
+    bound = frame("resized_pixels", (700, 600), (7, 6))
+    boxes = every_box(bound)
+    random = np.random.default_rng(3)
+    for first in boxes:
+        assert_ranks_list_s(monkeypatch, bound, first)
+        assert_ranks_list_s(monkeypatch, bound, first, [boxes[i] for i in random.integers(len(boxes), size=2)])
 
 
 def test_draws_are_uniform_jointly_over_size_and_position():

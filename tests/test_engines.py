@@ -9,21 +9,10 @@ from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.errors import VisRLError
 from visrl_data.models import find_model
 from visrl_data.prompts import SCORE_CHOICES, SCORE_PREFIX, Part, PromptSet
-from visrl_data.spotlight.build import build_model, build_processor, save_processor
 
 from .conftest import draw_photo
 
 HOT = Sampling(temperature=2.0, top_p=0.7, top_k=50, max_new_tokens=8)
-
-
-@pytest.fixture(scope="module")
-def untrained(tmp_path_factory):
-    """A folder with Spotlight's architecture before any training: every sample is another text."""
-    folder = tmp_path_factory.mktemp("untrained")
-    processor = build_processor()
-    build_model(processor).save_pretrained(folder)
-    save_processor(processor, folder, {})
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,7 @@ def test_a_question_that_the_processor_refuses_is_dropped_alone(photo_source, tm
 
     engine = Picky(scripted_reply)
     run = factory.generate(config(photo_source), tmp_path / "run", roles=(Role(engine, True), Role(engine, False)))
-    drops = [d for d in run.table("drops").to_pylist()]
+    drops = run.table("drops").to_pylist()
     assert [(d["id"], d["reason"], d["detail"]) for d in drops] == [
         ("q4", "model_refused", "absolute aspect ratio must be smaller than 200")
     ]

@@ -58,9 +58,11 @@ class Loss:
 
 def open_tables(questions: pa.Table, candidates: pa.Table, drops: pa.Table, pairs: pa.Table) -> RunTables:
     """Raises VisRLError when a row names a question that is not among the questions."""
-    sources = tuple(sorted({*questions["source"].to_pylist(), *drops["source"].to_pylist()}))
+    sources = tuple(sorted({*value_counts(questions["source"]), *value_counts(drops["source"])}))
+    candidates = candidates.select(REPORT_COLUMNS)
     order = np.lexsort((candidates["index"].to_numpy(), question_rows(candidates["question_id"], questions)))
-    candidates = candidates.select(REPORT_COLUMNS).take(order)
+    if (order[1:] < order[:-1]).any():
+        candidates = candidates.take(order)
     return RunTables(
         questions,
         candidates,
@@ -94,7 +96,7 @@ def box_array(column: pa.ChunkedArray) -> np.ndarray:
 
 def value_counts(column: pa.ChunkedArray) -> dict[str, int]:
     """How often each value occurs, in order of the values."""
-    return dict(sorted(Counter(column.to_pylist()).items()))
+    return dict(sorted((found["values"], found["counts"]) for found in pc.value_counts(column).to_pylist()))
 
 
 def find_losses(tables: RunTables, attempts: int) -> list[Loss]:
@@ -103,10 +105,13 @@ def find_losses(tables: RunTables, attempts: int) -> list[Loss]:
     A drop with an attempt set cost what is missing of it: both candidates, or the one; a drop without
     cost the question all its attempts. Two drops of one attempt share what is missing.
     """
-    there = Counter(zip(tables.candidate_question.tolist(), tables.candidates["attempt"].to_pylist(), strict=True))
     early = tables.drops.filter(pc.is_in(tables.drops["stage"], pa.array(["focus", "answer"])))
-    rows = list(zip(question_rows(early["id"], tables.questions).tolist(), early["attempt"].to_pylist(), strict=True))
+    question = question_rows(early["id"], tables.questions)
+    rows = list(zip(question.tolist(), early["attempt"].to_pylist(), strict=True))
     times = Counter(rows)
+    near = np.flatnonzero(np.isin(tables.candidate_question, question))
+    attempt_near = tables.candidates["attempt"].to_numpy()[near]
+    there = Counter(zip(tables.candidate_question[near].tolist(), attempt_near.tolist(), strict=True))
     sources = _numbers(early["source"], tables.sources).tolist()
     found, seen = [], set()
     for key, source, drop in zip(rows, sources, early.select(["stage", "reason"]).to_pylist(), strict=True):
@@ -138,7 +143,9 @@ def count_yields(
     """How many came through each stage: in all, and by source."""
     kinds = len(tables.sources)
     candidate_source = tables.source_of_question[tables.candidate_question]
-    made = np.unique(tables.candidate_question.astype(np.int64) << 32 | tables.candidates["attempt"].to_numpy()) >> 32
+    attempt = np.stack([tables.candidate_question, tables.candidates["attempt"].to_numpy()])
+    begins = np.ones(attempt.shape[1], bool)  # the first candidate of its attempt
+    begins[1:] = (attempt[:, 1:] != attempt[:, :-1]).any(axis=0)
     pair_source = tables.source_of_question[tables.pair_question]
     at_source = tables.drops.filter(pc.equal(tables.drops["stage"], "source"))["source"]
     loss_source = np.array([loss.source for loss in losses], int)
@@ -154,7 +161,7 @@ def count_yields(
         "questions": asked,
         "attempts_expected": asked * attempts,
         "attempts_lost": count(loss_source, [loss.attempts for loss in losses]),
-        "attempts": count(tables.source_of_question[made]),
+        "attempts": count(candidate_source[begins]),
         "candidates_lost": count(loss_source, [loss.candidates for loss in losses]),
         "candidates": count(candidate_source),
         "scored": count(candidate_source[scored]),

@@ -15,7 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.errors import UsageError
-from visrl_data.filtering import Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The four tau of Eq. 4, in [0, 1], win above lose. Defaults: the paper's public code."""
+
+    box_win: float = 0.8
+    box_lose: float = 0.2
+    response_win: float = 0.8
+    response_lose: float = 0.2
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"threshold {spec.name} is {value}; expected a number from 0 to 1")
+        for score in ("box", "response"):
+            win, lose = getattr(self, f"{score}_win"), getattr(self, f"{score}_lose")
+            if win <= lose:
+                raise ValueError(f"threshold {score}_win is {win}; it must be above {score}_lose, which is {lose}")
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -77,6 +96,11 @@ class GenConfig:
     score_step: float = option(0.1, "Scores are rounded to this step before any threshold.", low=0.001, high=0.5)
     prompts: str | None = option(None, "TOML file with prompt templates of your own.")
 
+    gold_rule: str = option(
+        "any",
+        "Audit of several gold boxes: the IoU with the nearest, or with the box around all.",
+        choices=("any", "union"),
+    )
     box_win: float = option(0.8, "Box score that a win needs at least.", low=0.0, high=1.0, panel="Filtering")
     box_lose: float = option(0.2, "Box score that a lose may have at most.", low=0.0, high=1.0)
     response_win: float = option(0.8, "Response score that a win needs at least.", low=0.0, high=1.0)

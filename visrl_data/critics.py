@@ -101,10 +101,14 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub("", text.lower())).split())
 
 
+def comparable(text: str) -> str:
+    """What exact match compares: the normalised text, or the text itself when nothing is left of it."""
+    return normalise(text) or text.strip()
+
+
 def exact_match(response: str, answers: Sequence[str]) -> float:
-    """1.0 when the normalised response equals an answer. Text made of punctuation only is compared as it is."""
-    said = normalise(response) or response.strip()
-    return float(any(said == (normalise(answer) or answer.strip()) for answer in answers))
+    """1.0 when the response equals an answer, both normalised; else 0.0."""
+    return float(comparable(response) in {comparable(answer) for answer in answers})
 
 
 def anls(response: str, answers: Sequence[str]) -> float:

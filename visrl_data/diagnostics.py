@@ -14,6 +14,7 @@ win and lose boxes come from, and how well their shape alone gives them away.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrl_data import critics
 from visrl_data.accounting import (
     Loss,
     RunTables,
@@ -34,7 +36,6 @@ from visrl_data.accounting import (
     value_counts,
 )
 from visrl_data.audit import POSITIVE_IOU, audit
-from visrl_data.critics import exact_match
 from visrl_data.filtering import Thresholds, membership
 from visrl_data.measures import auc, histogram, iou_histogram, ious, pairs_within, shape_auc
 
@@ -96,12 +97,12 @@ def _focus(tables: RunTables, losses: list[Loss]) -> dict[str, Any]:
 
     A lost attempt counts under its drop's reason, for both of its replies.
     """
-    states = Counter(tables.candidates["focus_state"].to_pylist())
+    states = Counter(value_counts(tables.candidates["focus_state"]))
     for loss in losses:
         if loss.stage == "focus" and loss.replied:
             states[loss.reason] += loss.candidates
     replies, valid = states.total(), states["ok"]
-    origins = Counter(tables.candidates["box_origin"].to_pylist())
+    origins = Counter(value_counts(tables.candidates["box_origin"]))
     return {
         "replies": replies,
         "valid": valid,
@@ -131,10 +132,7 @@ def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
 
 def _exact(tables: RunTables, thresholds: Thresholds) -> dict[str, Any]:
     """The response score against exact match with a standard answer (normalised as in critics.py)."""
-    answers = tables.questions["answers"].to_pylist()
-    said = list(zip(tables.candidate_question.tolist(), tables.candidates["response"].to_pylist(), strict=True))
-    known = {key: exact_match(key[1], answers[key[0]]) == 1 for key in set(said)}
-    exact = np.array([known[key] for key in said], bool)
+    exact = exact_matches(tables.questions, tables.candidates, tables.candidate_question)
     score = tables.candidates["response_score"].to_numpy()
     unparsed = np.isnan(score)
     _, high, low = membership(tables.candidates, thresholds, box_critic=False)
@@ -151,6 +149,14 @@ def _exact(tables: RunTables, thresholds: Thresholds) -> dict[str, Any]:
     }
 
 
+def exact_matches(questions: pa.Table, candidates: pa.Table, candidate_question: np.ndarray) -> np.ndarray:
+    """`critics.exact_match` for each candidate, with each distinct text normalised once."""
+    comparable = functools.cache(critics.comparable)
+    accepted = [{comparable(answer) for answer in answers} for answers in questions["answers"].to_pylist()]
+    said = zip(candidate_question.tolist(), candidates["response"].to_pylist(), strict=True)
+    return np.array([comparable(response) in accepted[question] for question, response in said], bool)
+
+
 def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if values.size else None
 
@@ -163,7 +169,7 @@ def _boxes(tables: RunTables) -> dict[str, Any]:
     """
     win, lose = box_array(tables.pairs["win_box"]), box_array(tables.pairs["lose_box"])
     apart = ious(win, lose)
-    origins = {side: Counter(tables.pairs[f"{side}_box_origin"].to_pylist()) for side in ("win", "lose")}
+    origins = {side: Counter(value_counts(tables.pairs[f"{side}_box_origin"])) for side in ("win", "lose")}
     controller = pc.equal(tables.candidates["box_origin"], "controller").to_numpy()
     is_lose = np.arange(2 * len(lose)) < len(lose)
     both, question = np.concatenate([lose, win]), np.tile(tables.pair_question, 2)

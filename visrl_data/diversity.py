@@ -19,6 +19,7 @@ all its earlier boxes; an attempt is never lost, since S is relaxed, and that is
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,12 +125,12 @@ def _area_bounds(area: int, low: float, high: float) -> tuple[int, int]:
 def _uniform_member(plan: _Plan, first: Cells, frame: Frame, seed: int) -> Cells | None:
     """One draw from the boxes that a plan allows; None when there are none."""
     x_low, y_low, x_high, y_high = frame.bounds
-    widths = np.arange(1, x_high - x_low + 1)
-    # heights[w - 1] = (shortest, tallest) allowed for width w; empty where shortest > tallest
+    widths = np.arange(1, x_high - x_low + 1, dtype=np.int64)
     shortest, tallest = _height_range(widths, y_high - y_low, plan, first)
     widths, shortest, tallest = (a[shortest <= tallest] for a in (widths, shortest, tallest))
     columns = _columns_by_bars(widths, plan.barred, x_low, x_high)  # {bars: (W,) number of columns}
-    rows = {bars: _free_rows(bars, y_low, y_high) for bars in columns}  # {bars: (H + 1,) number of rows}
+    heights = np.arange(y_high - y_low + 1, dtype=np.int64)
+    rows = {bars: _free_rows(bars, heights, y_low, y_high) for bars in columns}  # {bars: (H + 1,) number of rows}
     per_width = np.zeros(len(widths), np.int64)
     for bars, count in columns.items():
         upto = np.concatenate([[0], np.cumsum(rows[bars])])  # upto[h] = rows of all heights below h
@@ -139,8 +140,8 @@ def _uniform_member(plan: _Plan, first: Cells, frame: Frame, seed: int) -> Cells
         return None
     rank = int(generator(seed).integers(total))
     at, rank = _unrank(rank, per_width)
-    heights = slice(shortest[at], tallest[at] + 1)
-    per_height = sum(count[at] * rows[bars][heights] for bars, count in columns.items())
+    allowed = slice(shortest[at], tallest[at] + 1)
+    per_height = sum(count[at] * rows[bars][allowed] for bars, count in columns.items())
     above, rank = _unrank(rank, per_height)
     width, height = int(widths[at]), int(shortest[at]) + above
     return _free_position(width, height, rank, plan.barred, frame)
@@ -182,13 +183,11 @@ def _columns_by_bars(
     return columns
 
 
-def _free_rows(bars: frozenset[Cells], low: int, high: int) -> np.ndarray:
-    """counts[h]: how many top edges put a box of height h inside low..high, clear of the bars; counts[0] = 0."""
-    heights = np.arange(high - low + 1)
+def _free_rows(bars: frozenset[Cells], heights: np.ndarray, low: int, high: int) -> np.ndarray:
+    """How many top edges put a box of each height inside low..high, clear of the bars."""
     counts = np.zeros_like(heights)
     for start, end in _gaps(bars, low, high):
         counts += np.maximum(end - start - heights + 1, 0)
-    counts[0] = 0
     return counts
 
 
@@ -208,14 +207,16 @@ def _free_position(width: int, height: int, rank: int, barred: Sequence[Cells], 
     x_low, y_low, x_high, y_high = frame.bounds
     x = np.arange(x_low, x_high - width + 1)
     meets = np.array([(x < box[2]) & (x + width > box[0]) for box in barred], bool).reshape(len(barred), len(x))
-    sets, which = np.unique(meets, axis=1, return_inverse=True)  # sets: (barred, S), which: (columns,)
-    bars = [frozenset(box for box, met in zip(barred, column, strict=True) if met) for column in sets.T]
-    free = np.array([_free_rows(each, y_low, y_high)[height] for each in bars])
-    at, rank = _unrank(rank, free[which])
-    for start, end in _gaps(bars[which[at]], y_low, y_high):
+    changes = (meets[:, 1:] != meets[:, :-1]).any(axis=0)
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])  # of the runs of columns with the same bars
+    bars = [frozenset(itertools.compress(barred, meets[:, start])) for start in starts]
+    free = np.array([_free_rows(each, np.array([height]), y_low, y_high)[0] for each in bars])
+    at, rank = _unrank(rank, free * np.diff(starts, append=len(x)))
+    column, rank = divmod(rank, int(free[at]))
+    for start, end in _gaps(bars[at], y_low, y_high):
         tops = max(end - start - height + 1, 0)
         if rank < tops:
             break
         rank -= tops
-    left, top = int(x[at]), start + rank
+    left, top = int(x[starts[at]]) + column, start + rank
     return (left, top, left + width, top + height)

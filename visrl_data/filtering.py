@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrl_data.config import Thresholds
 from visrl_data.errors import VisRLError
 from visrl_data.records import DROP_SCHEMA, PAIR_SCHEMA
 from visrl_data.seeds import keyed_seed
@@ -50,26 +51,6 @@ CANDIDATE_COLUMNS = ("question_id", "cells", "box_score_state", *_SIDE_COLUMNS)
 
 # Scores and thresholds meet as decimals: 0.1 * 3 and 0.3 are the same score.
 _DECIMALS = 9
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """The four tau of Eq. 4, in [0, 1], win above lose. Defaults: the paper's public code."""
-
-    box_win: float = 0.8
-    box_lose: float = 0.2
-    response_win: float = 0.8
-    response_lose: float = 0.2
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"threshold {field.name} is {value}; expected a number from 0 to 1")
-        for score in ("box", "response"):
-            win, lose = getattr(self, f"{score}_win"), getattr(self, f"{score}_lose")
-            if win <= lose:
-                raise ValueError(f"threshold {score}_win is {win}; it must be above {score}_lose, which is {lose}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,12 +219,12 @@ def _select(pool: _Pool, thresholds: Thresholds, seed: int) -> Selection:
     def each(rows: np.ndarray) -> np.ndarray:
         return np.bincount(pool.question[rows], minlength=total)
 
-    counts = np.stack([each(slice(None)), each(scored), each(in_win), each(in_lose)], axis=1)
+    counts = np.stack([each(np.ones_like(scored)), each(scored), each(in_win), each(in_lose)], axis=1)
     win_joint, lose_joint = each(wins) > 0, each(loses) > 0
     both = (win_joint & lose_joint)[pool.question]
     wins, loses = wins[both[wins]], loses[both[loses]]
     win_row, win_ties = _draw(pool, wins[_has_rival(pool, wins, loses)], seed, "win")
-    loses = loses[(win_row[pool.question[loses]] >= 0)]
+    loses = loses[win_row[pool.question[loses]] >= 0]
     apart = (pool.cells[loses] != pool.cells[win_row[pool.question[loses]]]).any(axis=1)
     lose_row, lose_ties = _draw(pool, loses[apart], seed, "lose")
 
@@ -281,8 +262,7 @@ def _has_rival(pool: _Pool, wins: np.ndarray, loses: np.ndarray) -> np.ndarray:
 def _draw(pool: _Pool, rows: np.ndarray, seed: int, side: str) -> tuple[np.ndarray, np.ndarray]:
     """One row for each question (-1: it has none) and the number it was drawn from, uniformly.
 
-    The position is floor(key * ties / 2**64) for the 64-bit key: uniform to within 2**-60 for any tie
-    that fits in a question, and 5 times as fast as seeding a generator.
+    The position is floor(key * ties / 2**64) for the 64-bit key: uniform to within ties / 2**64.
     """
     drawn, ties = np.full(len(pool.ids), -1), np.zeros(len(pool.ids), np.int64)
     starts, lengths = _groups(pool.question[rows])

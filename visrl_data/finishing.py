@@ -16,11 +16,14 @@ from typing import Any
 import pyarrow as pa
 
 from visrl_data import filtering, store
+from visrl_data.accounting import REPORT_COLUMNS
+from visrl_data.config import Thresholds
 from visrl_data.diagnostics import report
 from visrl_data.errors import UsageError
-from visrl_data.filtering import Thresholds
 from visrl_data.store import Run
 
+# All that the filter and the report read of a candidate; the rest of a large pool stays on disk.
+COLUMNS = sorted({*filtering.CANDIDATE_COLUMNS, *REPORT_COLUMNS})
 RESULTS = ["pairs.parquet", "unpaired.parquet", "report.json"]
 
 
@@ -35,7 +38,7 @@ class Setting:
 def write_results(run: Run, setting: Setting) -> None:
     """Pick the pairs of a compacted pool and write pairs, report and manifest."""
     config, identity = run.config(), run.identity()
-    questions, candidates = run.table("questions"), run.table("candidates")
+    questions, candidates = run.table("questions"), run.table("candidates", COLUMNS)
     selection = filtering.select_pairs(candidates, questions, setting.thresholds, setting.box_critic, config["seed"])
     pairs = filtering.pair_table(candidates, questions, selection)
     unpaired = filtering.drop_table(questions, selection)
@@ -49,6 +52,8 @@ def write_results(run: Run, setting: Setting) -> None:
         box_critic=setting.box_critic,
         attempts=config["attempts"],
         score_step=config["score_step"],
+        gold_rule=config["gold_rule"],
+        rows_read=identity["source"]["rows"],
     )
     store.write_table(run.path / "pairs.parquet", pairs)
     store.write_table(run.path / "unpaired.parquet", unpaired)

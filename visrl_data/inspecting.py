@@ -32,7 +32,7 @@ def _yields(report: dict[str, Any]) -> Table:
     return table
 
 
-def _drops(report: dict[str, Any]) -> Table:
+def _drops(report: dict[str, Any]) -> RenderableType:
     drops, all_ = report["drops"], report["yields"]["all"]
     table = _table("Drops", "of", "at", "reason", "count", "share")
     levels = [
@@ -44,7 +44,7 @@ def _drops(report: dict[str, Any]) -> Table:
         for reason, count in found.items():
             if count:
                 table.add_row(unit, stage, escape(reason), f"{count:,}", _percent(count / total))
-    return table
+    return table if table.rows else "Drops: none."
 
 
 def _critics(report: dict[str, Any]) -> Table:
@@ -94,15 +94,18 @@ def _audit(report: dict[str, Any]) -> list[RenderableType]:
     if audit["pairs"] is None:
         return [f"Audit: {audit['state']}."]
     rule, least = report["settings"]["gold_rule"], report["settings"]["positive_iou"]
-    title = f"Audit: positive is IoU > {least} with the label ({rule}); {audit['state']}"
-    table = _table(title, "cell", "pairs", "%", "95 % interval", "blind %")
+    table = _table("Audit (Tab. 6)", "cell", "pairs", "%", "95 % interval", "blind %")
     pairs, floor = audit["pairs"], audit["floor"]["questions_with_pair"]
     for name, cell in [*pairs["cells"].items(), ("win positive", pairs["win_positive"])]:
         interval = "-" if cell["low"] is None else f"{cell['low']:.2f} to {cell['high']:.2f}"
         blind = floor[name.replace(" ", "_")]
         table.add_row(name, f"{cell['count']:,}", _two(cell["percent"]), interval, _two(blind))
     critic, actor = audit["box_critic"], audit["boxes"]["actor"]
-    lines = [f"Positive among the actor's boxes: {_two(actor['positive']['percent'])} % of {actor['boxes']:,}."]
+    lines = [
+        f"W win, L lose; P: IoU with the label ({rule}) > {least}. {audit['state'].capitalize()}.",
+        "Blind: two different candidates of the same questions, drawn without scores.",
+        f"Positive among the actor's boxes: {_two(actor['positive']['percent'])} % of {actor['boxes']:,}.",
+    ]
     if critic is not None:
         rows = critic["positives"] + critic["negatives"]
         lines.append(f"Box score against the label: AUC {_number(critic['auc'])} over {rows:,} boxes.")

@@ -105,14 +105,13 @@ def _locate(model: str, trust_remote_code: bool) -> tuple[Path, str | None]:
 
 
 def _download(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Path, str]:
-    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:
         raise VisRLError(
             f"Model {name}{'@' + revision if revision else ''} could not be fetched from the Hub "
             f"({type(error).__name__}). Check the id and the connection, or `hf auth login` for a gated model."

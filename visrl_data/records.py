@@ -1,8 +1,9 @@
 """What travels through the pipeline: Question -> Candidate -> preference pair | Drop.
 
-All records are frozen; pairs are made column-wise by filtering.py and live as rows of PAIR_SCHEMA. Boxes are unit xyxy (float64, x right, y down, fractions of the width and the
-height) of the ORIGINAL image, which is the EXIF-upright RGB picture. The Arrow schemas at the end
-are the columns of the run folder's shards; the `*_row` functions convert.
+All records are frozen; pairs are made column-wise by filtering.py and live as rows of PAIR_SCHEMA. Boxes
+are unit xyxy (float64, x right, y down, fractions of the width and the height) of the ORIGINAL image, which
+is the EXIF-upright RGB picture. The Arrow schemas at the end are the columns of the run folder's shards;
+the `*_row` functions convert.
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ def open_source(
         raise VisRLError(f"--limit {limit}: expected at least 1.")
     if source is None or source == "spotlight":
         return _spotlight(split, limit, options)
+    if not source:
+        raise _unknown(source)
     path = Path(source).expanduser()
     if path.suffix == ".jsonl" and not path.is_dir():
         from visrl_data.sources.jsonl import JsonlSource
@@ -78,7 +80,7 @@ def open_source(
     elif is_hub_id(source) and not path.exists() and path.suffix not in _DATA_FILES | {".parquet"}:
         table = open_hub(source, split)
     else:
-        raise _unknown(source, path)
+        raise _unknown(source)
     return HfSource(table, split, limit, options)
 
 
@@ -93,8 +95,9 @@ def _spotlight(split: str, limit: int | None, options: SourceOptions) -> Source:
     return SpotlightSource(split, limit, options.ship_images)
 
 
-def _unknown(source: str, path: Path) -> VisRLError:
-    problem = "is no kind of file that can be read" if path.exists() else "was not found"
+def _unknown(source: str) -> VisRLError:
+    there = source and Path(source).expanduser().exists()
+    problem = "is no kind of file that can be read" if there else "was not found"
     return VisRLError(
         f"--source {source}: {problem}. Expected spotlight, a .jsonl file (one JSON object a line), a .parquet file, "
         "a folder of a dataset, or a dataset on the Hub as user/name[:config][@revision]."

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from visrl_data.errors import VisRLError
 from visrl_data.records import Drop, Question
@@ -125,6 +126,8 @@ def open_parquet(path: Path) -> Table:
     from datasets import load_dataset_builder
 
     with _readable(str(path)):
+        if not pq.read_metadata(path).num_rows:
+            raise VisRLError(f"{path}: no rows.")
         builder = load_dataset_builder("parquet", data_files={"train": [glob.escape(str(path.resolve()))]})
     return Table(path.stem, _prepare(str(path), builder, "train"), path.parent, files=(path,))
 
@@ -186,7 +189,7 @@ def _commit(name: str, revision: str | None) -> str | None:
         return HfApi().dataset_info(name, revision=revision, timeout=60).sha
     except (HfHubHTTPError, HFValidationError) as error:
         raise VisRLError(
-            f"{shown}: the Hub has no such dataset, or not for you ({type(error).__name__}). "
+            f"{shown}: the Hub has no such dataset or revision, or not for you ({type(error).__name__}). "
             f"Check the name, and run `hf auth login` for a private or gated one."
         ) from error
     except (HTTPError, OSError) as error:  # no answer at all

@@ -57,7 +57,7 @@ class SourceOptions:
                 f"Expected FIELD=COLUMN with a field of: {', '.join(DEFAULT_COLUMNS)}."
             )
         if self.gold_space not in GOLD_SPACES:
-            raise VisRLError(f"gold_space {self.gold_space!r}: expected one of {', '.join(GOLD_SPACES)}.")
+            raise VisRLError(f"--gold-space {self.gold_space}: expected one of {', '.join(GOLD_SPACES)}.")
         if self.images_root is not None and not Path(self.images_root).is_dir():
             raise VisRLError(f"--images-root {self.images_root}: no such folder.")
 

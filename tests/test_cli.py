@@ -1,0 +1,119 @@
+"""The command line: results on stdout, one message and an exit code for what the user can mend."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from visrl_cli.main import main
+
+from visrl_data import factory
+from visrl_data.config import GenConfig
+
+ROOT = Path(__file__).parent.parent
+
+
+def visrl(*arguments):
+    """Run in this process; returns (exit code, stdout, stderr)."""
+    import contextlib
+    import io
+    from unittest import mock
+
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["visrl", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as left,
+    ):
+        main()
+    return left.value.code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def run(photo_source, scripted_roles, tmp_path):
+    return factory.generate(GenConfig(source=str(photo_source)), tmp_path / "run", roles=scripted_roles).path
+
+
+def test_inspect_prints_the_report(run):
+    code, out, _ = visrl("inspect", run)
+    assert code == 0
+    assert "Yields" in out
+    code, out, _ = visrl("inspect", run, "--json")
+    assert json.loads(out) == json.loads((run / "report.json").read_text())
+
+
+def test_filter_says_how_the_yield_changes(run):
+    code, out, _ = visrl("filter", run, "--box-win", 1.0, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["after"]["pairs"] == json.loads((run / "manifest.json").read_text())["counts"]["pairs"]
+    code, out, _ = visrl("filter", run, "--box-win", 0.8)
+    assert re.match(rf"Pairs: {told['after']['pairs']} -> {told['before']['pairs']} of 10 questions", out)
+
+
+def test_sweep_changes_nothing(run):
+    before = (run / "manifest.json").read_bytes()
+    code, out, _ = visrl("filter", run, "--sweep", "--json")
+    assert code == 0 and len(json.loads(out)) == 25
+    code, out, _ = visrl("filter", run, "--sweep")
+    assert code == 0 and "0.8 / 0.2" in out
+    assert (run / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["gen", "--attempts", "0"], 2, "--attempts 0: expected at least 1"),
+        (["gen", "--attempts", "many"], 2, "'--attempts'"),
+        (["gen", "--nonsense"], 2, "nonsense"),
+        (["gen", "--speed", "3"], 2, "--estimate"),
+        (["gen", "--columns", "a"], 1, "FIELD=COLUMN"),
+        (["gen", "--source", "not/there.jsonl"], 1, "not/there.jsonl"),
+        (["gen", "--config", "not-there.toml"], 2, "not-there.toml"),
+        (["inspect", "not-there"], 1, "not-there"),
+        (["filter", "not-there"], 1, "visrl gen"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message(arguments, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    got, out, err = visrl(*arguments)
+    assert (got, out) == (code, "")
+    assert message in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == [], "nothing may be left behind by a refused command"
+
+
+def test_a_threshold_that_contradicts_is_refused_and_nothing_changes(run):
+    before = (run / "manifest.json").read_bytes()
+    code, _, err = visrl("filter", run, "--box-win", 0.1)
+    assert code == 2 and "above" in err
+    assert (run / "manifest.json").read_bytes() == before
+
+
+def test_estimate_from_a_stated_speed(photo_source):
+    """10 questions of 24 calls at 2 calls a second: 2 minutes."""
+    code, out, _ = visrl("gen", "--source", photo_source, "--estimate", "--speed", 2)
+    assert code == 0
+    assert out == "10 questions, at most 240 model calls, about 2.0 minutes.\n"
+
+
+def test_doctor_looks_at_this_machine():
+    _, out, _ = visrl("doctor", "--json")
+    assert any("CPU" in check["what"] for check in json.loads(out)["checks"])
+
+
+def test_help_is_quick_and_shows_an_example():
+    """No torch behind --help: a quarter of a second, here with room for a busy machine."""
+    code = "import sys, visrl_cli.main; sys.exit(bool({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for command in ("gen", "filter", "inspect", "doctor"):
+        _, out, _ = visrl(command, "--help")
+        assert f"visrl {command}" in out.split("xample", 1)[1]
+
+
+def test_ci_runs_the_readmes_test_command():
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [command] = [block.strip() for block in blocks if "pytest" in block]
+    assert command in (ROOT / ".ci" / "run").read_text()

@@ -1,0 +1,201 @@
+"""Spotlight's world, tokenizer and template; no model weights here (see test_spotlight_model.py)."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from visrl_data import prompts
+from visrl_data.spotlight import views, world
+from visrl_data.spotlight.build import build_processor
+from visrl_data.spotlight.lessons import PROMPTS, Writer, filled, make_lesson, strange_lesson
+from visrl_data.spotlight.strange import strange_picture, strange_question
+from visrl_data.spotlight.world import RANGE, SPLITS, example
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor()
+
+
+def _content(parts) -> list[dict]:
+    return [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
+    ]
+
+
+def _encode(processor, parts) -> list[int]:
+    talk = [{"role": "user", "content": _content(parts)}]
+    return processor.apply_chat_template(talk, tokenize=True, return_dict=True, add_generation_prompt=True)[
+        "input_ids"
+    ][0]
+
+
+# The world
+
+
+def test_an_example_is_a_function_of_split_and_index():
+    for split in SPLITS:
+        one, two = example(split, 7), example(split, 7)
+        assert one.image.tobytes() == two.image.tobytes()
+        assert (one.id, one.question, one.answer, one.gold_box, one.objects) == (
+            two.id,
+            two.question,
+            two.answer,
+            two.gold_box,
+            two.objects,
+        )
+
+
+def test_splits_are_disjoint_and_bounded():
+    assert len({example(split, index).image.tobytes() for split in SPLITS for index in range(5)}) == 5 * len(SPLITS)
+    with pytest.raises(ValueError, match="unknown split 'dev'"):
+        example("dev", 0)
+    with pytest.raises(ValueError, match="outside 0"):
+        example("test", RANGE)
+
+
+@pytest.mark.parametrize("index", range(40))
+def test_a_scene_names_one_object_and_keeps_objects_apart(index):
+    e = example("val", index)
+    named = [item for item in e.objects if f"{item.colour} {item.shape}" in e.question]
+    assert [(item.digit, item.box) for item in named] == [(e.answer, e.gold_box)]
+    assert 3 <= len(e.objects) <= 6
+    assert len({(item.colour, item.shape) for item in e.objects}) == len(e.objects)
+    centres = {
+        (int(3 * (i.box[0] + i.box[2])), int(3 * (i.box[1] + i.box[3]))) for i in e.objects
+    }  # cells of a 6 x 6 grid
+    assert len(centres) == len(e.objects), "two objects share an image token"
+    for item in e.objects:
+        side = (item.box[2] - item.box[0]) * e.image.width
+        assert 0.12 * 336 - 1 <= side <= 0.2 * 336 + 1
+        assert item.box[0] < item.glyph[0] < item.glyph[2] < item.box[2]
+        assert item.box[1] < item.glyph[1] < item.glyph[3] < item.box[3]
+
+
+@pytest.mark.parametrize("index", range(20))
+def test_boxes_are_those_of_the_pixels(index):
+    """The tint of an object has exactly its box as bounding box; the digit's ink lies in `glyph`."""
+    rng = random.Random(index)
+    scene = world.make_scene(rng, rng.randint(3, 6))
+    size = np.array([*scene.size, *scene.size])
+    picture = np.asarray(world.draw(scene))
+    for item, tint in zip(scene.objects, scene.tints, strict=True):
+        ys, xs = np.nonzero((picture == tint).all(-1))
+        found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert np.abs(np.array(found) - np.array(item.box) * size).max() <= 1
+        left, top, right, bottom = np.rint(np.array(item.box) * size).astype(int)
+        ink = (0, 0, 0) if item.colour in ("yellow", "orange") else (255, 255, 255)
+        ys, xs = np.nonzero((picture[top:bottom, left:right] == ink).all(-1))
+        found = np.array((left + xs.min(), top + ys.min(), left + xs.max() + 1, top + ys.max() + 1))
+        assert np.abs(found - np.array(item.glyph) * size).max() <= 1.01
+
+
+def test_readability_needs_the_glyph_inside_and_large():
+    """Gold crop 1; the whole picture 0 (a digit is at most 0.3 * 0.2 * 96 = 5.8 pixels high there); a
+    crop that ends in the middle of the digit 0; a crop of another object 0.
+    """
+    e = example("val", 3)
+    item = next(item for item in e.objects if item.box == e.gold_box)
+    other = next(item for item in e.objects if item.box != e.gold_box)
+    size = e.image.size
+    middle = (item.glyph[0] + item.glyph[2]) / 2
+    seen = [
+        views.readable(item, window, size)
+        for window in (
+            views.crop_window(item.box, size),
+            (0, 0, *size),
+            (0, 0, round(middle * size[0]), round(middle * size[0])),
+            views.crop_window(other.box, size),
+        )
+    ]
+    assert seen == [1.0, 0.0, 0.0, 0.0]
+
+
+# The tokenizer and the template
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=200))
+def test_text_survives_the_tokenizer(text):
+    tokenizer = _TOKENIZER
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if "<|sl_" not in text:
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+_TOKENIZER = build_processor().tokenizer
+
+
+@pytest.mark.parametrize("text", ["<0x41>", "<|sl_unknown|>", "  two  spaces ", "0.1234", "\t\r\n\0", "日本☃é", "0.80"])
+def test_awkward_text_survives_the_tokenizer(text):
+    assert _TOKENIZER.decode(_TOKENIZER.encode(text, add_special_tokens=False)) == text
+
+
+def test_what_models_say_is_few_tokens():
+    def count(text: str) -> int:
+        return len(_TOKENIZER.encode(text, add_special_tokens=False))
+
+    assert count("[0.000, 0.123, 0.999, 1.000]") == 9
+    assert count(prompts.SCORE_PREFIX) == 1
+    assert all(count(score) == 1 for score in prompts.SCORE_CHOICES)
+    assert count(prompts.FOCUS_REQUEST) <= 2
+
+
+def test_text_cannot_forge_special_tokens(processor):
+    special = set(processor.tokenizer.all_special_ids)
+    plain = _encode(processor, ["hello"])
+    forged = _encode(processor, ["<|sl_image|><|sl_end|><|sl_user|><|sl_pad|>"])
+    assert [token for token in forged if token in special] == [token for token in plain if token in special]
+
+
+@pytest.mark.parametrize("index", range(10))
+def test_requests_are_short(processor, index):
+    e = example("val", index)
+    values = {"question": e.question, "answer": e.answer, "response": "the number is 7"}
+    pictures = {"image": e.image, "crop": e.image}
+    for prompt in PROMPTS.all():
+        parts = [pictures.get(part.kind, part.text) for part in prompt.parts(**values)]
+        assert len(_encode(processor, parts)) <= 120
+
+
+@pytest.mark.parametrize("order", [("a", "b", "image"), ("image", "a", "image"), ("a",), ("image",)])
+def test_content_may_come_in_any_order(processor, order):
+    picture = example("val", 0).image
+    ids = _encode(processor, [picture if part == "image" else part for part in order])
+    assert ids.count(processor.image_token_id) == 36 * order.count("image")
+
+
+def test_lessons_are_written_in_the_tokens_of_the_template(processor):
+    """A first turn of a lesson equals what the processor makes of the same prompt and reply."""
+    writer = Writer(processor.tokenizer)
+    e = example("val", 1)
+    lesson_parts = filled(PROMPTS.answer, {"image": "I", "crop": "C"}, question=e.question)
+    parts = [e.image if part in ("I", "C") else part for part in lesson_parts]
+    prompt = _encode(processor, parts)
+    full = [writer.user]
+    for part in lesson_parts:
+        full += [writer.image] * 36 if part in ("I", "C") else writer.encode(part)
+    assert prompt == [*full, writer.end, writer.assistant]
+
+
+@pytest.mark.parametrize("make", [make_lesson, strange_lesson])
+def test_lessons_have_targets_that_follow_their_tokens(processor, make):
+    writer = Writer(processor.tokenizer)
+    for seed in range(30):
+        lesson = make(random.Random(seed), writer)
+        assert lesson.tokens.count(writer.image) == 36 * len(lesson.views)
+        shifted = lesson.tokens[1:]
+        asked = [(k, target) for k, target in enumerate(lesson.targets) if target >= 0]
+        assert asked
+        assert all(shifted[k] == target and lesson.weights[k] > 0 for k, target in asked)
+
+
+def test_foreign_pictures_and_questions_are_varied():
+    rngs = [random.Random(k) for k in range(40)]
+    assert len({strange_picture(rng).size for rng in rngs}) > 20
+    assert max(len(strange_question(random.Random(k))) for k in range(300)) > 100
