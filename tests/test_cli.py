@@ -117,3 +117,28 @@ def test_ci_runs_the_readmes_test_command():
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     [command] = [block.strip() for block in blocks if "pytest" in block]
     assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_estimate_times_the_first_chunk_and_keeps_it(untrained, tmp_path):
+    arguments = [
+        "gen",
+        "--model",
+        untrained,
+        "--limit",
+        8,
+        "--chunk-size",
+        2,
+        "--max-new-tokens",
+        4,
+        "-o",
+        tmp_path / "r",
+    ]
+    code, out, _ = visrl(*arguments, "--estimate", "--json")
+    told = json.loads(out)
+    assert (code, told["questions"], told["measured_questions"], told["calls"]) == (0, 8, 2, 192)
+    assert told["prompt_tokens"] > 0 and told["hours"] > 0
+    assert [f.name for f in (tmp_path / "r" / "work").iterdir()] == ["chunk-00000000"]
+    code, out, err = visrl(*arguments, "--json")
+    assert code == 0
+    assert "1 of 4 chunks were there already" in err
+    assert json.loads(out)["yields"]["all"]["questions"] == 8
