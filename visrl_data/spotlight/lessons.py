@@ -1,0 +1,231 @@
+"""Training sequences for the four tasks, as token ids with the views that their image tokens stand for.
+
+Used by train.py with either kind of image token: codes of the truth (codes.py) or real pixels. A
+lesson is one conversation in the shipped template with one to four turns, of which the first is
+worded exactly as the pipeline words it; only replies carry loss. Targets of the critics come from
+what can be read in the view (views.readable), never from a box's overlap with the gold box.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from PIL import Image
+
+from visrl_data import prompts
+from visrl_data.spotlight import phrases, strange, views
+from visrl_data.spotlight.answers import answer_pair
+from visrl_data.spotlight.tokenizer import ASSISTANT, END, IMAGE, USER
+from visrl_data.spotlight.views import GRID, Window
+from visrl_data.spotlight.world import DIGITS, Box, Scene, attribute_question, make_scene
+
+COORDINATE_WEIGHTS = (3.0, 2.0, 1.0, 1.0)
+"""Loss weights of x1, y1, x2, y2: only the first ones need the question."""
+PUNCTUATION_WEIGHT = 0.2
+PROMPTS = prompts.PromptSet()
+_BOX_CRITICS = tuple(prompts.Prompt("box_critic", text) for text in phrases.BOX_CRITICS)
+_RESPONSE_CRITICS = tuple(prompts.Prompt("response_critic", text) for text in phrases.RESPONSE_CRITICS)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A window (left, top, right, bottom in pixels) of a drawn scene, or of another picture. `clear`: all
+    digits count as readable; only for lessons on codes, since no pixels can show it.
+    """
+
+    source: Scene | Image.Image
+    window: Window
+    clear: bool = False
+
+
+@dataclass(slots=True)
+class Lesson:
+    """One conversation. `targets[i]` is the token to predict AFTER tokens[i], or -1; `weights` its loss
+    weight. `views` are what is behind the runs of image tokens, in order.
+    """
+
+    task: str
+    tokens: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
+
+
+class Writer:
+    """Writes turns into lessons with one tokenizer, in the token sequence of its chat template."""
+
+    def __init__(self, tokenizer) -> None:
+        self.encode = lru_cache(maxsize=200_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
+        self.user, self.assistant, self.end, self.image = tokenizer.convert_tokens_to_ids([USER, ASSISTANT, END, IMAGE])
+
+    def turn(self, lesson: Lesson, parts: list, reply: list[tuple[str, float]]) -> None:
+        """Add a user turn (texts and views) and its reply as (text, weight) pieces."""
+        self._give(lesson, [self.user])
+        for part in parts:
+            if isinstance(part, str):
+                self._give(lesson, self.encode(part))
+            else:
+                lesson.views.append(part)
+                self._give(lesson, [self.image] * (GRID * GRID))
+        self._give(lesson, [self.end, self.assistant])
+        for text, weight in reply:
+            self._ask(lesson, self.encode(text), weight)
+        self._ask(lesson, [self.end], PUNCTUATION_WEIGHT)
+
+    def _give(self, lesson: Lesson, ids: list[int]) -> None:
+        lesson.tokens += ids
+        lesson.targets += [-1] * len(ids)
+        lesson.weights += [0.0] * len(ids)
+
+    def _ask(self, lesson: Lesson, ids: list[int], weight: float) -> None:
+        for token in ids:
+            lesson.targets[-1], lesson.weights[-1] = token, weight
+            self._give(lesson, [token])
+
+
+def make_lesson(rng: random.Random, writer: Writer, most_objects: int = 6) -> Lesson:
+    """A random lesson on a random scene: 40 % focus, 20 % answer, 25 % box critic, 15 % response critic."""
+    scene = make_scene(rng, rng.randint(1, most_objects))
+    chance = rng.random()
+    if chance < 0.4:
+        return focus_lesson(rng, writer, scene)
+    if chance < 0.6:
+        return answer_lesson(rng, writer, scene)
+    return box_critic_lesson(rng, writer, scene) if chance < 0.85 else response_critic_lesson(rng, writer, scene)
+
+
+def actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
+    """One focus or answer turn, as the pipeline asks it, on a scene like those of world.example."""
+    scene = make_scene(rng, rng.randint(3, 6))
+    return focus_lesson(rng, writer, scene, most=1) if rng.random() < 0.7 else answer_lesson(rng, writer, scene)
+
+
+def strange_lesson(rng: random.Random, writer: Writer, actor_only: bool = False) -> Lesson:
+    """One of the four tasks on a picture and a question from outside the drawn world."""
+    lesson = Lesson("strange")
+    picture, question = strange.strange_picture(rng), strange.strange_question(rng)
+    box = strange.plausible_box(rng)
+    pictures = {
+        "image": View(picture, (0, 0, *picture.size)),
+        "crop": View(picture, views.crop_window(box, picture.size)),
+    }
+    standard, response, score = answer_pair(rng)
+    task = rng.choice(("focus", "answer") if actor_only else ("focus", "answer", "box_critic", "response_critic"))
+    if task == "focus":
+        parts, reply = filled(PROMPTS.focus, pictures, question=question), box_reply(box)
+    elif task == "answer":
+        parts, reply = filled(PROMPTS.answer, pictures, question=question), [(rng.choice(DIGITS), 0.5)]
+    elif task == "box_critic":
+        parts = filled(PROMPTS.box_critic, pictures, question=question, answer=standard)
+        reply = score_reply(0.0)
+    else:
+        texts = {"question": question, "answer": standard, "response": response}
+        parts, reply = filled(PROMPTS.response_critic, pictures, **texts), score_reply(score)
+    writer.turn(lesson, parts, reply)
+    return lesson
+
+
+def caption_lesson(rng: random.Random, writer: Writer) -> Lesson:
+    """All objects of a picture in one reply: " red circle7 blue cross3", or with boxes for digits.
+
+    What teaches choosing: each word is answered at the very next token, so that one attention step
+    from " red" to the red token already pays, and the pair of words comes next. Asked in whole turns from
+    the start, the model stayed at chance for hours.
+    """
+    lesson = Lesson("caption")
+    scene = make_scene(rng, rng.randint(2, 6))
+    boxes = rng.random() < 0.4
+    reply = []
+    for item in rng.sample(scene.objects, len(scene.objects)):
+        reply += [(f" {item.colour}", 0.05), (f" {item.shape}", 1.0)]
+        reply += box_reply(item.box) if boxes else [(item.digit, 1.5)]
+    writer.turn(lesson, [View(scene, views.whole(scene), clear=True)], reply)
+    return lesson
+
+
+def quiz_lesson(rng: random.Random, writer: Writer) -> Lesson:
+    """The question itself about several objects of one picture, answered at once."""
+    lesson = Lesson("quiz")
+    scene = make_scene(rng, rng.randint(2, 6))
+    picture = View(scene, views.whole(scene), clear=True)
+    for k, item in enumerate(rng.sample(scene.objects, min(5, len(scene.objects)))):
+        question = attribute_question(rng, item)
+        writer.turn(lesson, [picture, question] if k == 0 else [question], [(item.digit, 1.0)])
+    return lesson
+
+
+def focus_lesson(rng: random.Random, writer: Writer, scene: Scene, most: int = 4) -> Lesson:
+    """Boxes of up to `most` objects of one picture, asked one after the other."""
+    lesson = Lesson("focus")
+    for k, item in enumerate(rng.sample(scene.objects, min(most, len(scene.objects)))):
+        parts = filled(
+            PROMPTS.focus, {"image": View(scene, views.whole(scene))}, question=attribute_question(rng, item)
+        )
+        writer.turn(lesson, parts if k == 0 else parts[1:], box_reply(item.box))
+    return lesson
+
+
+def answer_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesson:
+    """The digit of an object in a crop. Where it cannot be read at all, any digit: a guess must stay one."""
+    lesson = Lesson("answer")
+    item = rng.choice(scene.objects)
+    chance = rng.random()
+    around = item if chance < 0.85 else rng.choice(scene.objects)
+    window = views.whole(scene) if chance > 0.95 else views.random_window(rng, around, scene)
+    pictures = {"image": View(scene, views.whole(scene)), "crop": View(scene, window)}
+    parts = filled(PROMPTS.answer, pictures, question=attribute_question(rng, item))
+    seen = views.readable(item, window, scene.size)
+    writer.turn(lesson, parts, [(item.digit if seen > 0 else rng.choice(DIGITS), 3.0 if seen > 0 else 0.5)])
+    return lesson
+
+
+def box_critic_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesson:
+    """Scores of one crop for up to three questions: about its own object and about others."""
+    lesson = Lesson("box_critic")
+    around = rng.choice(scene.objects)
+    window = views.random_window(rng, around, scene)
+    others = [item for item in scene.objects if item is not around]
+    prompt = PROMPTS.box_critic if rng.random() < 0.7 else rng.choice(_BOX_CRITICS)
+    asked = [around, around, *rng.sample(others, min(1, len(others)))]
+    rng.shuffle(asked)
+    for k, item in enumerate(asked):
+        chance = rng.random()
+        answer = item.digit if chance < 0.75 else around.digit if chance < 0.88 else rng.choice(DIGITS)
+        score = views.readable(item, window, scene.size) * (answer == item.digit)
+        texts = {"question": attribute_question(rng, item), "answer": answer}
+        parts = filled(prompt, {"crop": View(scene, window)}, **texts)
+        writer.turn(lesson, parts if k == 0 else parts[1:], score_reply(score))
+    return lesson
+
+
+def response_critic_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesson:
+    """Scores of up to three answers, most of them to questions about the picture."""
+    lesson = Lesson("response_critic")
+    prompt = PROMPTS.response_critic if rng.random() < 0.7 else rng.choice(_RESPONSE_CRITICS)
+    for k in range(3):
+        item = rng.choice(scene.objects)
+        own = rng.random() < 0.6
+        standard, response, score = answer_pair(rng, item.digit if own else None)
+        texts = {"question": attribute_question(rng, item), "answer": standard, "response": response}
+        parts = filled(prompt, {"image": View(scene, views.whole(scene))}, **texts)
+        writer.turn(lesson, parts if k == 0 else parts[1:], score_reply(score))
+    return lesson
+
+
+def filled(prompt: prompts.Prompt, pictures: dict[str, View], **values: str) -> list:
+    """A prompt's parts with its pictures put in as views."""
+    return [pictures.get(part.kind, part.text) for part in prompt.parts(**values)]
+
+
+def box_reply(box: Box) -> list[tuple[str, float]]:
+    """The canonical text of a box, three decimals, in weighted pieces."""
+    pieces = [("[", PUNCTUATION_WEIGHT)]
+    for k, value in enumerate(box):
+        pieces += [(f"{value:.3f}", COORDINATE_WEIGHTS[k]), (", " if k < 3 else "]", PUNCTUATION_WEIGHT)]
+    return pieces
+
+
+def score_reply(score: float) -> list[tuple[str, float]]:
+    return [(prompts.SCORE_PREFIX, PUNCTUATION_WEIGHT), (f"{score:.1f}", 2.0), ("}", PUNCTUATION_WEIGHT)]

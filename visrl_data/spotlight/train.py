@@ -1,0 +1,223 @@
+"""The recipe of Spotlight's weights: from nothing to base and actor, seeded and resumable.
+
+    python -m visrl_data.spotlight.train --work DIR [--stages eyes,words,...] [--device cuda]
+
+Stages, in order, with their time on two shared CPU cores:
+    eyes    TIME  vision tower and projector learn to emit the code of the truth under each image token
+    words   TIME  language model learns all four tasks on such codes, without pixels (may run beside eyes)
+    meet    TIME  language model goes on with the tower's own tokens in place of the codes
+    base          writes the base model folder
+    actor   TIME  LoRA warm-up of the focus and answer turns on the base; writes the actor folder
+
+Every batch is a function of (stage, step), so a stage that was cut off goes on from its last checkpoint
+as if it had not been. Work files: DIR/STAGE.pt and DIR/STAGE.log; `base` and `actor` write into DIR too,
+and the shipped folders are copies of those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from visrl_data.spotlight import learn
+from visrl_data.spotlight.build import add_adapter, build_model, build_processor, load_base, save_actor, save_base
+from visrl_data.spotlight.lessons import (
+    Lesson,
+    Writer,
+    actor_lesson,
+    caption_lesson,
+    make_lesson,
+    quiz_lesson,
+    strange_lesson,
+)
+
+CHECKPOINT = 200
+"""Steps between checkpoints."""
+SHOW = 50
+"""Steps between lines of the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """`rate` is the peak learning rate: warmed up over 100 steps, constant, then falling to 2 % over the
+    last 40 % of the steps.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    rate: float
+
+
+EYES = Stage("eyes", steps=9000, batch=6, rate=2e-3)
+WORDS = Stage("words", steps=2400, batch=16, rate=2e-3)
+MEET = Stage("meet", steps=1600, batch=32, rate=1e-3)
+ACTOR = Stage("actor", steps=300, batch=32, rate=2e-3)
+NOISE = 0.1
+"""Noise on code coefficients in the words stage; stands for the tower's errors."""
+STRANGE = 0.1
+"""Share of lessons from outside the drawn world, once there are pixels."""
+
+Loss = tuple[torch.Tensor, dict[str, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the work files")
+    parser.add_argument("--stages", default="eyes,words,meet,base,actor", help="which stages, in order")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    given.work.mkdir(parents=True, exist_ok=True)
+    steps = {"eyes": eyes, "words": words, "meet": meet, "base": base, "actor": actor}
+    for name in given.stages.split(","):
+        steps[name](given.work, torch.device(given.device))
+
+
+def eyes(work: Path, device: torch.device) -> None:
+    """Tower and projector: pictures -> codes. Snug crops first, since digits are learnt from those."""
+    model = build_model(build_processor()).to(device)
+
+    def loss_of(rng: random.Random, done: float) -> Loss:
+        return learn.sight_loss(model, learn.scene_views(rng, EYES.batch, tight=max(0.2, 0.8 - 2 * done)))
+
+    run(EYES, work, _part(model, ("vision_tower", "multi_modal_projector")), loss_of)
+
+
+def words(work: Path, device: torch.device) -> None:
+    """Language model on codes: all four tasks, without a pixel."""
+    processor = build_processor()
+    model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
+
+    def loss_of(rng: random.Random, done: float) -> Loss:
+        captions, quizzes = (0.7, 0.15) if done < 0.12 else (0.15, 0.15)
+        makers = rng.choices(
+            (caption_lesson, quiz_lesson, make_lesson), (captions, quizzes, 1 - captions - quizzes), k=WORDS.batch
+        )
+        lessons = [make(rng, writer) for make in makers]
+        asked = [view for lesson in lessons for view in lesson.views]
+        image_tokens = learn.true_tokens(asked, NOISE, seed=rng.getrandbits(32))
+        return learn.language_loss(model, learn.collate(lessons), image_tokens, lessons)
+
+    run(WORDS, work, _part(model, ("language_model",)), loss_of)
+
+
+def meet(work: Path, device: torch.device) -> None:
+    """Language model on what the tower, now fixed, makes of pixels."""
+    processor = build_processor()
+    model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
+    for stage in (EYES, WORDS):
+        _load(model, work / f"{stage.name}.pt")
+
+    def loss_of(rng: random.Random, done: float) -> Loss:
+        return learn.language_loss(model, *_seen(model, rng, MEET.batch, _any_lesson, writer))
+
+    run(MEET, work, _part(model, ("language_model",)), loss_of)
+
+
+def base(work: Path, device: torch.device) -> None:
+    """Put the parts together and write the base model folder."""
+    processor = build_processor()
+    model = build_model(processor)
+    for stage in (EYES, MEET):
+        _load(model, work / f"{stage.name}.pt")
+    save_base(model, processor, work / "base")
+
+
+def actor(work: Path, device: torch.device) -> None:
+    """LoRA warm-up (the paper's SFT) of focus and answer turns, worded as the pipeline words them."""
+    model, processor = load_base(work / "base")
+    tuned, writer = add_adapter(model.to(device)), Writer(processor.tokenizer)
+
+    def loss_of(rng: random.Random, done: float) -> Loss:
+        return learn.language_loss(model, *_seen(model, rng, ACTOR.batch, _actor_lesson, writer))
+
+    run(ACTOR, work, {name: p for name, p in tuned.named_parameters() if p.requires_grad}, loss_of)
+    save_actor(tuned, processor, work / "actor")
+
+
+def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_of: Callable[..., Loss]) -> None:
+    """Train `trained` in place to the end of the stage, from its last checkpoint if there is one.
+
+    `loss_of(rng, done)` gives the loss and figures of one step; `done` is the share of steps behind.
+    """
+    matrices = [p for name, p in trained.items() if p.ndim > 1 and "embed_tokens" not in name]
+    others = [p for name, p in trained.items() if p.ndim < 2 or "embed_tokens" in name]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98))
+    first = _resume(work / f"{stage.name}.pt", trained, optimiser)
+    begun, shown = time.monotonic(), {}
+    for step in range(first, stage.steps):
+        done = step / stage.steps
+        for group in optimiser.param_groups:
+            group["lr"] = stage.rate * min((step + 1) / 100, 1.0, max(0.02, (1 - done) / 0.4))
+        loss, figures = loss_of(random.Random(f"{stage.name}/{step}"), done)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        optimiser.step()
+        for name, value in figures.items():
+            shown[name] = 0.95 * shown.get(name, value) + 0.05 * value
+        if (step + 1) % SHOW == 0:
+            line = " ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            with (work / f"{stage.name}.log").open("a", encoding="utf-8") as log:
+                log.write(f"{step + 1} {time.monotonic() - begun:.0f}s {line}\n")
+        if (step + 1) % CHECKPOINT == 0 or step + 1 == stage.steps:
+            _save(work / f"{stage.name}.pt", step + 1, trained, optimiser)
+
+
+def _any_lesson(rng: random.Random, writer: Writer) -> Lesson:
+    return strange_lesson(rng, writer) if rng.random() < STRANGE else make_lesson(rng, writer)
+
+
+def _actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
+    return strange_lesson(rng, writer, actor_only=True) if rng.random() < STRANGE else actor_lesson(rng, writer)
+
+
+def _seen(
+    model: torch.nn.Module, rng: random.Random, count: int, make: Callable[..., Lesson], writer: Writer
+) -> tuple[learn.Tokens, torch.Tensor, list[Lesson]]:
+    """`count` lessons with image tokens from the fixed tower: arguments of learn.language_loss."""
+    lessons = [make(rng, writer) for _ in range(count)]
+    with torch.no_grad():
+        pixels = learn.render([view for lesson in lessons for view in lesson.views])
+        image_tokens = learn.seen_tokens(model, pixels.to(model.device))
+    return learn.collate(lessons), image_tokens, lessons
+
+
+def _part(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if any(part in name for part in names)}
+
+
+def _save(path: Path, step: int, trained: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+    weights = {name: p.detach().cpu() for name, p in trained.items()}
+    new = path.with_suffix(".new")
+    torch.save({"step": step, "weights": weights, "optimiser": optimiser.state_dict()}, new)
+    new.replace(path)
+
+
+def _resume(path: Path, trained: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> int:
+    """Take up the checkpoint, if there is one; the step to go on with."""
+    if not path.exists():
+        return 0
+    saved = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(saved["weights"][name])
+    optimiser.load_state_dict(saved["optimiser"])
+    return saved["step"]
+
+
+def _load(model: torch.nn.Module, path: Path) -> None:
+    model.load_state_dict(torch.load(path, weights_only=True)["weights"], strict=False)
+
+
+if __name__ == "__main__":
+    main()
