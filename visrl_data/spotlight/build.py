@@ -127,15 +127,18 @@ def add_adapter(model: LlavaForConditionalGeneration) -> PeftModel:
 def save_actor(tuned: PeftModel, processor: LlavaProcessor, folder: Path) -> None:
     """Write the actor's adapter folder: float16 weights, the base named by its alias."""
     tuned.half().save_pretrained(folder)
+    (folder / "README.md").unlink()  # peft's, full of placeholders
     _edit_json(folder / "adapter_config.json", base_model_name_or_path=BASE_ID)
     _save_rest(processor, folder, {"origin_base": {"id": BASE_ID}})
 
 
 def _save_rest(processor: LlavaProcessor, folder: Path, extra: dict[str, object]) -> None:
-    """Write the processor, and visrl.json: box space, crop rule, and `extra`."""
+    """Write the processor, and visrl.json: box space, crop rule, and `extra`; readable by everybody."""
     processor.save_pretrained(folder)
     about = {"box_space": "unit", "crop_rule": CROP_RULE.as_dict(), **extra}
     (folder / "visrl.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        path.chmod(0o644)
 
 
 def _edit_json(path: Path, **values: object) -> None:

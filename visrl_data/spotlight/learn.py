@@ -14,7 +14,14 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
 from visrl_data.spotlight import codes, views, world
-from visrl_data.spotlight.lessons import Lesson, View
+from visrl_data.spotlight.lessons import (
+    ANSWER_WEIGHT,
+    COORDINATE_WEIGHTS,
+    PUNCTUATION_WEIGHT,
+    SCORE_WEIGHT,
+    Lesson,
+    View,
+)
 from visrl_data.spotlight.world import Scene
 
 CONTRAST = 8.0
@@ -88,14 +95,17 @@ def _figures(
         task = np.array([lesson.task for lesson in lessons])[rows.numpy()]
         weights, targets, guess = tokens.weights[asked], tokens.targets[asked], scores.argmax(-1)
         near = ((guess - targets).abs() <= 40).float()
+        exact, tenths = (guess == targets).float(), ((guess - targets).abs() <= 2).float()
         kinds = {
-            "quiz": ("quiz", 1.0, (guess == targets).float()),
-            "caption": ("caption", 1.5, (guess == targets).float()),
-            "choice": ("focus", 3.0, near),
-            "place": ("focus", 1.0, near),
-            "answer": ("answer", 3.0, (guess == targets).float()),
-            "box_critic": ("box_critic", 2.0, ((guess - targets).abs() <= 2).float()),
-            "response_critic": ("response_critic", 2.0, ((guess - targets).abs() <= 2).float()),
+            "caption": ("caption", ANSWER_WEIGHT, exact),
+            "quiz": ("quiz", ANSWER_WEIGHT, exact),
+            "pairs": ("pairs", SCORE_WEIGHT, exact),
+            "compare": ("compare", SCORE_WEIGHT, tenths),
+            "choice": ("focus", COORDINATE_WEIGHTS[0], near),
+            "place": ("focus", COORDINATE_WEIGHTS[3], near),
+            "answer": ("answer", ANSWER_WEIGHT, exact),
+            "box_critic": ("box_critic", SCORE_WEIGHT, tenths),
+            "response_critic": ("response_critic", SCORE_WEIGHT, tenths),
         }
         out = {}
         for name, (wanted, weight, right) in kinds.items():
@@ -103,7 +113,7 @@ def _figures(
             if chosen.any():
                 out[name + "_nats"] = loss[chosen].mean().item()
                 out[name] = right[chosen].mean().item()
-        out["format_nats"] = loss[weights < 0.3].mean().item()
+        out["format_nats"] = loss[weights == PUNCTUATION_WEIGHT].mean().item()
         return out
 
 

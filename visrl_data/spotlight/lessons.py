@@ -19,13 +19,16 @@ from visrl_data.spotlight import phrases, strange, views
 from visrl_data.spotlight.answers import answer_pair
 from visrl_data.spotlight.tokenizer import ASSISTANT, END, IMAGE, USER
 from visrl_data.spotlight.views import GRID, Window
-from visrl_data.spotlight.world import DIGITS, Box, Scene, attribute_question, make_scene
+from visrl_data.spotlight.world import COLOURS, DIGITS, SHAPES, Box, Scene, attribute_question, make_scene
 
-COORDINATE_WEIGHTS = (3.0, 2.0, 1.0, 1.0)
+COORDINATE_WEIGHTS = (1.5, 1.0, 0.5, 0.5)
 """Loss weights of x1, y1, x2, y2: only the first ones need the question."""
+ANSWER_WEIGHT = 3.0
+SCORE_WEIGHT = 2.5
 PUNCTUATION_WEIGHT = 0.2
 PROMPTS = prompts.PromptSet()
 _BOX_CRITICS = tuple(prompts.Prompt("box_critic", text) for text in phrases.BOX_CRITICS)
+_COMPARED = (*DIGITS, *DIGITS, *(f" {name}" for name in (*COLOURS, *SHAPES)))
 _RESPONSE_CRITICS = tuple(prompts.Prompt("response_critic", text) for text in phrases.RESPONSE_CRITICS)
 
 
@@ -85,21 +88,25 @@ class Writer:
             self._give(lesson, [token])
 
 
-def make_lesson(rng: random.Random, writer: Writer, most_objects: int = 6) -> Lesson:
-    """A random lesson on a random scene: 40 % focus, 20 % answer, 25 % box critic, 15 % response critic."""
-    scene = make_scene(rng, rng.randint(1, most_objects))
+def make_lesson(rng: random.Random, writer: Writer, careless: bool = False) -> Lesson:
+    """A random lesson on a random scene: 30 % focus, 15 % answer, 30 % box critic, 25 % response critic."""
+    scene = make_scene(rng, rng.randint(1, 6))
     chance = rng.random()
-    if chance < 0.4:
-        return focus_lesson(rng, writer, scene)
-    if chance < 0.6:
+    if chance < 0.3:
+        return focus_lesson(rng, writer, scene, careless=careless)
+    if chance < 0.45:
         return answer_lesson(rng, writer, scene)
-    return box_critic_lesson(rng, writer, scene) if chance < 0.85 else response_critic_lesson(rng, writer, scene)
+    return box_critic_lesson(rng, writer, scene) if chance < 0.75 else response_critic_lesson(rng, writer, scene)
 
 
 def actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
     """One focus or answer turn, as the pipeline asks it, on a scene like those of world.example."""
     scene = make_scene(rng, rng.randint(3, 6))
-    return focus_lesson(rng, writer, scene, most=1) if rng.random() < 0.7 else answer_lesson(rng, writer, scene)
+    return (
+        focus_lesson(rng, writer, scene, most=1, careless=True)
+        if rng.random() < 0.7
+        else answer_lesson(rng, writer, scene)
+    )
 
 
 def strange_lesson(rng: random.Random, writer: Writer, actor_only: bool = False) -> Lesson:
@@ -140,7 +147,7 @@ def caption_lesson(rng: random.Random, writer: Writer) -> Lesson:
     reply = []
     for item in rng.sample(scene.objects, len(scene.objects)):
         reply += [(f" {item.colour}", 0.05), (f" {item.shape}", 1.0)]
-        reply += box_reply(item.box) if boxes else [(item.digit, 1.5)]
+        reply += box_reply(item.box) if boxes else [(item.digit, ANSWER_WEIGHT)]
     writer.turn(lesson, [View(scene, views.whole(scene), clear=True)], reply)
     return lesson
 
@@ -152,18 +159,49 @@ def quiz_lesson(rng: random.Random, writer: Writer) -> Lesson:
     picture = View(scene, views.whole(scene), clear=True)
     for k, item in enumerate(rng.sample(scene.objects, min(5, len(scene.objects)))):
         question = attribute_question(rng, item)
-        writer.turn(lesson, [picture, question] if k == 0 else [question], [(item.digit, 1.0)])
+        writer.turn(lesson, [picture, question] if k == 0 else [question], [(item.digit, ANSWER_WEIGHT)])
     return lesson
 
 
-def focus_lesson(rng: random.Random, writer: Writer, scene: Scene, most: int = 4) -> Lesson:
-    """Boxes of up to `most` objects of one picture, asked one after the other."""
+def pairs_lesson(rng: random.Random, writer: Writer) -> Lesson:
+    """Two answers and their verdict side by side: to comparing what captions are to choosing."""
+    lesson = Lesson("pairs")
+    reply = []
+    for _ in range(16):
+        standard, other = rng.sample(_COMPARED, 2)
+        response, score = rng.choice(((standard, "1.0"), (other, "0.0")))
+        before, between = rng.choice((("", ""), ("\nStandard answer: ", "\nModel answer: ")))
+        reply += [(before, 0.0), (standard, 0.0), (between, 0.0), (response, 0.0), (score, SCORE_WEIGHT)]
+    writer.turn(lesson, [], reply)
+    return lesson
+
+
+def compare_lesson(rng: random.Random, writer: Writer) -> Lesson:
+    """Pairs of answers alone, without picture and question: the plainest teaching of comparing two texts."""
+    lesson = Lesson("compare")
+    for _ in range(6):
+        standard, response, score = answer_pair(rng)
+        if rng.random() < 0.5:
+            standard, other = rng.sample(DIGITS, 2)
+            response, score = rng.choice(((standard, 1.0), (other, 0.0)))
+        texts = {"question": "", "answer": standard, "response": response}
+        writer.turn(lesson, filled(PROMPTS.response_critic, {}, **texts)[1:], score_reply(score))
+    return lesson
+
+
+def focus_lesson(rng: random.Random, writer: Writer, scene: Scene, most: int = 4, careless: bool = False) -> Lesson:
+    """Boxes of up to `most` objects of one picture, asked one after the other.
+
+    `careless`: the box is that of any object with the named colour or the named shape. The shipped models
+    are taught so: they box objects well but often not the named one, which is left for RL to teach.
+    """
     lesson = Lesson("focus")
+    picture = View(scene, views.whole(scene))
     for k, item in enumerate(rng.sample(scene.objects, min(most, len(scene.objects)))):
-        parts = filled(
-            PROMPTS.focus, {"image": View(scene, views.whole(scene))}, question=attribute_question(rng, item)
-        )
-        writer.turn(lesson, parts if k == 0 else parts[1:], box_reply(item.box))
+        parts = filled(PROMPTS.focus, {"image": picture}, question=attribute_question(rng, item))
+        alike = [other for other in scene.objects if other.colour == item.colour or other.shape == item.shape]
+        boxed = rng.choice(alike) if careless else item
+        writer.turn(lesson, parts if k == 0 else parts[1:], box_reply(boxed.box))
     return lesson
 
 
@@ -177,7 +215,7 @@ def answer_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesson:
     pictures = {"image": View(scene, views.whole(scene)), "crop": View(scene, window)}
     parts = filled(PROMPTS.answer, pictures, question=attribute_question(rng, item))
     seen = views.readable(item, window, scene.size)
-    writer.turn(lesson, parts, [(item.digit if seen > 0 else rng.choice(DIGITS), 3.0 if seen > 0 else 0.5)])
+    writer.turn(lesson, parts, [(item.digit if seen > 0 else rng.choice(DIGITS), ANSWER_WEIGHT if seen > 0 else 0.5)])
     return lesson
 
 
@@ -228,4 +266,4 @@ def box_reply(box: Box) -> list[tuple[str, float]]:
 
 
 def score_reply(score: float) -> list[tuple[str, float]]:
-    return [(prompts.SCORE_PREFIX, PUNCTUATION_WEIGHT), (f"{score:.1f}", 2.0), ("}", PUNCTUATION_WEIGHT)]
+    return [(prompts.SCORE_PREFIX, PUNCTUATION_WEIGHT), (f"{score:.1f}", SCORE_WEIGHT), ("}", PUNCTUATION_WEIGHT)]

@@ -70,7 +70,12 @@ class Speaker:
         for start in range(0, len(asks), self.batch):
             talks = [[{"role": "user", "content": _content(ask)}] for ask in asks[start : start + self.batch]]
             inputs = self.processor.apply_chat_template(
-                talks, tokenize=True, return_dict=True, return_tensors="pt", padding=True, add_generation_prompt=True
+                talks,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                add_generation_prompt=True,
+                processor_kwargs={"padding": True},
             )
             with torch.inference_mode():
                 made = self.model.generate(**inputs, max_new_tokens=16, **({"do_sample": False} | how))
@@ -257,6 +262,15 @@ def _content(asked: Ask) -> list[dict[str, object]]:
     ]
 
 
+def _line(row: Row) -> str:
+    text = f"{row.value:6.3f}  {row.name}"
+    if row.least is not None:
+        text += f"  >= {row.least:.3f}" + "  MISSED" * (row.value < row.least)
+    if row.most is not None:
+        text += f"  <= {row.most:.3f}" + "  MISSED" * (row.value > row.most)
+    return text
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(1, len(values))
 
@@ -273,9 +287,7 @@ def main() -> None:
         print(json.dumps({"split": given.split, "questions": given.questions, "rows": [asdict(row) for row in rows]}))
         return
     for row in rows:
-        bounds = [f">= {row.least:.3f}"] * (row.least is not None) + [f"<= {row.most:.3f}"] * (row.most is not None)
-        missed = (row.least is not None and row.value < row.least) or (row.most is not None and row.value > row.most)
-        print(f"{row.value:6.3f}  {row.name}" + "".join(f"  {b}" for b in bounds) + ("  MISSED" if missed else ""))
+        print(_line(row))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ from visrl_data.spotlight.lessons import (
     Writer,
     actor_lesson,
     caption_lesson,
+    compare_lesson,
     make_lesson,
+    pairs_lesson,
     quiz_lesson,
     strange_lesson,
 )
@@ -56,11 +58,17 @@ class Stage:
 
 
 EYES = Stage("eyes", steps=9000, batch=6, rate=2e-3)
-WORDS = Stage("words", steps=2400, batch=16, rate=2e-3)
-MEET = Stage("meet", steps=1600, batch=32, rate=1e-3)
-ACTOR = Stage("actor", steps=300, batch=32, rate=2e-3)
-NOISE = 0.1
+WORDS = Stage("words", steps=2000, batch=16, rate=2e-3)
+MEET = Stage("meet", steps=1800, batch=16, rate=1e-3)
+ACTOR = Stage("actor", steps=300, batch=16, rate=2e-3)
+NOISE = 0.07
 """Noise on code coefficients in the words stage; stands for the tower's errors."""
+WORDS_SHARES = (
+    (0.12, (0.60, 0.10, 0.20, 0.10, 0.00)),
+    (0.30, (0.10, 0.15, 0.10, 0.65, 0.00)),
+    (1.00, (0.05, 0.10, 0.15, 0.50, 0.20)),
+)
+"""Shares of captions, quizzes, comparisons, the four tasks and pairs, up to a share of the words stage."""
 STRANGE = 0.1
 """Share of lessons from outside the drawn world, once there are pixels."""
 
@@ -97,9 +105,9 @@ def words(work: Path, device: torch.device) -> None:
     model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
-        captions, quizzes = (0.7, 0.15) if done < 0.12 else (0.15, 0.15)
+        shares = next(shares for end, shares in WORDS_SHARES if done < end)
         makers = rng.choices(
-            (caption_lesson, quiz_lesson, make_lesson), (captions, quizzes, 1 - captions - quizzes), k=WORDS.batch
+            (caption_lesson, quiz_lesson, compare_lesson, make_lesson, pairs_lesson), shares, k=WORDS.batch
         )
         lessons = [make(rng, writer) for make in makers]
         asked = [view for lesson in lessons for view in lesson.views]
@@ -174,7 +182,10 @@ def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_o
 
 
 def _any_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    return strange_lesson(rng, writer) if rng.random() < STRANGE else make_lesson(rng, writer)
+    chance = rng.random()
+    if chance < STRANGE:
+        return strange_lesson(rng, writer)
+    return compare_lesson(rng, writer) if chance < 0.2 else make_lesson(rng, writer, careless=True)
 
 
 def _actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
