@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .options import ConfigFile, Json, Output, gen_config, takes_gen_options
+from .push import HubId, Private, Tag, afterwards, summary
 
 
 @takes_gen_options
@@ -25,6 +28,12 @@ def gen(
     speed: Annotated[
         float | None, typer.Option("--speed", metavar="CALLS/S", help="With --estimate: this speed, run nothing.")
     ] = None,
+    push_to_hub: Annotated[
+        bool, typer.Option("--push-to-hub", help="Publish the finished run, as `visrl push` does.")
+    ] = False,
+    hub_id: HubId = None,
+    tag: Tag = None,
+    private: Private = False,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -40,6 +49,8 @@ def gen(
       visrl gen --source photos.jsonl --limit 500 -o runs/photos
 
       visrl gen --model Qwen/Qwen2.5-VL-7B-Instruct --source user/questions --columns question=q,answers=a
+
+      visrl gen --source photos.jsonl --push-to-hub --private
     """
     from visrl_data.errors import UsageError
 
@@ -54,7 +65,7 @@ def gen(
 
         print_estimate(resolved, target, speed, as_json)
         return
-    _generate(resolved, target, as_json)
+    _generate(resolved, target, as_json, afterwards(push_to_hub, target, hub_id, tag, private))
 
 
 def default_output(config: Any) -> Path:
@@ -65,7 +76,7 @@ def default_output(config: Any) -> Path:
     return Path("runs") / f"{Path(config.source).stem or 'run'}-{config.split}-{digest}"
 
 
-def _generate(config: Any, target: Path, as_json: bool) -> None:
+def _generate(config: Any, target: Path, as_json: bool, publish: Callable[[], Any] | None) -> None:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -105,11 +116,14 @@ def _generate(config: Any, target: Path, as_json: bool) -> None:
             sys.exit(130)
     report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
     if as_json:
-        print(json.dumps({"run": str(run.path), **report}))
+        published = {"published": dataclasses.asdict(publish())} if publish else {}
+        print(json.dumps({"run": str(run.path), **report, **published}))
         return
     Console().print(render(report))
     stderr.print(
-        f"{time.perf_counter() - started:.0f} s. The run is in {run.path}\n"
+        f"{time.perf_counter() - started:.0f} s. The run is in {run.path}; look at {run.path}/report.html\n"
         f"Next: visrl inspect {run.path}, or visrl filter {run.path} --sweep",
         highlight=False,
     )
+    if publish:
+        print(summary(publish()))

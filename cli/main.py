@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from visrl_data.errors import UsageError, VisRLError
 
-from . import doctor, filter, gen, inspect
+from . import doctor, export, filter, gen, inspect, merge, push, rebuild, train
 
 app = typer.Typer(
     name="visrl",
@@ -40,12 +41,18 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and leave.")
     ] = False,
 ) -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about their own next version
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
 
 app.command()(gen.gen)
 app.command()(filter.filter)
 app.command()(inspect.inspect)
+app.add_typer(train.app, name="train")
+app.command()(merge.merge)
+app.command()(push.push)
+app.command()(rebuild.rebuild)
+app.command()(export.export)
 app.command()(doctor.doctor)
 
 

@@ -1,4 +1,4 @@
-"""Command-line options: those of GenConfig are made from its fields, shared ones are declared here once."""
+"""Command-line options: those of a dataclass of options are made from its fields, shared ones are declared here."""
 
 from __future__ import annotations
 
@@ -21,19 +21,26 @@ ConfigFile = Annotated[
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "dict[str, str]": str}
 
 
-def takes_gen_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Append an option for each field of GenConfig to a command that accepts **options.
+def takes_options(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Append an option for each field of a dataclass of options to a command that accepts **options.
 
     An option that is not given is None and left to the file or the default.
     """
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD]
-    made, panel = [], ""
-    for spec in dataclasses.fields(GenConfig):
-        panel = spec.metadata.get("panel", panel)
-        made.append(_parameter(spec, panel))
-    command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*own, *made]}
-    return command
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD]
+        made, panel = [], ""
+        for spec in dataclasses.fields(kind):
+            panel = spec.metadata.get("panel", panel)
+            made.append(_parameter(spec, panel))
+        command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*own, *made]}
+        return command
+
+    return decorate
+
+
+takes_gen_options = takes_options(GenConfig)
 
 
 def _parameter(spec: dataclasses.Field[Any], panel: str) -> inspect.Parameter:

@@ -12,7 +12,7 @@ import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from visrl_data.errors import UsageError
 
@@ -118,7 +118,7 @@ class GenConfig:
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
-            _check(spec, getattr(self, spec.name))
+            check_option(spec, getattr(self, spec.name))
         self.thresholds  # noqa: B018  (checks win > lose)
 
     @property
@@ -129,7 +129,8 @@ class GenConfig:
             raise UsageError(str(error)) from error
 
 
-def _check(spec: dataclasses.Field[Any], value: Any) -> None:
+def check_option(spec: dataclasses.Field[Any], value: Any) -> None:
+    """Raise UsageError when a value is outside what its field declares."""
     flag = "--" + spec.name.replace("_", "-")
     if value is None:
         return
@@ -142,6 +143,8 @@ def _check(spec: dataclasses.Field[Any], value: Any) -> None:
         raise UsageError(f"{flag} {value}: expected {bounds}.")
 
 
+Config = TypeVar("Config")
+
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict[str, str]": dict}
 
 
@@ -150,24 +153,33 @@ def load_config(path: Path | None, given: dict[str, Any]) -> GenConfig:
 
     Raises UsageError for an unknown name or a value of the wrong type, with the names that exist.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"--config {path}: {error}") from error
-    specs = {spec.name: spec for spec in dataclasses.fields(GenConfig)}
+    return make_config(GenConfig, read_options(path), given, where=f"--config {path}", command="visrl gen")
+
+
+def read_options(path: Path | None) -> dict[str, Any]:
+    """What a TOML file of options says; nothing without a file. Raises UsageError."""
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--config {path}: {error}") from error
+
+
+def make_config(kind: type[Config], values: dict[str, Any], given: dict[str, Any], where: str, command: str) -> Config:
+    """A dataclass of options from checked file values, overridden by the given ones. Raises UsageError."""
+    specs = {spec.name: spec for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name, value in values.items():
         if name not in specs:
-            raise UsageError(f"--config {path}: unknown option {name!r}; `visrl gen --help` lists them all.")
-        kind = str(specs[name].type).removesuffix(" | None")
-        if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-            raise UsageError(f"--config {path}: {name} = {value!r}: expected {kind}.")
-    return GenConfig(**(values | given))
+            raise UsageError(f"{where}: unknown option {name!r}; `{command} --help` lists them all.")
+        expected = str(specs[name].type).removesuffix(" | None")
+        if not isinstance(value, _TYPES[expected]) or (isinstance(value, bool) and expected != "bool"):
+            raise UsageError(f"{where}: {name} = {value!r}: expected {expected}.")
+    return kind(**(values | given))
 
 
-def to_toml(config: GenConfig) -> str:
-    """The resolved options; `load_config` reads them back. Unset options are left out."""
+def to_toml(config: Any) -> str:
+    """The resolved options of such a dataclass; `make_config` reads them back. Unset options are left out."""
     lines = []
     for spec in dataclasses.fields(config):
         value = getattr(config, spec.name)

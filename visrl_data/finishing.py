@@ -1,4 +1,4 @@
-"""The last stages, shared by `visrl gen` and `visrl filter`: pairs, report, manifest.
+"""The last stages, shared by `visrl gen` and `visrl filter`: pairs, report, page, manifest.
 
 They need the stored pool only: no model, no GPU. Everything here can be made again at any time, so an
 interruption loses nothing; the manifest, written last, says which setting the files belong to.
@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from visrl_data import filtering, store
+from visrl_data import filtering, page, store
 from visrl_data.accounting import REPORT_COLUMNS
 from visrl_data.config import Thresholds
 from visrl_data.diagnostics import report
@@ -24,7 +24,7 @@ from visrl_data.store import Run
 
 # All that the filter and the report read of a candidate; the rest of a large pool stays on disk.
 COLUMNS = sorted({*filtering.CANDIDATE_COLUMNS, *REPORT_COLUMNS})
-RESULTS = ["pairs.parquet", "unpaired.parquet", "report.json"]
+RESULTS = ["pairs.parquet", "unpaired.parquet", "report.json", page.NAME]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Setting:
 
 
 def write_results(run: Run, setting: Setting) -> None:
-    """Pick the pairs of a compacted pool and write pairs, report and manifest."""
+    """Pick the pairs of a compacted pool and write pairs, report, its page and manifest."""
     config, identity = run.config(), run.identity()
     questions, candidates = run.table("questions"), run.table("candidates", COLUMNS)
     selection = filtering.select_pairs(candidates, questions, setting.thresholds, setting.box_critic, config["seed"])
@@ -58,6 +58,7 @@ def write_results(run: Run, setting: Setting) -> None:
     store.write_table(run.path / "pairs.parquet", pairs)
     store.write_table(run.path / "unpaired.parquet", unpaired)
     store.write_json(run.path / "report.json", found)
+    page.write_page(run, found, questions, candidates, pairs, unpaired)
     counts = {name: run.rows(name) for name in store.TABLES} | {"pairs": pairs.num_rows}
     manifest = {
         "run": identity,

@@ -184,7 +184,7 @@ class TransformersEngine:
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=sampling.temperature > 0,
-            top_k=0,
+            top_k=0 if sampling.temperature > 0 else None,  # off: the keyed sampler has its own
             eos_token_id=self._eos,
             pad_token_id=self.processor.tokenizer.pad_token_id,
             bos_token_id=self.processor.tokenizer.bos_token_id,

@@ -1,0 +1,247 @@
+// The gallery of report.html: builds a card for each question, and filters and sorts them.
+// What it shows is text from strangers, so it sets attributes and text nodes only, never markup.
+// The state of the filters is the page's #hash, so that a view can be kept and shared.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const SVG = document.querySelector("svg").namespaceURI;
+  const form = document.getElementById("filters");
+  const holder = document.getElementById("cards");
+  const ORIGIN = { actor: "the actor's box", controller: "the controller's box" };
+  const RANGES = { wb: ["win", "box"], wr: ["win", "response"], lb: ["lose", "box"], lr: ["lose", "response"] };
+
+  function fill(node, attributes, children) {
+    for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
+    node.append(...children.filter((child) => child !== null));
+    return node;
+  }
+  const h = (name, attributes, ...children) => fill(document.createElement(name), attributes, children);
+  const s = (name, attributes, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
+  const text = (words) => h("span", { class: "text", dir: "auto" }, words === "" ? "(empty)" : words);
+  const raw = (words) => h("pre", { class: "text", dir: "auto", tabindex: 0 }, words === "" ? "(empty)" : words);
+  const number = (value) => (value === null ? "-" : String(Math.round(value * 1000) / 1000));
+
+  // Pictures: an SVG whose units are pixels of the original image, so boxes and crops need no conversion.
+  function picture(item, [left, top, right, bottom], label, boxes) {
+    const view = [left, top, right - left, bottom - top].join(" ");
+    const frame = s("svg", { viewBox: view, preserveAspectRatio: "xMinYMin", role: "img", "aria-label": label });
+    frame.append(s("title", null, label), s("use", { href: "#picture-" + item.picture }));
+    const unit = Math.max(right - left, bottom - top);
+    for (const box of boxes) frame.append(outline(box, unit, item.size));
+    return frame;
+  }
+
+  function outline({ kind, letter, box: [x1, y1, x2, y2] }, unit, [width, height]) {
+    const place = { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
+    const group = s("g", { "data-kind": kind });
+    group.append(s("rect", { class: `box ${kind} halo`, ...place }), s("rect", { class: "box " + kind, ...place }));
+    if (!letter) return group;
+    const side = unit * 0.062;
+    // Outside the box where there is room, each kind at a corner of its own: letters of equal boxes stay apart.
+    const wide = side * (0.5 + 0.5 * letter.length);
+    const x = Math.min(kind === "gold" ? x2 : x1, width - wide);
+    const y = Math.min(Math.max(kind === "lose" ? y2 : kind === "gold" ? y1 : y1 - side, 0), height - side);
+    group.append(s("rect", { class: "plate " + kind, x, y, width: wide, height: side }));
+    group.append(s("text", { class: "tag", x: x + wide / 2, y: y + side / 2, "font-size": side * 0.8 }, letter));
+    return group;
+  }
+
+  const whole = (item) => [0, 0, ...item.size];
+  const labels = (item) => item.gold.map((box) => ({ kind: "gold", letter: "G", box }));
+  const kindOf = (candidate) => ({ W: "win", L: "lose" })[candidate.kind] || "between";
+  const letterOf = (candidate) => (candidate.kind.length === 1 ? candidate.kind : "") + candidate.index;
+
+  function crop(item, candidate, kind) {
+    const label = `crop of candidate ${candidate.index}`;
+    return picture(item, candidate.crop, label, [{ kind, letter: "", box: candidate.box }]);
+  }
+
+  function scoreText({ value, state }) {
+    return state === "ok" ? number(value) : state.replace("unparsed:", "unparsed: ").replaceAll("_", " ");
+  }
+
+  // Cards
+  function card(item) {
+    const node = h("article", { class: "card", "aria-label": item.question.slice(0, 120) });
+    const link = "#" + new URLSearchParams({ view: "win" in item ? "pairs" : "unpaired", q: item.id });
+    node.append(
+      h("h3", null, text(item.question)),
+      h("p", null, "Answer: ", text(item.answers.join(" or "))),
+      h("ul", { class: "chips" }, ...chips(item).map((words) => h("li", null, words)),
+        h("li", null, h("a", { href: link }, h("bdi", null, item.id)))),
+      "win" in item ? pairViews(item) : unpairedViews(item),
+      history(item),
+    );
+    return node;
+  }
+
+  function chips(item) {
+    const found = [h("bdi", null, item.source)];
+    if (!("win" in item)) return [...found, item.reason.replaceAll("_", " "), item.detail];
+    if (item.same) found.push("same response: trains the box only");
+    if (item.ties[0] > 1) found.push(`win drawn among ${item.ties[0]} ties`);
+    if (item.ties[1] > 1) found.push(`lose drawn among ${item.ties[1]} ties`);
+    found.push(`IoU of win and lose ${number(item.iou)}`);
+    return found;
+  }
+
+  const candidateOf = (item, side) => item.candidates.find((candidate) => candidate.index === item[side]);
+
+  function pairViews(item) {
+    const sides = ["win", "lose"].map((side) => [side, candidateOf(item, side)]);
+    const boxes = sides.map(([kind, { box }]) => ({ kind, letter: kind === "win" ? "W" : "L", box }));
+    return h("div", { class: "views" },
+      picture(item, whole(item), "image with win, lose and label boxes", [...labels(item), ...boxes]),
+      h("div", { class: "sides" }, ...sides.map(([kind, candidate]) => sideView(item, kind, candidate))));
+  }
+
+  function sideView(item, kind, candidate) {
+    const { box, response } = candidate.scores;
+    const on = candidate.label_iou === null ? "" :
+      `, IoU with the label ${number(candidate.label_iou)} (${positive(candidate) ? "positive" : "negative"})`;
+    return h("div", { class: "side" }, crop(item, candidate, kind),
+      h("div", null,
+        h("p", null, h("span", { class: "swatch " + kind }, kind === "win" ? "W" : "L"), ` ${ORIGIN[candidate.origin]}${on}`),
+        text(candidate.response),
+        h("p", null, `box score ${scoreText(box)}, response score ${scoreText(response)}`)));
+  }
+
+  function unpairedViews(item) {
+    const boxes = item.candidates.map((c) => ({ kind: kindOf(c), letter: letterOf(c), box: c.box }));
+    return h("div", { class: "views" },
+      picture(item, whole(item), "image with the boxes of all candidates", [...labels(item), ...boxes]),
+      h("table", null,
+        row("th", "", "box", "response", "it says"),
+        ...item.candidates.map((c) => row("td", letterOf(c), scoreText(c.scores.box), scoreText(c.scores.response),
+          text(c.response.slice(0, 80))))));
+  }
+
+  const row = (kind, ...cells) => h("tr", null, ...cells.map((cell) => h(kind, { class: "left" }, cell)));
+
+  // History: all candidates of a question, built when it is opened.
+  function history(item) {
+    const lost = item.lost.length ? `, ${item.lost.length} lost on the way` : "";
+    const node = h("details", { class: "history" }, h("summary", null, `All ${item.candidates.length} candidates${lost}`));
+    node.addEventListener("toggle", () => {
+      if (!node.open || node.children.length > 1) return;
+      node.append(h("div", null, ...item.candidates.map((candidate) => candidateView(item, candidate))));
+      for (const { stage, reason, attempt, detail } of item.lost) {
+        const which = attempt === null ? "The question" : `Attempt ${attempt}`;
+        node.append(h("p", null, `${which} lost candidates in the ${stage} pass: ${reason.replaceAll("_", " ")}. `, text(detail)));
+      }
+    });
+    return node;
+  }
+
+  function candidateView(item, c) {
+    const kind = kindOf(c);
+    const role = c.index === item.win ? ", the win" : c.index === item.lose ? ", the lose" : "";
+    const relaxed = c.relaxed ? `, gave up: ${c.relaxed}` : "";
+    const label = c.label_iou === null ? "" : `, IoU with the label ${number(c.label_iou)}`;
+    const left = h("div", null, crop(item, c, kind), picture(item, whole(item), `where candidate ${c.index} looks`,
+      [...labels(item), { kind, letter: letterOf(c), box: c.box }]));
+    const list = h("dl", null,
+      ...entry("Box", h("code", { class: "text" }, c.box_text), ` ${ORIGIN[c.origin]}${relaxed}${label}; crop ${c.crop.join(", ")}`),
+      ...entry(`Focus reply (${c.state.replaceAll("_", " ")}, seed ${c.seeds[0]})`, raw(c.reply)),
+      ...entry(`Response (${c.response_finish}, seed ${c.seeds[1]})`, raw(c.response)),
+      ...["box", "response"].flatMap((which) => {
+        const score = c.scores[which];
+        const mass = score.mass === null ? "" : `, ${number(score.mass)} of the probability on score tokens`;
+        return entry(`${which === "box" ? "Box" : "Response"} score: ${scoreText(score)}${mass}`,
+          score.state === "off" ? null : raw(score.raw));
+      }));
+    const title = `Candidate ${c.index}, attempt ${c.attempt}: ${c.kind}${role}`;
+    return h("div", { class: "candidate" }, left, h("div", null, h("h4", null, title), list));
+  }
+
+  const entry = (term, ...values) => [h("div", null, h("dt", null, term), h("dd", null, ...values))];
+
+  // Filters
+  const positive = (candidate) => candidate.label_iou > data.positive_iou;
+  function onLabel(item) {
+    const win = candidateOf(item, "win");
+    return win.label_iou === null ? "unknown" : positive(win) ? "yes" : "no";
+  }
+
+  function matches({ view, item, words }, wanted) {
+    const is = (name, value) => !wanted[name] || wanted[name] === value;
+    if (view !== wanted.view || !is("source", item.source)) return false;
+    if (wanted.exact) return item.id === wanted.q;
+    if (!wanted.q.toLowerCase().split(/\s+/).every((word) => words.includes(word))) return false;
+    if (view === "unpaired") return is("reason", item.reason);
+    return is("positive", onLabel(item)) && is("origin", candidateOf(item, "lose").origin) &&
+      is("same", item.same ? "yes" : "no") && Object.keys(RANGES).every((key) => inRange(item, key, wanted));
+  }
+
+  function inRange(item, key, wanted) {
+    const [side, which] = RANGES[key];
+    const [least, most] = [wanted[key + "_min"], wanted[key + "_max"]];
+    if (least === "" && most === "") return true;
+    const value = candidateOf(item, side).scores[which].value;
+    return value !== null && (least === "" || value >= Number(least)) && (most === "" || value <= Number(most));
+  }
+
+  const winIou = (item) => candidateOf(item, "win").label_iou;
+  const absentLast = (value, sign) => (value === null ? Infinity : sign * value);
+  const KEYS = {
+    question: (item) => item.question.toLowerCase(),
+    reason: (item) => item.reason,
+    apart: (item) => item.iou,
+    near: (item) => -item.iou,
+    on: (item) => absentLast(winIou(item), -1),
+    off: (item) => absentLast(winIou(item), 1),
+  };
+
+  const entries = ["pairs", "unpaired"].flatMap((view) => data[view].map((item, place) => ({
+    view, item, place, node: null,
+    words: [item.id, item.question, ...item.answers, ...item.candidates.map((c) => c.response)].join("\n").toLowerCase(),
+  })));
+
+  function apply() {
+    const wanted = Object.fromEntries(new FormData(form));
+    for (const node of document.querySelectorAll("[data-view]")) node.hidden = node.dataset.view !== wanted.view;
+    wanted.exact = entries.some(({ view, item }) => view === wanted.view && item.id === wanted.q);
+    const key = KEYS[wanted.sort];
+    const usable = key && !form.elements.sort.selectedOptions[0].hidden;
+    const order = (a, b) => {
+      if (!usable) return a.place - b.place;
+      const [left, right] = [key(a.item), key(b.item)];
+      return left < right ? -1 : left > right ? 1 : a.place - b.place;
+    };
+    const found = entries.filter((one) => matches(one, wanted)).sort(order);
+    for (const one of found) one.node ||= card(one.item);
+    holder.replaceChildren(...found.map((one) => one.node));
+    document.getElementById("shown").textContent = `${found.length} of ${data[wanted.view].length} shown`;
+    return found;
+  }
+
+  // The hash holds what differs from the defaults; one without "=" is a section of the page. A hash that leaves
+  // one card opens its history.
+  function toHash() {
+    const given = [...new FormData(form)].filter(([name, value]) => value !== "" && !(name === "view" && value === "pairs"));
+    window.history.replaceState(null, "", "#" + (new URLSearchParams(given).toString() || "gallery"));
+  }
+
+  function fromHash() {
+    const hash = location.hash.slice(1);
+    if (!hash.includes("=")) return;
+    form.reset();
+    for (const [name, value] of new URLSearchParams(hash)) {
+      const control = form.elements.namedItem(name);
+      if (control) control.value = value;
+    }
+    const found = apply();
+    if (found.length === 1) holder.querySelector("details.history").open = true;
+  }
+
+  for (const name of ["source", "reason"]) {
+    const values = new Set(entries.map(({ item }) => item[name]).filter((value) => value !== undefined));
+    for (const value of [...values].sort()) form.elements[name].append(h("option", { value }, value));
+  }
+  form.addEventListener("input", () => { apply(); toHash(); });
+  form.addEventListener("reset", () => setTimeout(() => { apply(); toHash(); }));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  addEventListener("hashchange", fromHash);
+  apply();
+  fromHash();
+})();
