@@ -1,0 +1,206 @@
+"""The dataset card: README.md from the manifest, the report and the parquet files of a dataset folder.
+
+Nothing on it is typed by hand: counts come from the parquet files, yields and audits from report.json, models,
+prompts and seeds from the runs' manifests. A value that the template asks for and that is missing is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow.parquet as pq
+
+from visrl_data.config import Thresholds
+from visrl_data.dataset_rows import CONFIGS, PREFERENCES
+from visrl_data.page import commands
+from visrl_data.shards import SPLITS, read_facts, split_files
+
+from .front_matter import front_matter
+
+_FOLDER = Path(__file__).parent
+_FIGURES = (
+    ("rows_read", "rows read"),
+    ("dropped_at_source", "dropped at the source"),
+    ("questions", "questions"),
+    ("attempts", "attempts made"),
+    ("attempts_lost", "attempts lost"),
+    ("candidates", "candidates"),
+    ("scored", "candidates with all scores"),
+    ("in_win", "candidates in W"),
+    ("in_lose", "candidates in L"),
+    ("pairs", "pairs"),
+    ("response_pairs", "pairs with two different responses"),
+)
+
+
+def render_dataset_card(folder: Path, manifest: dict[str, Any]) -> str:
+    """The text of README.md. Reads the folder's parquet files and report.json; writes nothing."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    facts = read_facts(folder, CONFIGS)
+    name = manifest["pretty_name"] or f"VisRL preference pairs: {', '.join(_sources(manifest)[:3])}"
+    values = {
+        "head": front_matter(manifest, facts, name),
+        "name": name,
+        "manifest": manifest,
+        "report": report,
+        "facts": facts,
+        "first": manifest["runs"][0],
+        "images": image_counts(manifest),
+        "example": _example(folder, manifest["example"]),
+        "has_picture": (folder / "card" / "example.png").is_file(),
+        "figures": _FIGURES,
+        "drops": list(_drops(report)),
+        "audit": list(_audit(report)),
+        "commands": [line for run in manifest["runs"] for line in _commands(run)],
+        "limits": list(limits(report)),
+        **_address(manifest),
+    }
+    return _environment().get_template("dataset.md.j2").render(values)
+
+
+def image_counts(manifest: dict[str, Any]) -> dict[str, int]:
+    """How many images the rows are about, are embedded, and are left out."""
+    embedded = sum(manifest["counts"].get("images", {}).values())
+    return {"all": manifest["images"], "embedded": embedded, "withheld": manifest["images"] - embedded}
+
+
+def _address(manifest: dict[str, Any]) -> dict[str, str]:
+    """Where load_dataset finds the dataset, and where `visrl rebuild` does. A rebuilt one is only here."""
+    hub_id, tag = manifest["hub_id"], manifest["data_version"]
+    on_hub = hub_id and "rebuilt" not in manifest
+    return {
+        "repo": hub_id if on_hub else ".",
+        "pin": f', revision="{tag}"' if on_hub and tag else "",
+        "published": f"{hub_id}@{tag}" if hub_id and tag else hub_id or "FOLDER",
+    }
+
+
+def _sources(manifest: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(source["source"] for source in manifest["license"]["sources"]))
+
+
+def _example(folder: Path, wanted: str) -> dict[str, Any]:
+    columns = [name for name in PREFERENCES if name != "image"]
+    for file in (file for split in SPLITS for file in split_files(folder, "preferences", split)):
+        for row in pq.read_table(file, columns=columns, filters=[("id", "==", wanted)]).to_pylist():
+            return row
+    raise ValueError(f"{folder}: the manifest's example {wanted!r} is not among the preferences")
+
+
+def _drops(report: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """(of what, reason, count) of everything that was lost."""
+    lost = report["drops"]
+    yield from (("rows of the source", reason, count) for reason, count in lost["source"].items())
+    for stage, reasons in lost["attempts"].items():
+        yield from ((f"attempts, {stage} pass", reason, count) for reason, count in reasons.items())
+    yield from (("questions, filter", reason, count) for reason, count in lost["questions"].items() if count)
+
+
+def _audit(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], float | None]]:
+    """(cell, its share with interval, what blind pairs would have), in percent."""
+    audit = report["audit"]
+    if audit["pairs"] is None:
+        return
+    floor = audit["floor"]["questions_with_pair"]
+    for name, share in audit["pairs"]["cells"].items():
+        yield name, share, floor[name]
+    yield "win positive", audit["pairs"]["win_positive"], floor["win_positive"]
+
+
+def _commands(run: dict[str, Any]) -> list[str]:
+    """The commands that make a run again, with the models pinned to their revisions."""
+    config, used = dict(run["config"]), dict(run["filter"])
+    for option, role in (("model", "actor"), ("critic", "critic")):
+        revision = run["run"][role].get("revision")
+        if revision and "@" not in config.get(option, "@"):
+            config[option] = f"{config[option]}@{revision}"
+    folder, box_critic = f"runs/{run['id']}", used.pop("box_critic")
+    again, *filtered = commands(config, Thresholds(**used), box_critic)
+    return [f"{again} -o {folder}", *(line.replace(" RUN", f" {folder}", 1) for line in filtered)]
+
+
+def limits(report: dict[str, Any]) -> Iterator[str]:
+    """What a user of the pairs should know, as far as this report can tell."""
+    for name, critic in report["critics"].items():
+        if critic is None:
+            yield f"There was no {name} critic: the {name} scores are empty, and the response score decided alone."
+        elif critic["unparsed"]:
+            yield (
+                f"{critic['unparsed']:,} of {critic['verdicts']:,} verdicts of the {name} critic could not be read "
+                f"({percent(critic['unparsed_share'])}); such candidates never pair."
+            )
+    exact = report["critics"]["response"]["exact"]
+    if exact["auc"] is not None:
+        yield (
+            f"The response score tells exact matches with a standard answer from other responses with an AUC of "
+            f"{exact['auc']:.3f} (0.5 is chance); {exact['matches']:,} responses match exactly."
+        )
+    if report["focus"]["validity"] is not None:
+        yield f"{percent(report['focus']['validity'])} of the actor's focus replies held exactly one valid box."
+    yield from _shortcuts(report["boxes"])
+    if report["audit"]["pairs"] is None:
+        yield f"Where the boxes lie could not be checked: {report['audit']['state']}."
+
+
+def _shortcuts(boxes: dict[str, Any]) -> Iterator[str]:
+    """What could tell a win from a lose without looking at the image."""
+    for side, origin in boxes["origin"].items():
+        yield f"{origin['controller']:,} of {sum(origin.values()):,} {side} boxes are the diversity controller's."
+    told = {"controller": "the controller's boxes from the actor's", "lose": "lose boxes from win boxes"}
+    for name, what in told.items():
+        auc, rows = boxes["shape_tells"][name]["auc"], boxes["shape_tells"][name]["rows"]
+        if auc is None:
+            yield f"How well size and position alone tell {what} can't be said from {rows:,} boxes."
+        else:
+            yield (
+                f"Size and position alone tell {what} with an AUC of {auc:.3f} (0.5 is chance; {rows:,} boxes). "
+                "Where that is high, training may learn the shortcut instead of looking."
+            )
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def two(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def cell(value: Any) -> str:
+    """Any text as text inside a Markdown table."""
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]|#~!$])", r"\\\1", text)
+
+
+def link(text: str) -> str:
+    """A web address as a link, anything else as text."""
+    return f"<{text}>" if re.fullmatch(r"https?://[^\s<>|`\\]+", text) else cell(text)
+
+
+def fenced(text: str) -> str:
+    """A text between fences that are longer than any in it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown; `cell` and `fenced` make texts from strangers safe
+    )
+    environment.filters |= {"n": number, "percent": percent, "two": two, "cell": cell, "link": link, "fenced": fenced}
+    return environment
