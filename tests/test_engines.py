@@ -55,16 +55,16 @@ def test_greedy_ignores_the_seed(engine):
 
 def test_the_keyed_sampler_draws_from_the_filtered_distribution():
     """Probabilities 0.5, 0.3, 0.2 at temperature 1: top_p 0.7 leaves 5/8 and 3/8; top_k 1 leaves the first."""
-    from visrl_data.engines.transformers import _KeyedSampler
+    from visrl_data.engines.decoding import KeyedSampler
 
     scores = torch.log(torch.tensor([[0.2, 0.5, 0.3]])).repeat(4000, 1)
-    drawn = _KeyedSampler(Sampling(1.0, 0.7, 0), list(range(4000)))(None, scores).argmax(dim=-1)
+    drawn = KeyedSampler(Sampling(1.0, 0.7, 0), list(range(4000)))(None, scores).argmax(dim=-1)
     share = torch.bincount(drawn, minlength=3) / 4000
     assert share[0] == 0
     assert share[1].item() == pytest.approx(0.625, abs=0.03)  # 4 standard errors
-    first = _KeyedSampler(Sampling(1.0, 1.0, 1), list(range(50)))(None, scores[:50]).argmax(dim=-1)
+    first = KeyedSampler(Sampling(1.0, 1.0, 1), list(range(50)))(None, scores[:50]).argmax(dim=-1)
     assert set(first.tolist()) == {1}
-    flat = _KeyedSampler(Sampling(1000.0, 1.0, 0), list(range(4000)))(None, scores).argmax(dim=-1)
+    flat = KeyedSampler(Sampling(1000.0, 1.0, 0), list(range(4000)))(None, scores).argmax(dim=-1)
     assert (torch.bincount(flat) / 4000).tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
 
 
@@ -133,19 +133,19 @@ def test_choices_of_several_tokens_multiply_along_the_branch():
     """ "0.d" is three tokens and "1.0" three others: P(0.d) = P(0) P(d | 0.), P(1.0) = P(1)."""
     import numpy as np
 
-    from visrl_data.engines.transformers import _branches, _choice_reply
+    from visrl_data.engines.decoding import branch_nodes, choice_reply
 
     vocabulary = {**{str(d): d for d in range(10)}, ".": 10}
 
     def tokenizer(text, add_special_tokens):
         return {"input_ids": [vocabulary[c] for c in text]}
 
-    branches = _branches(tokenizer, "", SCORE_CHOICES)
+    branches = branch_nodes(tokenizer, "", SCORE_CHOICES)
     assert set(branches) == {(), (0, 10)}
     probs = np.zeros((3, 11))
     probs[0, 0], probs[0, 1] = 0.6, 0.3
     probs[2, 8], probs[2, 2] = 0.5, 0.4
-    reply = _choice_reply(probs, branches, SCORE_CHOICES, 0)
+    reply = choice_reply(probs, branches, SCORE_CHOICES, 0)
     expected = {"0.8": 0.3, "0.2": 0.24, "1.0": 0.3}
     assert reply.choice_mass == pytest.approx(0.84)
     assert dict(zip(SCORE_CHOICES, reply.choice_probs, strict=True)) == pytest.approx(

@@ -17,21 +17,15 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL.Image import Image
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-)
+from transformers import GenerationConfig, LogitsProcessorList
 
 from visrl_data.engines import Reply, Request, Sampling, Usage
+from visrl_data.engines.decoding import KeyedSampler, branch_nodes, choice_reply
+from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
 from visrl_data.errors import VisRLError
 from visrl_data.models import ModelFolder
-from visrl_data.seeds import generator
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +51,12 @@ class TransformersEngine:
         trust_remote_code: bool = False,
     ) -> None:
         self.folder = folder
-        self.device = torch.device(device if device != "auto" else _best_device())
-        self.dtype = _dtype(dtype, self.device)
+        self.device = torch.device(device if device != "auto" else best_device())
+        self.dtype = pick_dtype(dtype, self.device)
         self.batch_size = batch_size
         self.usage = Usage()
-        self.processor = _load_processor(folder, max_pixels, trust_remote_code)
-        self.model = _load_model(folder, self.dtype, trust_remote_code).to(self.device)
+        self.processor = load_processor(folder, max_pixels, trust_remote_code)
+        self.model = load_model(folder, self.dtype, trust_remote_code).to(self.device)
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
@@ -180,7 +174,7 @@ class TransformersEngine:
         return [replies[i : i + n] for i in range(0, len(replies), n)]
 
     def _options(self, sampling: Sampling, seeds: list[int]) -> dict[str, Any]:
-        processors = LogitsProcessorList([_KeyedSampler(sampling, seeds)] if sampling.temperature > 0 else [])
+        processors = LogitsProcessorList([KeyedSampler(sampling, seeds)] if sampling.temperature > 0 else [])
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=sampling.temperature > 0,
@@ -221,7 +215,7 @@ class TransformersEngine:
 
     def _choose(self, batch: Sequence[Request]) -> list[list[Reply]]:
         """Probabilities of the choices, from one forward along the deepest branching of their tokens."""
-        branches = _branches(self.processor.tokenizer, batch[0].prefix, batch[0].choices)
+        branches = branch_nodes(self.processor.tokenizer, batch[0].prefix, batch[0].choices)
         path = max(branches, key=len)
         inputs = self._encode(batch)
         rows = len(batch)
@@ -236,65 +230,7 @@ class TransformersEngine:
         logits = self.model(**inputs).logits[:, -len(path) - 1 :].float()  # (rows, len(path) + 1, vocabulary)
         probs = torch.softmax(logits, dim=-1).double().cpu().numpy()
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        return [[_choice_reply(probs[i], branches, batch[0].choices, prompt_tokens[i])] for i in range(rows)]
-
-
-class _KeyedSampler(LogitsProcessor):
-    """Draws each row's token from its own stream; returns scores that leave only that token.
-
-    scores: (rows, vocabulary). Temperature, then top-k, then top-p (the smallest set whose probability
-    reaches top_p), as transformers' own warpers define them.
-    """
-
-    def __init__(self, sampling: Sampling, seeds: list[int]) -> None:
-        self._sampling = sampling
-        self._streams = [generator(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        uniform = torch.tensor([stream.random() for stream in self._streams], dtype=torch.float64)
-        k = self._sampling.top_k or scores.shape[-1]
-        top, order = scores.float().cpu().topk(min(k, scores.shape[-1]), dim=-1)  # (rows, k), falling
-        probs = torch.softmax(top.double() / self._sampling.temperature, dim=-1)
-        before = probs.cumsum(dim=-1) - probs
-        probs = torch.where(before < self._sampling.top_p, probs, 0.0)
-        cumulative = probs.cumsum(dim=-1)
-        drawn = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(dim=-1, keepdim=True)
-        drawn = drawn.clamp(max=probs.shape[-1] - 1)
-        token = order.gather(-1, drawn).to(scores.device)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
-
-
-def _branches(tokenizer: Any, prefix: str, choices: tuple[str, ...]) -> dict[tuple[int, ...], dict[int, list[int]]]:
-    """The branching nodes of the tree of the choices' tokens: path -> {next token: choices below it}.
-
-    Raises VisRLError when the nodes do not lie on one path, so that one forward could not read them.
-    """
-    start = len(tokenizer(prefix, add_special_tokens=False)["input_ids"])
-    paths = [tokenizer(prefix + c, add_special_tokens=False)["input_ids"][start:] for c in choices]
-    tree: dict[tuple[int, ...], dict[int, list[int]]] = {}
-    for index, path in enumerate(paths):
-        for depth, token in enumerate(path):
-            tree.setdefault(tuple(path[:depth]), {}).setdefault(token, []).append(index)
-    nodes = {path: below for path, below in tree.items() if len(below) > 1}
-    deepest = max(nodes, key=len, default=())
-    if not nodes or any(deepest[: len(path)] != path for path in nodes):
-        raise VisRLError(
-            "This model's tokenizer splits the scores so that their probabilities can't be read in one forward. "
-            "Use --score-mode text."
-        )
-    return nodes
-
-
-def _choice_reply(
-    probs: np.ndarray, branches: dict[tuple[int, ...], dict[int, list[int]]], choices: tuple[str, ...], tokens: int
-) -> Reply:
-    """probs: (positions, vocabulary), the position after 0, 1, ... tokens of the deepest path."""
-    weights = np.ones(len(choices))
-    for path, below in branches.items():
-        for token, indices in below.items():
-            weights[indices] *= probs[len(path), token]
-    mass = float(weights.sum())
-    return Reply("", "stop", tokens, 0, tuple((weights / mass).tolist()), mass)
+        return [[choice_reply(probs[i], branches, batch[0].choices, prompt_tokens[i])] for i in range(rows)]
 
 
 def _alike(a: Request, b: Request) -> bool:
@@ -320,71 +256,6 @@ def _adapter(model: Any, on: bool) -> Any:
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" is float32 on a CPU, where it makes runs repeatable, and bfloat16 elsewhere."""
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    try:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    except KeyError:
-        raise VisRLError(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16.") from None
-
-
-def _load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_code: bool) -> Any:
-    try:
-        processor = AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
-    except (ImportError, OSError, ValueError) as error:
-        hint = " Install torchvision, which this model's processor needs." if "orchvision" in str(error) else ""
-        raise VisRLError(f"The processor of {folder.id} could not be loaded: {_first_line(error)}.{hint}") from error
-    if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
-        raise VisRLError(
-            f"{folder.id} has no {'chat template' if hasattr(processor, 'image_processor') else 'image processor'}: "
-            "expected an instruction-tuned image-text-to-text model."
-        )
-    images = processor.image_processor
-    if getattr(images, "do_center_crop", False):
-        # A centre crop hides the ends of the picture, where a box may lie: show the whole picture instead.
-        crop = images.crop_size
-        images.do_center_crop = False
-        images.size = {"height": crop["height"], "width": crop["width"]}
-    if max_pixels is not None:
-        _limit_pixels(images, max_pixels, folder.id)
-    return processor
-
-
-def _limit_pixels(images: Any, max_pixels: int, model: str) -> None:
-    if hasattr(images, "max_pixels"):
-        images.max_pixels = max_pixels
-        if isinstance(images.size, dict) and "longest_edge" in images.size:
-            images.size = {**images.size, "longest_edge": max_pixels}
-    else:
-        logger.warning("%s sees pictures of a fixed size: --max-pixels changes nothing.", model)
-
-
-def _load_model(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code
-        )
-    except (ImportError, OSError, ValueError) as error:
-        raise VisRLError(f"{folder.weights.id} could not be loaded: {_first_line(error)}.") from error
-    if folder.base is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, folder.path, torch_dtype=dtype)
-    return model.eval()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
