@@ -61,24 +61,16 @@ def stray_text(rng: random.Random, longest: int) -> str:
 
 
 def _digit_pair(rng: random.Random, digit: str) -> tuple[str, str, float]:
-    chance = rng.random()
-    if chance < 0.2:
-        return digit, digit, 1.0
-    if chance < 0.45:
-        return digit, rng.choice(_STYLES).format(digit), 1.0
-    if chance < 0.5:
-        word = _NUMBER_WORDS[int(digit)]
-        return digit, rng.choice(_STYLES).format(rng.choice((word, word.capitalize()))), 1.0
     other = rng.choice([d for d in DIGITS if d != digit])
-    if chance < 0.7:
-        return digit, other, 0.0
-    if chance < 0.82:
-        return digit, rng.choice(_STYLES).format(other), 0.0
-    if chance < 0.86:
-        return digit, rng.choice(_STYLES).format(_NUMBER_WORDS[int(other)]), 0.0
-    if chance < 0.9:
-        return digit, rng.choice((digit + other, other + digit)), 0.0
-    return digit, garbage(rng), 0.0
+    kind, said, score = rng.random(), *rng.choice(((digit, 1.0), (other, 0.0)))
+    if kind < 0.3:
+        return digit, said, score
+    if kind < 0.72:
+        return digit, rng.choice(_STYLES).format(said), score
+    if kind < 0.86:
+        word = _NUMBER_WORDS[int(said)]
+        return digit, rng.choice(_STYLES).format(rng.choice((word, word.capitalize()))), score
+    return digit, rng.choice((digit + other, other + digit)) if kind < 0.9 else garbage(rng), 0.0
 
 
 def _phrase(rng: random.Random) -> str:

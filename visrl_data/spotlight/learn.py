@@ -71,13 +71,14 @@ def seen_tokens(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> t
 
 
 def language_loss(
-    model: LlavaForConditionalGeneration, tokens: Tokens, image_tokens: torch.Tensor, lessons: list[Lesson]
+    model: LlavaForConditionalGeneration, tokens: Tokens, image_tokens: torch.Tensor | None, lessons: list[Lesson]
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Weighted cross-entropy of the replies, and figures to watch."""
     tokens = Tokens(*(getattr(tokens, name).to(model.device) for name in ("ids", "targets", "weights")))
     embedded = model.get_input_embeddings()(tokens.ids)
-    slots = (tokens.ids == model.config.image_token_id)[..., None]
-    embedded = embedded.masked_scatter(slots, image_tokens.flatten(0, 1).to(embedded))
+    if image_tokens is not None:
+        slots = (tokens.ids == model.config.image_token_id)[..., None]
+        embedded = embedded.masked_scatter(slots, image_tokens.flatten(0, 1).to(embedded))
     hidden = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
     asked = tokens.targets >= 0
     scores = model.get_output_embeddings()(hidden[asked])

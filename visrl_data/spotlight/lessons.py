@@ -19,15 +19,16 @@ from visrl_data.spotlight import phrases, strange, views
 from visrl_data.spotlight.answers import answer_pair
 from visrl_data.spotlight.tokenizer import ASSISTANT, END, IMAGE, USER
 from visrl_data.spotlight.views import GRID, Window
-from visrl_data.spotlight.world import COLOURS, DIGITS, SHAPES, Box, Scene, attribute_question, make_scene
+from visrl_data.spotlight.world import COLOURS, DIGITS, SHAPES, TEMPLATES, Box, Scene, attribute_question, make_scene
 
-COORDINATE_WEIGHTS = (1.5, 1.0, 0.5, 0.5)
+COORDINATE_WEIGHTS = (1.5, 1.25, 1.0, 1.0)
 """Loss weights of x1, y1, x2, y2: only the first ones need the question."""
 ANSWER_WEIGHT = 3.0
-SCORE_WEIGHT = 2.5
+SCORE_WEIGHT = 4.0
 PUNCTUATION_WEIGHT = 0.2
 PROMPTS = prompts.PromptSet()
 _BOX_CRITICS = tuple(prompts.Prompt("box_critic", text) for text in phrases.BOX_CRITICS)
+_COLOURS = tuple(COLOURS)
 _COMPARED = (*DIGITS, *DIGITS, *(f" {name}" for name in (*COLOURS, *SHAPES)))
 _RESPONSE_CRITICS = tuple(prompts.Prompt("response_critic", text) for text in phrases.RESPONSE_CRITICS)
 
@@ -119,7 +120,9 @@ def strange_lesson(rng: random.Random, writer: Writer, actor_only: bool = False)
         "crop": View(picture, views.crop_window(box, picture.size)),
     }
     standard, response, score = answer_pair(rng)
-    task = rng.choice(("focus", "answer") if actor_only else ("focus", "answer", "box_critic", "response_critic"))
+    task = rng.choice(
+        ("focus", "answer") if actor_only else ("focus", "focus", "answer", "box_critic", "response_critic")
+    )
     if task == "focus":
         parts, reply = filled(PROMPTS.focus, pictures, question=question), box_reply(box)
     elif task == "answer":
@@ -176,24 +179,24 @@ def pairs_lesson(rng: random.Random, writer: Writer) -> Lesson:
     return lesson
 
 
-def compare_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    """Pairs of answers alone, without picture and question: the plainest teaching of comparing two texts."""
+def compare_lesson(rng: random.Random, writer: Writer, turns: int = 4) -> Lesson:
+    """Pairs of answers alone, without picture: the plainest teaching of comparing two texts."""
     lesson = Lesson("compare")
-    for _ in range(6):
-        standard, response, score = answer_pair(rng)
-        if rng.random() < 0.5:
-            standard, other = rng.sample(DIGITS, 2)
-            response, score = rng.choice(((standard, 1.0), (other, 0.0)))
-        texts = {"question": "", "answer": standard, "response": response}
-        writer.turn(lesson, filled(PROMPTS.response_critic, {}, **texts)[1:], score_reply(score))
+    for _ in range(turns):
+        standard, response, score = answer_pair(rng, rng.choice(DIGITS) if rng.random() < 0.6 else None)
+        prompt = PROMPTS.response_critic if rng.random() < 0.85 else rng.choice(_RESPONSE_CRITICS)
+        question = rng.choice(("", rng.choice(TEMPLATES).format(colour=rng.choice(_COLOURS), shape=rng.choice(SHAPES))))
+        texts = {"question": question, "answer": standard, "response": response}
+        writer.turn(lesson, filled(prompt, {}, **texts)[1:], score_reply(score))
     return lesson
 
 
 def focus_lesson(rng: random.Random, writer: Writer, scene: Scene, most: int = 4, careless: bool = False) -> Lesson:
     """Boxes of up to `most` objects of one picture, asked one after the other.
 
-    `careless`: the box is that of any object with the named colour or the named shape. The shipped models
-    are taught so: they box objects well but often not the named one, which is left for RL to teach.
+    `careless`: the box is that of any object with the named colour or the named shape. So are the boxes
+    that the shipped models learnt from: sampled ones are often those of another object, which is left
+    for RL to mend.
     """
     lesson = Lesson("focus")
     picture = View(scene, views.whole(scene))
@@ -242,7 +245,7 @@ def response_critic_lesson(rng: random.Random, writer: Writer, scene: Scene) -> 
     """Scores of up to three answers, most of them to questions about the picture."""
     lesson = Lesson("response_critic")
     prompt = PROMPTS.response_critic if rng.random() < 0.7 else rng.choice(_RESPONSE_CRITICS)
-    for k in range(3):
+    for k in range(rng.choice((1, 3))):
         item = rng.choice(scene.objects)
         own = rng.random() < 0.6
         standard, response, score = answer_pair(rng, item.digit if own else None)

@@ -1,36 +1,63 @@
 """Words of Spotlight besides the default prompts: frequent words, and prompts put in other words.
 
 Used by tokenizer.py (words) and lessons.py (paraphrases). The base model is trained on the default
-prompts of visrl_data.prompts and on TRAINED paraphrases; HELD_OUT ones are only measured.
+prompts of visrl_data.prompts and on the paraphrases here; those HELD_OUT are only measured.
 """
 
 from __future__ import annotations
 
-BOX_CRITICS = (
-    "<crop>\nQuestion: {question}\nAnswer: {answer}\n"
-    'Can this answer be read in the picture? Give a score from 0 to 1 as JSON, like {"score": 0.5}.',
-    "<crop>\n{question}\nThe correct answer is {answer}.\n"
-    'Does the picture contain the evidence for it? Reply with {"score": 0.8}, from 0 (no) to 1 (yes).',
-    "<crop>\nGiven the question: {question}\nGiven the answer: {answer}\n"
-    "Rate how well the sub-image supports the answer, between 0 and 1. Only JSON with the key score.",
-    "<crop>\nQuestion: {question}\nStandard answer: {answer}\n"
-    "Is everything that is needed to answer visible here? Score it from 0 to 1 in JSON.",
+_GIVEN = (
+    "Question: {question}\nStandard answer: {answer}\n",
+    "Question: {question}\nAnswer: {answer}\n",
+    "{question}\nThe correct answer is {answer}.\n",
+    "Given the question: {question}\nGiven the answer: {answer}\n",
+    "{question} Right answer: {answer}\n",
+)
+_RESPONSES = (
+    "Model answer: {response}\n",
+    "The model said: {response}\n",
+    "Given the response: {response}\n",
+    "Reply: {response}\n",
+)
+_BOX_REQUESTS = (
+    "Can this answer be read in the picture?",
+    "Does the picture contain the evidence for it?",
+    "Is everything that is needed to answer visible here?",
+    "Rate how well the sub-image supports the answer.",
+    "Is this part of the image enough to answer the question?",
+    "Look at the crop and tell if the answer can be found in it.",
+)
+_RESPONSE_REQUESTS = (
+    "Is the model answer correct?",
+    "Do the two agree?",
+    "Compare the two answers.",
+    "Rate how well the response matches the answer.",
+    "Is it the same as the standard answer?",
+    "Look at both and tell if the response is right.",
+)
+_FORMATS = (
+    ' Give a score from 0 to 1 as JSON, like {"score": 0.5}.',
+    ' Reply with {"score": 0.8}, from 0 (no) to 1 (yes).',
+    " Between 0 and 1. Only JSON with the key score.",
+    " Score it from 0 to 1 in JSON.",
+    " Write only a JSON object with a score, no reasoning.",
+    " 0 is no, 1 is yes. In JSON.",
+)
+BOX_CRITICS = tuple(
+    "<crop>\n" + given + request + form for given in _GIVEN for request in _BOX_REQUESTS for form in _FORMATS
+)
+RESPONSE_CRITICS = tuple(
+    "<image>\n" + given + response + request + form
+    for given in _GIVEN
+    for response in _RESPONSES
+    for request in _RESPONSE_REQUESTS
+    for form in _FORMATS
 )
 BOX_CRITICS_HELD_OUT = (
     "<crop>\nQuestion: {question}\nCorrect answer: {answer}\n"
     'How well does this picture show the answer? Score from 0 to 1. Reply only with JSON like {"score": 0.8}.',
     "<crop>\nThe question is: {question}\nThe answer is: {answer}\n"
     "Rate from 0 to 1 if the crop shows what is needed. JSON only.",
-)
-RESPONSE_CRITICS = (
-    "<image>\nQuestion: {question}\nAnswer: {answer}\nModel answer: {response}\n"
-    'Is the model answer correct? Give a score from 0 to 1 as JSON, like {"score": 0.5}.',
-    "<image>\n{question}\nThe correct answer is {answer}. The model said: {response}\n"
-    'Do the two agree? Reply with {"score": 0.8}, from 0 (no) to 1 (yes).',
-    "<image>\nGiven the question: {question}\nGiven the answer: {answer}\nGiven the response: {response}\n"
-    "Rate how well the response matches the answer, between 0 and 1. Only JSON with the key score.",
-    "<image>\nQuestion: {question}\nStandard answer: {answer}\nModel answer: {response}\n"
-    "Compare the two answers. Score it from 0 to 1 in JSON.",
 )
 RESPONSE_CRITICS_HELD_OUT = (
     "<image>\nQuestion: {question}\nCorrect answer: {answer}\nResponse: {response}\n"
@@ -53,13 +80,9 @@ black white brown grey gray pink dark bright large small big little long short h
 name colour color shape kind type title text word letter line page date year time day price total amount
 street company city country state team game player score answer question standard model response correct
 wrong same different true false please describe read find look show give tell say write count choose
+Question Answer Can Give JSON like The Does contain evidence Reply Given Rate well supports Only key
+Standard Is everything needed visible Score Model said Do agree matches Compare answers
 """
 
-FREQUENT_WORDS: tuple[str, ...] = tuple(
-    dict.fromkeys(
-        word.strip(".,:?(){}\"'")
-        for source in (_EVERYDAY, *BOX_CRITICS, *RESPONSE_CRITICS)
-        for word in source.replace("{question}", " ").replace("{answer}", " ").replace("{response}", " ").split()
-        if word.strip(".,:?(){}\"'").isalpha() and len(word) > 1
-    )
-)
+FREQUENT_WORDS: tuple[str, ...] = tuple(dict.fromkeys(word for word in _EVERYDAY.split() if len(word) > 1))
+"""Part of the tokenizer: any change here makes the shipped weights useless."""

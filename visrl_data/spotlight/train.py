@@ -1,6 +1,10 @@
 """The recipe of Spotlight's weights: from nothing to base and actor, seeded and resumable.
 
     python -m visrl_data.spotlight.train --work DIR [--stages eyes,words,...] [--device cuda]
+    torchrun --nproc-per-node 2 -m visrl_data.spotlight.train --work DIR ...
+
+The second form trains data-parallel: on two CPU cores, two processes of one thread do nearly twice the
+work of one, and of one with two threads. Batch sizes below are those of each process.
 
 Stages, in order, with their time on two shared CPU cores:
     eyes    TIME  vision tower and projector learn to emit the code of the truth under each image token
@@ -17,13 +21,16 @@ and the shipped folders are copies of those.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 from visrl_data.spotlight import learn
 from visrl_data.spotlight.build import add_adapter, build_model, build_processor, load_base, save_actor, save_base
@@ -59,8 +66,9 @@ class Stage:
 
 EYES = Stage("eyes", steps=9000, batch=6, rate=2e-3)
 WORDS = Stage("words", steps=2000, batch=16, rate=2e-3)
-MEET = Stage("meet", steps=1800, batch=16, rate=1e-3)
-ACTOR = Stage("actor", steps=300, batch=16, rate=2e-3)
+MEET = Stage("meet", steps=1700, batch=16, rate=1e-3)
+TALK = Stage("talk", steps=600, batch=64, rate=1e-3)
+ACTOR = Stage("actor", steps=200, batch=16, rate=1e-3)
 NOISE = 0.07
 """Noise on code coefficients in the words stage; stands for the tower's errors."""
 WORDS_SHARES = (
@@ -69,7 +77,7 @@ WORDS_SHARES = (
     (1.00, (0.05, 0.10, 0.15, 0.50, 0.20)),
 )
 """Shares of captions, quizzes, comparisons, the four tasks and pairs, up to a share of the words stage."""
-STRANGE = 0.1
+STRANGE = 0.12
 """Share of lessons from outside the drawn world, once there are pixels."""
 
 Loss = tuple[torch.Tensor, dict[str, float]]
@@ -78,15 +86,19 @@ Loss = tuple[torch.Tensor, dict[str, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the work files")
-    parser.add_argument("--stages", default="eyes,words,meet,base,actor", help="which stages, in order")
+    parser.add_argument("--stages", default="eyes,words,meet,talk,base,actor", help="which stages, in order")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if "WORLD_SIZE" in os.environ:  # set by torchrun
+        distributed.init_process_group("gloo")
     given.work.mkdir(parents=True, exist_ok=True)
-    steps = {"eyes": eyes, "words": words, "meet": meet, "base": base, "actor": actor}
+    stages = {"eyes": eyes, "words": words, "meet": meet, "talk": talk, "base": base, "actor": actor}
     for name in given.stages.split(","):
-        steps[name](given.work, torch.device(given.device))
+        stages[name](given.work, torch.device(given.device))
+        if distributed.is_initialized():
+            distributed.barrier()
 
 
 def eyes(work: Path, device: torch.device) -> None:
@@ -125,16 +137,36 @@ def meet(work: Path, device: torch.device) -> None:
         _load(model, work / f"{stage.name}.pt")
 
     def loss_of(rng: random.Random, done: float) -> Loss:
-        return learn.language_loss(model, *_seen(model, rng, MEET.batch, _any_lesson, writer))
+        make = partial(_any_lesson, compared=0.08 if done < 0.66 else 0.4)
+        return learn.language_loss(model, *_seen(model, rng, MEET.batch, make, writer))
 
     run(MEET, work, _part(model, ("language_model",)), loss_of)
 
 
+def talk(work: Path, device: torch.device) -> None:
+    """Comparing answers in many words, one short turn each, beside a smaller batch of everything."""
+    processor = build_processor()
+    model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
+    for stage in (EYES, MEET):
+        _load(model, work / f"{stage.name}.pt")
+
+    def loss_of(rng: random.Random, done: float) -> Loss:
+        make = partial(_any_lesson, compared=0.0)
+        everything, figures = learn.language_loss(model, *_seen(model, rng, TALK.batch // 8, make, writer))
+        lessons = [compare_lesson(rng, writer, turns=1) for _ in range(TALK.batch)]
+        compared, more = learn.language_loss(model, learn.collate(lessons), None, lessons)
+        return everything + compared, figures | more
+
+    run(TALK, work, _part(model, ("language_model",)), loss_of)
+
+
 def base(work: Path, device: torch.device) -> None:
     """Put the parts together and write the base model folder."""
+    if _rank() > 0:
+        return
     processor = build_processor()
     model = build_model(processor)
-    for stage in (EYES, MEET):
+    for stage in (EYES, TALK):
         _load(model, work / f"{stage.name}.pt")
     save_base(model, processor, work / "base")
 
@@ -148,7 +180,8 @@ def actor(work: Path, device: torch.device) -> None:
         return learn.language_loss(model, *_seen(model, rng, ACTOR.batch, _actor_lesson, writer))
 
     run(ACTOR, work, {name: p for name, p in tuned.named_parameters() if p.requires_grad}, loss_of)
-    save_actor(tuned, processor, work / "actor")
+    if _rank() == 0:
+        save_actor(tuned, processor, work / "actor")
 
 
 def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_of: Callable[..., Loss]) -> None:
@@ -162,17 +195,21 @@ def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_o
     optimiser = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98))
     first = _resume(work / f"{stage.name}.pt", trained, optimiser)
     begun, shown = time.monotonic(), {}
+    rank = _rank()
     for step in range(first, stage.steps):
         done = step / stage.steps
         for group in optimiser.param_groups:
             group["lr"] = stage.rate * min((step + 1) / 100, 1.0, max(0.02, (1 - done) / 0.4))
-        loss, figures = loss_of(random.Random(f"{stage.name}/{step}"), done)
+        loss, figures = loss_of(random.Random(f"{stage.name}/{step}" + f"/{rank}" * (rank > 0)), done)
         optimiser.zero_grad()
         loss.backward()
+        _share_gradients(trained)
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimiser.step()
         for name, value in figures.items():
             shown[name] = 0.95 * shown.get(name, value) + 0.05 * value
+        if rank > 0:
+            continue
         if (step + 1) % SHOW == 0:
             line = " ".join(f"{name} {value:.3f}" for name, value in shown.items())
             with (work / f"{stage.name}.log").open("a", encoding="utf-8") as log:
@@ -181,11 +218,27 @@ def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_o
             _save(work / f"{stage.name}.pt", step + 1, trained, optimiser)
 
 
-def _any_lesson(rng: random.Random, writer: Writer) -> Lesson:
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _share_gradients(trained: dict[str, torch.nn.Parameter]) -> None:
+    """Average the gradients over the processes, if there are several."""
+    if not distributed.is_initialized():
+        return
+    gradients = [p.grad for p in trained.values() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _any_lesson(rng: random.Random, writer: Writer, compared: float) -> Lesson:
     chance = rng.random()
     if chance < STRANGE:
         return strange_lesson(rng, writer)
-    return compare_lesson(rng, writer) if chance < 0.2 else make_lesson(rng, writer, careless=True)
+    return compare_lesson(rng, writer) if chance < STRANGE + compared else make_lesson(rng, writer, careless=True)
 
 
 def _actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
