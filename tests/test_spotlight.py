@@ -6,11 +6,13 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visrl_data import prompts
-from visrl_data.spotlight import views, world
+from visrl_data.spotlight import train, views, world
+from visrl_data.spotlight.answers import answer_pair
 from visrl_data.spotlight.build import build_processor
 from visrl_data.spotlight.lessons import PROMPTS, Writer, filled, make_lesson, strange_lesson
 from visrl_data.spotlight.strange import strange_picture, strange_question
@@ -115,6 +117,72 @@ def test_readability_needs_the_glyph_inside_and_large():
         )
     ]
     assert seen == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_cells_tell_each_object_once_seen():
+    """In the whole view every object owns the cell under its centre, with its own box and attributes."""
+    rng = random.Random(5)
+    scene = world.make_scene(rng, 6)
+    truth = views.cells(scene, views.whole(scene))
+    for item in scene.objects:
+        column, row = (int(6 * (item.box[k] + item.box[k + 2]) / 2) for k in (0, 1))
+        cell = 6 * row + column
+        assert tuple(world.COLOURS)[truth.colour[cell]] == item.colour
+        assert world.SHAPES[truth.shape[cell]] == item.shape
+        assert truth.box[cell] == pytest.approx(item.box, abs=1e-6)
+        assert truth.digit[cell] == int(item.digit) and truth.readable[cell] == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_crops_of_the_measure_are_what_they_are_called(seed):
+    """`cut` boxes leave out at least a quarter of the digit on one side; a jittered box is inside 0..1."""
+    rng = random.Random(seed)
+    scene = world.make_scene(rng, 4)
+    item = scene.objects[0]
+    box = views.cut(rng, item)
+    assert min(box[2], item.glyph[2]) - max(box[0], item.glyph[0]) <= 0.76 * (item.glyph[2] - item.glyph[0]) or (
+        min(box[3], item.glyph[3]) - max(box[1], item.glyph[1]) <= 0.76 * (item.glyph[3] - item.glyph[1])
+    )
+    left, top, right, bottom = views.jitter(rng, item.box, 4.0, 0.3)
+    assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+
+
+def test_answer_pairs_are_scored_by_meaning():
+    """Among digit pairs a score of 1 means that the response holds the digit or its word, and no other."""
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    for seed in range(300):
+        standard, response, score = answer_pair(random.Random(seed), "7")
+        said = [k for k in range(10) if str(k) in response or words[k] in response.lower()]
+        assert standard == "7"
+        if score == 1:
+            assert said == [7]
+        elif len(response) < 16 and response.strip(" .!").lower() in ("7", "seven", "number 7"):
+            raise AssertionError(response)
+
+
+def test_a_stage_that_was_cut_off_ends_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT", 2)
+    stage = train.Stage("toy", steps=6, batch=1, rate=0.1)
+
+    def once(work, stop_at: int | None) -> torch.Tensor:
+        weight = torch.nn.Parameter(torch.ones(3, 3))
+        calls = []
+
+        def loss_of(rng, done):
+            calls.append(done)
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            return ((weight - rng.random()) ** 2).sum(), {"loss": 0.0}
+
+        train.run(stage, work, {"weight": weight}, loss_of)
+        return weight.detach()
+
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole = once(tmp_path / "whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        once(tmp_path / "cut", 4)
+    assert torch.equal(once(tmp_path / "cut", None), whole)
 
 
 # The tokenizer and the template

@@ -179,12 +179,16 @@ def pairs_lesson(rng: random.Random, writer: Writer) -> Lesson:
     return lesson
 
 
-def compare_lesson(rng: random.Random, writer: Writer, turns: int = 4) -> Lesson:
-    """Pairs of answers alone, without picture: the plainest teaching of comparing two texts."""
+def compare_lesson(rng: random.Random, writer: Writer, turns: int = 4, plain: float = 0.5) -> Lesson:
+    """Pairs of answers alone, without picture: the plainest teaching of comparing two texts.
+
+    A share `plain` of the turns are digits under the default prompt; the others any text under any prompt.
+    """
     lesson = Lesson("compare")
     for _ in range(turns):
-        standard, response, score = answer_pair(rng, rng.choice(DIGITS) if rng.random() < 0.6 else None)
-        prompt = PROMPTS.response_critic if rng.random() < 0.85 else rng.choice(_RESPONSE_CRITICS)
+        simple = rng.random() < plain
+        standard, response, score = answer_pair(rng, rng.choice(DIGITS) if simple else None)
+        prompt = PROMPTS.response_critic if simple or rng.random() < 0.4 else rng.choice(_RESPONSE_CRITICS)
         question = rng.choice(("", rng.choice(TEMPLATES).format(colour=rng.choice(_COLOURS), shape=rng.choice(SHAPES))))
         texts = {"question": question, "answer": standard, "response": response}
         writer.turn(lesson, filled(prompt, {}, **texts)[1:], score_reply(score))
