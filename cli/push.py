@@ -1,0 +1,136 @@
+"""`visrl push`: runs or a model, to the Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Json
+
+if TYPE_CHECKING:
+    from visrl_data.publishing import Published
+
+HubId = Annotated[
+    str | None, typer.Option("--hub-id", metavar="USER/NAME", help="The repository. Default: your name / the folder's.")
+]
+Tag = Annotated[
+    str | None, typer.Option("--tag", metavar="TAG", help="The version. Default: v1.0, then v1.1, ...; never moved.")
+]
+Private = Annotated[bool, typer.Option("--private", help="Make the repository private; refuse one that is public.")]
+
+_CARD = "The dataset of the runs"
+_WAY = "The way to the Hub"
+
+
+def push(
+    what: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Finished runs, a dataset folder, or a model folder.")
+    ],
+    hub_id: HubId = None,
+    tag: Tag = None,
+    private: Private = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build it, show what would change, send nothing.")] = False,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of questions whose source states none.", rich_help_panel=_CARD)
+    ] = None,
+    ship_images: Annotated[
+        bool | None,
+        typer.Option(
+            "--ship-images/--no-ship-images",
+            help="Embed all images, or none. Default: those that may be redistributed.",
+            rich_help_panel=_CARD,
+            show_default=False,
+        ),
+    ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(metavar="CODE", help="ISO code; may be repeated.", rich_help_panel=_CARD)
+    ] = None,
+    pretty_name: Annotated[str | None, typer.Option(help="Title of the card.", rich_help_panel=_CARD)] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep the dataset in this folder.", rich_help_panel=_CARD)
+    ] = None,
+    branch: Annotated[str, typer.Option(help="Where the commit goes.", rich_help_panel=_WAY)] = "main",
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request; tag it after its merge.", rich_help_panel=_WAY)
+    ] = False,
+    allow_schema_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-schema-change", help="Publish also what breaks code for the last tag.", rich_help_panel=_WAY
+        ),
+    ] = False,
+    no_reload: Annotated[
+        bool,
+        typer.Option("--no-reload", help="Trust the Hub's digests; do not read it all back.", rich_help_panel=_WAY),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish runs as one dataset, or a trained model: one commit, one tag, read back and compared.
+
+    The same content pushed again changes nothing. After a failure run the same command again.
+
+    Examples:
+
+      visrl push runs/photos --hub-id user/photos --tag v1.0
+
+      visrl push runs/photos runs/charts --dry-run
+
+      visrl push models/rl2 --private
+    """
+    from visrl_data.publishing import PushOptions
+    from visrl_data.pushing import Card, push
+
+    options = PushOptions(
+        private=private,
+        branch=branch,
+        create_pr=create_pr,
+        allow_schema_change=allow_schema_change,
+        dry_run=dry_run,
+        reload=not no_reload,
+    )
+    card = Card(license, ship_images, tuple(language or ()), pretty_name)
+    card = None if card == Card() else card
+    published = push(what, hub_id, tag, options, card, output, tell)
+    print(json.dumps(dataclasses.asdict(published)) if as_json else summary(published))
+
+
+def afterwards(
+    wanted: bool, run: Path, hub_id: str | None, tag: str | None, private: bool
+) -> Callable[[], Published] | None:
+    """For `visrl gen --push-to-hub`: what publishes the run. Name, tag and token are checked now, before the hours."""
+    from visrl_data.errors import UsageError
+
+    if not wanted:
+        if hub_id or tag or private:
+            raise UsageError("--hub-id, --tag and --private need --push-to-hub.")
+        return None
+    from visrl_data.publishing import PushOptions, default_hub_id
+    from visrl_data.pushing import push
+    from visrl_data.release_plan import check_tag
+
+    if tag is not None:
+        check_tag(tag)
+    name = default_hub_id(hub_id, run.resolve().name)
+    return lambda: push([run], name, tag, PushOptions(private=private), say=tell)
+
+
+def tell(line: str) -> None:
+    """Progress, to stderr."""
+    print(line, file=sys.stderr)
+
+
+def summary(published: Published) -> str:
+    where = f"{published.url}/tree/{published.tag}" if published.tag else published.url
+    if published.state == "dry-run":
+        return f"Would publish {published.hub_id} as {published.tag}: {len(published.changes)} changes."
+    if published.state == "proposed":
+        return f"Proposed {published.hub_id}: {published.pull_request}"
+    if published.state == "unchanged":
+        return f"Unchanged: {where} (commit {(published.commit or '')[:12]})"
+    return f"Published {where} (commit {(published.commit or '')[:12]})."

@@ -1,0 +1,100 @@
+"""`visrl train sft | rl1 | rl2`: pairs (or labelled questions) and a model in, a better model out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from visrl_train.config import Rl1Config, Rl2Config, SftConfig
+
+from .options import Json, takes_options
+
+app = typer.Typer(no_args_is_help=True, help="Train a model: the warm-up, then two stages of preferences.")
+
+ModelOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the model (default: under models/).")
+]
+Preset = Annotated[
+    str | None, typer.Option("--config", metavar="FILE.toml", help="Options from a file or a shipped preset.")
+]
+
+
+@app.command()
+@takes_options(SftConfig)
+def sft(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
+    """Teach a model to answer the focus request with a box, from questions with labelled boxes.
+
+    Examples:
+
+      visrl train sft --source labelled.jsonl --model llava-hf/llava-1.5-7b-hf
+
+      visrl train sft --config llava-1.5-7b --source labelled.jsonl -o models/llava-sft
+    """
+    from visrl_data.sources import parse_columns
+
+    if options["columns"] is not None:
+        options["columns"] = parse_columns(options["columns"])
+    _train("sft", output, config, as_json, options)
+
+
+@app.command()
+@takes_options(Rl1Config)
+def rl1(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
+    """Train the focus box on preference pairs. With no option: the latest run, and the actor that made it.
+
+    Examples:
+
+      visrl train rl1
+
+      visrl train rl1 --data runs/cars -o models/cars-rl1
+    """
+    _train("rl1", output, config, as_json, options)
+
+
+@app.command()
+@takes_options(Rl2Config)
+def rl2(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
+    """Train box and response together. With no option: the latest run, and the rl1 model made from it.
+
+    Examples:
+
+      visrl train rl2
+
+      visrl train rl2 --data runs/cars --model models/cars-rl1 -o models/cars-rl2
+    """
+    _train("rl2", output, config, as_json, options)
+
+
+def _train(name: str, output: Path | None, file: str | None, as_json: bool, options: dict[str, Any]) -> None:
+    import importlib
+
+    from transformers.utils import logging
+
+    from visrl_train.launching import resolve
+    from visrl_train.stage import Terminated
+
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # what the libraries tell each other is not for the user
+    config = resolve(name, file, {key: value for key, value in options.items() if value is not None})
+    try:
+        folder = importlib.import_module(f"visrl_train.{name}").train(config, output)
+    except Terminated as stop:
+        print(f"visrl: {stop}", file=sys.stderr)
+        raise typer.Exit(143) from None
+    if as_json:
+        print(json.dumps({"model": str(folder), **json.loads((folder / "visrl.json").read_text(encoding="utf-8"))}))
+        return
+    print(folder)
+    print(f"Next: {_NEXT[name].format(folder)}", file=sys.stderr)
+
+
+_NEXT = {
+    "sft": "visrl gen --model {}",
+    "rl1": "visrl train rl2 --model {}",
+    "rl2": "visrl gen --model {}    (the next round)",
+}

@@ -1,0 +1,95 @@
+"""The README.md of a trained model: what it is, what it came from, how to use it and how to make it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visrl_data.config import to_toml
+from visrl_train.logs import read_metrics
+
+if TYPE_CHECKING:
+    from visrl_train.stage import Stage
+
+_WHAT = {
+    "sft": "Warm-up on questions with labelled boxes: the format of boxes, and answers from crops (VisRL, Sec. 3.3).",
+    "rl1": "DPO on focus boxes, without box labels (VisRL, Eq. 5-6).",
+    "rl2": "DPO on focus boxes and on responses together, without box labels (VisRL, Eq. 7-8).",
+}
+
+
+def render(stage: Stage, metrics: Path) -> str:
+    """The card, from the stage's record and its metrics."""
+    record, kind = stage.record(), "full weights" if stage.config.full else "LoRA adapter"
+    front = {
+        "base_model": record["origin_base"]["id"].partition("@")[0],
+        "library_name": "transformers" if stage.config.full else "peft",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["visrl", stage.name],
+    }
+    header = "\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items())
+    facts = {
+        "Started from": f"{record['trained_from']['id']} (digest {record['trained_from']['digest'][:12]})",
+        "Original model, the critic": f"{record['origin_base']['id']} (digest {record['origin_base']['digest'][:12]})",
+        "Data": ", ".join(f"{name} {value}" for name, value in record["data"].items() if value),
+        "Boxes": record["box_space"],
+        "Crop rule": stage.crop_rule.name,
+        "Versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""---
+{header}
+---
+
+# {stage.output.name}
+
+{_WHAT[stage.name]} A {kind}.
+
+| | |
+|---|---|
+{table}
+
+{_results(metrics)}
+![Loss, reward margin and accuracy over the steps](curves.svg)
+
+## Use it
+
+```bash
+visrl gen --model {stage.output} --source questions.jsonl    # the next round of candidates{_merge(stage)}
+```
+
+## Make it again
+
+```bash
+visrl train {stage.name} --config {stage.output}/config.toml -o DIR
+```
+
+```toml
+{to_toml(stage.config).rstrip()}
+```
+"""
+
+
+def _merge(stage: Stage) -> str:
+    return (
+        "" if stage.config.full else f"\nvisrl merge {stage.output} -o DIR                            # plain weights"
+    )
+
+
+def _results(metrics: Path) -> str:
+    """The last value of each metric, training beside validation."""
+    last: dict[str, Any] = {}
+    for record in read_metrics(metrics):
+        last |= record
+    names = [name for name in ("loss", "mean_token_accuracy", *_steps()) if name in last]
+    rows = [f"| {name} | {last[name]:.4f} | {_number(last.get(f'eval_{name}'))} |" for name in names]
+    return "\n".join(["| last value | training | validation |", "|---|---|---|", *rows, ""]) if rows else ""
+
+
+def _steps() -> list[str]:
+    return [f"{step}/{name}" for step in ("focus", "response") for name in ("margin", "accuracy")]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

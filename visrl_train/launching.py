@@ -1,0 +1,33 @@
+"""How a stage is started: its options, from a file, a preset and flags; and its command in each process."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from visrl_data.models import find_model
+from visrl_train.config import STAGES, TrainConfig, load_train_config, preset_for
+from visrl_train.formats import read_pairs
+
+
+def resolve(stage: str, file: str | None, given: dict[str, Any]) -> TrainConfig:
+    """The resolved options of a stage. Without a file, a shipped preset made for the original model is taken."""
+    if file is None:
+        file = preset_for(_origin(stage, given) or "")
+        if file is not None:
+            print(f"Options of the preset {file}; --config chooses others.", file=sys.stderr)
+    return load_train_config(stage, file, given)
+
+
+def _origin(stage: str, given: dict[str, Any]) -> str | None:
+    """The original model that the stage's chain began with."""
+    model = given.get("model") or (STAGES["sft"]().model if stage == "sft" else None)
+    return read_pairs(given.get("data")).origin if model is None else find_model(model).origin_base
+
+
+def main(stage: str) -> None:
+    """`accelerate launch -m visrl_train.rl1 ...`: the same as `visrl train rl1 ...`, in each process."""
+    from visrl_cli.main import main as visrl
+
+    sys.argv = ["visrl", "train", stage, *sys.argv[1:]]
+    visrl()

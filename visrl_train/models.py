@@ -1,0 +1,154 @@
+"""The model that learns: loading it, what of it is trained, and writing it so that the next stage finds it.
+
+ONE adapter goes through SFT, RL1, RL2 and later rounds, always on the same original weights. A stage
+that starts from full weights begins a fresh adapter on the linear layers of the LANGUAGE model; the vision
+tower and the projector stay as they are, with --full too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from visrl_data.engines.loading import load_model
+from visrl_data.errors import VisRLError
+from visrl_data.models import ALIASES, RECORD, ModelFolder, find_model
+from visrl_train.config import TrainConfig
+
+
+def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
+    """The model of a folder, ready to train: a PeftModel with the one adapter "default", or full weights.
+
+    --full on an adapter merges it in memory and trains the merged language model.
+    """
+    from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+
+    check_base(folder)
+    if config.full:
+        model = load_frozen(folder, torch.float32, config.trust_remote_code)  # small steps vanish in bfloat16
+        unfreeze_language_model(model)
+        return model
+    model = load_model(folder.weights, compute_dtype(config), config.trust_remote_code)
+    if folder.base is not None:
+        model = PeftModel.from_pretrained(model, folder.path, is_trainable=True)
+        # Where peft looks when it saves; for an alias it would ask the Hub.
+        model.peft_config["default"].base_model_name_or_path = str(folder.weights.path)
+        return model
+    set_seed(config.seed)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=language_linears(model),
+        task_type=TaskType.CAUSAL_LM,
+    )
+    return get_peft_model(model, lora)
+
+
+def load_frozen(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """The whole model as plain weights (an adapter merged in), nothing of it to be trained."""
+    model = load_model(folder, dtype, trust_remote_code)
+    if folder.base is not None:
+        model = model.merge_and_unload()
+    return model.requires_grad_(False)
+
+
+def compute_dtype(config: TrainConfig) -> torch.dtype:
+    if config.dtype == "auto":
+        return torch.float32 if on_cpu(config) else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
+
+
+def on_cpu(config: TrainConfig) -> bool:
+    return config.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def language_linears(model: Any) -> str:
+    """A regular expression for the linear layers of the language model, and of nothing else.
+
+    Names such as q_proj would hit the vision tower too, which most families name alike. The output layer is
+    left out: TRL multiplies by its weights directly and would not see an adapter there.
+    """
+    decoder, prefix = _language_model(model)
+    leaves = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    return rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(leaves))})"
+
+
+def unfreeze_language_model(model: Any) -> None:
+    _, prefix = _language_model(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith((f"{prefix}.", "lm_head.")))
+
+
+def _language_model(model: Any) -> tuple[nn.Module, str]:
+    decoder = model.get_decoder()
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    if not prefix:
+        raise VisRLError(
+            f"{type(model).__name__} does not tell its language model from its vision tower (get_decoder). "
+            "Expected an image-text-to-text model of transformers."
+        )
+    return decoder, prefix
+
+
+def token_limit(model: Any) -> int | None:
+    """The longest sequence that the language model reads."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def save_adapter(model: Any, folder: ModelFolder, target: Path, state: dict[str, Any] | None = None) -> None:
+    """Write the adapter "default" alone, naming its base so that find_model finds it from anywhere."""
+    model.save_pretrained(target, selected_adapters=["default"], state_dict=state)
+    name, _, revision = portable_id(folder.weights).partition("@")
+    path = target / "adapter_config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content |= {"base_model_name_or_path": name, "revision": revision or None}
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def save_full(model: Any, folder: ModelFolder, target: Path, state: dict[str, Any] | None = None) -> None:
+    """Write full weights, in the type of the weights that they came from."""
+    kept = json.loads((folder.weights.path / "config.json").read_text(encoding="utf-8"))
+    dtype = getattr(torch, str(kept.get("dtype") or kept.get("torch_dtype") or "float32"))
+    model.to(dtype).save_pretrained(target, state_dict=state)
+
+
+def portable_id(folder: ModelFolder) -> str:
+    """How another folder names this one: an alias, name@commit, or an absolute path."""
+    if folder.id in ALIASES:
+        return folder.id
+    if folder.revision is not None:
+        return f"{folder.id.partition('@')[0]}@{folder.revision}"
+    return str(folder.path)
+
+
+def check_base(folder: ModelFolder) -> None:
+    """Raise VisRLError when the weights under an adapter are not those that it was trained on."""
+    record = folder.path / RECORD
+    if folder.base is None or not record.is_file():
+        return
+    kept = json.loads(record.read_text(encoding="utf-8")).get("base")
+    if kept and kept["digest"] != folder.base.digest:
+        raise VisRLError(
+            f"{folder.id} is an adapter on {kept['id']} as it was (digest {kept['digest'][:12]}); "
+            f"what lies there now has digest {folder.base.digest[:12]}. "
+            "Put the old weights back, or train the adapter anew."
+        )
+
+
+def origin_record(folder: ModelFolder) -> dict[str, str]:
+    """The original model, by id and digest: the critic of every later round. Inherited, never replaced."""
+    for place in (folder, folder.base):
+        record = place.path / RECORD if place is not None else None
+        if record is not None and record.is_file():
+            origin = json.loads(record.read_text(encoding="utf-8")).get("origin_base") or {}
+            if "digest" in origin:
+                return {"id": origin["id"], "digest": origin["digest"]}
+    known = [place for place in (folder, folder.base) if place is not None and place.id == folder.origin_base]
+    origin = known[0] if known else find_model(folder.origin_base)
+    return {"id": portable_id(origin), "digest": origin.digest}

@@ -1,0 +1,91 @@
+"""RL1: learn where to look (paper, Sec. 3.3, Eq. 5-6).
+
+DPO on the focus box alone. For each pair the model sees the image and the question with the focus request;
+the win's box text is chosen, the lose's rejected. The reference is a frozen copy of the model as it starts.
+
+    loss = -log sigma( beta_B ( log pi(b_w|x,I)/pi_ref(b_w|x,I) - log pi(b_l|x,I)/pi_ref(b_l|x,I) ) )
+
+Departures from the paper: the adapter of the SFT stage goes on in place of being merged (one adapter on the
+original weights through all stages, so the critic can be read off it at any time); the validation split is
+by image, so that no picture is on both sides.
+
+    visrl train rl1                                     the latest run in runs/, and the actor that made it
+    visrl train rl1 --data runs/cars -o models/cars-rl1
+    accelerate launch --num_processes 8 -m visrl_train.rl1 --data runs/cars -o models/cars-rl1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visrl_data.errors import VisRLError
+from visrl_data.models import ModelFolder, find_model
+from visrl_train.config import Rl1Config
+from visrl_train.formats import PairSet, read_pairs
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from visrl_train.stage import Stage
+
+
+def train(config: Rl1Config, output: Path | None = None, callbacks: Sequence[TrainerCallback] = ()) -> Path:
+    """Run the stage and return the model's folder. Started again after an interruption it goes on."""
+    from visrl_train.preference import Terms, train_pairs
+
+    pairs = read_pairs(config.data)
+    folder = actor(pairs) if config.model is None else find_model(config.model, config.trust_remote_code)
+    stage = prepare("rl1", config, pairs, folder, output)
+    return train_pairs(stage, config, pairs, Terms(beta_b=config.beta_b), callbacks)
+
+
+def actor(pairs: PairSet) -> ModelFolder:
+    """The model that wrote the pairs. Raises VisRLError when there is none, or when it has changed since."""
+    if pairs.actor is None:
+        raise VisRLError(f"{pairs.name} does not say which model made its pairs. Name the one to train with --model.")
+    try:
+        folder = find_model(pairs.actor)
+    except VisRLError as error:
+        raise VisRLError(f"{error}\n{pairs.name} was made by it; name the model to train with --model.") from error
+    if pairs.actor_digest != folder.digest:
+        raise VisRLError(
+            f"The pairs of {pairs.name} were made by {pairs.actor}, whose files have changed since. "
+            "Make a new run, or name the model to train with --model."
+        )
+    return folder
+
+
+def prepare(name: str, config: Rl1Config, pairs: PairSet, folder: ModelFolder, output: Path | None) -> Stage:
+    """The stage, once model and pairs agree on boxes and crops. Raises VisRLError when they do not."""
+    from visrl_train.stage import Stage, default_output
+
+    for what, model_has, pairs_have in (
+        ("box space", folder.box_space, pairs.box_space),
+        ("crop rule", folder.crop_rule, pairs.crop_rule),
+    ):
+        if model_has is not None and model_has != pairs_have:
+            raise VisRLError(
+                f"{folder.id} was trained with {what} {model_has}, the pairs of {pairs.name} were made with "
+                f"{pairs_have}. Train a model that was made the same way, or make the pairs anew with this one."
+            )
+    config = dataclasses.replace(config, data=pairs.name, model=folder.id)  # what was left to the defaults
+    return Stage(
+        name=name,
+        config=config,
+        output=output or default_output(name, pairs.name, config, pairs.digest, folder.digest),
+        folder=folder,
+        data=pairs.record(),
+        prompts={prompt.id: prompt.template for prompt in (pairs.prompts.focus, pairs.prompts.answer)},
+        box_space=pairs.box_space,
+        crop_rule=pairs.crop_rule,
+        max_pixels=config.max_pixels or pairs.max_pixels,
+    )
+
+
+if __name__ == "__main__":
+    from visrl_train.launching import main
+
+    main("rl1")

@@ -1,0 +1,64 @@
+"""RL2: learn where to look and what to answer, together (paper, Sec. 3.3, Eq. 7-8).
+
+Starts from the RL1 model; policy and reference are both that model. Each pair gives two examples in one
+batch: the focus box as in RL1, and the response to image, question and the crop of the WIN box, the same
+context for both responses.
+
+    loss = lambda_B l_B + lambda_R l_R,    l = -log sigma( beta ( h(win) - h(lose) ) )
+
+Departures from the paper: those of rl1.py; a pair whose two responses are the same text trains its box only;
+`--response-crop own` puts each response under the crop of its own box.
+
+    visrl train rl2                                     the latest run, and the latest rl1 model made from it
+    visrl train rl2 --data runs/cars --model models/cars-rl1 -o models/cars-rl2
+    accelerate launch --num_processes 8 -m visrl_train.rl2 --data runs/cars --model models/cars-rl1 -o DIR
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visrl_data.errors import VisRLError
+from visrl_data.models import RECORD, ModelFolder, find_model
+from visrl_train.config import Rl2Config
+from visrl_train.formats import PairSet, read_pairs
+from visrl_train.rl1 import prepare
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+
+def train(config: Rl2Config, output: Path | None = None, callbacks: Sequence[TrainerCallback] = ()) -> Path:
+    """Run the stage and return the model's folder. Started again after an interruption it goes on."""
+    from visrl_train.preference import Terms, train_pairs
+
+    pairs = read_pairs(config.data)
+    folder = rl1_model(pairs) if config.model is None else find_model(config.model, config.trust_remote_code)
+    terms = Terms(config.beta_b, config.beta_r, config.lambda_b, config.lambda_r, config.response_crop)
+    return train_pairs(prepare("rl2", config, pairs, folder, output), config, pairs, terms, callbacks)
+
+
+def rl1_model(pairs: PairSet) -> ModelFolder:
+    """The model that `visrl train rl1` made last from the same pairs, under models/. Raises VisRLError."""
+    from visrl_train.stage import MODELS
+
+    found = []
+    for path in MODELS.glob(f"*/{RECORD}"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("stage") == "rl1" and record.get("data", {}).get("manifest_sha256") == pairs.digest:
+            found.append(path)
+    if not found:
+        raise VisRLError(
+            f"No rl1 model of the pairs of {pairs.name} under {MODELS}/. Train one with "
+            f"`visrl train rl1 --data {pairs.name}`, or name the model to start from with --model."
+        )
+    return find_model(str(max(found, key=lambda path: path.stat().st_mtime_ns).parent))
+
+
+if __name__ == "__main__":
+    from visrl_train.launching import main
+
+    main("rl2")

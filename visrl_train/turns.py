@@ -1,0 +1,127 @@
+"""Turns with a reply to learn, as tensors; the same tokens that generation sees.
+
+Used by collator.py for every stage. The prompt is written by the engine's own code (engines/transformers.py),
+so training and generation cannot drift apart. Prompt and reply go through the processor in ONE call:
+masks that cover the whole sequence (Mllama's cross-attention) come out right, which they do not when the
+two are processed apart.
+
+    prompt | lead reply end | padding      input_ids (B, L), padded on the right
+      0    |       1        |    0         completion_mask (B, L)
+
+lead is what the chat template puts before a reply (a blank, for LLaVA-1.5); end is the special token that
+it writes after one, or the tokenizer's end of text where it writes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from visrl_data.engines import Request, Sampling
+from visrl_data.engines.transformers import TransformersEngine
+from visrl_data.errors import VisRLError
+from visrl_data.prompts import Part
+
+_MARK = "MARK"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A user turn and the reply to learn. id is for messages; images: one for each picture part."""
+
+    id: str
+    parts: tuple[Part, ...]
+    images: tuple[Image, ...]
+    reply: str
+
+
+class Turns:
+    """Writes turns with one processor. max_tokens: the longest sequence that the model can read."""
+
+    # The engine's own methods: they need a processor and its special tokens, but no model.
+    _text: Any = TransformersEngine._text
+    _plain: Any = TransformersEngine._plain
+    seen_size: Any = TransformersEngine.seen_size
+
+    def __init__(self, processor: Any, max_tokens: int | None = None) -> None:
+        self.processor = processor
+        self.max_tokens = max_tokens
+        tokenizer = processor.tokenizer
+        self._special = sorted({t for t in tokenizer.get_added_vocab() if t.strip()}, key=len, reverse=True)
+        never = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._never_in_replies = sorted({t for t in never if t.strip()}, key=len, reverse=True)
+        self._lead, self._end = _around_a_reply(processor, self._never_in_replies)
+
+    def prompt(self, turn: Turn) -> str:
+        """The text before the reply, as the engine gives it to the processor."""
+        return self._text(Request(turn.parts, turn.images, (), Sampling()))
+
+    def completion(self, reply: str) -> str:
+        """The text that carries the loss. Special tokens spelt out in a reply stay text."""
+        for token in self._never_in_replies:
+            reply = reply.replace(token, f"{token[0]}\u200b{token[1:]}")
+        return self._lead + reply + self._end
+
+    def encode(self, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask, completion_mask (B, L), and the processor's tensors of all pictures.
+
+        Raises VisRLError when a row has no token to learn, or not all of what it should hold.
+        """
+        prompts = [self.prompt(turn) for turn in turns]
+        texts = [prompt + self.completion(turn.reply) for prompt, turn in zip(prompts, turns, strict=True)]
+        bos = self.processor.tokenizer.bos_token
+        special = not (bos and texts[0].startswith(bos))
+        made = self.processor(
+            text=texts,
+            images=[list(turn.images) for turn in turns],
+            padding=True,
+            padding_side="right",
+            add_special_tokens=special,
+            return_tensors="pt",
+        )
+        mask = torch.zeros_like(made["attention_mask"])
+        lengths = made["attention_mask"].sum(dim=1).tolist()
+        for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            before, whole = (self._ids(part, special) for part in (prompt, text))
+            ids = made["input_ids"][i, : lengths[i]].tolist()
+            self._check(turns[i].id, before, whole, ids)
+            mask[i, lengths[i] - (len(whole) - len(before)) : lengths[i]] = 1
+        return {**made, "completion_mask": mask}
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        """The tokens of a text whose image placeholders are not spread out."""
+        return self.processor.tokenizer(text, add_special_tokens=special)["input_ids"]
+
+    def _check(self, row: str, before: list[int], whole: list[int], ids: list[int]) -> None:
+        """The row as processed begins and ends as its text does: nothing of it, no image token, was cut."""
+        learnt = whole[len(before) :]
+        if not learnt or whole[: len(before)] != before:
+            raise VisRLError(f"Row {row}: its prompt and its reply share a token, so the reply can't be learnt alone.")
+        if ids[0] != whole[0] or ids[-len(learnt) :] != learnt or len(ids) < len(whole):
+            raise VisRLError(f"Row {row}: the processor cut or changed its tokens; expected them whole.")
+        if self.max_tokens is not None and len(ids) > self.max_tokens:
+            raise VisRLError(
+                f"Row {row} has {len(ids)} tokens, the model reads {self.max_tokens}. "
+                "Bound the pictures with --max-pixels; cutting the row would cut what is to be learnt."
+            )
+
+
+def _around_a_reply(processor: Any, special: list[str]) -> tuple[str, str]:
+    """What the chat template writes before a reply (after the generation prompt), and the token that ends it."""
+
+    def say(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}]}
+
+    def written(chat: list[dict[str, Any]], generation: bool) -> str:
+        return processor.apply_chat_template(chat, add_generation_prompt=generation, tokenize=False)
+
+    asked = [say("user", "question")]
+    prompt, whole = written(asked, True), written([*asked, say("assistant", _MARK)], False)
+    before, _, after = whole.rpartition(_MARK)
+    lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    end = next((token for token in special if after.lstrip().startswith(token)), processor.tokenizer.eos_token)
+    return lead, end
