@@ -255,7 +255,7 @@ def _told(job: Job, error: HubFailure) -> str:
     """One message: what failed, what the Hub holds, what to do."""
     held, name = job.held, job.place.id
     if held.tagged:
-        holds = f"{name} holds the release, verified and tagged (commit {held.commit[:12]}); a last look at it failed."
+        holds = f"{name} holds it as commit {held.commit[:12]}, verified, and took the tag; a last look at that failed."
     elif held.commit:
         holds = f"{name} holds it as commit {held.commit[:12]}, without a tag."
     elif held.uploaded:
