@@ -43,6 +43,19 @@ def test_actor_and_critic_share_weights_when_the_digests_agree(adapter):
     assert built.identity["origin_base"]["digest"] == find_model(str(adapter.parent / "base")).digest
 
 
+def test_a_base_that_changed_under_its_adapter_is_refused(adapter):
+    record = json.loads((adapter / "visrl.json").read_text())
+    record["base"] = {"id": record["origin_base"]["id"], "digest": find_model(str(adapter)).base.digest}
+    (adapter / "visrl.json").write_text(json.dumps(record))
+    assert find_model(str(adapter)).base.digest == record["base"]["digest"]
+    weights = adapter.parent / "base" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(VisRLError, match="train the adapter anew"):
+        find_model(str(adapter))
+
+
 def test_another_base_is_loaded_apart(adapter, tmp_path):
     """A merged or fully fine-tuned actor: its weights are no longer the critic's."""
     other = tmp_path / "other"

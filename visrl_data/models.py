@@ -52,13 +52,15 @@ class ModelFolder:
 def find_model(model: str, trust_remote_code: bool = False) -> ModelFolder:
     """Resolve `ID[@REV]`: an alias of a shipped model, a local folder, or a Hub id (downloaded, cached).
 
-    Raises VisRLError when there is no such model.
+    Raises VisRLError when there is no such model, or when the weights under an adapter are not those that it
+    was trained on (where its record keeps their digest).
     """
     path, revision = _locate(model, trust_remote_code)
     record = _read_json(path / RECORD) if (path / RECORD).is_file() else {}
     base = None
     if (path / "adapter_config.json").is_file():
         base = find_model(_base_of(path), trust_remote_code)
+        _check_base(model, record.get("base"), base)
     elif not (path / "config.json").is_file():
         raise VisRLError(
             f"{model}: {path} holds neither config.json nor adapter_config.json, so it is no model folder. "
@@ -76,6 +78,15 @@ def find_model(model: str, trust_remote_code: bool = False) -> ModelFolder:
         crop_rule=CropRule(**rule) if rule else fallback.crop_rule,
         origin_base=(record.get("origin_base") or {}).get("id", fallback.origin_base),
     )
+
+
+def _check_base(adapter: str, kept: dict | None, base: ModelFolder) -> None:
+    if kept and kept["digest"] != base.digest:
+        raise VisRLError(
+            f"{adapter} is an adapter on {kept['id']} as it was (digest {kept['digest'][:12]}); "
+            f"what lies there now has digest {base.digest[:12]}. "
+            "Put the old weights back, or train the adapter anew."
+        )
 
 
 def digest_folder(path: Path) -> str:

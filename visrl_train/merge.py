@@ -30,9 +30,8 @@ def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
     import torch
     from transformers import AutoProcessor
 
-    from visrl_train.models import check_base, load_frozen, origin_record, portable_id, save_full
+    from visrl_train.models import load_frozen, origin_record, portable_id, save_full
 
-    check_base(folder)
     temporary = output.with_name(output.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

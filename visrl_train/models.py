@@ -29,7 +29,6 @@ def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
     """
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
-    check_base(folder)
     if config.full:
         model = load_frozen(folder, torch.float32, config.trust_remote_code)  # small steps vanish in bfloat16
         unfreeze_language_model(model)
@@ -125,20 +124,6 @@ def portable_id(folder: ModelFolder) -> str:
     if folder.revision is not None:
         return f"{folder.id.partition('@')[0]}@{folder.revision}"
     return str(folder.path)
-
-
-def check_base(folder: ModelFolder) -> None:
-    """Raise VisRLError when the weights under an adapter are not those that it was trained on."""
-    record = folder.path / RECORD
-    if folder.base is None or not record.is_file():
-        return
-    kept = json.loads(record.read_text(encoding="utf-8")).get("base")
-    if kept and kept["digest"] != folder.base.digest:
-        raise VisRLError(
-            f"{folder.id} is an adapter on {kept['id']} as it was (digest {kept['digest'][:12]}); "
-            f"what lies there now has digest {folder.base.digest[:12]}. "
-            "Put the old weights back, or train the adapter anew."
-        )
 
 
 def origin_record(folder: ModelFolder) -> dict[str, str]:
