@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .hub_world import REPO, World, environment, scripted_generate, small_files, visrl
+from .command import visrl
+from .hub_world import REPO, World, environment, scripted_generate, small_files
 from .loopback_answers import TOKEN
 from .loopback_hub import Fault, LoopbackHub, only_loopback
 from .release_folders import make_model, png, stamped_folder

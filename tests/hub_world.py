@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import os
 import resource
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,20 +43,6 @@ class World:
             return publish(folder, repo, tag, self.options(**options), self.said.append)
         except VisRLError as error:
             return str(error)
-
-
-def visrl(*arguments: str) -> tuple[int, str, str]:
-    """The command in this process: exit code, stdout, stderr."""
-    from visrl_cli.main import main
-
-    out, err = io.StringIO(), io.StringIO()
-    sys.argv = ["visrl", *arguments]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as left:
-            return int(left.code or 0), out.getvalue(), err.getvalue()
-    return 0, out.getvalue(), err.getvalue()
 
 
 @contextlib.contextmanager

@@ -7,29 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from visrl_cli.main import main
 
 from visrl_data import factory
 from visrl_data.config import GenConfig
 
+from .command import visrl
+
 ROOT = Path(__file__).parent.parent
-
-
-def visrl(*arguments):
-    """Run in this process; returns (exit code, stdout, stderr)."""
-    import contextlib
-    import io
-    from unittest import mock
-
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["visrl", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as left,
-    ):
-        main()
-    return left.value.code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """report.html: true to the report and the tables, harmless whatever the texts say, the same each time."""
 
 import base64
-import contextlib
 import html.parser
 import io
 import json
@@ -9,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -23,7 +21,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from visrl_cli.main import main
 
 from visrl_data import factory, finishing, page, page_figures, page_flow, page_sample
 from visrl_data.boxes import Box, best_iou, iou
@@ -32,6 +29,7 @@ from visrl_data.engines import Role
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.page_text import MOST_CHARACTERS, embedded, shown, visible
 
+from .command import visrl
 from .conftest import draw_photo, scripted_reply
 
 # Each of these would mark the page if any of it were read as markup.
@@ -400,18 +398,6 @@ def test_text_is_made_visible_and_bounded():
     assert shown("x" * 5000).endswith("x … (3,000 more characters)")
 
 
-def run_visrl(*arguments):
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["visrl", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as left,
-    ):
-        main()
-    return left.value.code, out.getvalue(), err.getvalue()
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -425,7 +411,7 @@ def test_the_command_on_the_page_gives_the_same_options(options):
     config = GenConfig(**options)
     [command] = page.commands(tomllib.loads(to_toml(config)), config.thresholds, config.box_critic)
     with mock.patch("visrl_cli.gen._generate") as generate:
-        assert run_visrl(*shlex.split(command)[1:])[0] == 0
+        assert visrl(*shlex.split(command)[1:])[0] == 0
     assert generate.call_args.args[0] == config
 
 
@@ -438,13 +424,13 @@ def test_the_command_tells_of_a_later_filter():
 
 
 def test_inspect_names_the_page_and_opens_it(run):
-    code, out, _ = run_visrl("inspect", run.path)
+    code, out, _ = visrl("inspect", run.path)
     assert code == 0 and out.endswith(f"{run.path / 'report.html'}\n")
     with mock.patch("webbrowser.open", return_value=True) as opened:
-        assert run_visrl("inspect", run.path, "--open")[0] == 0
+        assert visrl("inspect", run.path, "--open")[0] == 0
     opened.assert_called_once_with((run.path / "report.html").as_uri())
     with mock.patch("webbrowser.open", return_value=False):
-        code, _, err = run_visrl("inspect", run.path, "--open")
+        code, _, err = visrl("inspect", run.path, "--open")
     assert code == 1 and "report.html" in err
 
 
