@@ -30,7 +30,12 @@ _WAY = "The way to the Hub"
 
 def push(
     what: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Finished runs, a dataset folder, or a model folder.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Finished runs; USER/NAME@TAG to merge them with a published version; or else one dataset folder or "
+            "one model folder.",
+        ),
     ],
     hub_id: HubId = None,
     tag: Tag = None,
@@ -73,13 +78,16 @@ def push(
 ) -> None:
     """Publish runs as one dataset, or a trained model: one commit, one tag, read back and compared.
 
-    The same content pushed again changes nothing. After a failure run the same command again.
+    The same content pushed again changes nothing. After a failure run the same command again. Log in first with
+    `hf auth login`, or set HF_TOKEN.
 
     Examples:
 
       visrl push runs/photos --hub-id user/photos --tag v1.0
 
       visrl push runs/photos runs/charts --dry-run
+
+      visrl push user/photos@v1.0 runs/photos2 --tag v1.1
 
       visrl push models/rl2 --private
     """

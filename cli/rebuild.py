@@ -41,7 +41,9 @@ def rebuild(
         print(json.dumps({"output": str(made.dataset.folder), "found": made.found, "missing": missing,
                           "counts": made.dataset.counts}))  # fmt: skip
         return
-    print(f"{made.found} images put back, {len(made.missing)} missing. The dataset is in {made.dataset.folder}")
+    put_in = f"{made.found} images put back, {len(made.missing)} missing"
+    complete = not made.found and not made.missing
+    print(f"{'No image was missing' if complete else put_in}. The dataset is in {made.dataset.folder}")
     for config, splits in made.dataset.counts.items():
         print(f"  {config}: " + ", ".join(f"{split} {rows}" for split, rows in splits.items()))
     for image in made.missing[:10]:

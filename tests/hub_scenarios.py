@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .command import visrl
-from .hub_world import REPO, World, environment, scripted_generate, small_files
+from .hub_journeys import JOURNEYS
+from .hub_world import REPO, World, environment, small_files
 from .loopback_answers import TOKEN
 from .loopback_hub import Fault, LoopbackHub, only_loopback
-from .release_folders import make_model, png, stamped_folder
+from .release_folders import png, stamped_folder
 
 
 def two_versions(world: World) -> dict:
@@ -227,59 +227,6 @@ def ways(world: World) -> dict:
     }
 
 
-def model(world: World) -> dict:
-    """A model folder: its weights, settings and card; nothing of its training."""
-    from huggingface_hub import snapshot_download
-
-    from visrl_data.pushing import push
-
-    folder = make_model(world.folder / "rl2")
-    said: list[str] = []
-    done = [push([folder], say=said.append), push([folder], say=said.append)]
-    make_model(folder, b"weights of the second round")
-    done.append(push([folder], say=said.append))
-    copy = Path(snapshot_download("user/rl2", revision="v1.0", cache_dir=world.cache()))
-    return {
-        "states": [[p.hub_id, p.state, p.tag] for p in done],
-        "files": sorted(f.relative_to(copy).as_posix() for f in copy.rglob("*") if f.is_file()),
-        "weights": (copy / "model.safetensors").read_text(),
-        "left_out": next(line for line in said if "Left out" in line),
-    }
-
-
-def from_the_command_line(world: World) -> dict:
-    """A run, made by the pipeline, pushed by `visrl push`; its parts load; a second time nothing changes."""
-    from datasets import get_dataset_config_names, load_dataset
-
-    from .dataset_runs import SHIPPED, make_run, photos
-
-    run = make_run(world.folder / "run", photos(world.folder / "photos", **SHIPPED)).path
-
-    with small_files(20_000):
-        no_room = visrl("push", str(run), "--output", str(world.folder / "built"))
-    dry = visrl("push", str(run), "--dry-run")
-    code, out, err = visrl("push", str(run), "--tag", "v1.0", "--json")
-    told = json.loads(out) if not code else {}
-    again = visrl("push", str(run), "--hub-id", "user/run")
-    configs = get_dataset_config_names("user/run", revision="v1.0") if told else []
-    pairs = load_dataset("user/run", revision="v1.0", split="train", cache_dir=world.cache()) if told else []
-    source, target = str(world.folder / "photos/questions.jsonl"), str(world.folder / "made")
-    with scripted_generate():
-        made = visrl("gen", "--source", source, "-o", target, "--push-to-hub", "--private", "--json")
-    return {
-        "no_room": no_room,
-        "made": [made[0], json.loads(made[1])["published"] if not made[0] else made[2]],
-        "made_private": world.hub.dataset("user/made").private,
-        "dry": dry,
-        "first": [code, told.get("hub_id"), told.get("state"), told.get("tag")],
-        "err": err,
-        "again": again,
-        "configs": configs,
-        "rows": len(pairs),
-        "picture": pairs[0]["image"].size if told else None,
-    }
-
-
 def xet(world: World) -> dict:
     """The path of most users: large files through hf_xet, up and down; here its store is a local folder."""
     from datasets import load_dataset
@@ -321,7 +268,7 @@ def guard(world: World) -> dict:
 
 SCENARIOS: tuple[Callable[[World], dict], ...] = (
     guard, two_versions, default_config, same_again, schema, deletions, refused, stalled, not_as_sent, full_disk, ways,
-    model, from_the_command_line,
+    *JOURNEYS,
 )  # fmt: skip
 
 

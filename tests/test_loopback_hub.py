@@ -184,6 +184,21 @@ def test_a_model_goes_out_without_its_training(told):
     assert found["left_out"] == "Left out, since only safetensors are published: optimizer.pt, training_args.bin."
 
 
+def test_a_model_is_published_without_the_folders_of_this_machine(told):
+    code, err, card = told["model"]["local"]
+    assert code == 0 and "names no licence" in err
+    assert card == "# rl1\n\nvisrl gen --model user/rl1@v1.0 --source questions.jsonl\n"
+
+
+def test_a_token_in_a_file_is_found_before_anything_is_sent(told):
+    code, out, err = told["model"]["token"]
+    assert (code, out) == (1, "") and "README.md, line 3: a Hub token" in err and "Nothing was sent" in err
+
+
+def test_nothing_on_the_hub_names_a_folder_or_a_token(told):
+    assert told["leaked"] == []
+
+
 def test_a_run_goes_from_the_command_line_to_load_dataset(told):
     found = told["from_the_command_line"]
     assert found["dry"][0] == 0 and found["dry"][1].startswith("Would publish user/run as v1.0")
@@ -203,6 +218,58 @@ def test_gen_publishes_its_run(told):
 def test_no_room_for_the_dataset_is_told(told):
     code, _, err = told["from_the_command_line"]["no_room"]
     assert code == 1 and "is full" in err and "Nothing was sent" in err and "Traceback" not in err
+
+
+def test_a_published_version_and_a_run_are_the_next_version(told):
+    found = told["merged"]
+    assert found["dry"][:2] == [0, "Would publish user/line as v1.1: 25 changes.\n"]
+    assert "fetching user/line@v1.0: the Hub has a fault (500" in found["dry"][2], "tried again"
+    assert found["state"] == [0, "user/line", "published", "v1.1"], "where the version came from, without --hub-id"
+    assert found["v1.0 stays"] and found["rows"] == found["expected"] and found["rows"][0] < found["rows"][1]
+    assert found["other files"] == ["README.md"], "else the bytes that both runs give"
+    assert found["title"] == ["A line", ["en"]], "as v1.0 had them"
+    assert found["parts"] == [["user/line@v1.0", True], [None, False]]
+    assert found["again"].startswith("Unchanged: ")
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("no tag", "user/line@v9 could not be fetched: not found on the Hub (404: Invalid rev id: v9). Check the name"),
+        ("no repository", "user/nothing@v1.0 could not be fetched: not found on the Hub (404"),
+        ("damaged", "report.json is missing or was changed since the dataset was made. Fetch it anew: `hf cache rm"),
+        ("other way", "temperature: 2.0 / 1.0"),
+    ],
+)
+def test_what_cannot_be_merged_is_told_and_nothing_is_sent(told, case, message):
+    code, out, err = told["merged"][case]
+    assert (code, out) == (1, "") and message in err and "Sending" not in err and "Traceback" not in err
+
+
+def test_a_set_without_pictures_is_made_whole_from_the_hub(told):
+    found = told["put_back"]
+    rows, pictures = found["published"]
+    assert rows > 0 == pictures and found["pixels on the Hub"] == []
+    assert found["rebuilt"] == [0, 12]
+    assert found["other files"] == ["README.md", "manifest.json"], "else the bytes of a build with all pictures"
+    assert found["rl1"][0] == found["rl1"][1] > 0, "and it loads"
+
+
+def test_a_wrong_picture_is_refused_from_the_hub_too(told):
+    code, out, err = told["put_back"]["refused"]
+    assert (code, out) == (1, "") and told["put_back"]["nothing written"]
+    assert "12 pictures have the size of one but another checksum, and are not used" in err
+
+
+def test_a_set_that_was_made_whole_is_not_published(told):
+    code, _, err = told["put_back"]["pushed"]
+    assert code == 1 and "Nothing was sent" in err and "--ship-images" in err
+
+
+def test_a_set_that_cannot_be_fetched_is_told(told):
+    for case, message in (("no tag", "(404: Invalid rev id: v7)"), ("no token", "does not accept the token (401")):
+        code, out, err = told["put_back"][case]
+        assert (code, out) == (1, "") and message in err and "`hf auth login`" in err and "Traceback" not in err
 
 
 def test_through_xet():

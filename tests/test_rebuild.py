@@ -154,27 +154,6 @@ def test_what_cannot_be_rebuilt(folder, part, tmp_path):
         rebuild(newer, folder / "photos", tmp_path / "made")
 
 
-def test_a_dataset_of_the_hub_is_fetched_at_its_tag(part, monkeypatch):
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    asked = []
-
-    def fetch(name, **options):
-        asked.append((name, options["revision"], options["repo_type"]))
-        return str(part.folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    assert locate("user/pairs@v1.0") == locate("user/pairs") == part.folder
-    assert asked == [("user/pairs", "v1.0", "dataset"), ("user/pairs", None, "dataset")]
-
-    def fail(*_, **__):
-        raise LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(VisRLError, match="user/pairs@v1.0 could not be fetched"):
-        locate("user/pairs@v1.0")
-
-
 def test_the_command(folder, part, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = visrl("rebuild", part.folder, "--images", folder / "photos", "--json")
@@ -184,6 +163,8 @@ def test_the_command(folder, part, tmp_path, monkeypatch):
     assert told["counts"]["images"] == {"train": 17, "validation": 1} or sum(told["counts"]["images"].values()) == 18
     code, out, _ = visrl("rebuild", part.folder, "--images", folder / "photos", "-o", tmp_path / "again")
     assert code == 0 and out.startswith("12 images put back, 0 missing.")
+    code, out, _ = visrl("rebuild", tmp_path / "again", "--images", folder / "photos", "-o", tmp_path / "twice")
+    assert code == 0 and out.startswith("No image was missing.")
     (tmp_path / "empty").mkdir()
     code, out, err = visrl("rebuild", part.folder, "--images", tmp_path / "empty", "-o", tmp_path / "none")
     assert (code, out) == (1, "") and "12 of 12 images are not among" in err and "--allow-missing" in err

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visrl_data import release_plan
+from visrl_data import model_release, release_plan
 from visrl_data.errors import UsageError, VisRLError
 from visrl_data.release_plan import CardFacts, compare_cards, plan_files
 
@@ -93,14 +93,14 @@ def test_a_folder_that_is_not_finished_is_refused(tmp_path, kind, gone):
     ],
 )
 def test_of_a_model_goes_out(path, sent):
-    assert release_plan.is_model_file(path) == sent
+    assert model_release.is_model_file(path) == sent
 
 
 def test_notes_on_a_model_folder(tmp_path):
     folder = make_model(tmp_path / "m")
     (folder / "README.md").unlink()
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/home/me/base"}))
-    notes = " ".join(release_plan.model_notes(folder))
+    notes = " ".join(model_release.notes(folder))
     assert "optimizer.pt, training_args.bin" in notes and "no README.md" in notes and "/home/me/base" in notes
     assert "spotlight-base" not in notes
 

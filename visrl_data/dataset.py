@@ -1,5 +1,6 @@
-"""Finished runs -> a dataset folder that can be committed to the Hub as it is.
+"""Finished runs, and datasets made of runs before -> a dataset folder that can be committed to the Hub as it is.
 
+    open       runs, dataset folders, datasets of the Hub                 parts.py, fetching.py
     merge      runs that were made alike, without what occurs twice       merging.py
     settle     a licence for every row; which pictures go out             licences.py
     rows       preferences, rl1, rl2, candidates, images                  dataset_rows.py
@@ -10,6 +11,7 @@
     README.md  card/             the card and its pictures
     report.json  report.html     of the runs; the page of a single run, when it shows nothing that stays at home
     LICENSE                      when the licence is none that the Hub knows, or several
+    runs/                        questions, drops and pairs of the runs, so that a later dataset can be merged from this
     manifest.json                runs, models, versions, counts, digests; written last
 
 The same runs and choices give the same bytes. A config without a row (rl1, rl2 and images of a dataset that
@@ -31,15 +33,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from visrl_data import dataset_rows, licences, merging
+from visrl_data import dataset_rows, licences, merging, parts
 from visrl_data.dataset_folder import KIND, SCHEMA_VERSION, Dataset, digests, is_dataset, open_dataset
 from visrl_data.dataset_rows import CONFIGS, PairSet
 from visrl_data.errors import VisRLError
+from visrl_data.fetching import Fetched
 from visrl_data.licences import Terms
 from visrl_data.merging import Pool
+from visrl_data.parts import RUN_TABLES, Part
 from visrl_data.shards import grouped, read_facts, write_config
-from visrl_data.store import file_digest, write_json, write_text
+from visrl_data.store import Run, file_digest, write_json, write_table, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,14 @@ class Release:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contents:
-    """All that a dataset folder is written from. candidates: the tables of CANDIDATES, anew at each call."""
+    """All that a dataset folder is written from.
+
+    candidates: the tables of CANDIDATES, anew at each call. runs: what stands in runs/, by name (parts.RUN_TABLES).
+    """
 
     pairs: PairSet
     candidates: Callable[[], Iterator[pa.Table]]
+    runs: dict[str, pa.Table]
     about: dict[str, Any]
     report: dict[str, Any]
     license_text: str = ""
@@ -71,73 +80,111 @@ class Contents:
 
 
 def build_dataset(
-    runs: Sequence[Path],
+    sources: Sequence[Path | Fetched],
     folder: Path,
     release: Release | None = None,
     *,
     license: str | None = None,
     ship_images: bool | None = None,
 ) -> Dataset:
-    """Write the dataset of finished runs into `folder`; an earlier dataset there is replaced as a whole.
+    """Write the dataset of runs and earlier datasets into `folder`; a dataset that was there is replaced as a whole.
 
+    sources: folders of finished runs or of datasets, and datasets of the Hub.
     license: for questions whose source states none. ship_images: None embeds the pictures whose source says
     that they may be redistributed, True all, False none.
     Raises VisRLError: runs that don't go together, no pair, no licence, a folder that holds something else.
     """
-    pool = merging.merge_runs(runs)
-    questions, terms = licences.settle(merging.with_candidates(pool), license, ship_images)
+    pool = merging.merge([_part(source) for source in sources])
+    questions, terms = licences.settle(
+        merging.with_candidates(pool), license, ship_images, pool.images.sizes, pool.published
+    )
     images = frozenset(questions["image_sha256"].to_pylist())
 
     def candidates() -> Iterator[pa.Table]:
         for table in merging.candidate_batches(pool):
             yield dataset_rows.candidate_columns(table, questions, pool.members)
 
-    pairs = dataset_rows.pair_columns(pool.pairs, questions, pool.members)
+    pairs = dataset_rows.pair_columns(pool.distinct, questions, pool.members)
     contents = Contents(
         pairs=PairSet(pairs, pool.prompts, pool.images, terms.shipped),
         candidates=candidates,
-        about=_about(pool, terms, len(images), ship_images) | _stamped(release or Release()),
+        runs=pool.tables | {"questions": licences.filled(pool.questions, license)},
+        about=_about(pool, terms, images, ship_images) | _stamped(release or Release()),
         report=pool.report,
         license_text=terms.text,
         report_page=_report_page(pool, terms),
     )
-    notes = tuple(_notes(pool, terms, len(images), ship_images))
+    notes = tuple(_notes(pool, terms, images, ship_images))
     return dataclasses.replace(write_dataset(contents, Path(folder)), notes=notes)
+
+
+def _part(source: Path | Fetched) -> Part:
+    if isinstance(source, Fetched):
+        return parts.dataset_part(open_dataset(source.folder), source.name, source.commit)
+    if is_dataset(source):
+        return parts.dataset_part(open_dataset(source), source.resolve().name)
+    return parts.run_part(source)
 
 
 def _report_page(pool: Pool, terms: Terms) -> Path | None:
     """The page of a single run. It shows pictures and the run's own command, so all of both must be for others."""
-    run = pool.members[0].run
-    page, options = run.path / "report.html", run.config()
-    private = any(merging.shareable(value) != value for value in options.values() if isinstance(value, str))
+    page = pool.parts[0].page
+    if page is None or len(pool.parts) > 1 or not page.is_file():
+        return None
+    options = Run(page.parent).config()
+    private = any(parts.shareable(value) != value for value in options.values() if isinstance(value, str))
     whole = set(pool.questions["image_sha256"].to_pylist()) <= terms.shipped
-    return page if len(pool.members) == 1 and whole and not private and page.is_file() else None
+    return page if whole and not private else None
 
 
-def _about(pool: Pool, terms: Terms, images: int, ship_images: bool | None) -> dict[str, Any]:
+def _about(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool | None) -> dict[str, Any]:
     """The manifest, but for what the caller decides and what is known only after writing."""
-    published = pool.pairs.num_rows
+    published = pool.distinct.num_rows
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "generator_versions": sorted({member.about["run"]["versions"]["visrl"] for member in pool.members}),
         "builder_version": importlib.metadata.version("visrl"),
         "runs": [{"id": member.id, **member.about} for member in pool.members],
+        "parts": list(_parts(pool)),
         "pairs": {"in_runs": published + pool.repeated_pairs, "repeated": pool.repeated_pairs, "published": published},
         "repeated_questions": pool.repeated_questions,
-        "images": images,
+        "images": len(images),
+        "unavailable": len(images - pool.images.sizes.keys()),
         "validation_share": dataset_rows.VALIDATION_SHARE,
         "license": {"id": terms.id, "name": terms.name, "sources": [dataclasses.asdict(s) for s in terms.sources]},
         "ship_images": ship_images,
     }
 
 
-def _notes(pool: Pool, terms: Terms, images: int, ship_images: bool | None) -> Iterator[str]:
-    if withheld := images - len(terms.shipped):
+def _parts(pool: Pool) -> Iterator[dict[str, Any]]:
+    """What came from each part: rows that are in this dataset. dataset and commit are null for a run."""
+    for part in pool.parts:
+        runs = [member.id for member in part.members]
+        kept = {
+            name: int(pc.sum(pc.is_in(table["run"], value_set=pa.array(runs))).as_py() or 0)
+            for name, table in (("questions", pool.questions), ("pairs", pool.distinct))
+        }
+        yield {"dataset": part.dataset or None, "commit": part.commit or None, "runs": runs, **kept}
+
+
+def _notes(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool | None) -> Iterator[str]:
+    for part, kept in zip(pool.parts, _parts(pool), strict=True):
+        if len(pool.parts) > 1:
+            place = part.dataset or part.members[0].place
+            yield f"{place}: {kept['questions']} questions, {kept['pairs']} pairs in the dataset."
+    if terms.id == "other" and terms.name != "mixed":
+        stated = terms.sources[0].license
+        yield f"The Hub knows no licence {stated!r}: the card says other, and LICENSE names it. It knows cc-by-4.0."
+    absent = len(images - pool.images.sizes.keys())
+    withheld = len(images) - len(terms.shipped)
+    if withheld:
         why = "as you said" if ship_images is False else "nobody said that they may be redistributed"
-        yield f"{withheld} of {images} images are left out: {why}. `visrl rebuild` puts them back by checksum."
-    if withheld and ship_images is None:
+        yield f"{withheld} of {len(images)} images are left out: {why}. `visrl rebuild` puts them back by checksum."
+    if withheld > absent and ship_images is None:
         yield "If you may redistribute them, --ship-images embeds them."
+    if absent:
+        yield f"{absent} of them are not here: the dataset that is merged left them out. To embed them, merge its runs."
     if overruled := sum(source.overruled for source in terms.sources):
         yield f"{overruled} images go out because you said so, although their source says that they may not."
     if pool.repeated_questions or pool.repeated_pairs:
@@ -162,6 +209,9 @@ def write_dataset(contents: Contents, folder: Path) -> Dataset:
     with _fresh(folder.resolve()) as work:
         for config in CONFIGS:
             _write_rows(config, contents, work / "data" / config)
+        (work / "runs").mkdir()
+        for name, table in contents.runs.items():
+            write_table(work / "runs" / f"{name}.parquet", table.cast(RUN_TABLES[name]).combine_chunks())
         write_json(work / "report.json", contents.report)
         if contents.report_page:
             shutil.copyfile(contents.report_page, work / "report.html")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from visrl_data.dataset_rows import PREFERENCES, PairSet
 from visrl_data.errors import VisRLError
-from visrl_data.merging import recorded_prompts
+from visrl_data.parts import recorded_prompts
 from visrl_data.pixels import StoredImages
 from visrl_data.shards import SPLITS, split_files
 from visrl_data.store import ROWS, file_digest

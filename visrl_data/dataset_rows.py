@@ -27,7 +27,8 @@ import pyarrow.compute as pc
 from datasets import Features, Image, List, Value
 
 from visrl_data import pixels
-from visrl_data.merging import Member, pair_ids, question_places
+from visrl_data.merging import pair_ids, question_places
+from visrl_data.parts import Member
 from visrl_data.prompts import Part, PromptSet
 from visrl_data.records import CANDIDATE_SCHEMA
 from visrl_data.seeds import keyed_seed

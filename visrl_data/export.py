@@ -76,8 +76,8 @@ def export(source: Path, form: str, output: Path) -> Exported:
 def _pairs(source: Path) -> PairSet:
     if is_dataset(source):
         return pair_set(open_dataset(source))
-    pool = merging.merge_runs([source])
-    pairs = dataset_rows.pair_columns(pool.pairs, pool.questions, pool.members)
+    pool = merging.merge_run(source)
+    pairs = dataset_rows.pair_columns(pool.distinct, pool.questions, pool.members)
     return PairSet(pairs, pool.prompts, pool.images, frozenset(pool.images.sizes))
 
 

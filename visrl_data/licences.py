@@ -2,13 +2,13 @@
 
 A step of dataset.py, between merging and writing. Nothing is guessed: a question keeps the licence that its
 source stated; where none was stated the user is asked. A picture goes out when its source says that it
-may, or when the user says so.
+may, when the user says so, or when a version that is merged shows it already.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -58,15 +58,24 @@ class Terms:
     shipped: frozenset[str]
 
 
-def settle(questions: pa.Table, license: str | None, ship_images: bool | None) -> tuple[pa.Table, Terms]:
+def settle(
+    questions: pa.Table,
+    license: str | None,
+    ship_images: bool | None,
+    there: Container[str],
+    published: frozenset[str] = frozenset(),
+) -> tuple[pa.Table, Terms]:
     """The questions with a licence each, and the terms of the dataset.
 
     license: for the questions whose source states none. ship_images: None goes by what the sources say,
-    True embeds every picture, False none.
+    True embeds every picture, False none. there: sha256 of the pictures that can be embedded; the others were
+    withheld by a dataset that is a part of this one. published: of those that such a dataset shows already,
+    which stay whatever their sources say.
     Raises VisRLError when a licence is missing, UsageError when `license` contradicts what was stated.
     """
     questions = _with_licences(questions, license)
-    shipped = _shipped(questions, ship_images)
+    wanted = _shipped(questions, ship_images, published)
+    shipped = frozenset(sha for sha in wanted if sha in there)
     sources = tuple(_source_terms(questions, shipped))
     known = sorted({hub_name(terms.license) for terms in sources})
     if len(known) == 1 and known[0] in HUB_LICENCES:
@@ -101,17 +110,24 @@ def _with_licences(questions: pa.Table, license: str | None) -> pa.Table:
             "and a published dataset needs one. Answer with --license ID, for example --license cc-by-4.0 "
             "(--license unknown says openly that you don't know), or state it in the source's rows."
         )
-    filled = pc.if_else(missing, pa.scalar(license), stated)
-    return questions.set_column(questions.column_names.index("license"), "license", filled)
+    return filled(questions, license)
 
 
-def _shipped(questions: pa.Table, ship_images: bool | None) -> frozenset[str]:
+def filled(questions: pa.Table, license: str | None) -> pa.Table:
+    """The questions with `license` where their source states none."""
+    stated = questions["license"]
+    known = pc.if_else(pc.equal(pc.fill_null(stated, ""), ""), pa.scalar(license or ""), stated)
+    return questions.set_column(questions.column_names.index("license"), "license", known)
+
+
+def _shipped(questions: pa.Table, ship_images: bool | None, published: frozenset[str]) -> frozenset[str]:
     """A picture goes by its questions: one that says no keeps it back, else one that says yes sends it."""
     images, says = questions["image_sha256"].to_pylist(), questions["ship_image"].to_pylist()
     if ship_images is not None:
         return frozenset(images if ship_images else ())
     verdicts = list(zip(images, says, strict=True))
-    return frozenset(sha for sha, says in verdicts if says) - {sha for sha, says in verdicts if says is False}
+    allowed = frozenset(sha for sha, says in verdicts if says) - {sha for sha, says in verdicts if says is False}
+    return allowed | published.intersection(images)
 
 
 def _source_terms(questions: pa.Table, shipped: frozenset[str]) -> Iterable[SourceTerms]:

@@ -1,4 +1,4 @@
-"""Several finished runs -> one pool of pairs: the first step of a dataset (dataset.py).
+"""Runs, and datasets that were made of runs before (parts.py), -> one pool: the first step of dataset.py.
 
 Runs go together when the same models made them in the same way from other questions, or with other seeds.
 What occurs twice is kept once: a question that was asked twice with the same seed, and a pair that another
@@ -12,19 +12,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from visrl_data import diagnostics
+from visrl_data import diagnostics, parts
 from visrl_data.config import GenConfig, Thresholds
 from visrl_data.errors import VisRLError
+from visrl_data.parts import Member, Part, recorded_prompts
 from visrl_data.pixels import StoredImages
-from visrl_data.prompts import Prompt, PromptSet
-from visrl_data.store import TABLES, Run
+from visrl_data.prompts import PromptSet
+from visrl_data.records import CANDIDATE_SCHEMA, QUESTION_SCHEMA
 
 # Options in which the runs of one dataset may differ. Thresholds are compared as the filter last used them,
 # models and prompts by their digests.
@@ -34,105 +34,118 @@ MAY_DIFFER = {
     *("model", "critic", "prompts", "box_win", "box_lose", "response_win", "response_lose", "box_critic"),
 }
 _MODEL_MAY_DIFFER = {"model", "revision", "device"}  # the name under which the same weights were found
-_PATHS = ("model", "critic", "source", "images_root", "prompts")
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One run of a dataset. id: 12 hex digits of a digest of `about`.
-
-    about: what the dataset says of it: config, run (its identity), filter, counts, sha256. Absolute paths are
-    cut to their last part: they are of no use to others, and name folders of the machine.
-    """
-
-    run: Run
-    id: str
-    about: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
     """What a dataset is made of.
 
-    questions: QUESTION_SCHEMA with the columns `run` (the member's id) and `image_bytes` (size of the
-    encoded image), without repeated ones. pairs: PAIR_SCHEMA and `run`, without repeated ones. report: of
-    the questions, before repeated pairs are left out.
+    parts: as given, each without the runs of an earlier one. tables: RUN_TABLES of all parts; questions without
+    repeated ones, and of those alone the drops and pairs. distinct: the pairs without repeated ones.
+    report: of the questions, before repeated pairs are left out. published: sha256 of the pictures that a
+    part which is a dataset shows.
     """
 
-    members: tuple[Member, ...]
-    questions: pa.Table
-    pairs: pa.Table
+    parts: tuple[Part, ...]
+    tables: dict[str, pa.Table]
+    distinct: pa.Table
     repeated_questions: int
-    repeated_pairs: int
     report: dict[str, Any]
     images: StoredImages
+    published: frozenset[str]
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return tuple(member for part in self.parts for member in part.members)
+
+    @property
+    def questions(self) -> pa.Table:
+        return self.tables["questions"]
+
+    @property
+    def repeated_pairs(self) -> int:
+        return self.tables["pairs"].num_rows - self.distinct.num_rows
 
     @property
     def prompts(self) -> PromptSet:
         return recorded_prompts(self.members[0].about)
 
 
-def recorded_prompts(about: dict[str, Any]) -> PromptSet:
-    """The prompts of a run, from the texts that it recorded."""
-    templates = about["run"]["prompts"]
-    return PromptSet(
-        **{name: Prompt(name, text) for name, text in ((i.split("@")[0], t) for i, t in templates.items())}
-    )
+def merge(given: Sequence[Part]) -> Pool:
+    """Put the questions and pairs of parts together, in the order given.
 
-
-def merge_runs(paths: Sequence[Path]) -> Pool:
-    """Open finished runs and put their questions and pairs together, in the order given.
-
-    Raises VisRLError when one is not finished, when they were made in different ways, or when there is no pair.
+    Raises VisRLError when their runs were made in different ways, or when there is no pair.
     """
-    opened = [_open(Path(path)) for path in paths]
-    if not opened:
+    if not given:
         raise VisRLError("No run was named. Give at least one finished run folder.")
-    members = tuple({member.id: member for member in reversed(opened)}[i] for i in dict.fromkeys(m.id for m in opened))
+    kept = tuple(part for part in _without_earlier(given) if part.members)
+    members = [member for part in kept for member in part.members]
     for other in members[1:]:
         _check_alike(members[0], other)
-    images = StoredImages(
-        shard for member in members for shard in sorted((member.run.path / "images").glob("part-*.parquet"))
-    )
-    asked = pa.concat_tables([_with_run(member.run.table("questions"), member) for member in members])
+    asked = _all(kept, "questions")
     questions = asked.filter(_first_of(_question_keys(asked, members)))
-    found = [_with_run(pq.read_table(member.run.path / "pairs.parquet"), member) for member in members]
-    pairs = _of_questions(pa.concat_tables(found), questions, "question_id")
+    pairs = _of_questions(_all(kept, "pairs"), questions, "question_id")
     distinct = pairs.filter(_first_of(_pair_keys(pairs)))
     if not distinct.num_rows:
+        place = members[0].place
         raise VisRLError(
-            f"{paths[0]} holds no pair, so there is nothing to publish. "
-            f"See why with `visrl inspect {paths[0]}`; other thresholds: `visrl filter {paths[0]} --sweep`."
+            f"{place} holds no pair, so there is nothing to publish. "
+            f"See why with `visrl inspect {place}`; other thresholds: `visrl filter {place} --sweep`."
         )
-    sizes = pa.array([images.sizes.get(sha, 0) for sha in questions["image_sha256"].to_pylist()], pa.int64())
+    tables = {"questions": questions, "drops": _drops(kept, questions), "pairs": pairs}
+    made = sum(member.about["counts"]["questions"] for part in given for member in part.members)
     return Pool(
-        members=members,
-        questions=questions.append_column("image_bytes", sizes),
-        pairs=distinct,
-        repeated_questions=sum(m.about["counts"]["questions"] for m in opened) - questions.num_rows,
-        repeated_pairs=pairs.num_rows - distinct.num_rows,
-        report=_report(members, questions, pairs, whole=asked.num_rows == questions.num_rows),
-        images=images,
+        parts=kept,
+        tables=tables,
+        distinct=distinct,
+        repeated_questions=made - questions.num_rows,
+        report=_report(kept, tables, whole=asked.num_rows == questions.num_rows),
+        images=StoredImages(file for part in given for file in part.images),
+        published=frozenset(StoredImages(file for part in given if part.dataset for file in part.images).sizes),
     )
+
+
+def merge_run(path: Path) -> Pool:
+    """The pool of one finished run. Raises VisRLError."""
+    return merge([parts.run_part(path)])
+
+
+def _without_earlier(given: Sequence[Part]) -> Iterator[Part]:
+    """A run that several parts hold counts in the first of them: what a later one has more, that one has otherwise."""
+    seen: set[str] = set()
+    for part in given:
+        new = [member for member in part.members if member.id not in seen]
+        seen.update(member.id for member in new)
+        yield parts.only(part, new)
+
+
+def _all(kept: Sequence[Part], name: str) -> pa.Table:
+    return pa.concat_tables([part.tables[name] for part in kept])
+
+
+def _drops(kept: Sequence[Part], questions: pa.Table) -> pa.Table:
+    """Those of rows that became no question, each once; then those of the questions."""
+    lost = _all(kept, "drops")
+    early = pc.equal(lost["stage"], "source")
+    at_source = lost.filter(early)
+    at_source = at_source.filter(_first_of([json.dumps(row) for row in _rows(at_source, ("source", "id", "reason"))]))
+    return pa.concat_tables([at_source, _of_questions(lost.filter(pc.invert(early)), questions, "id")])
 
 
 def with_candidates(pool: Pool) -> pa.Table:
     """The questions that the dataset's tables speak of: those with a candidate."""
     there: set[str] = set()
-    for member in pool.members:
-        ids = pc.unique(member.run.table("candidates", ["question_id"])["question_id"]).to_pylist()
-        there.update(f"{member.id}:{name}" for name in ids)
+    for part in pool.parts:
+        for table in parts.candidate_tables(part, ["question_id"]):
+            there.update(pc.unique(_run_and_id(table, "question_id")).to_pylist())
     return pool.questions.filter(pc.is_in(_run_and_id(pool.questions, "id"), value_set=pa.array(there, pa.string())))
 
 
-def candidate_batches(pool: Pool, rows: int = 10_000) -> Iterator[pa.Table]:
+def candidate_batches(pool: Pool) -> Iterator[pa.Table]:
     """The candidates of the pool's questions, with the column `run`, in their stored order."""
-    for member in pool.members:
-        for shard in sorted((member.run.path / "candidates").glob("part-*.parquet")):
-            with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(rows):
-                    table = _with_run(pa.Table.from_batches([batch]), member)
-                    yield _of_questions(table, pool.questions, "question_id")
+    for part in pool.parts:
+        for table in parts.candidate_tables(part, CANDIDATE_SCHEMA.names):
+            yield _of_questions(table, pool.questions, "question_id")
 
 
 def question_places(table: pa.Table, questions: pa.Table, column: str) -> pa.ChunkedArray:
@@ -148,41 +161,13 @@ def _of_questions(table: pa.Table, questions: pa.Table, column: str) -> pa.Table
     return table.filter(pc.is_valid(question_places(table, questions, column)))
 
 
-def _with_run(table: pa.Table, member: Member) -> pa.Table:
-    return table.append_column("run", pa.repeat(pa.scalar(member.id), table.num_rows))
-
-
-def _open(path: Path) -> Member:
-    run = Run(path)
-    manifest = json.loads(json.dumps(run.manifest()))
-    config, identity = manifest["config"], manifest["run"]
-    for name in _PATHS:
-        if name in config:
-            config[name] = shareable(config[name])
-    for role in ("actor", "critic"):
-        if "model" in identity[role]:
-            identity[role]["model"] = shareable(identity[role]["model"])
-    if "origin_base" in identity:
-        identity["origin_base"]["id"] = shareable(identity["origin_base"]["id"])
-    # the digests of these two are of texts that hold the paths
-    digests = {name: sha for name, sha in manifest["sha256"].items() if name not in ("config.toml", "run.json")}
-    about = {**manifest, "sha256": digests}
-    return Member(run, hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12], about)
-
-
-def shareable(text: str) -> str:
-    """An option's value without the folders of this machine: an absolute path is cut to its last part."""
-    path = PurePath(text)
-    return path.name if path.is_absolute() or text.startswith("~") else text
-
-
 def _check_alike(first: Member, other: Member) -> None:
     mine, theirs = _conditions(first.about), _conditions(other.about)
     differing = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
     if differing:
         shown = "\n".join(f"  {key}: {mine.get(key, 'unset')} / {theirs.get(key, 'unset')}" for key in differing)
         raise VisRLError(
-            f"{first.run.path} and {other.run.path} were made in different ways:\n{shown}\n"
+            f"{first.place} and {other.place} were made in different ways:\n{shown}\n"
             "Their rows would not mean the same. Publish them as two datasets; if only thresholds differ, "
             "`visrl filter` gives both runs the same ones."
         )
@@ -227,30 +212,22 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
-def _report(members: Sequence[Member], questions: pa.Table, pairs: pa.Table, whole: bool) -> dict[str, Any]:
-    """The run's own report; of several runs, or of one without its repeated rows, a new one over all of them."""
-    if len(members) == 1 and whole:
-        return json.loads((members[0].run.path / "report.json").read_text(encoding="utf-8"))
+def _report(kept: Sequence[Part], tables: dict[str, pa.Table], whole: bool) -> dict[str, Any]:
+    """The part's own report; of several parts, or of one without its repeated rows, a new one over all of them."""
+    if len(kept) == 1 and whole:
+        return json.loads(kept[0].report.read_text(encoding="utf-8"))
     from visrl_data.finishing import COLUMNS
 
-    config, used = members[0].about["config"], dict(members[0].about["filter"])
+    about = kept[0].members[0].about
+    config, used = about["config"], dict(about["filter"])
     box_critic = used.pop("box_critic")
-    candidates, drops = [], []
-    for member in members:
-        candidates.append(_with_run(member.run.table("candidates", COLUMNS), member))
-        unpaired = pq.read_table(member.run.path / "unpaired.parquet")
-        drops += [_with_run(table, member) for table in (member.run.table("drops"), unpaired)]
-    lost = pa.concat_tables(drops)
-    early = pc.equal(lost["stage"], "source")
-    at_source = lost.filter(early)
-    at_source = at_source.filter(_first_of([json.dumps(row) for row in _rows(at_source, ("source", "id", "reason"))]))
-    later = _of_questions(lost.filter(pc.invert(early)), questions, "id")
-    pool = _of_questions(pa.concat_tables(candidates), questions, "question_id")
+    candidates = pa.concat_tables(table for part in kept for table in parts.candidate_tables(part, COLUMNS))
+    pool = _of_questions(candidates, tables["questions"], "question_id")
     return diagnostics.report(
-        _own_ids(questions, "id").select(TABLES["questions"].names),
+        _own_ids(tables["questions"], "id").select(QUESTION_SCHEMA.names),
         _own_ids(pool, "question_id"),
-        _own_ids(pa.concat_tables([at_source, later]), "id"),
-        _own_ids(pairs, "question_id"),
+        _own_ids(tables["drops"], "id"),
+        _own_ids(tables["pairs"], "question_id"),
         thresholds=Thresholds(**used),
         box_critic=box_critic,
         attempts=config["attempts"],

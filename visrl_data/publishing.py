@@ -229,6 +229,11 @@ def _refuse(job: Job, before: Look, release: Release) -> None:
             f"{place.id} holds files that no `visrl push` put there and this one would replace or delete: "
             f"{some(foreign)}. Nothing was sent. Choose another --hub-id."
         )
+    if leaks := release_plan.leaks(release.files):
+        raise VisRLError(
+            f"What would be published to {place.id} names what should stay here: {'; '.join(leaks[:5])}. "
+            f"Nothing was sent. Take it out of the folder, then run the same command again."
+        )
     if release.card.breaking and not options.allow_schema_change:
         shown = "".join(f"\n  {line}" for line in release.card.breaking)
         raise VisRLError(

@@ -1,7 +1,7 @@
 """`visrl push`: from what the user names to a folder that is ready to be published (publishing.py).
 
-Finished runs become a dataset folder (dataset.py); a dataset folder goes out as it is, under a new stamp; of a
-model folder go out the safetensors weights, the configuration, the tokenizer and the card.
+Finished runs, and datasets that they are merged with, become a dataset folder (dataset.py); a single dataset folder
+goes out as it is, under a new stamp; of a model folder goes out what model_release.py makes of it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from visrl_data import release_plan
+from visrl_data import model_release, release_plan
 from visrl_data.errors import UsageError, VisRLError
+from visrl_data.fetching import MERGED, Fetched, fetch, is_hub_name
 from visrl_data.hub_access import MAKE_ROOM, disk_full
 from visrl_data.publishing import Folder, Published, PushOptions, default_hub_id, publish
 from visrl_data.store import Run
@@ -36,7 +38,7 @@ class Card:
 
 
 def push(
-    paths: Sequence[Path],
+    what: Sequence[str | Path],
     hub_id: str | None = None,
     tag: str | None = None,
     options: PushOptions | None = None,
@@ -44,54 +46,89 @@ def push(
     output: Path | None = None,
     say: Say = lambda _: None,
 ) -> Published:
-    """Publish runs, a dataset folder or a model folder.
+    """Publish runs merged into one dataset, a dataset folder or a model folder.
 
-    hub_id: by default the user's own name and the name of the first path. output: where a dataset that is built
-    from runs is kept; without it, it is built in a temporary folder. Raises VisRLError.
+    what: folders, and USER/NAME@TAG for datasets of the Hub that are merged with the others.
+    hub_id: by default that of the first dataset of the Hub, else the user's own name and the name of the first
+    folder. output: where a dataset that is built here is kept; without it, it is built in a temporary folder.
+    Raises VisRLError.
     """
-    for path in paths:
-        if not path.is_dir():
-            raise VisRLError(f"{path}: no such folder. Give finished runs, a dataset folder or a model folder.")
-    kinds = {kind_of(path) for path in paths}
-    if len(kinds) > 1 or (len(paths) > 1 and kinds != {"run"}):
-        raise UsageError("Give runs, which become one dataset, or else a single dataset or model folder.")
-    [kind] = kinds
-    if kind != "run" and (card or output):
-        raise UsageError(f"{paths[0]} is a {kind} folder; --output and the options of the card are for runs.")
+    kinds = [kind_of(one) for one in what]
+    alone = kinds[0] if len(kinds) == 1 else ""
+    if "model" in kinds and alone != "model":
+        raise UsageError("A model folder goes out alone. Give it apart from runs and datasets.")
+    if alone in ("model", "dataset") and (card or output):
+        instead = " The licence of a model stands in the head of its README.md." if alone == "model" else ""
+        raise UsageError(f"{what[0]} is a {alone} folder; --output and the options of the card are for runs.{instead}")
     if tag is not None:
         release_plan.check_tag(tag)
-    if kind == "run":
-        for path in paths:
-            Run(path).manifest()  # an unfinished run is refused before anything is asked of the Hub
-    name = default_hub_id(hub_id, paths[0].resolve().name)
-    options = dataclasses.replace(options or PushOptions(), kind="model" if kind == "model" else "dataset")
-    if kind == "model":
-        for note in release_plan.model_notes(paths[0]):
-            say(note)
-        return publish(Folder(paths[0]), name, tag, options, say)
-    if kind == "dataset":
-        return publish(_dataset(paths[0], name), name, tag, options, say)
+    for one, kind in zip(what, kinds, strict=True):
+        if kind == "run":
+            Run(Path(one)).manifest()  # an unfinished run is refused before anything is asked of the Hub
+    published = [str(one).partition("@")[0] for one, kind in zip(what, kinds, strict=True) if kind == "published"]
+    if alone == "published" and (hub_id or published[0]) == published[0]:
+        raise UsageError(f"{what[0]} is published already. Name what to merge with it, or another --hub-id for a copy.")
+    name = default_hub_id(hub_id or next(iter(published), None), Path(what[0]).resolve().name)
+    options = dataclasses.replace(options or PushOptions(), kind="model" if alone == "model" else "dataset")
+    if alone == "dataset":
+        return publish(_dataset(Path(what[0]), name), name, tag, options, say)
     with tempfile.TemporaryDirectory(prefix="visrl-push-") as temporary:
-        folder = _build(paths, output or Path(temporary) / "dataset", card or Card(), say)
+        if alone == "model":
+            for note in model_release.notes(Path(what[0])):
+                say(note)
+            return publish(_model(Path(what[0]), Path(temporary), name), name, tag, options, say)
+        if not options.dry_run:
+            _check_token()
+        sources = [
+            fetch(str(one), MERGED, say) if kind == "published" else Path(one)
+            for one, kind in zip(what, kinds, strict=True)
+        ]
+        folder = _build(sources, output or Path(temporary) / "dataset", card or Card(), say)
         return publish(_dataset(folder, name), name, tag, options, say)
 
 
-def kind_of(path: Path) -> str:
-    """run, dataset or model. Whatever else it is, it is taken for a run, which then says what it lacks."""
+def _check_token() -> None:
+    """Before the dataset is built, which can take long. Whether the Hub accepts the token is seen later."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise VisRLError(
+            "There is no Hub token on this machine, so nothing can be published. Log in with `hf auth login`, or set "
+            "HF_TOKEN to a token that may write. Then run the same command again."
+        )
+
+
+def kind_of(what: str | Path) -> str:
+    """run, dataset or model, which are folders, or published, for USER/NAME@TAG. Raises VisRLError for none of them.
+
+    A folder that is nothing else is taken for a run, which then says what it lacks.
+    """
     from visrl_data.dataset_folder import is_dataset
 
+    path = Path(what)
+    if not path.is_dir():
+        if "@" in str(what) and is_hub_name(str(what)):
+            return "published"
+        raise VisRLError(
+            f"{what}: no such folder. Give finished runs, a dataset folder or a model folder; or USER/NAME@TAG, for a "
+            "version on the Hub that is merged with them."
+        )
     if is_dataset(path):
         return "dataset"
     return "model" if any((path / name).is_file() for name in ("config.json", "adapter_config.json")) else "run"
 
 
-def _build(runs: Sequence[Path], folder: Path, card: Card, say: Say) -> Path:
+def _build(sources: Sequence[Path | Fetched], folder: Path, card: Card, say: Say) -> Path:
     from visrl_data.dataset import Release, build_dataset
 
-    say(f"Building the dataset of {len(runs)} run{'s' * (len(runs) > 1)}")
-    stated = Release(pretty_name=card.pretty_name, languages=card.languages)
+    say(f"Building the dataset of {', '.join(_named(source) for source in sources)}")
+    before = _stated_before(sources)
+    stated = Release(
+        pretty_name=card.pretty_name or before.get("pretty_name"),
+        languages=card.languages or tuple(before.get("languages") or ()),
+    )
     try:
-        built = build_dataset(runs, folder, stated, license=card.license, ship_images=card.ship_images)
+        built = build_dataset(sources, folder, stated, license=card.license, ship_images=card.ship_images)
     except OSError as error:
         if not disk_full(error):
             raise
@@ -102,6 +139,29 @@ def _build(runs: Sequence[Path], folder: Path, card: Card, say: Say) -> Path:
     for note in built.notes:
         say(note)
     return folder
+
+
+def _stated_before(sources: Sequence[Path | Fetched]) -> dict[str, Any]:
+    """The manifest of the first dataset among the sources, whose title and languages go on."""
+    from visrl_data.dataset_folder import is_dataset, open_dataset
+
+    folders = [source.folder if isinstance(source, Fetched) else source for source in sources]
+    return next((open_dataset(folder).manifest for folder in folders if is_dataset(folder)), {})
+
+
+def _named(source: Path | Fetched) -> str:
+    return str(source) if isinstance(source, Path) else f"{source.name} (commit {source.commit[:12]})"
+
+
+def _model(folder: Path, temporary: Path, hub_id: str) -> Folder:
+    """A copy of a model folder that names nothing of this machine, and is stamped with its address and tag."""
+    copy = temporary / "model"
+    model_release.copy(folder, copy)
+
+    def stamped(tag: str, previous: str, changes: tuple[str, ...]) -> None:
+        model_release.stamp(folder, copy, f"{hub_id}@{tag}")
+
+    return Folder(copy, stamped)
 
 
 def _dataset(folder: Path, hub_id: str) -> Folder:

@@ -14,11 +14,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from visrl_data.dataset import Contents, write_dataset
 from visrl_data.dataset_folder import Dataset, open_dataset, pair_set, tables
 from visrl_data.dataset_rows import PairSet
 from visrl_data.errors import VisRLError
+from visrl_data.fetching import fetch, is_hub_name
 from visrl_data.finding import Missing, Place, Search, find_images, read_found
+from visrl_data.parts import RUN_TABLES
 from visrl_data.pixels import Pixels
 
 
@@ -49,6 +53,7 @@ def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = Fals
     contents = Contents(
         pairs=dataclasses.replace(pairs, pixels=_pixels(pairs, search), embedded=pairs.embedded.union(search.found)),
         candidates=lambda: tables(dataset, "candidates"),
+        runs={name: pq.read_table(dataset.folder / "runs" / f"{name}.parquet") for name in RUN_TABLES},
         about=_about(dataset, search, missing),
         report=json.loads((dataset.folder / "report.json").read_text(encoding="utf-8")),
         license_text=_text(dataset.folder / "LICENSE"),
@@ -60,19 +65,9 @@ def locate(dataset: str) -> Path:
     """A folder as it is, or USER/NAME[@TAG] downloaded from the Hub. Raises VisRLError."""
     if Path(dataset).is_dir():
         return Path(dataset)
-    name, _, revision = dataset.partition("@")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not is_hub_name(dataset):
         raise VisRLError(f"{dataset}: no such folder, and no Hub id. Expected a dataset's folder or USER/NAME[@TAG].")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision or None, repo_type="dataset"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:
-        raise VisRLError(
-            f"Dataset {dataset} could not be fetched from the Hub ({type(error).__name__}). Check the id, the tag and "
-            "the connection, or `hf auth login` for a private or gated one."
-        ) from error
+    return fetch(dataset).folder
 
 
 def missing_images(dataset: Dataset) -> tuple[Missing, ...]:

@@ -16,23 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.errors import UsageError, VisRLError
+from visrl_data.model_release import is_model_file
 from visrl_data.models import RECORD
 
-# What a model consists of, with the record of its training. Everything else in its folder (checkpoints, optimiser
-# state, pickles) stays at home.
-MODEL_FILES = (
-    "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*", "README.md", "LICENSE*",
-    "config.toml", "metrics.jsonl", "curves.svg",
-)  # fmt: skip
-NOT_MODEL_FILES = ("trainer_state.json", "optimizer*", "scheduler*", "rng_state*")
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # What a release puts on the Hub, and therefore deletes there when a later one has it no more. Other files stay.
 OWNED = {
-    "dataset": ("data/*", "card/*", "manifest.json", "report.*", "LICENSE"),
+    "dataset": ("data/*", "card/*", "runs/*", "manifest.json", "report.*", "LICENSE"),
     "model": ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "config.toml", "metrics.jsonl", "curves.svg"),
 }
 # The file by which a repository is known as one of ours.
 MARK = {"dataset": "manifest.json", "model": RECORD}
+_TEXT = (".md", ".json", ".jsonl", ".toml", ".txt", ".svg", ".jinja")
 _LARGE = 2**20  # bytes; smaller files can be written twice within a tick of the file system's clock
 _REPO_NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 
@@ -117,13 +111,6 @@ def _hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/")) or path.endswith((".tmp", ".lock"))
 
 
-def is_model_file(path: str) -> bool:
-    """Whether a file of a model folder is part of the model."""
-    if "/" in path and not path.startswith("additional_chat_templates/"):
-        return False
-    return _matches(path, MODEL_FILES) and not _matches(path, NOT_MODEL_FILES)
-
-
 def _matches(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
@@ -175,20 +162,20 @@ def foreign_files(plan: FilePlan, there: Mapping[str, str], kind: str) -> list[s
     return sorted({*(file.path for file in plan.change), *plan.delete} - {"README.md"})
 
 
-def model_notes(folder: Path) -> list[str]:
-    """What the owner of a model folder should know before it is public."""
-    notes = []
-    pickles = sorted(f.name for f in folder.rglob("*") if f.suffix in PICKLES)
-    if pickles:
-        notes.append(f"Left out, since only safetensors are published: {', '.join(pickles)}.")
-    if not (folder / "README.md").is_file():
-        notes.append("The folder has no README.md, so the model will have no card.")
-    for file, key in (("adapter_config.json", "base_model_name_or_path"), (RECORD, "origin_base")):
-        value = json.loads((folder / file).read_text("utf-8")).get(key) if (folder / file).is_file() else None
-        name = value.get("id", "") if isinstance(value, dict) else value
-        if name and Path(name).is_absolute():
-            notes.append(f"{file} names the folder {name} as its base; nobody else has it. Publish the base first.")
-    return notes
+def leaks(files: Iterable[LocalFile]) -> list[str]:
+    """Where a text file holds a Hub token or the path of this user's home folder: "FILE, line N: what"."""
+    from huggingface_hub import get_token
+
+    home, token = f"{Path.home()}/", get_token()
+    tokens = r"hf_[A-Za-z0-9]{30,}" + (f"|{re.escape(token)}" if token else "")
+    secrets = {"a Hub token": tokens, f"the folder {home}": re.escape(home)}
+    found = []
+    for file in files:
+        if file.path.endswith(_TEXT) or "." not in file.path.rpartition("/")[2]:
+            for number, line in enumerate(file.source.read_text("utf-8", "replace").split("\n"), 1):
+                held = [what for what, pattern in secrets.items() if re.search(pattern, line)]
+                found += [f"{file.path}, line {number}: {what}" for what in held]
+    return found
 
 
 def card_facts(text: str) -> CardFacts:
@@ -239,7 +226,8 @@ def compare_cards(old: CardFacts | None, new: CardFacts) -> CardChange:
     lines = []
     for config, columns in new.features.items():
         if config not in old.features:
-            lines.append(f"config {config} is new, with {len(columns)} columns")
+            whole = {re.split(r"\.|\[\]", name)[0] for name in columns}
+            lines.append(f"config {config} is new, with {len(whole)} columns")
             continue
         before = old.features[config]
         gone += [f"{config}: column {name} is gone" for name in before if name not in columns]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visrl_data.config import to_toml
+from visrl_data.fetching import is_hub_name
 from visrl_train.logs import read_metrics
 
 if TYPE_CHECKING:
@@ -16,14 +17,19 @@ _WHAT = {
     "sft": "Warm-up on questions with labelled boxes: the format of boxes, and answers from crops (VisRL, Sec. 3.3).",
     "rl1": "DPO on focus boxes, without box labels (VisRL, Eq. 5-6).",
     "rl2": "DPO on focus boxes and on responses together, without box labels (VisRL, Eq. 7-8).",
+    "sft-answers": "An answer-only baseline: SFT on the wins' responses; no box, no crop (VisRL, Tab. 5).",
+    "dpo-answers": "An answer-only baseline: DPO on the pairs' responses; no box, no crop (VisRL, Tab. 5).",
+    "kto-answers": "An answer-only baseline: KTO on the pairs' responses; no box, no crop (VisRL, Tab. 5).",
+    "rloo-answers": "An answer-only baseline: RLOO on its own replies; no box, no crop (after VisRL, Tab. 5).",
 }
 
 
 def render(stage: Stage, metrics: Path) -> str:
     """The card, from the stage's record and its metrics."""
     record, kind = stage.record(), "full weights" if stage.config.full else "LoRA adapter"
+    origin = record["origin_base"]["id"]
     front = {
-        "base_model": record["origin_base"]["id"].partition("@")[0],
+        **({"base_model": origin.partition("@")[0]} if is_hub_name(origin) else {}),
         "library_name": "transformers" if stage.config.full else "peft",
         "pipeline_tag": "image-text-to-text",
         "tags": ["visrl", stage.name],
@@ -82,7 +88,7 @@ def _results(metrics: Path) -> str:
     last: dict[str, Any] = {}
     for record in read_metrics(metrics):
         last |= record
-    names = [name for name in ("loss", "mean_token_accuracy", *_steps()) if name in last]
+    names = [name for name in ("loss", "mean_token_accuracy", "rewards/margins", "reward", *_steps()) if name in last]
     rows = [f"| {name} | {last[name]:.4f} | {_number(last.get(f'eval_{name}'))} |" for name in names]
     return "\n".join(["| last value | training | validation |", "|---|---|---|", *rows, ""]) if rows else ""
 
