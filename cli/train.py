@@ -1,4 +1,7 @@
-"""`visrl train sft | rl1 | rl2`: pairs (or labelled questions) and a model in, a better model out."""
+"""`visrl train sft | rl1 | rl2`: pairs (or labelled questions) and a model in, a better model out.
+
+`visrl train *-answers` are the paper's baselines, which learn the answer alone.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,21 @@ from typing import Annotated, Any
 
 import typer
 
-from visrl_train.config import Rl1Config, Rl2Config, SftConfig
+from visrl_train.config import (
+    DpoAnswersConfig,
+    KtoAnswersConfig,
+    Rl1Config,
+    Rl2Config,
+    RlooAnswersConfig,
+    SftAnswersConfig,
+    SftConfig,
+)
 
 from .options import Json, takes_options
+
+_BASELINES = "Baselines that learn the answer alone (the paper's Table 5)"
+# Where a command's recipe is, when the module is not named like it.
+_RECIPES = {"sft-answers": "answers", "dpo-answers": "answers", "kto-answers": "answers", "rloo-answers": "rloo"}
 
 app = typer.Typer(no_args_is_help=True, help="Train a model: the warm-up, then two stages of preferences.")
 
@@ -66,8 +81,66 @@ def rl2(output: ModelOutput = None, config: Preset = None, as_json: Json = False
       visrl train rl2
 
       visrl train rl2 --data runs/cars --model models/cars-rl1 -o models/cars-rl2
+
+      visrl train rl2 --without-rl1
     """
     _train("rl2", output, config, as_json, options)
+
+
+@app.command(rich_help_panel=_BASELINES)
+@takes_options(SftAnswersConfig)
+def sft_answers(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
+    """Answer-only SFT: the wins' responses from image and question alone; no crop, no box.
+
+    Examples:
+
+      visrl train sft-answers
+
+      visrl train sft-answers --data runs/cars -o models/cars-sft-answers
+    """
+    _train("sft-answers", output, config, as_json, options)
+
+
+@app.command(rich_help_panel=_BASELINES)
+@takes_options(DpoAnswersConfig)
+def dpo_answers(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
+    """Answer-only DPO: the win's response against the lose's; no crop, no box.
+
+    Examples:
+
+      visrl train dpo-answers
+
+      visrl train dpo-answers --data runs/cars -o models/cars-dpo-answers
+    """
+    _train("dpo-answers", output, config, as_json, options)
+
+
+@app.command(rich_help_panel=_BASELINES)
+@takes_options(KtoAnswersConfig)
+def kto_answers(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
+    """Answer-only KTO: each response on its own, wanted or not; no crop, no box.
+
+    Examples:
+
+      visrl train kto-answers
+
+      visrl train kto-answers --data runs/cars -o models/cars-kto-answers
+    """
+    _train("kto-answers", output, config, as_json, options)
+
+
+@app.command(rich_help_panel=_BASELINES)
+@takes_options(RlooAnswersConfig)
+def rloo_answers(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
+    """Answer-only online RL: replies that the model samples, judged by a reward model of half of the pairs.
+
+    Examples:
+
+      visrl train rloo-answers
+
+      visrl train rloo-answers --reward exact -o models/cars-rloo-exact
+    """
+    _train("rloo-answers", output, config, as_json, options)
 
 
 def _train(name: str, output: Path | None, file: str | None, as_json: bool, options: dict[str, Any]) -> None:
@@ -82,7 +155,7 @@ def _train(name: str, output: Path | None, file: str | None, as_json: bool, opti
     warnings.simplefilter("ignore", FutureWarning)  # what the libraries tell each other is not for the user
     config = resolve(name, file, {key: value for key, value in options.items() if value is not None})
     try:
-        folder = importlib.import_module(f"visrl_train.{name}").train(config, output)
+        folder = importlib.import_module(f"visrl_train.{_RECIPES.get(name, name)}").train(config, output)
     except Terminated as stop:
         print(f"visrl: {stop}", file=sys.stderr)
         raise typer.Exit(143) from None
@@ -90,7 +163,8 @@ def _train(name: str, output: Path | None, file: str | None, as_json: bool, opti
         print(json.dumps({"model": str(folder), **json.loads((folder / "visrl.json").read_text(encoding="utf-8"))}))
         return
     print(folder)
-    print(f"Next: {_NEXT[name].format(folder)}", file=sys.stderr)
+    if name in _NEXT:
+        print(f"Next: {_NEXT[name].format(folder)}", file=sys.stderr)
 
 
 _NEXT = {

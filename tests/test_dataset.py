@@ -409,6 +409,7 @@ def test_mixed_and_unknown_licences_come_with_a_file(tmp_path, licences, expecte
     assert (made.folder / "LICENSE").exists() == (expected[0] == "other")
     for row in rows_of(made.folder, "preferences"):
         assert row["license"] == licences(int(row["question_id"][1:]))
+    assert any("knows no licence 'Flickr Terms" in note for note in made.notes) == expected[1].startswith("flickr")
     if expected[1] == "mixed":
         text = (made.folder / "LICENSE").read_text()
         assert "questions: CC-BY-4.0 (18 questions, 9 images, 9 of them published)" in text

@@ -20,6 +20,8 @@ from .test_train_helpers import QUICK
 pytest_plugins = ["tests.test_train_helpers"]
 
 LOG2 = math.log(2)  # -log sigma(0): policy and reference agree
+# Each step sees all pairs, so that the margins of two steps are of the same pairs.
+WHOLE = {**QUICK, "batch_size": 64, "epochs": 3}
 
 
 def record(folder):
@@ -55,16 +57,16 @@ def test_one_adapter_goes_through_all_stages(untrained, sft_model, scripted_run,
     origin = {"id": str(untrained), "digest": base.digest}
     assert record(sft_model)["origin_base"] == origin
 
-    first = rl1.train(Rl1Config(model=str(sft_model), data=str(scripted_run), **QUICK), tmp_path / "rl1")
+    first = rl1.train(Rl1Config(model=str(sft_model), data=str(scripted_run), **WHOLE), tmp_path / "rl1")
     check_stage(seen, LOG2, ["focus"])
 
-    config = Rl2Config(model=str(first), data=str(scripted_run), lambda_b=0.3, lambda_r=0.6, **QUICK)
+    config = Rl2Config(model=str(first), data=str(scripted_run), lambda_b=0.3, lambda_r=0.6, **WHOLE)
     second = rl2.train(config, tmp_path / "rl2")
     answered = [pair["has_response"] for pair in seen.trainer.train_dataset]
     assert all(answered)
     check_stage(seen, (0.3 + 0.6) * LOG2, ["focus", "response"])
 
-    third = rl1.train(Rl1Config(model=str(second), data=str(scripted_run), **QUICK), tmp_path / "round2")
+    third = rl1.train(Rl1Config(model=str(second), data=str(scripted_run), **WHOLE), tmp_path / "round2")
     check_stage(seen, LOG2, ["focus"])
 
     digests = [find_model(str(sft_model)).digest]
@@ -84,7 +86,7 @@ def test_one_adapter_goes_through_all_stages(untrained, sft_model, scripted_run,
 
 
 def test_full_weights_take_the_previous_stage_as_reference(sft_model, scripted_run, tmp_path, seen):
-    quick = {**QUICK, "learning_rate": 1e-4, "full": True}
+    quick = {**WHOLE, "learning_rate": 1e-4, "full": True}
     first = rl1.train(Rl1Config(model=str(sft_model), data=str(scripted_run), **quick), tmp_path / "rl1")
     check_stage(seen, LOG2, ["focus"])
     moved = {n for n, p in seen.trainer.model.named_parameters() if p.requires_grad}

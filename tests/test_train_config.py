@@ -162,3 +162,23 @@ def test_a_stage_that_was_asked_to_stop_exits_with_143(scripted_run, sft_model, 
     monkeypatch.setattr(rl1, "train", stop)
     result = CliRunner().invoke(app, ["train", "rl1", "--data", str(scripted_run), "--model", str(sft_model)])
     assert result.exit_code == 143 and "run the same command again" in result.stderr
+
+
+def test_quantizing_says_what_it_needs(sft_model, monkeypatch):
+    """QLoRA can't run here; what it asks for, and what it would load with."""
+    import torch
+
+    from visrl_train import models
+
+    with pytest.raises(UsageError, match="--full with --quantize"):
+        Rl2Config(full=True, quantize=True)
+    folder, config = find_model(str(sft_model)), Rl2Config(quantize=True)
+    with pytest.raises(VisRLError, match="needs a GPU"):
+        models.load_policy(folder, config)
+    monkeypatch.setattr(models, "on_cpu", lambda _: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(VisRLError, match=r"pip install 'visrl\[quant\]'"):
+        models.load_policy(folder, config)
+    made = models.four_bits(torch.bfloat16)
+    assert made.load_in_4bit and made.bnb_4bit_quant_type == "nf4" and made.bnb_4bit_compute_dtype == torch.bfloat16
+    assert {"lm_head", "vision_tower", "visual"} <= set(made.llm_int8_skip_modules)

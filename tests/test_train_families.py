@@ -1,113 +1,40 @@
-"""Other architectures, tiny and untrained: a row's log-probability is the same alone and in a batch with other rows.
+"""Other architectures, tiny and untrained: a row's log-probability is the same alone and in a batch with other rows,
+and each family goes through all stages.
 
 It fails when a mask, a tile or a cross-attention is cut, shifted or padded wrongly. Mllama fails in TRL's own
-collators, whose cross_attention_mask covers the prompt alone.
+collators, whose cross_attention_mask covers the prompt alone; PaliGemma's processor wants the reply apart.
 """
+
+import json
 
 import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
+from visrl_data.errors import VisRLError
+from visrl_data.models import find_model
 from visrl_data.prompts import PromptSet
-from visrl_data.spotlight.tokenizer import build_tokenizer
+from visrl_train import rl1, rl2, sft
+from visrl_train.config import load_train_config
+from visrl_train.logs import read_metrics
 from visrl_train.models import language_linears
 from visrl_train.turns import Turn, Turns
 
 from .conftest import draw_photo
+from .test_train_helpers import QUICK
+from .tiny_models import idefics3, llava, llava_next, mllama, paligemma, qwen, stand_in_for_videos
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|sl_' ~ m.role ~ '|>' }}{% for p in m.content %}"
-    "{{ 'IMAGE' if p.type == 'image' else p.text }}{% endfor %}{{ '<|sl_end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|sl_assistant|>' }}{% endif %}"
-)
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-EYE = {**SMALL, "image_size": 56, "patch_size": 14}
+pytest_plugins = ["tests.test_train_helpers"]
+
+FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen]
 
 
-def words(*special, bos=None):
-    tokenizer = build_tokenizer()
-    tokenizer.add_tokens(list(special), special_tokens=True)
-    if bos:
-        tokenizer.add_special_tokens({"bos_token": bos})
-    return tokenizer
+@pytest.fixture(autouse=True)
+def without_torchvision(monkeypatch):
+    stand_in_for_videos(monkeypatch)
 
 
-def text(tokenizer):
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": 0}
-    return {"vocab_size": len(tokenizer) + 8, "num_key_value_heads": 2, **SMALL, **ids}
-
-
-def llava_next():
-    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor
-    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
-
-    tokenizer, grid = words(), [[56, 112], [112, 56], [112, 112]]
-    pictures = LlavaNextImageProcessorPil(
-        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=grid
-    )
-    processor = LlavaNextProcessor(
-        image_processor=pictures, tokenizer=tokenizer, patch_size=14, vision_feature_select_strategy="default",
-        image_token="<|sl_image|>", num_additional_image_tokens=1,
-        chat_template=TEMPLATE.replace("IMAGE", "<|sl_image|>"),
-    )  # fmt: skip
-    config = LlavaNextConfig(
-        vision_config={"model_type": "clip_vision_model", "projection_dim": 32, **EYE, "num_hidden_layers": 3},
-        text_config={"model_type": "llama", **text(tokenizer)},
-        image_token_index=tokenizer.convert_tokens_to_ids("<|sl_image|>"),
-        image_grid_pinpoints=grid,
-        vision_feature_layer=-2,
-    )
-    return processor, LlavaNextForConditionalGeneration(config)
-
-
-def idefics3():
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
-    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
-
-    tokenizer = words("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
-    processor = Idefics3Processor(
-        image_processor=Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56}),
-        tokenizer=tokenizer,
-        image_seq_len=4,
-        chat_template=TEMPLATE.replace("IMAGE", "<image>"),
-    )
-    config = Idefics3Config(
-        vision_config=EYE,
-        text_config={"model_type": "llama", **text(tokenizer)},
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-    )
-    return processor, Idefics3ForConditionalGeneration(config)
-
-
-def mllama():
-    from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor
-    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
-
-    tokenizer = words("<|image|>", bos="<|bos|>")
-    processor = MllamaProcessor(
-        image_processor=MllamaImageProcessorPil(size={"height": 56, "width": 56}, max_image_tiles=2),
-        tokenizer=tokenizer,
-        chat_template="<|bos|>" + TEMPLATE.replace("IMAGE", "<|image|>"),
-    )
-    eye = {**EYE, "attention_heads": 2, "num_global_layers": 1, "max_num_tiles": 2, "vision_output_dim": 64}
-    rope = {"rope_type": "default", "rope_theta": 1e4}
-    config = MllamaConfig(
-        vision_config={
-            **eye, "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]], "intermediate_layers_indices": [0]
-        },
-        text_config={**text(tokenizer), "cross_attention_layers": [1], "rope_parameters": rope},
-        image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
-    )  # fmt: skip
-    model = MllamaForConditionalGeneration(config)
-    with torch.no_grad():  # untrained gates are shut
-        for name, parameter in model.named_parameters():
-            if "gate" in name and "gate_proj" not in name:
-                parameter.fill_(0.5)
-    return processor, model
-
-
-@pytest.mark.parametrize("family", [llava_next, idefics3, mllama])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_is_the_same_alone_and_in_a_batch(family):
     torch.manual_seed(0)
     processor, model = family()
@@ -136,7 +63,24 @@ def test_a_row_is_the_same_alone_and_in_a_batch(family):
     assert abs(log_probs([swapped])[0] - together[1]) > 1e-4, "the pictures must be seen"
 
 
-@pytest.mark.parametrize("family", [llava_next, idefics3, mllama])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_prompt_is_what_generation_sees(family):
+    processor, _ = family()
+    turns = Turns(processor)
+    turn = Turn("a", PromptSet().answer.parts(question="which?"), (draw_photo(1), draw_photo(2, (30, 30))), "7")
+    prompt, bos = turns.prompt(turn), processor.tokenizer.bos_token
+    special = not (bos and prompt.startswith(bos))
+    asked = processor(text=[prompt], images=[list(turn.images)], add_special_tokens=special, return_tensors="pt")
+    batch = turns.encode([turn])
+    length = asked["input_ids"].shape[1]
+    assert batch["input_ids"][0, :length].tolist() == asked["input_ids"][0].tolist()
+    learnt = batch["input_ids"][0, length:]
+    assert batch["completion_mask"][0].tolist() == [0] * length + [1] * len(learnt)
+    assert processor.tokenizer.decode(learnt).startswith("7")
+    assert learnt[-1] == processor.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_are_put_on_the_language_model_alone(family):
     import re
 
@@ -144,3 +88,49 @@ def test_adapters_are_put_on_the_language_model_alone(family):
     pattern = language_linears(model)
     hit = {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
     assert len(hit) >= 14 and not any("vision" in name or "projector" in name or "lm_head" in name for name in hit)
+
+
+@pytest.mark.parametrize(
+    ("preset", "family"),
+    [
+        ("llava-1.5-7b", llava),
+        ("llava-next-7b", llava_next),
+        ("llama-3.2-vision-11b", mllama),
+        ("paligemma2-10b", paligemma),
+        ("qwen2.5-vl-7b", qwen),
+    ],
+)
+def test_a_preset_takes_its_family_through_all_stages(preset, family, scripted_run, tmp_path):
+    """A step each, from a saved folder: RL starts at log 2, and each stage leaves another model."""
+    base = save(family, tmp_path / "base")
+    quick = {**QUICK, "batch_size": 64}
+    warm = load_train_config("sft", preset, {"model": str(base), "limit": 2, **quick})
+    learnt = sft.train(warm, tmp_path / "sft")
+    assert json.loads((learnt / "visrl.json").read_text())["box_space"] == warm.box_space
+    folder, digests = base, set()
+    for stage, name in ((rl1, "rl1"), (rl2, "rl2")):
+        options = {"model": str(folder), "data": str(scripted_run), **quick}
+        folder = stage.train(load_train_config(name, preset, options), tmp_path / name)
+        records = read_metrics(folder / "metrics.jsonl")
+        assert records[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+        digests.add(find_model(str(folder)).digest)
+    assert len(digests) == 2
+    assert json.loads((folder / "visrl.json").read_text())["origin_base"]["digest"] == find_model(str(base)).digest
+
+
+def save(family, folder):
+    torch.manual_seed(0)
+    processor, model = family()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("model_type", ["minicpmo", "yi_vl"])
+def test_a_family_that_transformers_lacks_is_named(model_type, scripted_run, tmp_path):
+    """MiniCPM-o and Yi-VL: one message, no traceback."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": model_type}))
+    config = load_train_config("rl1", None, {"model": str(tmp_path / "m"), "data": str(scripted_run)})
+    with pytest.raises(VisRLError, match="could not be loaded"):
+        rl1.train(config, tmp_path / "out")

@@ -53,7 +53,7 @@ def world(untrained, sft_model, pairs, tmp_path_factory):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".default." in name:
-                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return trainer, processor
 
 

@@ -76,6 +76,21 @@ def test_a_killed_training_goes_on_to_the_same_weights(config, whole, tmp_path):
     assert not (target / "work").exists()
 
 
+def test_full_weights_go_on_after_a_kill(config, tmp_path):
+    """The optimizer's state of every weight of the language model, and the reference from the previous stage."""
+    import dataclasses
+
+    full = dataclasses.replace(config, full=True, learning_rate=1e-4)
+    whole = rl1.train(full, tmp_path / "whole")
+    with pytest.raises(Killed):
+        rl1.train(full, tmp_path / "m", [At(6, kill)])
+    with pytest.raises(VisRLError, match="no model folder"):
+        find_model(str(tmp_path / "m"))
+    rl1.train(full, tmp_path / "m")
+    assert find_model(str(tmp_path / "m")).digest == find_model(str(whole)).digest
+    assert metrics(tmp_path / "m") == metrics(whole)
+
+
 def test_sigterm_saves_a_checkpoint_at_once(config, whole, tmp_path):
     target = tmp_path / "m"
     before = signal.getsignal(signal.SIGTERM)

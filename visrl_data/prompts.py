@@ -28,6 +28,7 @@ FOCUS_REQUEST = (
 # A part of a template: "<image>" and "<crop>" stand for pictures on a line of their own.
 FOCUS = "<image>\n{question}\n" + FOCUS_REQUEST
 ANSWER = FOCUS + "\n<crop>\nPlease answer with a word or a short phrase, based on the image and this sub-image."
+DIRECT = "<image>\n{question}\nPlease answer with a word or a short phrase."  # one step, no box: the baseline of eval
 BOX_CRITIC = (
     "<crop>\nQuestion: {question}\nStandard answer: {answer}\n"
     "The picture is a crop of a larger image. Does it show what is needed to reach the standard answer? "
@@ -49,13 +50,22 @@ _FIELDS = {
     "box_critic": {"question", "answer"},
     "response_critic": {"question", "answer", "response"},
 }
-_PARSERS = {"focus": "box/1", "answer": "text/1", "box_critic": "score/1", "response_critic": "score/1"}
+_PARSERS = {
+    "focus": "box/1",
+    "answer": "text/1",
+    "direct": "text/1",
+    "box_critic": "score/1",
+    "response_critic": "score/1",
+}
 _FIELD = re.compile(r"\{(question|answer|response)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of a user turn. kind: "image", "crop" or "text"; text is empty for pictures."""
+    """One piece of a user turn. kind: "image", "crop" or "text"; text is empty for pictures.
+
+    kind "reply" ends the turn: its text is what the model answered, and the parts after it are the next turn.
+    """
 
     kind: str
     text: str = ""

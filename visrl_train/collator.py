@@ -28,6 +28,21 @@ ReadImage = Callable[[str], bytes]
 ReferenceTable = Mapping[tuple[str, str], tuple[float, float]]
 
 
+class Album:
+    """The pictures of one batch, each decoded and cropped once: the same picture is the same object."""
+
+    def __init__(self, read_image: ReadImage) -> None:
+        self._read_image = read_image
+        self._pictures: dict[tuple[str, tuple[int, ...] | None], Image] = {}
+
+    def picture(self, sha: str, crop: tuple[int, ...] | None = None) -> Image:
+        """An image by its bytes' sha256, or a crop of it (pixels left, top, right, bottom)."""
+        if (sha, crop) not in self._pictures:
+            made = images.decode(self._read_image(sha)) if crop is None else self.picture(sha).crop(crop)
+            self._pictures[sha, crop] = made
+        return self._pictures[sha, crop]
+
+
 @dataclass(frozen=True, slots=True)
 class PairCollator:
     """Pairs -> a preference batch.
@@ -46,27 +61,28 @@ class PairCollator:
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         pairs = [Pair(**example) for example in examples]
         answered = [pair for pair in pairs if self.response_crop and pair.has_response]
-        pictures = {pair.image: images.decode(self.read_image(pair.image)) for pair in pairs}
+        album = Album(self.read_image)
         rows = [
             turn
             for side in ("win", "lose")
             for turn in (
-                *(self._focus(pair, side, pictures[pair.image]) for pair in pairs),
-                *(self._response(pair, side, pictures[pair.image]) for pair in answered),
+                *(self._focus(pair, side, album) for pair in pairs),
+                *(self._response(pair, side, album) for pair in answered),
             )
         ]
         flags = torch.tensor([bool(self.response_crop and pair.has_response) for pair in pairs])
         return {"has_response": flags, **self.turns.encode(rows), **self._reference(pairs, answered)}
 
-    def _focus(self, pair: Pair, side: str, picture: Image) -> Turn:
+    def _focus(self, pair: Pair, side: str, album: Album) -> Turn:
         parts = self.prompts.focus.parts(question=pair.question)
-        return Turn(f"{pair.id} ({side} box)", parts, (picture,), getattr(pair, f"{side}_box"))
+        return Turn(f"{pair.id} ({side} box)", parts, (album.picture(pair.image),), getattr(pair, f"{side}_box"))
 
-    def _response(self, pair: Pair, side: str, picture: Image) -> Turn:
+    def _response(self, pair: Pair, side: str, album: Album) -> Turn:
         crop = getattr(pair, f"{side}_crop" if self.response_crop == "own" else "win_crop")
         parts = self.prompts.answer.parts(question=pair.question)
         reply = getattr(pair, f"{side}_response")
-        return Turn(f"{pair.id} ({side} response)", parts, (picture, picture.crop(tuple(crop))), reply)
+        pictures = (album.picture(pair.image), album.picture(pair.image, tuple(crop)))
+        return Turn(f"{pair.id} ({side} response)", parts, pictures, reply)
 
     def _reference(self, pairs: list[Pair], answered: list[Pair]) -> dict[str, torch.Tensor]:
         if self.reference is None:
@@ -85,12 +101,17 @@ class LessonCollator:
     read_image: ReadImage
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = self.turns.encode([self._turn(example) for example in examples])
-        learnt = batch.pop("completion_mask")
-        return {**batch, "labels": batch["input_ids"].masked_fill(learnt == 0, -100)}
+        album = Album(self.read_image)
+        return with_labels(self.turns.encode([self._turn(example, album) for example in examples]))
 
-    def _turn(self, row: Mapping[str, Any]) -> Turn:
-        picture = images.decode(self.read_image(row["image"]))
-        crop = () if row["crop"] is None else (picture.crop(tuple(row["crop"])),)
+    def _turn(self, row: Mapping[str, Any], album: Album) -> Turn:
+        crop = () if row["crop"] is None else (album.picture(row["image"], tuple(row["crop"])),)
         prompt = self.prompts.focus if row["crop"] is None else self.prompts.answer
-        return Turn(row["id"], prompt.parts(question=row["question"]), (picture, *crop), row["reply"])
+        pictures = (album.picture(row["image"]), *crop)
+        return Turn(row["id"], prompt.parts(question=row["question"]), pictures, row["reply"])
+
+
+def with_labels(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """An encoded batch with labels (B, L) in place of completion_mask."""
+    learnt = batch.pop("completion_mask")
+    return {**batch, "labels": batch["input_ids"].masked_fill(learnt == 0, -100)}

@@ -1,8 +1,8 @@
-"""Every option of the three training stages, declared once.
+"""Every option of the training stages and of the baselines, declared once.
 
 As visrl_data/config.py does: a field's metadata is its help text, flags and TOML names are made from the
 fields, and the resolved options are saved beside the output. A TOML file may serve all stages: what stands at
-its top counts for each, the tables [sft], [rl1] and [rl2] for one. The shipped presets/ are such files.
+its top counts for each, a table such as [rl1] or [dpo-answers] for one. The shipped presets/ are such files.
 
 Defaults marked "reference code" are those of the paper's public code, which trains Qwen2-VL-7B; the paper
 itself leaves them unsaid.
@@ -29,6 +29,7 @@ class TrainConfig:
     full: bool = option(False, "Train the language model's own weights, in place of a LoRA adapter.")
     lora_rank: int = option(16, "Rank of a fresh adapter; one that goes on keeps its own.", low=1)
     lora_alpha: int = option(32, "Scale of a fresh adapter, divided by its rank.", low=1)
+    quantize: bool = option(False, "Keep the frozen weights in 4 bits (QLoRA). Needs a GPU and the extra visrl[quant].")
     max_pixels: int | None = option(None, "Most pixels of a picture, for models that take any size.", low=1)
     trust_remote_code: bool = option(False, "Run code that comes with a model. Only for models that you trust.")
 
@@ -61,6 +62,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             check_option(spec, getattr(self, spec.name))
+        if self.full and self.quantize:
+            raise UsageError("--full with --quantize: expected one of them. Weights in 4 bits can't be trained.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +108,9 @@ class SftConfig(TrainConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rl1Config(TrainConfig):
-    """The options of `visrl train rl1`."""
+class PairsConfig(TrainConfig):
+    """The options of all that learns from pairs."""
 
-    model: str | None = option(None, "Model that learns; default: the actor that made the pairs.", panel="Model")
     learning_rate: float = option(5e-6, "Highest learning rate (reference code: 5e-6).", low=0.0, panel="Training")
     epochs: float = option(5.0, "Passes over the pairs (reference code: 5).", low=0.0)
     batch_size: int = option(3, "Pairs on a device at a time (reference code: 3).", low=1)
@@ -118,6 +120,14 @@ class Rl1Config(TrainConfig):
         "Pairs: a run folder, a dataset folder, or user/name[@tag]; default: the latest run in runs/.",
         panel="Pairs",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rl1Config(PairsConfig):
+    """The options of `visrl train rl1`."""
+
+    model: str | None = option(None, "Model that learns; default: the actor that made the pairs.", panel="Model")
+
     beta_b: float = option(
         0.1, "beta of the box term: how dear it is to leave the reference (reference code: 0.1).", low=0.0
     )
@@ -139,9 +149,70 @@ class Rl2Config(Rl1Config):
         "Crop that the responses are learnt under: the win's for both (the paper), or each its own.",
         choices=("win", "own"),
     )
+    without_rl1: bool = option(
+        False, "Start from the actor that made the pairs, not from its rl1 model (a row of the paper's Table 5)."
+    )
 
 
-STAGES: dict[str, type[TrainConfig]] = {"sft": SftConfig, "rl1": Rl1Config, "rl2": Rl2Config}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersConfig(PairsConfig):
+    """The options of all answer-only baselines."""
+
+    model: str | None = option(
+        None, "Model that learns; default: the original model of the actor that made the pairs.", panel="Model"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftAnswersConfig(AnswersConfig):
+    """The options of `visrl train sft-answers`."""
+
+    learning_rate: float = option(1e-4, "Highest learning rate (as sft).", low=0.0, panel="Training")
+    epochs: float = option(3.0, "Passes over the pairs (as sft).", low=0.0)
+    batch_size: int = option(2, "Rows on a device at a time (as sft).", low=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DpoAnswersConfig(AnswersConfig):
+    """The options of `visrl train dpo-answers`."""
+
+    beta: float = option(0.1, "How dear it is to leave the reference.", low=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KtoAnswersConfig(DpoAnswersConfig):
+    """The options of `visrl train kto-answers`."""
+
+    batch_size: int = option(6, "Responses on a device at a time; a pair has two.", low=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RlooAnswersConfig(AnswersConfig):
+    """The options of `visrl train rloo-answers`."""
+
+    epochs: float = option(1.0, "Passes over the questions of the second half.", low=0.0)
+    batch_size: int = option(3, "Questions on a device at a time.", low=1)
+
+    beta: float = option(0.05, "Weight of the KL to the reference in the reward (TRL: 0.05).", low=0.0)
+    reward: str = option(
+        "model", "A reward model of the first half's pairs, or exact match with an answer.", choices=("model", "exact")
+    )
+    reward_epochs: float = option(3.0, "Passes of the reward model over the first half.", low=0.0)
+    reward_learning_rate: float = option(1e-4, "Highest learning rate of the reward model.", low=0.0)
+    replies: int = option(4, "Replies sampled for a question.", low=2)
+    temperature: float = option(1.0, "Temperature of the replies.", low=0.01)
+    max_new_tokens: int = option(64, "Longest reply, in tokens.", low=1)
+
+
+STAGES: dict[str, type[TrainConfig]] = {
+    "sft": SftConfig,
+    "rl1": Rl1Config,
+    "rl2": Rl2Config,
+    "sft-answers": SftAnswersConfig,
+    "dpo-answers": DpoAnswersConfig,
+    "kto-answers": KtoAnswersConfig,
+    "rloo-answers": RlooAnswersConfig,
+}
 
 
 def load_train_config(stage: str, file: str | None, given: dict[str, Any]) -> TrainConfig:

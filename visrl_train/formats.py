@@ -29,12 +29,14 @@ RUNS = Path("runs")
 class Pair:
     """One question's win and lose (Eq. 4), as training needs them.
 
-    image: sha256 of the original image's bytes. *_box: canonical text on the actor's lattice. *_crop: pixels
-    (left, top, right, bottom) of the original image. has_response: the two responses differ.
+    answers: the accepted ones. image: sha256 of the original image's bytes. *_box: canonical text on the
+    actor's lattice. *_crop: pixels (left, top, right, bottom) of the original image. has_response: the two
+    responses differ.
     """
 
     id: str
     question: str
+    answers: tuple[str, ...]
     image: str
     win_box: str
     win_crop: tuple[int, int, int, int]
@@ -159,6 +161,7 @@ def _pair(row: dict[str, Any], key: str) -> Pair:
     return Pair(
         id=row[key],
         question=row["question"],
+        answers=tuple(row["answers"]),
         image=row["image_sha256"],
         win_box=row["win_box_text"],
         win_crop=tuple(row["win_crop"]),

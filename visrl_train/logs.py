@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 SHOWN = ("loss", "eval_loss", "focus/margin", "focus/accuracy", "response/margin", "response/accuracy",
-         "mean_token_accuracy", "learning_rate")  # fmt: skip
+         "mean_token_accuracy", "rewards/margins", "reward", "learning_rate")  # fmt: skip
 
 
 class MetricsLog(TrainerCallback):
@@ -54,11 +54,13 @@ _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
 
 
 def curves(metrics: Path) -> str:
-    """An SVG with one small chart each for loss, margins and accuracies, over the steps."""
+    """An SVG with one small chart each for loss, margins, rewards and accuracies, over the steps."""
     records = read_metrics(metrics)
     charts = {
         "loss": ["loss", "eval_loss"],
-        "reward margin": [f"{side}{step}/margin" for step in ("focus", "response") for side in ("", "eval_")],
+        "reward margin": [f"{side}{step}/margin" for step in ("focus", "response") for side in ("", "eval_")]
+        + ["rewards/margins", "eval_rewards/margins"],
+        "reward": ["reward", "eval_reward"],
         "accuracy": [f"{side}{step}/accuracy" for step in ("focus", "response") for side in ("", "eval_")]
         + ["mean_token_accuracy", "eval_mean_token_accuracy"],
     }

@@ -7,6 +7,7 @@ tower and the projector stay as they are, with --full too.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,9 @@ from visrl_data.errors import VisRLError
 from visrl_data.models import ALIASES, RECORD, ModelFolder, find_model
 from visrl_train.config import TrainConfig
 
+# Towers, projectors and output layers, as the families name them.
+_NOT_QUANTIZED = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "lm_head")
+
 
 def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
     """The model of a folder, ready to train: a PeftModel with the one adapter "default", or full weights.
@@ -33,7 +37,10 @@ def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
         model = load_frozen(folder, torch.float32, config.trust_remote_code)  # small steps vanish in bfloat16
         unfreeze_language_model(model)
         return model
-    model = load_model(folder.weights, compute_dtype(config), config.trust_remote_code)
+    if config.quantize:
+        model = load_quantized(folder.weights, config)
+    else:
+        model = load_model(folder.weights, compute_dtype(config), config.trust_remote_code)
     if folder.base is not None:
         model = PeftModel.from_pretrained(model, folder.path, is_trainable=True)
         # Where peft looks when it saves; for an alias it would ask the Hub.
@@ -55,6 +62,53 @@ def load_frozen(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool
     if folder.base is not None:
         model = model.merge_and_unload()
     return model.requires_grad_(False)
+
+
+def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:
+    """QLoRA (Dettmers et al., 2023): the language model's frozen weights in 4 bits, the rest as it is.
+
+    Raises VisRLError without a GPU or without bitsandbytes.
+    """
+    if on_cpu(config):
+        raise VisRLError("--quantize needs a GPU. Without one, leave it out.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise VisRLError("--quantize needs bitsandbytes: pip install 'visrl[quant]'.")
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(
+        weights.path,
+        quantization_config=four_bits(compute_dtype(config)),
+        dtype=compute_dtype(config),
+        trust_remote_code=config.trust_remote_code,
+    )
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to that
+
+
+def four_bits(dtype: torch.dtype) -> Any:
+    """Normal floats of 4 bits with doubly quantised constants; towers, projectors and the output layer are left out."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[
+            "vision_tower",
+            "vision_model",
+            "visual",
+            "multi_modal_projector",
+            "connector",
+            "lm_head",
+        ],
+    )
+
+
+def reference(stage: Any) -> Any:
+    """The reference of a stage that trains full weights; for an adapter TRL keeps a frozen copy of it."""
+    config = stage.config
+    return load_frozen(stage.folder, compute_dtype(config), config.trust_remote_code) if config.full else None
 
 
 def compute_dtype(config: TrainConfig) -> torch.dtype:

@@ -28,6 +28,7 @@ from visrl_train import models, reference, stage
 from visrl_train.collator import PairCollator
 from visrl_train.config import Rl1Config
 from visrl_train.formats import PairSet
+from visrl_train.pictures import shares
 from visrl_train.stage import Stage
 from visrl_train.turns import Turns
 
@@ -53,14 +54,14 @@ def train_pairs(
         if finished:
             return work.output
         model, processor = models.load_policy(work.folder, config), stage.load_processor(work)
-        turns = Turns(processor, models.token_limit(model))
+        turns = Turns(processor, models.token_limit(model), shares(model))
         collator = PairCollator(turns, pairs.prompts, pairs.read_image, terms.response_crop)
         train, validation = stage.split(pairs.pairs, config.validation)
         work = stage.counted(work, train=len(train), validation=len(validation))
         trainer = PreferenceTrainer(
             terms=terms,
             model=model,
-            ref_model=models.load_frozen(work.folder, models.compute_dtype(config)) if config.full else None,
+            ref_model=models.reference(work),
             args=DPOConfig(**stage.arguments(work, model, bool(validation)), max_length=None),
             data_collator=collator,
             train_dataset=Dataset.from_list(train),
@@ -86,7 +87,7 @@ def reference_key(work: Stage, pairs: PairSet, terms: Terms) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-class PreferenceTrainer(DPOTrainer):
+class PreferenceTrainer(stage.ours(DPOTrainer)):
     """TRL's trainer with the loss of this file. A batch is what PairCollator makes."""
 
     def __init__(self, terms: Terms, **options: Any) -> None:
@@ -131,9 +132,3 @@ class PreferenceTrainer(DPOTrainer):
             noted = self._metrics["train" if self.model.training else "eval"]
             for name, total in zip(names, sums, strict=True):
                 noted[f"{step}/{name}"].append(total / count)
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """The stage writes its own card."""
-
-    def _send_telemetry(self) -> None:
-        """None is sent."""

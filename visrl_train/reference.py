@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 from visrl_data import store
 from visrl_data.errors import VisRLError
 from visrl_train.collator import PairCollator
+from visrl_train.pictures import encoded_once
 
 Table = dict[tuple[str, str], tuple[float, float]]
 
@@ -55,7 +56,9 @@ def _compute(trainer: Any, collator: PairCollator, rows: list[dict[str, Any]]) -
         batch = mine[start : start + size]
         inputs = trainer._prepare_inputs(collator(batch))
         answered = inputs.pop("has_response").tolist()
-        win, lose = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, inputs)
+        model = trainer.ref_model or trainer.model
+        with encoded_once(model, inputs.pop("pictures", None)):
+            win, lose = trainer.compute_ref_log_probs(model, inputs)
         keys = [(row["id"], "focus") for row in batch]
         keys += [(row["id"], "response") for row, has in zip(batch, answered, strict=True) if has]
         found += list(zip(keys, zip(win.tolist(), lose.tolist(), strict=True), strict=True))

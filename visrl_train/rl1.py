@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from visrl_data.errors import VisRLError
 from visrl_data.models import ModelFolder, find_model
-from visrl_train.config import Rl1Config
+from visrl_data.prompts import Prompt
+from visrl_train.config import PairsConfig, Rl1Config
 from visrl_train.formats import PairSet, read_pairs
 
 if TYPE_CHECKING:
@@ -58,8 +59,18 @@ def actor(pairs: PairSet) -> ModelFolder:
     return folder
 
 
-def prepare(name: str, config: Rl1Config, pairs: PairSet, folder: ModelFolder, output: Path | None) -> Stage:
-    """The stage, once model and pairs agree on boxes and crops. Raises VisRLError when they do not."""
+def prepare(
+    name: str,
+    config: PairsConfig,
+    pairs: PairSet,
+    folder: ModelFolder,
+    output: Path | None,
+    prompts: Sequence[Prompt] | None = None,
+) -> Stage:
+    """The stage, once model and pairs agree on boxes and crops. Raises VisRLError when they do not.
+
+    prompts: what the model is asked; default: what the pairs were made with.
+    """
     from visrl_train.stage import Stage, default_output
 
     for what, model_has, pairs_have in (
@@ -78,7 +89,7 @@ def prepare(name: str, config: Rl1Config, pairs: PairSet, folder: ModelFolder, o
         output=output or default_output(name, pairs.name, config, pairs.digest, folder.digest),
         folder=folder,
         data=pairs.record(),
-        prompts={prompt.id: prompt.template for prompt in (pairs.prompts.focus, pairs.prompts.answer)},
+        prompts={prompt.id: prompt.template for prompt in prompts or (pairs.prompts.focus, pairs.prompts.answer)},
         box_space=pairs.box_space,
         crop_rule=pairs.crop_rule,
         max_pixels=config.max_pixels or pairs.max_pixels,

@@ -11,21 +11,23 @@ Departures from the paper: those of rl1.py; a pair whose two responses are the s
 
     visrl train rl2                                     the latest run, and the latest rl1 model made from it
     visrl train rl2 --data runs/cars --model models/cars-rl1 -o models/cars-rl2
+    visrl train rl2 --data runs/cars --without-rl1      from the actor itself, as in the paper's Table 5
     accelerate launch --num_processes 8 -m visrl_train.rl2 --data runs/cars --model models/cars-rl1 -o DIR
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visrl_data.errors import VisRLError
+from visrl_data.errors import UsageError, VisRLError
 from visrl_data.models import RECORD, ModelFolder, find_model
 from visrl_train.config import Rl2Config
 from visrl_train.formats import PairSet, read_pairs
-from visrl_train.rl1 import prepare
+from visrl_train.rl1 import actor, prepare
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -36,9 +38,21 @@ def train(config: Rl2Config, output: Path | None = None, callbacks: Sequence[Tra
     from visrl_train.preference import Terms, train_pairs
 
     pairs = read_pairs(config.data)
-    folder = rl1_model(pairs) if config.model is None else find_model(config.model, config.trust_remote_code)
+    folder = start(config, pairs)
+    config = dataclasses.replace(config, without_rl1=False)  # from here on the model has a name
     terms = Terms(config.beta_b, config.beta_r, config.lambda_b, config.lambda_r, config.response_crop)
     return train_pairs(prepare("rl2", config, pairs, folder, output), config, pairs, terms, callbacks)
+
+
+def start(config: Rl2Config, pairs: PairSet) -> ModelFolder:
+    """The model to go on from. Raises VisRLError when there is none."""
+    if config.model is None:
+        return actor(pairs) if config.without_rl1 else rl1_model(pairs)
+    if config.without_rl1:
+        raise UsageError(
+            f"--model {config.model} with --without-rl1: expected one of them. --without-rl1 starts from the actor."
+        )
+    return find_model(config.model, config.trust_remote_code)
 
 
 def rl1_model(pairs: PairSet) -> ModelFolder:

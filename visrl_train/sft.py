@@ -58,10 +58,11 @@ class Lesson:
 def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Run the stage and return the model's folder. Started again after an interruption it goes on."""
     from datasets import Dataset
-    from trl import SFTConfig
+    from trl import SFTConfig, SFTTrainer
 
     from visrl_train import models, stage
     from visrl_train.collator import LessonCollator
+    from visrl_train.pictures import shares
     from visrl_train.turns import Turns
 
     prompts = load_prompts(Path(config.prompts) if config.prompts else None)
@@ -90,11 +91,11 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
             return work.output
         processor = stage.load_processor(work)
         model = models.load_policy(folder, config)
-        turns = Turns(processor, models.token_limit(model))
+        turns = Turns(processor, models.token_limit(model), shares(model))
         found, where, dropped = lessons(source, space, rule, config.gold_target, config.turns, turns.seen_size)
         training, validation = stage.split(found, config.validation)
         work = stage.counted(work, train=len(training), validation=len(validation), left_out=dict(dropped))
-        trainer = stage_trainer()(
+        trainer = stage.ours(SFTTrainer)(
             model=model,
             args=SFTConfig(**stage.arguments(work, model, bool(validation)), max_length=None),
             data_collator=LessonCollator(turns, prompts, SourceImages(source, where)),
@@ -182,18 +183,6 @@ class SourceImages:
         if isinstance(row, Drop) or hashlib.sha256(row.image).hexdigest() != sha:
             raise VisRLError(f"The image of {row.id} in {self.source.name} changed during training. Start again.")
         return row.image
-
-
-def stage_trainer() -> type:
-    """TRL's SFT trainer; the card is ours, and no telemetry is sent."""
-    from trl import SFTTrainer
-
-    class StageTrainer(SFTTrainer):
-        def create_model_card(self, *_: Any, **__: Any) -> None: ...
-
-        def _send_telemetry(self) -> None: ...
-
-    return StageTrainer
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training stage on disk, and how an interrupted one goes on; shared by sft.py, rl1.py and rl2.py.
+"""A training stage on disk, and how an interrupted one goes on; shared by all recipes.
 
     work/begun.json      what the stage was begun with; the same command goes on, another one is refused
     work/checkpoints/    weights, optimizer, schedule and random state every --save-steps steps
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import Trainer, TrainerCallback
+from trl.trainer import utils
 
 from visrl_data import store
 from visrl_data.boxes import CropRule
@@ -40,6 +42,7 @@ from visrl_data.models import RECORD, ModelFolder
 from visrl_train import card, models
 from visrl_train.config import TrainConfig
 from visrl_train.logs import MetricsLog, curves
+from visrl_train.pictures import encoded_once
 
 MODELS = Path("models")
 _LARGE = 1_000_000_000  # parameters from which gradient checkpointing is worth its time, on a GPU
@@ -211,6 +214,45 @@ def arguments(stage: Stage, model: Any, validates: bool) -> dict[str, Any]:
         "report_to": config.report_to.split(","),
         "disable_tqdm": True,
     }
+
+
+def ours(trainer: type) -> type:
+    """One of TRL's trainers as all stages use it: pictures are encoded once, and only the stage writes a card."""
+    _score_completions_alone()
+
+    class OurTrainer(trainer):
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+            inputs = dict(inputs)
+            repeated = inputs.pop("pictures", None)
+            with encoded_once(self.model, repeated), encoded_once(getattr(self, "ref_model", None), repeated):
+                return super().compute_loss(model, inputs, *args, **options)
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            """Full weights are saved under the names of the Hub, which Trainer, unlike from_pretrained, won't map."""
+            if hasattr(self.model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+                return
+            kept = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+            self.model.load_state_dict(kept.state_dict())
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """The stage writes its own card."""
+
+        def _send_telemetry(self) -> None:
+            """None is sent."""
+
+    return OurTrainer
+
+
+@functools.cache
+def _score_completions_alone() -> None:
+    """On a CPU TRL puts every position through the output layer; on a GPU only those with a label, as here.
+
+    It keeps the shapes fixed for devices that compile each one, which a CPU does not.
+    """
+    known = getattr(utils, "_use_triton", None)
+    if known is not None:
+        utils._use_triton = lambda device: device.type == "cpu" or known(device)
 
 
 def fit(trainer: Trainer, stage: Stage) -> None:

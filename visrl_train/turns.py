@@ -10,10 +10,14 @@ two are processed apart.
 
 lead is what the chat template puts before a reply (a blank, for LLaVA-1.5); end is the special token that
 it writes after one, or the tokenizer's end of text where it writes none.
+
+PaliGemma's processor wants the reply apart, as `suffix`: it closes the prompt itself, and its token_type_ids
+tell the reply, which is read in order, from the prompt, which is seen at once.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,21 +44,27 @@ class Turn:
 
 
 class Turns:
-    """Writes turns with one processor. max_tokens: the longest sequence that the model can read."""
+    """Writes turns with one processor.
+
+    max_tokens: the longest sequence that the model can read. tell_pictures: say which pictures of a batch are
+    the same, for models that encode them once (pictures.py).
+    """
 
     # The engine's own methods: they need a processor and its special tokens, but no model.
     _text: Any = TransformersEngine._text
     _plain: Any = TransformersEngine._plain
     seen_size: Any = TransformersEngine.seen_size
 
-    def __init__(self, processor: Any, max_tokens: int | None = None) -> None:
+    def __init__(self, processor: Any, max_tokens: int | None = None, tell_pictures: bool = False) -> None:
         self.processor = processor
         self.max_tokens = max_tokens
+        self.tell_pictures = tell_pictures
         tokenizer = processor.tokenizer
         self._special = sorted({t for t in tokenizer.get_added_vocab() if t.strip()}, key=len, reverse=True)
         never = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self._never_in_replies = sorted({t for t in never if t.strip()}, key=len, reverse=True)
         self._lead, self._end = _around_a_reply(processor, self._never_in_replies)
+        self._takes_suffix = "suffix" in inspect.signature(type(processor).__call__).parameters
 
     def prompt(self, turn: Turn) -> str:
         """The text before the reply, as the engine gives it to the processor."""
@@ -67,22 +77,26 @@ class Turns:
         return self._lead + reply + self._end
 
     def encode(self, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask, completion_mask (B, L), and the processor's tensors of all pictures.
+        """input_ids, attention_mask, completion_mask (B, L), and the processor's tensors of all N pictures.
 
+        pictures (N,), if asked for: which are the same object, numbered as they first appear.
         Raises VisRLError when a row has no token to learn, or not all of what it should hold.
         """
         prompts = [self.prompt(turn) for turn in turns]
-        texts = [prompt + self.completion(turn.reply) for prompt, turn in zip(prompts, turns, strict=True)]
+        replies = [self.completion(turn.reply) for turn in turns]
+        made = self._joined(turns, prompts, replies) if not self._takes_suffix else self._apart(turns, prompts, replies)
+        if self.tell_pictures:
+            numbers: dict[int, int] = {}
+            shown = [numbers.setdefault(id(image), len(numbers)) for turn in turns for image in turn.images]
+            made["pictures"] = torch.tensor(shown)
+        return made
+
+    def _joined(self, turns: Sequence[Turn], prompts: list[str], replies: list[str]) -> dict[str, torch.Tensor]:
+        """Prompt and reply as one text."""
+        texts = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
         bos = self.processor.tokenizer.bos_token
         special = not (bos and texts[0].startswith(bos))
-        made = self.processor(
-            text=texts,
-            images=[list(turn.images) for turn in turns],
-            padding=True,
-            padding_side="right",
-            add_special_tokens=special,
-            return_tensors="pt",
-        )
+        made = self._process(turns, text=texts, add_special_tokens=special)
         mask = torch.zeros_like(made["attention_mask"])
         lengths = made["attention_mask"].sum(dim=1).tolist()
         for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
@@ -91,6 +105,23 @@ class Turns:
             self._check(turns[i].id, before, whole, ids)
             mask[i, lengths[i] - (len(whole) - len(before)) : lengths[i]] = 1
         return {**made, "completion_mask": mask}
+
+    def _apart(self, turns: Sequence[Turn], prompts: list[str], replies: list[str]) -> dict[str, torch.Tensor]:
+        """The reply as suffix; the processor writes the end of text after it."""
+        suffixes = [reply.removesuffix(self.processor.tokenizer.eos_token) for reply in replies]
+        made = self._process(turns, text=prompts, suffix=suffixes)
+        made.pop("labels")
+        mask = made["token_type_ids"] * made["attention_mask"]
+        for turn, reply, ids, learnt in zip(turns, replies, made["input_ids"], mask.bool(), strict=True):
+            if ids[learnt].tolist() != self._ids(reply, False):
+                raise VisRLError(f"Row {turn.id}: the processor cut or changed its reply; expected it whole.")
+            self._check_length(turn.id, len(ids))
+        return {**made, "completion_mask": mask}
+
+    def _process(self, turns: Sequence[Turn], **texts: Any) -> dict[str, torch.Tensor]:
+        pictures = [list(turn.images) for turn in turns]
+        options = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+        return dict(self.processor(images=pictures, **texts, **options))
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """The tokens of a text whose image placeholders are not spread out."""
@@ -103,9 +134,12 @@ class Turns:
             raise VisRLError(f"Row {row}: its prompt and its reply share a token, so the reply can't be learnt alone.")
         if ids[0] != whole[0] or ids[-len(learnt) :] != learnt or len(ids) < len(whole):
             raise VisRLError(f"Row {row}: the processor cut or changed its tokens; expected them whole.")
-        if self.max_tokens is not None and len(ids) > self.max_tokens:
+        self._check_length(row, len(ids))
+
+    def _check_length(self, row: str, length: int) -> None:
+        if self.max_tokens is not None and length > self.max_tokens:
             raise VisRLError(
-                f"Row {row} has {len(ids)} tokens, the model reads {self.max_tokens}. "
+                f"Row {row} has {length} tokens, the model reads {self.max_tokens}. "
                 "Bound the pictures with --max-pixels; cutting the row would cut what is to be learnt."
             )
 
