@@ -14,7 +14,7 @@ import typer
 
 from visrl_data.errors import UsageError, VisRLError
 
-from . import doctor, export, filter, gen, inspect, merge, push, rebuild, train
+from . import doctor, eval, evolve, export, filter, gen, inspect, merge, push, rebuild, train
 
 app = typer.Typer(
     name="visrl",
@@ -50,6 +50,8 @@ app.command()(filter.filter)
 app.command()(inspect.inspect)
 app.add_typer(train.app, name="train")
 app.command()(merge.merge)
+app.command()(eval.eval)
+app.command()(evolve.evolve)
 app.command()(push.push)
 app.command()(rebuild.rebuild)
 app.command()(export.export)

@@ -21,10 +21,10 @@ ConfigFile = Annotated[
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "dict[str, str]": str}
 
 
-def takes_options(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_options(kind: type, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Append an option for each field of a dataclass of options to a command that accepts **options.
 
-    An option that is not given is None and left to the file or the default.
+    An option that is not given is None and left to the file or the default. without: fields that get no flag.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,7 +32,8 @@ def takes_options(kind: type) -> Callable[[Callable[..., None]], Callable[..., N
         made, panel = [], ""
         for spec in dataclasses.fields(kind):
             panel = spec.metadata.get("panel", panel)
-            made.append(_parameter(spec, panel))
+            if spec.name not in without:
+                made.append(_parameter(spec, panel))
         command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in [*own, *made]}
         return command

@@ -279,7 +279,7 @@ def test_the_policy_names_the_script_and_the_style_that_are_there(text):
     policy = next(v for t, n, v in Reader(text).attributes if t == "meta" and n == "content" and "default-src" in v)
     script = text.rpartition("<script>")[2].partition("</script>")[0]
     style = text.partition("<style>")[2].partition("</style>")[0]
-    assert page._policy(style, script) == policy
+    assert page.policy(style, script) == policy
 
 
 def test_the_same_run_has_the_same_page(run, text):
@@ -546,4 +546,4 @@ def test_in_a_browser_boxes_lie_where_they_should(dom, run):
 
 def test_a_missing_template_value_is_an_error():
     with pytest.raises(jinja2.UndefinedError):
-        page._environment().get_template("page.html.j2").render({})
+        page.environment().get_template("page.html.j2").render({})

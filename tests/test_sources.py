@@ -681,6 +681,7 @@ def test_spotlight() -> None:
         assert decode(question.image).tobytes() == drawn.image.tobytes()
         assert [box.xyxy for box in question.gold_boxes] == [drawn.gold_box]
         assert (question.license, question.ship_image) == ("CC0-1.0", True)
+        assert question.source == f"spotlight-{drawn.level}"
     assert questions == everything(open_source("spotlight", limit=5))[0]
     assert open_source(limit=5).ids() == open_source(limit=9).ids()[:5]
     assert not set(open_source(split="val").ids()) & set(open_source(split="test").ids())
@@ -697,6 +698,37 @@ def test_spotlight_fingerprint_follows_what_is_drawn(monkeypatch: pytest.MonkeyP
     world._glyph.cache_clear()
     assert source.fingerprint() != first
     world._glyph.cache_clear()
+
+
+def test_spotlight_settings() -> None:
+    source = open_source("spotlight:clutter=20,level=relation", limit=3)
+    questions, _ = everything(source)
+    assert source.ids() == [f"spotlight-level=relation-clutter=20-train-{i}" for i in range(3)]
+    for i, question in enumerate(questions):
+        drawn = world.example("train", i, level="relation", clutter=20)
+        assert (question.id, question.question, question.source) == (
+            source.ids()[i],
+            drawn.question,
+            "spotlight-relation",
+        )
+        assert decode(question.image).tobytes() == drawn.image.tobytes()
+    assert source.fingerprint() != open_source("spotlight", limit=3).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ("level=hard", "unknown level 'hard'; expected one of attribute, relation, superlative"),
+        ("colour=red", "'colour=red' is not level=, distractors=, clutter=, each at most once"),
+        ("clutter=1,clutter=2", "'clutter=2' is not"),
+        ("distractors=many", "'distractors=many' is not a whole number"),
+        ("distractors=9", "9 distractors: expected 1 to 7"),
+    ],
+)
+def test_spotlight_refuses_other_settings(settings: str, problem: str) -> None:
+    message = error_of(f"spotlight:{settings}")
+    assert message.startswith(f"--source spotlight:{settings}: {problem}")
+    assert "Write for example spotlight:level=relation,distractors=7,clutter=20." in message
 
 
 def test_spotlight_errors() -> None:

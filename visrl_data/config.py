@@ -58,6 +58,7 @@ class GenConfig:
     source: str = option("spotlight", "Questions: spotlight, a .jsonl or .parquet file, a dataset folder, a Hub id.")
     split: str = option("train", "Split of the source.")
     limit: int | None = option(None, "First N rows only; default: all, and 200 of the endless spotlight.", low=1)
+    skip: int | None = option(None, "Pass over so many rows first; the limit counts those after them.", low=1)
     images_root: str | None = option(None, "Folder that image paths are relative to; default: the file's own.")
     columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
     gold_space: str = option("unit", "Space of the source's gold boxes.", choices=("unit", "pixels"))

@@ -33,6 +33,7 @@ from visrl_data.models import ModelFolder, find_model
 from visrl_data.prompts import PromptSet, load_prompts
 from visrl_data.records import Candidate, Drop, Question
 from visrl_data.sources import Source, SourceOptions, open_source
+from visrl_data.sources.rest import Rest
 from visrl_data.store import Run
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "pillow", "numpy", "pyarrow")
@@ -110,8 +111,8 @@ def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
     if roles is None:
         recorded = find_model(config.model, config.trust_remote_code)
         critic_folder = find_model(config.critic or recorded.origin_base, config.trust_remote_code)
-    space, rule = _agreement(config, recorded)
-    actor, critic = roles or _load_roles(config, recorded, critic_folder)
+    space, rule = agreement(config, recorded)
+    actor, critic = roles or load_roles(config, recorded, critic_folder)
     identity = {
         "schema_version": records.SCHEMA_VERSION,
         "source": {"name": source.name, "rows": len(source), "fingerprint": source.fingerprint()},
@@ -137,7 +138,10 @@ def open_questions(config: GenConfig) -> Source:
         license=config.license or "",
         ship_images=config.ship_images,
     )
-    return open_source(config.source, config.split, config.limit, options)
+    if not config.skip:
+        return open_source(config.source, config.split, config.limit, options)
+    limit = None if config.limit is None else config.skip + config.limit
+    return Rest(open_source(config.source, config.split, limit, options), config.skip)
 
 
 def versions() -> dict[str, str]:
@@ -145,7 +149,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def _agreement(config: GenConfig, actor: ModelFolder | None) -> tuple[str, CropRule]:
+def agreement(config: GenConfig, actor: ModelFolder | None) -> tuple[str, CropRule]:
     """The box space and crop rule, from the actor's record or the options; a contradiction is refused."""
     space = config.box_space or (actor and actor.box_space) or "unit"
     default = (actor and actor.crop_rule) or CropRule()
@@ -165,7 +169,7 @@ def _agreement(config: GenConfig, actor: ModelFolder | None) -> tuple[str, CropR
     return space, rule
 
 
-def _load_roles(config: GenConfig, actor: ModelFolder, critic: ModelFolder) -> tuple[Role, Role]:
+def load_roles(config: GenConfig, actor: ModelFolder, critic: ModelFolder) -> tuple[Role, Role]:
     """Load each set of weights once. The critic is the actor's base with the adapter off only when the
     digests agree; otherwise it is loaded apart.
     """

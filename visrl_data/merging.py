@@ -29,7 +29,7 @@ from visrl_data.records import CANDIDATE_SCHEMA, QUESTION_SCHEMA
 # Options in which the runs of one dataset may differ. Thresholds are compared as the filter last used them,
 # models and prompts by their digests.
 MAY_DIFFER = {
-    *("source", "split", "limit", "images_root", "columns", "gold_space", "ship_images", "license"),
+    *("source", "split", "skip", "limit", "images_root", "columns", "gold_space", "ship_images", "license"),
     *("seed", "round", "device", "batch_size", "chunk_size", "trust_remote_code"),
     *("model", "critic", "prompts", "box_win", "box_lose", "response_win", "response_lose", "box_critic"),
 }

@@ -32,6 +32,7 @@ class ModelFolder:
     digest: sha256 over the names and contents of the files that shape its replies.
     base: for an adapter, the model under it. box_space, crop_rule: None when not recorded.
     origin_base: id of the original model; a model that records none is its own origin.
+    steps: how it learnt to answer: 2, box and then answer; or 1, at once (the answer-only baselines).
     """
 
     id: str
@@ -42,6 +43,7 @@ class ModelFolder:
     box_space: str | None
     crop_rule: CropRule | None
     origin_base: str
+    steps: int = 2
 
     @property
     def weights(self) -> ModelFolder:
@@ -77,6 +79,7 @@ def find_model(model: str, trust_remote_code: bool = False) -> ModelFolder:
         box_space=record.get("box_space", fallback.box_space),
         crop_rule=CropRule(**rule) if rule else fallback.crop_rule,
         origin_base=(record.get("origin_base") or {}).get("id", fallback.origin_base),
+        steps=record.get("steps", 2),
     )
 
 

@@ -1,50 +1,13 @@
 // The gallery of report.html: builds a card for each question, and filters and sorts them.
 // What it shows is text from strangers, so it sets attributes and text nodes only, never markup.
+// Pictures and nodes are made by page_parts.js, which comes before it.
 // The state of the filters is the page's #hash, so that a view can be kept and shared.
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const SVG = document.querySelector("svg").namespaceURI;
   const form = document.getElementById("filters");
   const holder = document.getElementById("cards");
   const ORIGIN = { actor: "the actor's box", controller: "the controller's box" };
   const RANGES = { wb: ["win", "box"], wr: ["win", "response"], lb: ["lose", "box"], lr: ["lose", "response"] };
-
-  function fill(node, attributes, children) {
-    for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
-    node.append(...children.filter((child) => child !== null));
-    return node;
-  }
-  const h = (name, attributes, ...children) => fill(document.createElement(name), attributes, children);
-  const s = (name, attributes, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
-  const text = (words) => h("span", { class: "text", dir: "auto" }, words === "" ? "(empty)" : words);
-  const raw = (words) => h("pre", { class: "text", dir: "auto", tabindex: 0 }, words === "" ? "(empty)" : words);
-  const number = (value) => (value === null ? "-" : String(Math.round(value * 1000) / 1000));
-
-  // Pictures: an SVG whose units are pixels of the original image, so boxes and crops need no conversion.
-  function picture(item, [left, top, right, bottom], label, boxes) {
-    const view = [left, top, right - left, bottom - top].join(" ");
-    const frame = s("svg", { viewBox: view, preserveAspectRatio: "xMinYMin", role: "img", "aria-label": label });
-    frame.append(s("title", null, label), s("use", { href: "#picture-" + item.picture }));
-    const unit = Math.max(right - left, bottom - top);
-    for (const box of boxes) frame.append(outline(box, unit, item.size));
-    return frame;
-  }
-
-  function outline({ kind, letter, box: [x1, y1, x2, y2] }, unit, [width, height]) {
-    const place = { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
-    const group = s("g", { "data-kind": kind });
-    group.append(s("rect", { class: `box ${kind} halo`, ...place }), s("rect", { class: "box " + kind, ...place }));
-    if (!letter) return group;
-    const side = unit * 0.062;
-    // Outside the box where there is room, each kind at a corner of its own: letters of equal boxes stay apart.
-    const wide = side * (0.5 + 0.5 * letter.length);
-    const x = Math.min(kind === "gold" ? x2 : x1, width - wide);
-    const y = Math.min(Math.max(kind === "lose" ? y2 : kind === "gold" ? y1 : y1 - side, 0), height - side);
-    group.append(s("rect", { class: "plate " + kind, x, y, width: wide, height: side }));
-    group.append(s("text", { class: "tag", x: x + wide / 2, y: y + side / 2, "font-size": side * 0.8 }, letter));
-    return group;
-  }
 
   const whole = (item) => [0, 0, ...item.size];
   const labels = (item) => item.gold.map((box) => ({ kind: "gold", letter: "G", box }));

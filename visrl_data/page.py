@@ -48,7 +48,7 @@ def write_page(
     thresholds = Thresholds(**{spec.name: settings[spec.name] for spec in dataclasses.fields(Thresholds)})
     rules = page_sample.Rules(thresholds, settings["box_critic"], settings["gold_rule"], config["seed"])
     sample = page_sample.draw_sample(run, questions, pairs, unpaired, rules)
-    style, script = (_asset(name) for name in ("page.css", "page.js"))
+    style, script = asset("page.css"), asset("page_parts.js") + asset("page.js")
     values = {
         "report": found,
         "run": run.identity(),
@@ -65,9 +65,9 @@ def write_page(
         "gallery": embedded(_gallery(found, sample)),
         "style": style,
         "script": script,
-        "policy": _policy(style, script),
+        "policy": policy(style, script),
     }
-    store.write_text(run.path / NAME, _environment().get_template("page.html.j2").render(values))
+    store.write_text(run.path / NAME, environment().get_template("page.html.j2").render(values))
 
 
 def commands(config: dict[str, Any], thresholds: Thresholds, box_critic: bool) -> list[str]:
@@ -126,11 +126,11 @@ def _gallery(found: dict[str, Any], sample: page_sample.Sample) -> dict[str, Any
     }
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 
-def _policy(style: str, script: str) -> str:
+def policy(style: str, script: str) -> str:
     """Content-Security-Policy: this style, this script, pictures from the page itself, and nothing more."""
 
     def digest(text: str) -> str:
@@ -143,7 +143,7 @@ def _policy(style: str, script: str) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Escapes everything; an undefined name is an error; texts are made visible and of bounded length."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from visrl_data import images
 from visrl_data.boxes import Box, CropRule, ImageTooThin, crop_pixels, frame
 from visrl_data.errors import VisRLError
-from visrl_data.factory import _agreement
+from visrl_data.factory import agreement
 from visrl_data.models import find_model
 from visrl_data.prompts import load_prompts
 from visrl_data.records import Drop, Question
@@ -67,7 +67,7 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
 
     prompts = load_prompts(Path(config.prompts) if config.prompts else None)
     folder = find_model(config.model or "spotlight-base", config.trust_remote_code)
-    space, rule = _agreement(config, folder)  # type: ignore[arg-type]
+    space, rule = agreement(config, folder)  # type: ignore[arg-type]
     source = open_source(config.source, config.split, config.limit, _source_options(config))
     data: dict[str, Any] = {
         "name": config.source,

@@ -87,6 +87,7 @@ class Stage:
             "origin_base": models.origin_record(self.folder),
             "base": base,
             "stage": self.name,
+            "steps": 1 if self.name.endswith("-answers") else 2,
             "trained_from": {"id": models.portable_id(self.folder), "digest": self.folder.digest},
             "data": self.data,
             "prompts": self.prompts,

@@ -29,7 +29,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One user turn, to be answered once for each seed.
+    """One user turn (with earlier turns and their replies, where parts hold some), to be answered once for each seed.
 
     images: one RGB picture for each picture part, in order.
     adapter: answer with the actor's adapter on; engines without an adapter ignore it.

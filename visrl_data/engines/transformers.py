@@ -143,11 +143,17 @@ class TransformersEngine:
         return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in inputs.items()}
 
     def _text(self, request: Request) -> str:
-        content = [
-            {"type": "text", "text": self._plain(part.text)} if part.kind == "text" else {"type": "image"}
-            for part in request.parts
-        ]
-        chat = [{"role": "user", "content": content}]
+        chat: list[dict[str, Any]] = [{"role": "user", "content": []}]
+        for part in request.parts:
+            piece = (
+                {"type": "text", "text": self._plain(part.text)}
+                if part.kind in ("text", "reply")
+                else {"type": "image"}
+            )
+            if part.kind == "reply":
+                chat += [{"role": "assistant", "content": [piece]}, {"role": "user", "content": []}]
+            else:
+                chat[-1]["content"].append(piece)
         return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) + request.prefix
 
     def _plain(self, text: str) -> str:

@@ -48,8 +48,9 @@ def open_source(
 ) -> Source:
     """Open a source, and check all that can be checked without reading images.
 
-    source: None or "spotlight"; a .jsonl file; a .parquet file; a folder from `save_to_disk` or of data files;
-    user/name[:config][@revision] on the Hub ("hf:" before it, where a folder has the same name).
+    source: None, "spotlight" or "spotlight:SETTINGS" (see sources/spotlight.py); a .jsonl file; a .parquet file;
+    a folder from `save_to_disk` or of data files; user/name[:config][@revision] on the Hub ("hf:" before it,
+    where a folder has the same name); "visual-cot:" and a file or the folder of that benchmark.
     split: picks the rows in folders, Hub datasets and spotlight; a single file has no splits, there it is
     only a label. limit: the first rows only; None is all of them (of spotlight, which has no end, 200).
     Raises VisRLError.
@@ -57,10 +58,14 @@ def open_source(
     options = options or SourceOptions()
     if limit is not None and limit < 1:
         raise VisRLError(f"--limit {limit}: expected at least 1.")
-    if source is None or source == "spotlight":
-        return _spotlight(split, limit, options)
+    if source is None or source.partition(":")[0] == "spotlight":
+        return _spotlight((source or "").partition(":")[2], split, limit, options)
     if not source:
         raise _unknown(source)
+    if source.startswith("visual-cot:"):
+        from visrl_data.sources.visual_cot import VisualCotSource
+
+        return VisualCotSource(Path(source.removeprefix("visual-cot:")).expanduser(), split, limit, options)
     path = Path(source).expanduser()
     if path.suffix == ".jsonl" and not path.is_dir():
         from visrl_data.sources.jsonl import JsonlSource
@@ -84,7 +89,7 @@ def open_source(
     return HfSource(table, split, limit, options)
 
 
-def _spotlight(split: str, limit: int | None, options: SourceOptions) -> Source:
+def _spotlight(asked: str, split: str, limit: int | None, options: SourceOptions) -> Source:
     from visrl_data.sources.spotlight import SpotlightSource
 
     if options.images_root is not None or options.columns or options.license:
@@ -92,7 +97,7 @@ def _spotlight(split: str, limit: int | None, options: SourceOptions) -> Source:
             "spotlight draws its own rows: --images-root, --columns and --license have no meaning with it. "
             "Leave them out, or name another --source."
         )
-    return SpotlightSource(split, limit, options.ship_images)
+    return SpotlightSource(split, limit, options.ship_images, asked)
 
 
 def _unknown(source: str) -> VisRLError:

@@ -1,0 +1,1 @@
+"""The paper's tables, remade on Spotlight: `python -m studies` fills results/, `studies.render` writes RESULTS.md."""

@@ -1,0 +1,41 @@
+"""RESULTS.md from results/*.json: python -m studies.render [--check]
+
+Every number is computed here; the words around them are template.md's. --check: exit with 1 when RESULTS.md is
+not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import jinja2
+
+from studies import tables
+from studies.cells import QUESTIONS, TESTED
+
+ROOT = Path(__file__).parent.parent
+
+
+def render(results: Path) -> str:
+    cells = tables.load(results)
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    template = environment.from_string((Path(__file__).parent / "template.md").read_text(encoding="utf-8"))
+    seeds = sorted({seed for seeds in cells.values() for seed in seeds})
+    return template.render(tables=tables, cells=cells, seeds=seeds, questions=QUESTIONS, tested=TESTED)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    made, path = render(ROOT / "results"), ROOT / "RESULTS.md"
+    if not given.check:
+        path.write_text(made, encoding="utf-8")
+    elif not path.exists() or path.read_text(encoding="utf-8") != made:
+        sys.exit("RESULTS.md is not what results/ gives. Run: python -m studies.render")
+
+
+if __name__ == "__main__":
+    main()

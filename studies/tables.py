@@ -1,0 +1,181 @@
+"""The tables of RESULTS.md and the claims under them, computed from results/*.json.
+
+Used by render.py. A row is a cell of one or more seeds; a value is the mean over the seeds, with half of the width
+of a 95 % t interval where there are two seeds or more. A claim compares two values seed by seed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from studies.cells import ROUNDS, SFT_ROWS
+
+LEVELS = ("attribute", "relation", "superlative", "all")
+SHARES = ("WP-LP", "WP-LN", "WN-LP", "WN-LN", "win_positive", "blind_WP-LN")
+BASELINES = {
+    "sft-answers": "answer-only SFT",
+    "dpo-answers": "answer-only DPO",
+    "kto-answers": "answer-only KTO",
+    "rloo-model": "answer-only RLOO, reward model",
+    "rloo-exact": "answer-only RLOO, exact match",
+    "rl2-alone": "RL2 without RL1",
+}
+RUNS = {
+    "pairs-full": "full",
+    "pairs-no-diversity": "no diversity controller",
+    "pairs-no-box-critic": "no box critic",
+    "pairs-sft-critic": "SFT model as critic",
+    "pairs-exact-match": "exact match as response critic",
+    "pairs-round2": "round 2 (RL2 model)",
+}
+# (text, what should be above, what below, scale): a value is CELL followed by its place in the figures.
+CLAIMS = (
+    ("RL1 raises box accuracy over SFT", "stages rl1 all box_accuracy", "stages sft all box_accuracy", 100),
+    ("RL2 raises box accuracy over RL1", "stages rl2 all box_accuracy", "stages rl1 all box_accuracy", 100),
+    ("RL1 raises answer accuracy over SFT", "stages rl1 all answer", "stages sft all answer", 100),
+    ("RL2 raises answer accuracy over RL1", "stages rl2 all answer", "stages rl1 all answer", 100),
+    ("SFT answers better than the base without a box", "stages sft all answer", "stages base all answer", 100),
+    ("the full method answers better than RL2 alone", "stages rl2 all answer", "rl2-alone model all answer", 100),
+    (
+        "RL2 alone answers better than answer-only SFT",
+        "rl2-alone model all answer",
+        "sft-answers model all answer",
+        100,
+    ),
+    (
+        "RL2 alone answers better than answer-only DPO",
+        "rl2-alone model all answer",
+        "dpo-answers model all answer",
+        100,
+    ),
+    (
+        "RL2 alone answers better than answer-only KTO",
+        "rl2-alone model all answer",
+        "kto-answers model all answer",
+        100,
+    ),
+    (
+        "RL2 alone answers better than answer-only RLOO",
+        "rl2-alone model all answer",
+        "rloo-model model all answer",
+        100,
+    ),
+    ("good pairs (WP-LN) fall without the diversity controller", "pairs-full WP-LN", "pairs-no-diversity WP-LN", 1),
+    ("good pairs fall further without the box critic", "pairs-no-diversity WP-LN", "pairs-no-box-critic WP-LN", 1),
+    ("good pairs grow in round 2", "pairs-round2 WP-LN", "pairs-full WP-LN", 1),
+    ("box accuracy grows over the rounds", "rounds models -1 box_accuracy", "rounds models 1 box_accuracy", 100),
+    ("answer accuracy grows over the rounds", "rounds models -1 answer", "rounds models 1 answer", 100),
+    ("the number of pairs grows over the rounds", "rounds models -2 pairs", "rounds models 0 pairs", 1),
+)
+Seeds = dict[int, Any]
+"""A cell's figures, by seed."""
+
+
+def load(folder: Path) -> dict[str, Seeds]:
+    """results/*.json as cell -> seed -> figures."""
+    cells: dict[str, Seeds] = {}
+    for path in sorted(folder.glob("*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        cells.setdefault(cell["cell"], {})[cell["seed"]] = cell["figures"]
+    return cells
+
+
+def look(figures: Any, place: Sequence[str]) -> float:
+    """The value at a place: names of fields, and numbers of entries in a list."""
+    for step in place:
+        figures = figures[int(step) if isinstance(figures, list) else step]
+    return figures
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and half of the 95 % t interval (None for a single value)."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+
+
+def show(seeds: Seeds, place: str, scale: float = 100.0, digits: int = 1) -> str:
+    mean, half = mean_and_half([scale * look(figures, place.split()) for figures in seeds.values()])
+    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = [":--", *["--:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def stages(cells: dict[str, Seeds], figure: str, rows: dict[str, str]) -> str:
+    """Tables 2 and 4: rows of the cell `stages`, by level."""
+    found = cells["stages"]
+    return table(
+        ("model", *LEVELS),
+        [(title, *(show(found, f"{row} {level} {figure}") for level in LEVELS)) for row, title in rows.items()],
+    )
+
+
+def validity(cells: dict[str, Seeds]) -> str:
+    """Table 3."""
+    found = {n: cells[f"validity-{n}"] for n in SFT_ROWS if f"validity-{n}" in cells}
+    rows = [(str(n), show(at, "model all valid"), show(at, "model all box_accuracy")) for n, at in found.items()]
+    return table(("SFT rows", "valid boxes", "box accuracy"), rows)
+
+
+def baselines(cells: dict[str, Seeds]) -> str:
+    """Table 5."""
+    rows = [(title, show(cells[name], "model all answer")) for name, title in BASELINES.items() if name in cells]
+    rows.append(("RL1, then RL2 (full)", show(cells["stages"], "rl2 all answer")))
+    return table(("method", "answer accuracy"), rows)
+
+
+def pairs(cells: dict[str, Seeds]) -> str:
+    """Table 6."""
+    rows = [
+        (title, show(cells[name], "pairs", 1, 0), *(show(cells[name], share, 1) for share in SHARES))
+        for name, title in RUNS.items()
+        if name in cells
+    ]
+    return table(("run", "pairs", *(share.replace("_", " ") for share in SHARES)), rows)
+
+
+def rounds(found: Seeds) -> str:
+    """Figure 4, as a table: model k has been trained for k rounds."""
+    rows = []
+    for k in range(ROUNDS + 1):
+        accuracies = [show(found, f"models {k} {name}") for name in ("box_accuracy", "answer")]
+        made = (
+            [show(found, f"models {k} {name}", 1, n) for name, n in (("pairs", 0), ("WP-LN", 1))] if k < ROUNDS else []
+        )
+        rows.append((str(k), *accuracies, *(made or ("", ""))))
+    return table(("rounds trained", "box accuracy", "answer accuracy", "pairs it made", "their WP-LN"), rows)
+
+
+def claims(cells: dict[str, Seeds]) -> str:
+    """Each claim with its difference, seed by seed: confirmed or refuted if the interval leaves 0 out."""
+    rows = []
+    for text, *sides, scale in CLAIMS:
+        (above, *first), (below, *second) = (side.split() for side in sides)
+        seeds = sorted(set(cells.get(above, {})) & set(cells.get(below, {})))
+        if not seeds:
+            rows.append((text, "", "not run yet"))
+            continue
+        mean, half = mean_and_half(
+            [scale * (look(cells[above][seed], first) - look(cells[below][seed], second)) for seed in seeds]
+        )
+        rows.append((text, f"{mean:+.1f}" + ("" if half is None else f" ± {half:.1f}"), _verdict(mean, half)))
+    return table(("claim", "difference", "verdict"), rows)
+
+
+def _verdict(mean: float, half: float | None) -> str:
+    if half is None:
+        return "one seed: no verdict"
+    if abs(mean) <= half:
+        return "open"
+    return "confirmed" if mean > 0 else "refuted"

@@ -1,0 +1,152 @@
+"""The Visual-CoT benchmark (Shao et al., arXiv 2403.16999): its published JSON files and a folder of images.
+
+    visrl eval --source visual-cot:benchmark/gqa.json --images-root images/ --protocol visual-cot
+    visrl eval --source visual-cot:benchmark/ --images-root images/        all eleven scored sets
+
+A file is a list of rows; what is read of one:
+
+    {"dataset": "gqa", "question_id": 4072, "image": ["cot/gqa/1.jpg", "cot/gqa/1.jpg###[287, 71, 365, 249]"],
+     "conversations": [{"value": "<image>\\nWho carries the bag? Please provide the bounding box ..."}, ...,
+                       {"value": "lady"}]}
+
+The question is the first turn without its image and its request for a box, the answer the last turn, the gold box
+the one behind "###", in pixels of the original image. `source` is the set, so that scores are told set by set and
+their mean is the benchmark's. Image paths are tried as they stand, then without their first folder, cot/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visrl_data.errors import VisRLError
+from visrl_data.records import Drop, Question
+from visrl_data.sources.identity import files_digest
+from visrl_data.sources.options import SourceOptions, named_columns
+from visrl_data.sources.rows import BadRow, Reader, Row, read_row
+
+NAME = "visual-cot"
+SETS = (
+    "docvqa",
+    "textcap",
+    "textvqa",
+    "dude",
+    "sroie",
+    "infographicsvqa",
+    "flickr30k",
+    "gqa",
+    "openimages",
+    "vsr",
+    "cub",
+)
+_REQUEST = re.compile(r"\s*Please provide the bounding box coordinate of the region.*", re.DOTALL)
+_BOX = re.compile(r"###\[([^\[\]]*)\]\s*$")
+
+
+class VisualCotSource:
+    """Rows of one file of the benchmark, or of the scored sets in a folder, in the order of SETS.
+
+    Ids: the set and the row's question_id; "-2", "-3", ... where a file repeats one. split: a label only.
+    Raises VisRLError when there is no such file, or none of it is a list of rows.
+    """
+
+    name = NAME
+
+    def __init__(self, path: Path, split: str, limit: int | None, options: SourceOptions) -> None:
+        if options.columns:
+            raise VisRLError(f"{NAME} has columns of its own: --columns has no meaning with it. Leave it out.")
+        self.split = split
+        self._files = _files(path)
+        self._rows = [row for file in self._files for row in _load(file)][:limit]
+        if not self._rows:
+            raise VisRLError(f"{path}: no rows.")
+        root = Path(options.images_root or (path if path.is_dir() else path.parent))
+        self._reader = Reader(NAME, split, named_columns(SourceOptions()), options, root)
+        self._ids = _ids(self._rows)
+
+    def fingerprint(self) -> str:
+        """Of the files' sizes and contents. Images are covered by the image_sha256 of each question."""
+        return files_digest(self._files)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def ids(self) -> list[str]:
+        return list(self._ids)
+
+    def read(self, i: int) -> Question | Drop:
+        """Raises IndexError."""
+        if not 0 <= i < len(self._rows):
+            raise IndexError(f"row {i} of {len(self._rows)}")
+        return read_row(self._reader, self._ids[i], self._ids[i], lambda: _plain_row(self._rows[i], self._reader.root))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = [path / f"{name}.json" for name in SETS if (path / f"{name}.json").is_file()]
+        if not found:
+            raise VisRLError(f"{path}: expected the benchmark's files there, {SETS[0]}.json, {SETS[1]}.json, ...")
+        return found
+    if not path.is_file():
+        raise VisRLError(f"{path}: no such file. Expected a .json file of the Visual-CoT benchmark, or their folder.")
+    return [path]
+
+
+def _load(file: Path) -> list[Any]:
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise VisRLError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(rows, list):
+        raise VisRLError(f"{file}: expected a list of rows, got {type(rows).__name__}.")
+    return rows
+
+
+def _ids(rows: list[Any]) -> list[str]:
+    seen: Counter[str] = Counter()
+    ids = []
+    for row in rows:
+        name = f"{row.get('dataset')}-{row.get('question_id')}" if isinstance(row, Mapping) else "row"
+        seen[name] += 1
+        ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return ids
+
+
+def _plain_row(row: Any, root: Path) -> Row:
+    """A row of the benchmark in the columns of other sources. Raises BadRow."""
+    if not isinstance(row, Mapping):
+        raise BadRow("bad_json", f"expected an object, got {type(row).__name__}")
+    turns, pictures = row.get("conversations"), row.get("image")
+    if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, Mapping) for turn in turns):
+        raise BadRow("bad_field", "conversations: expected at least two turns")
+    if not isinstance(pictures, list) or not pictures or not all(isinstance(name, str) for name in pictures):
+        raise BadRow("image_missing", f"expected a list of paths, got {pictures!r}"[:200])
+    asked = turns[0].get("value")
+    return {
+        "question": _REQUEST.sub("", asked.replace("<image>", "")) if isinstance(asked, str) else asked,
+        "answers": turns[-1].get("value"),
+        "image": _there(pictures[0], root),
+        "boxes": _box(pictures[-1]),
+        "box_space": "pixels",
+        "source": row.get("dataset"),
+    }
+
+
+def _there(path: str, root: Path) -> str:
+    bare = path.partition("###")[0]
+    shorter = bare.removeprefix("cot/")
+    return shorter if not (root / bare).is_file() and (root / shorter).is_file() else bare
+
+
+def _box(path: str) -> list[float] | None:
+    found = _BOX.search(path)
+    if found is None:
+        return None
+    try:
+        return [float(number) for number in found[1].split(",")]
+    except ValueError as error:
+        raise BadRow("bad_box", f"{found[0]!r}: {error}"[:200]) from error

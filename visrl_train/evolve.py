@@ -1,0 +1,215 @@
+"""Self-evolution: the new model makes the pairs of the next round (paper, Sec. 3.2 and Fig. 4).
+
+    round k:   gen (the actor is the last round's model; the critic is always the ORIGINAL base)
+               -> rl1 -> rl2 (one adapter goes on; its frozen copy is the reference)
+               -> eval on questions that no round learns from
+
+    EVOLVE/config.toml            what all rounds share
+    EVOLVE/round0/ round1/ ...    the run of each round: a run folder, for `visrl inspect` and `visrl push`
+    EVOLVE/models/round0-rl1/ ... the models, each with its card
+    EVOLVE/eval/                  one evaluation of all models; each is asked once
+    EVOLVE/report.json curves.svg written anew after every round
+
+Killed at any moment and started again, it goes on: a run is done by its manifest, a model by its visrl.json,
+predictions chunk by chunk. More --rounds go on from the last one.
+
+    visrl evolve --rounds 4 -o runs/evolve
+    visrl evolve --rounds 4 --stages rl1 -o runs/evolve-rl1        the other curve of Fig. 4
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from visrl_data import evaluation, factory, store
+from visrl_data.config import GenConfig, to_toml
+from visrl_data.errors import UsageError, VisRLError
+from visrl_data.eval_config import EvalConfig
+from visrl_data.eval_scores import ALL
+from visrl_data.models import RECORD, find_model
+from visrl_data.store import Run
+from visrl_train.evolve_config import EvolveConfig
+from visrl_train.evolve_curves import curves
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+
+_MAY_CHANGE = {"rounds"}
+_SHARED = ("images_root", "columns", "gold_space", "box_space", "crop_min_side", "crop_max_aspect", "max_new_tokens",
+           "critic", "gold_rule", "prompts", "seed", "engine", "device", "dtype", "batch_size", "max_pixels",
+           "trust_remote_code")  # fmt: skip
+
+
+def evolve(
+    config: EvolveConfig,
+    gen: GenConfig,
+    output: Path,
+    say: Say = lambda _: None,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Run the rounds into the folder `output`, going on where an earlier start stopped; returns the report.
+
+    gen: the options of each round's run; its model is where the first round starts. Raises VisRLError for
+    anything that the user can mend, and Terminated after a SIGTERM in a training; what was made until then stays.
+    """
+    check(config, gen)
+    output.mkdir(parents=True, exist_ok=True)
+    with store.locked(output):
+        _begin(config, gen, output)
+        models, rounds = [gen.model], []
+        report = _measure(config, gen, output, models, rounds, progress)
+        for k in range(config.rounds):
+            say(f"Round {k}: pairs, by {models[-1]}")
+            run = _generate(_round_config(config, gen, models[-1], k), output / f"round{k}", progress)
+            rounds.append(_round_figures(run, rounds))
+            model = models[0] if config.restart else models[-1]
+            for stage in config.stages.split(","):
+                say(f"Round {k}: {stage}, from {model}")
+                model = str(_train(stage, config, gen, model, run.path, output / "models" / f"round{k}-{stage}"))
+            models.append(model)
+            report = _measure(config, gen, output, models, rounds, progress)
+    return report
+
+
+def check(config: EvolveConfig, gen: GenConfig) -> None:
+    """Raises UsageError when the options can't go together; reads no image and loads no model."""
+    if config.fresh and gen.limit is None:
+        raise UsageError("--fresh takes the next --limit rows each round: give --limit.")
+    source = factory.open_questions(gen)
+    if config.fresh:
+        last = _round_config(config, gen, gen.model, config.rounds - 1)
+        if len(factory.open_questions(last)) < gen.limit:
+            raise UsageError(
+                f"--fresh: {config.rounds} rounds of {gen.limit} rows are more than {gen.source} has in split "
+                f"{gen.split!r}. Give a smaller --limit or fewer --rounds."
+            )
+    measured = factory.open_questions(_eval_config(config, gen).gen_config(config.eval_source or gen.source))
+    if (measured.fingerprint(), measured.name) == (source.fingerprint(), source.name):
+        raise UsageError(
+            f"{source.name}, split {measured.split!r}, is what the rounds learn from. "
+            "Measure on other questions: --eval-source or --eval-split."
+        )
+
+
+def _begin(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
+    """Note what all rounds share, or check that it is as before. Raises VisRLError, with the differences."""
+    shared = {f"evolve.{k}": v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
+    now = json.loads(json.dumps({**dataclasses.asdict(gen), **shared}))
+    begun = output / "begun.json"
+    if begun.is_file():
+        before = json.loads(begun.read_text(encoding="utf-8"))
+        changed = [f"  {key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+        if changed:
+            shown = "\n".join(changed)
+            raise VisRLError(f"{output} was begun otherwise. It had -> you gave:\n{shown}\nChoose another --output.")
+        return
+    others = [f.name for f in output.iterdir() if f.name not in {".lock", "config.toml"} and f.suffix != ".tmp"]
+    if others:
+        raise VisRLError(f"{output} is not empty (it holds {others[0]}). Choose another --output.")
+    store.write_text(output / "config.toml", to_toml(gen))
+    store.write_json(begun, now)
+
+
+def _round_config(config: EvolveConfig, gen: GenConfig, model: str, k: int) -> GenConfig:
+    """The options of round k's run. The round is part of every seed, so that equal questions get new draws."""
+    skip = (gen.skip or 0) + k * (gen.limit or 0) if config.fresh else gen.skip
+    return dataclasses.replace(gen, model=model, round=k, skip=skip or None)
+
+
+def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
+    run = Run(path)
+    if run.finished:
+        made_by, now = run.identity()["actor"].get("digest"), find_model(config.model, config.trust_remote_code).digest
+        if (path / "config.toml").read_text(encoding="utf-8") != to_toml(config) or made_by != now:
+            raise VisRLError(f"{path} was made otherwise, or by other weights. Choose another --output.")
+        return run
+    total = len(factory.open_questions(config))
+    return factory.generate(
+        config, path, lambda step: progress(path.name, min(step.done * config.chunk_size, total), total)
+    )
+
+
+def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Path, output: Path) -> Path:
+    from visrl_train.launching import resolve
+
+    if (output / RECORD).is_file():
+        started = json.loads((output / RECORD).read_text(encoding="utf-8"))["trained_from"]["digest"]
+        if started != find_model(model, gen.trust_remote_code).digest:
+            raise VisRLError(f"{output} was trained from other weights than {model} holds. Choose another --output.")
+        return output
+    given: dict[str, Any] = {"model": model, "data": str(run), "seed": gen.seed}
+    if gen.trust_remote_code:
+        given["trust_remote_code"] = True
+    if gen.device == "cpu":
+        given["device"] = "cpu"
+    if gen.dtype in ("float32", "bfloat16"):
+        given["dtype"] = gen.dtype
+    return importlib.import_module(f"visrl_train.{stage}").train(resolve(stage, config.train_config, given), output)
+
+
+def _eval_config(config: EvolveConfig, gen: GenConfig) -> EvalConfig:
+    shared = {name: getattr(gen, name) for name in _SHARED}
+    return EvalConfig(**shared, split=config.eval_split, limit=config.eval_limit)
+
+
+def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a round's run gave. Raises VisRLError when another critic judged it than the earlier rounds."""
+    found, identity = json.loads((run.path / "report.json").read_text(encoding="utf-8")), run.identity()
+    critic = {"model": identity["critic"].get("model"), "digest": identity["critic"].get("weights_digest")}
+    if earlier and earlier[0]["critic"]["digest"] != critic["digest"]:
+        raise VisRLError(f"{run.path} was judged by other weights than round 0. Choose another --output.")
+    counts, audit = found["yields"]["all"], found["audit"]
+    return {
+        "run": str(run.path),
+        "manifest_sha256": store.file_digest(run.manifest_path),
+        "critic": critic,
+        "questions": counts["questions"],
+        "pairs": counts["pairs"],
+        "yield": counts["pairs"] / counts["questions"] if counts["questions"] else None,
+        "cells": audit["pairs"] and {name: cell["percent"] for name, cell in audit["pairs"]["cells"].items()},
+    }
+
+
+def _measure(
+    config: EvolveConfig,
+    gen: GenConfig,
+    output: Path,
+    models: list[str],
+    rounds: list[dict[str, Any]],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Evaluate all models so far, and write the report: entry k is model k, which makes round k's pairs."""
+    measured = evaluation.evaluate(
+        models,
+        [config.eval_source or gen.source],
+        _eval_config(config, gen),
+        output / "eval",
+        {evaluation.OTHERS: config.score},
+        lambda step: None if step.resumed else progress("eval", step.done, step.total),
+    )
+    entries = [
+        {
+            "model": row["model"],
+            "digest": row["digest"],
+            "figures": row["figures"],
+            "round": rounds[k] if k < len(rounds) else None,
+        }
+        for k, row in enumerate(row for row in measured["models"] if row["steps"] == 2)
+    ]
+    report = {
+        "stages": config.stages,
+        "restart": config.restart,
+        "fresh": config.fresh,
+        "rounds": len(rounds),
+        "groups": [ALL, *measured["groups"]],
+        "models": entries,
+        "baseline": next(row for row in measured["models"] if row["steps"] == 1),
+    }
+    store.write_json(output / "report.json", report)
+    store.write_text(output / "curves.svg", curves(report))
+    return report
