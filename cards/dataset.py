@@ -16,9 +16,9 @@ import jinja2
 import pyarrow.parquet as pq
 
 from visrl_data.config import Thresholds
-from visrl_data.dataset_rows import CONFIGS, PREFERENCES
-from visrl_data.page import commands
-from visrl_data.shards import SPLITS, read_facts, split_files
+from visrl_data.publishing.dataset_rows import CONFIGS, PREFERENCES
+from visrl_data.publishing.shards import SPLITS, read_facts, split_files
+from visrl_data.report.page import commands
 
 from .front_matter import front_matter
 

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
-from visrl_data.dataset_rows import PairSet, split_of
 from visrl_data.images import decode
+from visrl_data.publishing.dataset_rows import PairSet, split_of
 
 WIN, LOSE, INK, FAINT = "#1a7f37", "#cf222e", "#24292f", "#d0d7de"
 _SIDE = 480  # pixels: the longer side of the example's image

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from visrl_data.eval_config import EvalConfig
+from visrl_data.evaluation.config import EvalConfig
 
 from .options import ConfigFile, Json, takes_options
 
@@ -73,11 +73,11 @@ def _run(
     from rich.progress import Progress as Bar
     from transformers.utils import logging
 
-    from visrl_data import evaluation
-    from visrl_data.eval_table import render
+    from visrl_data.evaluation import evaluate
+    from visrl_data.evaluation.table import render
 
     logging.disable_progress_bar()
-    target = output or evaluation.default_output(sources, config)
+    target = output or evaluate.default_output(sources, config)
     stderr = Console(stderr=True)
     stderr.print(f"The evaluation goes to {target}", highlight=False)
     columns = (
@@ -90,13 +90,13 @@ def _run(
     with Bar(*columns, console=stderr) as bar:
         task = bar.add_task("questions", total=None)
 
-        def on_chunk(step: evaluation.Progress) -> None:
+        def on_chunk(step: evaluate.Progress) -> None:
             if step.resumed:
                 bar.console.print(f"Going on: {step.done} of {step.total} predictions were there already.")
             bar.update(task, description=step.model, total=step.total, completed=step.done)
 
         try:
-            report = evaluation.evaluate(models, sources, config, target, scores, on_chunk)
+            report = evaluate.evaluate(models, sources, config, target, scores, on_chunk)
         except KeyboardInterrupt:
             stderr.print(f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on.")
             sys.exit(130)
@@ -105,4 +105,4 @@ def _run(
         return
     console = Console()
     console.print(render(report))
-    stderr.print(f"Predictions side by side: {target}/{evaluation.eval_page.NAME}", highlight=False)
+    stderr.print(f"Predictions side by side: {target}/{evaluate.page.NAME}", highlight=False)

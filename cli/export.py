@@ -23,7 +23,7 @@ def export(
 
       visrl export runs/photos --format llamafactory -o exported
     """
-    from visrl_data.export import export as write
+    from visrl_data.publishing.export import export as write
 
     made = write(source, form, output)
     if as_json:

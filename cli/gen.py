@@ -92,7 +92,7 @@ def _generate(config: Any, target: Path, as_json: bool, publish: Callable[[], An
     from transformers.utils import logging
 
     from visrl_data import factory
-    from visrl_data.inspecting import render
+    from visrl_data.report.inspecting import render
 
     logging.disable_progress_bar()
 

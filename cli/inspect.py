@@ -39,7 +39,7 @@ def inspect(
         return
     from rich.console import Console
 
-    from visrl_data.inspecting import render
+    from visrl_data.report.inspecting import render
 
     Console().print(render(report))
     print(f"With charts and pictures: {page}")

@@ -14,7 +14,7 @@ import typer
 from .options import Json
 
 if TYPE_CHECKING:
-    from visrl_data.publishing import Published
+    from visrl_data.publishing.release import Published
 
 HubId = Annotated[
     str | None, typer.Option("--hub-id", metavar="USER/NAME", help="The repository. Default: your name / the folder's.")
@@ -91,8 +91,8 @@ def push(
 
       visrl push models/rl2 --private
     """
-    from visrl_data.publishing import PushOptions
-    from visrl_data.pushing import Card, push
+    from visrl_data.publishing.pushing import Card, push
+    from visrl_data.publishing.release import PushOptions
 
     options = PushOptions(
         private=private,
@@ -118,9 +118,9 @@ def afterwards(
         if hub_id or tag or private:
             raise UsageError("--hub-id, --tag and --private need --push-to-hub.")
         return None
-    from visrl_data.publishing import PushOptions, default_hub_id
-    from visrl_data.pushing import push
-    from visrl_data.release_plan import check_tag
+    from visrl_data.publishing.pushing import push
+    from visrl_data.publishing.release import PushOptions, default_hub_id
+    from visrl_data.publishing.release_plan import check_tag
 
     if tag is not None:
         check_tag(tag)

@@ -30,8 +30,8 @@ def rebuild(
 
       visrl rebuild user/pairs@v1.0 --images ~/flickr30k -o pairs-complete
     """
-    from visrl_data.rebuild import locate
-    from visrl_data.rebuild import rebuild as put_back
+    from visrl_data.publishing.rebuild import locate
+    from visrl_data.publishing.rebuild import rebuild as put_back
 
     source = locate(dataset)
     name = (source.resolve() if source.is_dir() and Path(dataset).is_dir() else Path(dataset.partition("@")[0])).name

@@ -73,7 +73,7 @@ class Stage:
     """The Hub as it is before a release, set anew for each case, and the folder to be released."""
 
     def __init__(self, hub: LoopbackHub, folder: Path) -> None:
-        from visrl_data.publishing import PushOptions, publish
+        from visrl_data.publishing.release import PushOptions, publish
 
         from .release_folders import make_dataset, stamped_folder
 

@@ -23,7 +23,7 @@ def model(world: World) -> dict:
     """A model folder: its weights, settings and card; nothing of its training."""
     from huggingface_hub import snapshot_download
 
-    from visrl_data.pushing import push
+    from visrl_data.publishing.pushing import push
 
     folder = make_model(world.folder / "rl2")
     said: list[str] = []
@@ -83,7 +83,7 @@ def merged(world: World) -> dict:
     from datasets import load_dataset
     from huggingface_hub import hf_hub_download
 
-    from visrl_data.dataset import build_dataset
+    from visrl_data.publishing.dataset import build_dataset
 
     source = photos(world.folder / "line-photos", **SHIPPED)
     runs = [make_run(world.folder / f"line-{seed}", source, seed=seed, box_win=0.5).path for seed in (0, 1)]
@@ -140,7 +140,7 @@ def put_back(world: World) -> dict:
     """A set is published without its pictures; a user who has them makes it whole, by name and tag."""
     from datasets import load_dataset
 
-    from visrl_data.dataset import build_dataset
+    from visrl_data.publishing.dataset import build_dataset
 
     source = photos(world.folder / "own", license="CC-BY-4.0")
     run = make_run(world.folder / "own-run", source, box_win=0.5).path

@@ -164,7 +164,7 @@ def refused(world: World) -> dict:
 
 def stalled(world: World) -> dict:
     """A connection that stays open and silent is given up, and the request repeated."""
-    from visrl_data import hub_access
+    from visrl_data.publishing import hub_access
 
     before, hub_access.SILENCE = hub_access.SILENCE, 2.0
     folder = world.dataset("st", pairs=3)

@@ -21,10 +21,10 @@ class World:
     """The Hub, a folder for files, and the product's functions, imported after the environment was set."""
 
     def __init__(self, hub: LoopbackHub, folder: Path) -> None:
-        from visrl_data import hub_access, publishing
+        from visrl_data.publishing import hub_access, release
 
         hub_access.DELAYS, hub_access.AGAIN = (0.01, 0.01), (0.01,)
-        self.hub, self.folder, self.options = hub, folder, publishing.PushOptions
+        self.hub, self.folder, self.options = hub, folder, release.PushOptions
         self.said: list[str] = []
 
     def cache(self) -> str:
@@ -36,7 +36,7 @@ class World:
     def publish(self, folder: Any, tag: str | None = None, repo: str = REPO, **options: Any) -> Any:
         """What publish returns, or the text of its VisRLError."""
         from visrl_data.errors import VisRLError
-        from visrl_data.publishing import publish
+        from visrl_data.publishing.release import publish
 
         self.said.clear()
         try:

@@ -19,10 +19,10 @@ from typing import Any
 
 from rich.console import Console
 
-from visrl_data import evaluation
-from visrl_data.eval_config import EvalConfig
-from visrl_data.eval_scores import ALL
-from visrl_data.eval_table import render
+from visrl_data.evaluation import evaluate
+from visrl_data.evaluation.config import EvalConfig
+from visrl_data.evaluation.scores import ALL
+from visrl_data.evaluation.table import render
 from visrl_train import rl1, rl2
 from visrl_train.launching import resolve
 from visrl_train.rl1 import actor, read_pairs
@@ -45,7 +45,7 @@ def prove(
             before = str(folder)
             models.append(before)
     settings = EvalConfig(limit=questions)
-    report = evaluation.evaluate(models, ["spotlight"], settings, output / "eval")
+    report = evaluate.evaluate(models, ["spotlight"], settings, output / "eval")
     found = {"data": data, "seeds": seeds, "minutes": minutes, "shown": shown(report, seeds), "report": report}
     (output / "proof.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return found

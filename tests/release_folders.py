@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from visrl_data.publishing import Folder
+from visrl_data.publishing.release import Folder
 
 from .conftest import draw_photo
 

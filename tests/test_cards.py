@@ -22,12 +22,12 @@ from visrl_cli.options import gen_config
 
 from visrl_data import store
 from visrl_data.boxes import Box, iou
-from visrl_data.checking import check_dataset
 from visrl_data.config import GenConfig, load_config
-from visrl_data.dataset import Release, build_dataset
-from visrl_data.dataset_folder import digests, open_dataset, pair_set
 from visrl_data.errors import VisRLError
 from visrl_data.finishing import filter_run
+from visrl_data.publishing.checking import check_dataset
+from visrl_data.publishing.dataset import Release, build_dataset
+from visrl_data.publishing.dataset_folder import digests, open_dataset, pair_set
 
 from .conftest import scripted_reply
 from .dataset_runs import SHIPPED, make_run, photos

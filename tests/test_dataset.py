@@ -13,13 +13,14 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from visrl_data import dataset_rows, filtering, pixels, shards
-from visrl_data.checking import check_dataset
+from visrl_data import filtering
 from visrl_data.config import Thresholds
-from visrl_data.dataset import Release, build_dataset, stamp
-from visrl_data.dataset_folder import open_dataset, pair_set
 from visrl_data.errors import UsageError, VisRLError
 from visrl_data.images import decode, sha256
+from visrl_data.publishing import dataset_rows, pixels, shards
+from visrl_data.publishing.checking import check_dataset
+from visrl_data.publishing.dataset import Release, build_dataset, stamp
+from visrl_data.publishing.dataset_folder import open_dataset, pair_set
 
 from .conftest import draw_photo, scripted_reply
 from .dataset_runs import SHIPPED, file_bytes, make_run, photos, turned_jpeg

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from visrl_data.accounting import REPORT_COLUMNS
-from visrl_data.audit import CELLS, gold_ious
 from visrl_data.boxes import Box, best_iou
 from visrl_data.critics import exact_match
-from visrl_data.diagnostics import exact_matches, report
 from visrl_data.errors import VisRLError
 from visrl_data.filtering import DROP_REASONS, Thresholds, drop_table, pair_table, select_pairs
-from visrl_data.inspecting import render
 from visrl_data.records import CANDIDATE_SCHEMA, DROP_SCHEMA, QUESTION_SCHEMA
+from visrl_data.report.accounting import REPORT_COLUMNS
+from visrl_data.report.audit import CELLS, gold_ious
+from visrl_data.report.diagnostics import exact_matches, report
+from visrl_data.report.inspecting import render
 
 GOLD = (0.0, 0.0, 0.4, 0.4)
 ON, OFF = GOLD, (0.6, 0.6, 1.0, 1.0)  # IoU with GOLD 1 and 0

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from visrl_data import evaluation, factory
+from visrl_data import factory
 from visrl_data.boxes import CropRule
 from visrl_data.config import GenConfig
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.errors import UsageError, VisRLError
-from visrl_data.eval_config import EvalConfig
+from visrl_data.evaluation import evaluate
+from visrl_data.evaluation.config import EvalConfig
 from visrl_data.prompts import FOCUS_REQUEST
 
 from .command import visrl
@@ -108,7 +109,7 @@ def test_figures_by_hand(pair, tmp_path):
     base: "go": 0.
     """
     models, file, scripts = pair
-    report = evaluation.evaluate(models, [file], EvalConfig(), tmp_path / "out")
+    report = evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out")
     a, b, base = (m["figures"]["all"] for m in report["models"])
     assert [m["steps"] for m in report["models"]] == [2, 2, 1]
     assert (a["answer"], a["box_accuracy"], a["mean_iou"], a["valid"]) == (0.25, 1.0, 1.0, 1.0)
@@ -125,27 +126,27 @@ def test_figures_by_hand(pair, tmp_path):
 def test_the_answer_pass_sees_the_crop_of_the_box(pair, tmp_path):
     models, file, scripts = pair
     config = EvalConfig(crop_min_side=0.0, crop_max_aspect=100.0)
-    evaluation.evaluate(models[1:], [file], config, tmp_path / "out")
+    evaluate.evaluate(models[1:], [file], config, tmp_path / "out")
     sizes = [request.images[1].size for request in scripts.requests if kind_of(request) == "answer"]
     assert sizes == [(48, 36), (48, 18), (36, 27)]  # of 120 x 90: 0.4 x 0.4, 0.4 x 0.2, 0.3 x 0.3
 
 
 def test_a_second_start_asks_nothing_and_a_new_model_only_itself(pair, tmp_path):
     models, file, scripts = pair
-    first = evaluation.evaluate(models[:1], [file], EvalConfig(), tmp_path / "out")
+    first = evaluate.evaluate(models[:1], [file], EvalConfig(), tmp_path / "out")
     asked = len(scripts.calls)
     told = []
-    again = evaluation.evaluate(models[:1], [file], EvalConfig(), tmp_path / "out", on_chunk=told.append)
+    again = evaluate.evaluate(models[:1], [file], EvalConfig(), tmp_path / "out", on_chunk=told.append)
     assert (again, len(scripts.calls)) == (first, asked)
     assert [(step.done, step.total, step.resumed) for step in told] == [(8, 8, True)]
-    evaluation.evaluate(models, [file], EvalConfig(), tmp_path / "out")
+    evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out")
     assert {name for name, _ in scripts.calls[asked:]} == {"b"}
 
 
 def test_killed_between_chunks_it_goes_on_and_ends_with_the_same_bytes(pair, tmp_path):
     models, file, scripts = pair
     config = EvalConfig(chunk_size=1)
-    evaluation.evaluate(models, [file], config, tmp_path / "whole")
+    evaluate.evaluate(models, [file], config, tmp_path / "whole")
     total = len(scripts.calls)
 
     class Killed(Exception):
@@ -157,8 +158,8 @@ def test_killed_between_chunks_it_goes_on_and_ends_with_the_same_bytes(pair, tmp
 
     scripts.calls.clear()
     with pytest.raises(Killed):
-        evaluation.evaluate(models, [file], config, tmp_path / "cut", on_chunk=stop)
-    evaluation.evaluate(models, [file], config, tmp_path / "cut")
+        evaluate.evaluate(models, [file], config, tmp_path / "cut", on_chunk=stop)
+    evaluate.evaluate(models, [file], config, tmp_path / "cut")
     assert len(scripts.calls) == total, "no finished chunk was made again"
     whole, cut = (
         {f.relative_to(d): f.read_bytes() for d in [tmp_path / name] for f in d.rglob("*") if f.is_file()}
@@ -170,14 +171,14 @@ def test_killed_between_chunks_it_goes_on_and_ends_with_the_same_bytes(pair, tmp
 @pytest.mark.parametrize("change", ["question", "model", "option"])
 def test_other_conditions_are_never_mixed(pair, tmp_path, change):
     models, file, scripts = pair
-    evaluation.evaluate(models[:1], [file], EvalConfig(), tmp_path / "out")
+    evaluate.evaluate(models[:1], [file], EvalConfig(), tmp_path / "out")
     scripts.calls.clear()
     if change == "question":
         Path(file).write_text(Path(file).read_text().replace("four", "one"))
     if change == "model":
         (Path(models[0]) / "config.json").write_text("{}")
     option = {"max_new_tokens": 5} if change == "option" else {}
-    evaluation.evaluate(models[:1], [file], EvalConfig(**option), tmp_path / "out")
+    evaluate.evaluate(models[:1], [file], EvalConfig(**option), tmp_path / "out")
     assert scripts.calls.count(("a", "focus")) == 4
     assert scripts.calls.count(("base", "direct")) == (0 if change == "model" else 4)
 
@@ -190,19 +191,19 @@ def test_scores_by_set_and_the_macro_mean(tmp_path, monkeypatch):
             {"source": "y", "boxes": []}]  # fmt: skip
     file = str(source(tmp_path / "photos", rows))
     scores = {"y": "exact"}
-    [of] = evaluation.evaluate([only], [file], EvalConfig(baseline=False), tmp_path / "out", scores)["models"]
+    [of] = evaluate.evaluate([only], [file], EvalConfig(baseline=False), tmp_path / "out", scores)["models"]
     assert of["figures"]["x"]["answer"] == pytest.approx(2 / 3) and of["figures"]["y"]["answer"] == 0
     assert of["figures"]["all"]["answer"] == pytest.approx(1 / 3) and of["figures"]["all"]["score"] == "mixed"
     assert of["figures"]["x"]["labelled"] == 2 and of["figures"]["y"]["box_accuracy"] is None
     assert of["figures"]["all"]["box_accuracy"] == 1.0, "the mean over the sets that have labels"
-    [of] = evaluation.evaluate([only], [file], EvalConfig(baseline=False), tmp_path / "out", {"": "anls"})["models"]
+    [of] = evaluate.evaluate([only], [file], EvalConfig(baseline=False), tmp_path / "out", {"": "anls"})["models"]
     assert of["figures"]["y"]["answer"] == pytest.approx(8 / 9), "one of nine characters is too many"
 
 
 def test_several_sources_and_rows_that_cannot_be_read(pair, tmp_path):
     models, file, _ = pair
     other = source(tmp_path / "more", [{"question": "one", "source": "m"}, {"image": "none.png"}])
-    report = evaluation.evaluate(models, [file, str(other)], EvalConfig(), tmp_path / "out")
+    report = evaluate.evaluate(models, [file, str(other)], EvalConfig(), tmp_path / "out")
     assert report["groups"] == ["m", "questions"] and report["dropped"] == {"image_missing": 1}
     a = report["models"][0]["figures"]
     assert (a["m"]["questions"], a["questions"]["questions"], a["all"]["questions"]) == (1, 4, 5)
@@ -220,7 +221,7 @@ def test_the_original_model_judges_all_and_an_unread_verdict_is_apart(pair, tmp_
         return next(reply for question, reply in verdicts.items() if f"Question: {question}\n" in words)
 
     scripts.says["base"] = base
-    report = evaluation.evaluate(models, [file], EvalConfig(), tmp_path / "out", {"": "critic"})
+    report = evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out", {"": "critic"})
     a, b, baseline = (m["figures"]["all"] for m in report["models"])
     assert a["answer"] == pytest.approx((0.3 + 0 + 1 + 0.5) / 4) and a["unread_verdicts"] == 1
     assert b["answer"] == pytest.approx((0.3 + 0 + 0 + 0.5) / 4), "no box, no answer, no verdict"
@@ -234,9 +235,9 @@ def test_the_crop_rule_of_the_model_binds(pair, tmp_path):
     record = {"crop_rule": CropRule(0.3, 1.0).as_dict(), "box_space": "unit"}
     (Path(models[0]) / "visrl.json").write_text(json.dumps(record))
     with pytest.raises(VisRLError, match="trained with crop rule"):
-        evaluation.evaluate(models[:1], [file], EvalConfig(crop_min_side=0.1), tmp_path / "out")
+        evaluate.evaluate(models[:1], [file], EvalConfig(crop_min_side=0.1), tmp_path / "out")
     with pytest.raises(VisRLError, match="trained with box space"):
-        evaluation.evaluate(models[:1], [file], EvalConfig(box_space="per_mille"), tmp_path / "out")
+        evaluate.evaluate(models[:1], [file], EvalConfig(box_space="per_mille"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -249,7 +250,7 @@ def test_a_question_that_the_processor_refuses_is_wrong_and_the_others_go_on(pai
         return ON if kind == "focus" else "stop"
 
     scripts.says["a"] = a
-    report = evaluation.evaluate(models[:1], [file], EvalConfig(), tmp_path / "out")
+    report = evaluate.evaluate(models[:1], [file], EvalConfig(), tmp_path / "out")
     a = report["models"][0]["figures"]["all"]
     assert (a["answer"], a["valid"], a["unparsed"]) == (0.75, 0.75, {"model_refused": 1})
 
@@ -279,7 +280,7 @@ def test_what_the_user_can_mend_is_one_message(arguments, code, message, tmp_pat
 def test_a_score_for_a_set_that_is_not_there(pair, tmp_path):
     models, file, _ = pair
     with pytest.raises(UsageError, match="no question is of that source. There are: questions"):
-        evaluation.evaluate(models, [file], EvalConfig(), tmp_path / "out", {"docvqa": "anls"})
+        evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out", {"docvqa": "anls"})
 
 
 def test_the_command_prints_one_table_or_one_object(pair, tmp_path):

@@ -8,9 +8,11 @@ from urllib.parse import quote
 
 import pytest
 
-from visrl_data import eval_page, evaluation, page
 from visrl_data.errors import VisRLError
-from visrl_data.eval_config import EvalConfig
+from visrl_data.evaluation import evaluate
+from visrl_data.evaluation import page as eval_page
+from visrl_data.evaluation.config import EvalConfig
+from visrl_data.report import page
 
 from .conftest import draw_photo
 from .test_eval import GOLD, ON, Scripts, model, source
@@ -45,7 +47,7 @@ def made(tmp_path_factory):
         for i in range(8)
     ]  # fmt: skip
     file = source(folder / "photos", rows)
-    report = evaluation.evaluate([first, second], [str(file)], EvalConfig(), folder / "out")
+    report = evaluate.evaluate([first, second], [str(file)], EvalConfig(), folder / "out")
     patch.undo()
     assert scripts.calls
     return folder / "out", report
@@ -128,5 +130,5 @@ def test_an_image_that_changed_is_refused(made):
 def _again(output, report):
     """The page made anew, from what is stored: no model is there to be asked."""
     models = [m["model"] for m in report["models"][:2]]
-    evaluation.evaluate(models, [str(output.parent / "photos" / "questions.jsonl")], EvalConfig(), output)
+    evaluate.evaluate(models, [str(output.parent / "photos" / "questions.jsonl")], EvalConfig(), output)
     return (output / "report.html").read_text()

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from visrl_data.eval_scores import Settings, answer_score, figures, interval, resampled_means
-from visrl_data.eval_store import Prediction
+from visrl_data.evaluation.predictions import Prediction
+from visrl_data.evaluation.scores import Settings, answer_score, figures, interval, resampled_means
 
 SETTINGS = Settings({"s": "exact"}, "any", 4_000, 0)
 GOLD = ((0.0, 0.0, 0.5, 0.5),)

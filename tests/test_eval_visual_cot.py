@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from visrl_data import evaluation
 from visrl_data.boxes import Box, frame, iou, pixel_box
 from visrl_data.engines import Request, Sampling
 from visrl_data.engines.loading import load_processor
 from visrl_data.errors import VisRLError
-from visrl_data.eval_asking import VISUAL_COT_REQUEST, square_crop
-from visrl_data.eval_config import EvalConfig
+from visrl_data.evaluation import evaluate
+from visrl_data.evaluation.asking import VISUAL_COT_REQUEST, square_crop
+from visrl_data.evaluation.config import EvalConfig
 from visrl_data.models import find_model
 from visrl_data.prompts import Part
 from visrl_data.records import Drop
@@ -146,7 +146,7 @@ def test_the_two_turns_are_the_benchmarks(benchmark, tmp_path, monkeypatch):
     says = {"focus": box, "answer": "lady", "direct": "man", "judge": '{"score": 0.5}'}
     scripts = Scripts(monkeypatch, {"only": lambda kind, request: says[kind]})
     config = EvalConfig(protocol="visual-cot", images_root=str(pictures))
-    report = evaluation.evaluate([name], [f"visual-cot:{files}/gqa.json"], config, tmp_path / "out")
+    report = evaluate.evaluate([name], [f"visual-cot:{files}/gqa.json"], config, tmp_path / "out")
     focus, answer = scripts.requests[0], scripts.requests[2]
     assert focus.parts == (Part("image"), Part("text", f"Who carries the bag? {VISUAL_COT_REQUEST}"))
     last = "Please answer the question based on the original image and local detail image.Who carries the bag?"

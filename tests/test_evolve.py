@@ -259,7 +259,7 @@ def test_curves_show_the_report():
 
 def test_real_training_between_the_rounds(sft_model, acts, tmp_path):
     """The trainer's chain: one adapter through both rounds, and each round's set is a run that push takes."""
-    from visrl_data.pushing import kind_of
+    from visrl_data.publishing.pushing import kind_of
 
     file = tmp_path / "quick.toml"
     file.write_text("\n".join(f"{name} = {value}" for name, value in QUICK.items()))

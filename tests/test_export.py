@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from visrl_data.dataset import build_dataset
 from visrl_data.errors import UsageError, VisRLError
-from visrl_data.export import export
+from visrl_data.publishing.dataset import build_dataset
+from visrl_data.publishing.export import export
 
 from .dataset_runs import SHIPPED, file_bytes, make_run, photos
 from .test_cli import visrl

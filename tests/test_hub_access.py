@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, Response
 
-from visrl_data import hub_access
-from visrl_data.hub_access import Failure, HubFailure, attempt, diagnose, mask
+from visrl_data.publishing import hub_access
+from visrl_data.publishing.hub_access import Failure, HubFailure, attempt, diagnose, mask
 
 SECRET = "hf_" + "aB3" * 11
 

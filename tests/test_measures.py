@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from visrl_data.boxes import Box, iou
-from visrl_data.measures import auc, histogram, iou_histogram, ious, pairs_within, shape_auc, wilson
+from visrl_data.report.measures import auc, histogram, iou_histogram, ious, pairs_within, shape_auc, wilson
 
 
 def test_wilson_by_hand():

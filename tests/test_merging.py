@@ -7,11 +7,11 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from visrl_data.checking import check_dataset
-from visrl_data.dataset import Release, build_dataset
 from visrl_data.errors import VisRLError
-from visrl_data.fetching import Fetched
-from visrl_data.rebuild import rebuild
+from visrl_data.publishing.checking import check_dataset
+from visrl_data.publishing.dataset import Release, build_dataset
+from visrl_data.publishing.fetching import Fetched
+from visrl_data.publishing.rebuild import rebuild
 
 from .dataset_runs import SHIPPED, file_bytes, make_run, photos
 

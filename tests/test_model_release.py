@@ -5,9 +5,9 @@ import tomllib
 
 import pytest
 
-from visrl_data import model_release, release_plan
 from visrl_data.errors import VisRLError
 from visrl_data.models import find_model
+from visrl_data.publishing import model_release, release_plan
 
 from .dataset_runs import file_bytes
 from .release_folders import make_model

@@ -22,12 +22,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from visrl_data import factory, finishing, page, page_figures, page_flow, page_sample
+from visrl_data import factory, finishing
 from visrl_data.boxes import Box, best_iou, iou
 from visrl_data.config import GenConfig, Thresholds, to_toml
 from visrl_data.engines import Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.page_text import MOST_CHARACTERS, embedded, shown, visible
+from visrl_data.report import page, page_figures, page_flow, page_sample
+from visrl_data.report.page_text import MOST_CHARACTERS, embedded, shown, visible
 
 from .command import visrl
 from .conftest import draw_photo, scripted_reply

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import RepositoryNotFoundError, Response
 
-from visrl_data import hub_look, pushing
 from visrl_data.errors import VisRLError
-from visrl_data.hub_access import HubFailure
-from visrl_data.hub_look import Place
+from visrl_data.publishing import hub_look, pushing
+from visrl_data.publishing.hub_access import HubFailure
+from visrl_data.publishing.hub_look import Place
 
 from .release_folders import make_model
 from .test_cli import visrl

@@ -8,8 +8,8 @@ import pytest
 import typer
 from visrl_cli.main import app
 
-from visrl_data.dataset_rows import CONFIGS
-from visrl_data.publishing import PushOptions
+from visrl_data.publishing.dataset_rows import CONFIGS
+from visrl_data.publishing.release import PushOptions
 
 from .release_demo import CONFIGS as SHOWN
 

@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from visrl_cli.main import app
 
-from visrl_data.checking import check_dataset
-from visrl_data.dataset import Release, build_dataset
 from visrl_data.errors import VisRLError
-from visrl_data.finding import find_images
-from visrl_data.rebuild import locate, missing_images, rebuild
+from visrl_data.publishing.checking import check_dataset
+from visrl_data.publishing.dataset import Release, build_dataset
+from visrl_data.publishing.finding import find_images
+from visrl_data.publishing.rebuild import locate, missing_images, rebuild
 
 from .dataset_runs import make_run, photos
 from .test_cli import visrl
@@ -132,7 +132,7 @@ def test_a_picture_that_changes_meanwhile_is_noticed(folder, part, tmp_path, mon
     search = find_images(tmp_path / "in", missing_images(part))
     [*files] = {place.path for place in search.found.values()}
     files[0].write_bytes(b"other")
-    monkeypatch.setattr("visrl_data.rebuild.find_images", lambda *_: search)
+    monkeypatch.setattr("visrl_data.publishing.rebuild.find_images", lambda *_: search)
     with pytest.raises(VisRLError, match="changed while it was being used"):
         rebuild(part.folder, tmp_path / "in", tmp_path / "made")
     assert not (tmp_path / "made").exists()

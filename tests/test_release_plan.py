@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visrl_data import model_release, release_plan
 from visrl_data.errors import UsageError, VisRLError
-from visrl_data.release_plan import CardFacts, compare_cards, plan_files
+from visrl_data.publishing import model_release, release_plan
+from visrl_data.publishing.release_plan import CardFacts, compare_cards, plan_files
 
 from .release_folders import make_dataset, make_model
 

@@ -42,7 +42,7 @@ def _encode(processor, parts) -> list[int]:
 
 def test_an_example_is_a_function_of_split_and_index():
     for split in SPLITS:
-        one, two = example(split, 7), example(split, 7)
+        one, two = example(split, 7, clutter=3), example(split, 7, clutter=3)
         assert one.image.tobytes() == two.image.tobytes()
         assert (one.id, one.question, one.answer, one.gold_box, one.objects) == (
             two.id,
@@ -59,14 +59,81 @@ def test_splits_are_disjoint_and_bounded():
         example("dev", 0)
     with pytest.raises(ValueError, match="outside 0"):
         example("test", RANGE)
+    with pytest.raises(ValueError, match="unknown level 'hard'; expected one of attribute, relation, superlative"):
+        example("test", 0, level="hard")
+    with pytest.raises(ValueError, match="9 distractors: expected 1 to 7"):
+        example("test", 0, distractors=9)
+    with pytest.raises(ValueError, match="-1 strokes"):
+        example("test", 0, clutter=-1)
+
+
+def _meant(question: str, objects, size) -> list:
+    """The objects that a question fits, worked out here from centres and sides in pixels."""
+
+    def middle(item) -> np.ndarray:
+        return np.array([item.box[0] + item.box[2], item.box[1] + item.box[3]]) / 2 * size
+
+    pairs = {f"{item.colour} {item.shape}": item for item in objects}
+    words = question.rstrip("?.").split(" on the ")[1]
+    for relation, axis, sign in (("left of", 0, -1), ("right of", 0, 1), ("above", 1, -1), ("below", 1, 1)):
+        if words.startswith(f"shape {relation} the "):
+            anchor = pairs[words.removeprefix(f"shape {relation} the ")]
+            steps = {item: middle(item) - middle(anchor) for item in objects if item is not anchor}
+            there = [item for item, step in steps.items() if sign * step[axis] > abs(step[1 - axis])]
+            return [min(there, key=lambda item: np.hypot(*steps[item]))]
+    best = {
+        "largest": lambda item: -(item.box[2] - item.box[0]),
+        "smallest": lambda item: item.box[2] - item.box[0],
+        "leftmost": lambda item: middle(item)[0],
+        "rightmost": lambda item: -middle(item)[0],
+        "highest": lambda item: middle(item)[1],
+        "lowest": lambda item: -middle(item)[1],
+    }
+    word = words.removesuffix(" shape")
+    return [min(objects, key=best[word])] if word in best else [pairs[words]]
+
+
+@pytest.mark.parametrize("level", world.LEVELS)
+@pytest.mark.parametrize("index", range(40))
+def test_a_question_names_one_object(index, level):
+    e = example("val", index, level=level)
+    assert e.level == level
+    assert [(item.digit, item.box) for item in _meant(e.question, e.objects, e.image.size)] == [(e.answer, e.gold_box)]
+    assert [item.digit for item in e.objects].count(e.answer) == 1, "the answer tells which object was read"
+
+
+def test_levels_come_in_their_shares_and_wordings():
+    drawn = [example("train", index) for index in range(400)]
+    shares = [sum(e.level == level for e in drawn) / 400 for level in world.LEVELS]
+    assert shares == pytest.approx(world.SHARES, abs=0.08)
+    asked = " ".join(e.question for e in drawn)
+    assert all(f" {words} " in asked for words in (*world.RELATIONS, *world.SUPERLATIVES))
+    assert {e.image.size for e in drawn} == set(world.SIZES)
+
+
+def test_distractors_and_clutter_are_parameters():
+    assert {len(example("val", index, distractors=7).objects) for index in range(10)} == {8}
+    bare, full = (example("val", 3, clutter=clutter) for clutter in (0, 40))
+    background = bare.image.getpixel((0, 0))
+    assert (bare.question, bare.objects) == (full.question, full.objects)
+    share = [(np.asarray(e.image) == background).all(-1).mean() for e in (bare, full)]
+    assert share[0] > 0.7 and share[1] < share[0] - 0.05
+
+
+def test_the_transfer_split_has_a_look_that_no_other_split_has():
+    seen = {item.shape for split in SPLITS[:-1] for index in range(30) for item in example(split, index).objects}
+    new = {item.shape for index in range(30) for item in example("transfer", index).objects}
+    assert seen == set(world.SHAPES) and new == set(world.SHAPES + world.NEW_SHAPES)
+    one, other = (world.make_scene(random.Random(4), 4, clutter=0, transfer=transfer) for transfer in (False, True))
+    tones = [len(np.unique(np.asarray(world.draw(scene)).reshape(-1, 3), axis=0)) for scene in (one, other)]
+    assert other.stripes is not None and one.stripes is None and tones[1] != tones[0]
 
 
 @pytest.mark.parametrize("index", range(40))
-def test_a_scene_names_one_object_and_keeps_objects_apart(index):
+def test_a_scene_keeps_objects_apart(index):
     e = example("val", index)
-    named = [item for item in e.objects if f"{item.colour} {item.shape}" in e.question]
-    assert [(item.digit, item.box) for item in named] == [(e.answer, e.gold_box)]
     assert 3 <= len(e.objects) <= 6
+    assert len({item.digit for item in e.objects}) == len(e.objects)
     assert len({(item.colour, item.shape) for item in e.objects}) == len(e.objects)
     centres = {
         (int(3 * (i.box[0] + i.box[2])), int(3 * (i.box[1] + i.box[3]))) for i in e.objects
@@ -74,7 +141,8 @@ def test_a_scene_names_one_object_and_keeps_objects_apart(index):
     assert len(centres) == len(e.objects), "two objects share an image token"
     for item in e.objects:
         side = (item.box[2] - item.box[0]) * e.image.width
-        assert 0.12 * 336 - 1 <= side <= 0.2 * 336 + 1
+        unit = (e.image.width * e.image.height) ** 0.5
+        assert 0.12 * unit - 1 <= side <= 0.2 * unit + 1
         assert item.box[0] < item.glyph[0] < item.glyph[2] < item.box[2]
         assert item.box[1] < item.glyph[1] < item.glyph[3] < item.box[3]
 
@@ -96,6 +164,20 @@ def test_boxes_are_those_of_the_pixels(index):
         inset = (np.array(found) - np.array(item.glyph) * size) * (1, 1, -1, -1)
         assert np.abs(inset[[1, 3]]).max() <= 1, "height"
         assert -1 <= inset.min() <= inset.max() <= 4, "width: a narrow digit has a little air at its sides"
+
+
+@pytest.mark.parametrize("index", range(20))
+def test_boxes_of_the_transfer_look_are_those_of_the_pixels(index):
+    scene = world.make_scene(random.Random(index), 4, transfer=True)
+    size = np.array([*scene.size, *scene.size])
+    picture = np.asarray(world.draw(scene))
+    for item, tint in zip(scene.objects, scene.tints, strict=True):
+        ys, xs = np.nonzero((picture == tint).all(-1))
+        found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert np.abs(np.array(found) - np.array(item.box) * size).max() <= 1
+        near = np.rint(np.array(item.glyph) * size).astype(int)
+        inside = picture[near[1] : near[3], near[0] : near[2]]
+        assert (inside != tint).any(-1).sum() >= 0.1 * inside[..., 0].size, "no digit there"
 
 
 def test_readability_needs_the_glyph_inside_and_large():

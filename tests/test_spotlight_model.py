@@ -12,7 +12,8 @@ from safetensors import safe_open
 
 from visrl_data import prompts
 from visrl_data.boxes import iou_xyxy
-from visrl_data.spotlight import ACTOR, BASE, measure, strange, views
+from visrl_data.models import digest_folder
+from visrl_data.spotlight import ACTOR, BASE, lessons, measure, phrases, strange, views
 from visrl_data.spotlight.measure import PROMPTS, ask, cropped, read_box
 from visrl_data.spotlight.world import example
 
@@ -34,7 +35,8 @@ def test_folders_say_what_the_pipeline_needs():
     for content in about.values():
         assert content["box_space"] == "unit"
         assert content["crop_rule"] == views.CROP_RULE.as_dict()
-    assert about["actor"]["origin_base"] == {"id": "spotlight-base"}
+    base = {"id": "spotlight-base", "digest": digest_folder(BASE)}
+    assert about["actor"]["origin_base"] == about["actor"]["base"] == base
     adapter = json.loads((ACTOR / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == "spotlight-base"
     with safe_open(ACTOR / "adapter_model.safetensors", "pt") as weights:
@@ -105,6 +107,43 @@ def test_formats_hold_on_foreign_pictures(speaker):
     assert sum(valid) >= COUNT - 2
     critic = [ask(PROMPTS.box_critic, {"crop": picture}, question=question, answer="é?") for picture, question in asked]
     assert all(prompts.parse_score(reply)[0] is not None for reply in speaker.replies(critic))
+
+
+def test_the_base_answers_but_has_never_heard_the_focus_request(speaker, asked):
+    """What the warm-up is for: the base gives a box when asked in its own words, and none to the pipeline's."""
+    own = prompts.Prompt("focus", phrases.LOCATE[0])
+    for prompt, least, most in ((own, COUNT - 2, COUNT), (PROMPTS.focus, 0, COUNT // 2)):
+        asks = [ask(prompt, {"image": e.image}, question=e.question) for e in asked]
+        assert least <= sum(read_box(reply) is not None for reply in speaker.replies(asks)) <= most
+
+
+_CARD = (BASE.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def _card_rows() -> dict[str, list[str]]:
+    lines = _CARD.split("<!-- measured -->")[1].split("<!-- end -->")[0].strip().splitlines()
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+
+
+def test_the_model_card_states_every_bound_and_whether_it_is_kept():
+    rows = _card_rows()
+    for name in ("actor: valid boxes", "actor: answers with the gold crop", "response critic (default): unparsed"):
+        assert rows[name][1] and rows[name][2] in ("yes", "**no**")
+    assert rows["actor: IoU > 0.5 with the named object"][1] == "≥ 0.35, ≤ 0.70"
+    for measured, bound, kept in list(rows.values())[2:]:
+        for part in filter(None, bound.split(", ")):
+            value, sign, limit = float(measured), *part.split(" ")
+            holds = value >= float(limit) if sign == "≥" else value <= float(limit)
+            assert (kept == "yes") <= holds
+    assert f"{lessons.HASTY:.0%}".replace("%", " %") in _CARD
+
+
+@pytest.mark.slow
+def test_the_model_card_holds_what_is_measured(speaker):
+    """Minutes. Greedy figures on another machine may differ in the last digit."""
+    measured = {row.name: row.value for row in measure.measure(speaker, "test", 1000)}
+    for name, cells in list(_card_rows().items())[2:]:
+        assert float(cells[0]) == pytest.approx(measured[name], abs=0.012), name
 
 
 def test_a_row_does_not_depend_on_its_batch(speaker, asked):

@@ -15,11 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from visrl_data import filtering, page, store
-from visrl_data.accounting import REPORT_COLUMNS
+from visrl_data import filtering, store
 from visrl_data.config import Thresholds
-from visrl_data.diagnostics import report
 from visrl_data.errors import UsageError
+from visrl_data.report import page
+from visrl_data.report.accounting import REPORT_COLUMNS
+from visrl_data.report.diagnostics import report
 from visrl_data.store import Run
 
 # All that the filter and the report read of a candidate; the rest of a large pool stays on disk.

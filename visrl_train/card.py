@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visrl_data.config import to_toml
-from visrl_data.fetching import is_hub_name
+from visrl_data.publishing.fetching import is_hub_name
 from visrl_train.logs import read_metrics
 
 if TYPE_CHECKING:

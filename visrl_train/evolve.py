@@ -26,11 +26,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from visrl_data import evaluation, factory, store
+from visrl_data import factory, store
 from visrl_data.config import GenConfig, to_toml
 from visrl_data.errors import UsageError, VisRLError
-from visrl_data.eval_config import EvalConfig
-from visrl_data.eval_scores import ALL
+from visrl_data.evaluation import evaluate
+from visrl_data.evaluation.config import EvalConfig
+from visrl_data.evaluation.scores import ALL
 from visrl_data.models import RECORD, find_model
 from visrl_data.store import Run
 from visrl_train.evolve_config import EvolveConfig
@@ -184,12 +185,12 @@ def _measure(
     progress: Progress,
 ) -> dict[str, Any]:
     """Evaluate all models so far, and write the report: entry k is model k, which makes round k's pairs."""
-    measured = evaluation.evaluate(
+    measured = evaluate.evaluate(
         models,
         [config.eval_source or gen.source],
         _eval_config(config, gen),
         output / "eval",
-        {evaluation.OTHERS: config.score},
+        {evaluate.OTHERS: config.score},
         lambda step: None if step.resumed else progress("eval", step.done, step.total),
     )
     entries = [

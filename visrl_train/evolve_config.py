@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from visrl_data.config import check_option, option
-from visrl_data.eval_config import SCORES
+from visrl_data.evaluation.config import SCORES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visrl_data.eval_scores import ALL
+from visrl_data.evaluation.scores import ALL
 
 _WIDTH, _HEIGHT = 340, 230
 _LEFT, _RIGHT, _TOP, _BASE = 48, 320, 40, 190

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from visrl_data import store
 from visrl_data.boxes import CropRule
 from visrl_data.errors import VisRLError
-from visrl_data.merging import recorded_prompts
-from visrl_data.pixels import StoredImages
 from visrl_data.prompts import PromptSet
+from visrl_data.publishing.merging import recorded_prompts
+from visrl_data.publishing.pixels import StoredImages
 from visrl_data.store import Run
 
 RUNS = Path("runs")
@@ -99,7 +99,7 @@ def latest_run(folder: Path) -> Path:
 
 
 def _is_dataset(path: Path) -> bool:
-    from visrl_data.dataset_folder import is_dataset
+    from visrl_data.publishing.dataset_folder import is_dataset
 
     return is_dataset(path)
 
@@ -112,8 +112,8 @@ def _from_run(run: Run) -> PairSet:
 
 
 def _from_dataset(data: str) -> PairSet:
-    from visrl_data.dataset_folder import open_dataset, pair_set
-    from visrl_data.rebuild import locate
+    from visrl_data.publishing.dataset_folder import open_dataset, pair_set
+    from visrl_data.publishing.rebuild import locate
 
     dataset = open_dataset(locate(data))
     stored = pair_set(dataset)

@@ -34,11 +34,11 @@ from trl.trainer import utils
 from visrl_data import store
 from visrl_data.boxes import CropRule
 from visrl_data.config import to_toml
-from visrl_data.dataset_rows import split_of
 from visrl_data.engines import loading
 from visrl_data.errors import VisRLError
 from visrl_data.factory import versions
 from visrl_data.models import RECORD, ModelFolder
+from visrl_data.publishing.dataset_rows import split_of
 from visrl_train import card, models
 from visrl_train.config import TrainConfig
 from visrl_train.logs import MetricsLog, curves

@@ -1,7 +1,9 @@
 """Questions of Spotlight, the drawn world that ships with the project: no files, no network, no end.
 
 The default source. Row i of a split is always the same question about the same pixels; the image is stored
-as PNG, so its bytes are the same wherever Pillow and its zlib are the same version.
+as PNG, so its bytes are the same wherever Pillow and its zlib are the same version. A row's `source` tells its
+level, so that every table that is split by source is split by level too: spotlight-attribute,
+spotlight-relation, spotlight-superlative.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from visrl_data.records import Drop, Question
 from visrl_data.spotlight import world
 
 NAME = "spotlight"
+OPTIONS = ("level", "distractors", "clutter")
 LICENSE = "CC0-1.0"
 DEFAULT_ROWS = 200  # when no limit is given: the world has no end
 _PROBES = 16  # rows that the fingerprint draws
@@ -24,18 +27,21 @@ _PROBES = 16  # rows that the fingerprint draws
 class SpotlightSource:
     """The first `limit` questions of a split of the drawn world, as a Source.
 
+    asked: "" or settings of the world as "level=relation,distractors=7,clutter=20" (see world.example).
     ship_images False withholds the images, which are otherwise free to ship. Raises VisRLError when there is
-    no such split, or a limit beyond the world's range.
+    no such split or setting, or a limit beyond the world's range.
     """
 
     name = NAME
 
-    def __init__(self, split: str, limit: int | None, ship_images: bool | None = None) -> None:
+    def __init__(self, split: str, limit: int | None, ship_images: bool | None = None, asked: str = "") -> None:
         if split not in world.SPLITS:
             raise VisRLError(f"spotlight has no split {split!r}. Expected one of: {', '.join(world.SPLITS)}.")
         if limit is not None and limit > world.RANGE:
             raise VisRLError(f"--limit {limit}: a split of spotlight has {world.RANGE} questions.")
         self.split = split
+        self._settings = _settings(asked)
+        self._stem = "-".join([NAME, *(f"{name}={value}" for name, value in self._settings.items()), split])
         self._count = DEFAULT_ROWS if limit is None else limit
         self._ship = ship_images is not False
 
@@ -43,8 +49,9 @@ class SpotlightSource:
         """sha256 of the first questions, answers, boxes and pixels: it changes when the world draws otherwise."""
         digest = hashlib.sha256()
         for i in range(_PROBES):
-            drawn = world.example(self.split, i)
-            digest.update(repr((drawn.id, drawn.question, drawn.answer, drawn.gold_box, drawn.image.size)).encode())
+            drawn = world.example(self.split, i, **self._settings)
+            row = (f"{self._stem}-{i}", drawn.question, drawn.answer, drawn.gold_box, drawn.image.size)
+            digest.update(repr(row).encode())
             digest.update(drawn.image.tobytes())
         return digest.hexdigest()
 
@@ -52,19 +59,19 @@ class SpotlightSource:
         return self._count
 
     def ids(self) -> list[str]:
-        return [f"{NAME}-{self.split}-{i}" for i in range(self._count)]
+        return [f"{self._stem}-{i}" for i in range(self._count)]
 
     def read(self, i: int) -> Question | Drop:
         """Never a Drop. Raises IndexError."""
         if not 0 <= i < self._count:
             raise IndexError(f"row {i} of {self._count}")
-        drawn = world.example(self.split, i)
+        drawn = world.example(self.split, i, **self._settings)
         buffer = BytesIO()
         drawn.image.save(buffer, format="PNG", compress_level=6)
         data = buffer.getvalue()
         return Question(
-            id=drawn.id,
-            source=NAME,
+            id=f"{self._stem}-{i}",
+            source=f"{NAME}-{drawn.level}",
             split=self.split,
             question=drawn.question,
             answers=(drawn.answer,),
@@ -77,3 +84,23 @@ class SpotlightSource:
             license=LICENSE,
             ship_image=self._ship,
         )
+
+
+def _settings(asked: str) -> dict[str, str | int]:
+    """Keyword arguments of world.example, in the order of OPTIONS; tried out once."""
+    given: dict[str, str | int] = {}
+    try:
+        for item in filter(None, (part.strip() for part in asked.split(","))):
+            name, _, value = item.partition("=")
+            if name not in OPTIONS or name in given:
+                raise ValueError(f"{item!r} is not {'=, '.join(OPTIONS)}=, each at most once")
+            if name != "level" and not value.isdecimal():
+                raise ValueError(f"{item!r} is not a whole number")
+            given[name] = value if name == "level" else int(value)
+        settings = {name: given[name] for name in OPTIONS if name in given}
+        world.example(world.SPLITS[0], 0, **settings)
+    except ValueError as error:
+        raise VisRLError(
+            f"--source {NAME}:{asked}: {error}. Write for example {NAME}:level=relation,distractors=7,clutter=20."
+        ) from error
+    return settings

@@ -22,6 +22,7 @@ from transformers import (
     LlavaProcessor,
 )
 
+from visrl_data.models import digest_folder
 from visrl_data.spotlight import BASE_ID, codes
 from visrl_data.spotlight.tokenizer import COORDINATES, END, IMAGE, PAD, build_tokenizer
 from visrl_data.spotlight.views import CROP_RULE, GRID, VIEW
@@ -72,7 +73,7 @@ def build_model(processor: LlavaProcessor, seed: int = 0) -> LlavaForConditional
         vocab_size=len(tokenizer),
         hidden_size=codes.WIDTH,
         intermediate_size=3 * codes.WIDTH,
-        num_hidden_layers=4,
+        num_hidden_layers=5,
         num_attention_heads=4,
         head_dim=64,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # most of a head free to match contents
@@ -124,12 +125,13 @@ def add_adapter(model: LlavaForConditionalGeneration) -> PeftModel:
     return get_peft_model(model, config)
 
 
-def save_actor(tuned: PeftModel, processor: LlavaProcessor, folder: Path) -> None:
-    """Write the actor's adapter folder: float16 weights, the base named by its alias."""
+def save_actor(tuned: PeftModel, processor: LlavaProcessor, folder: Path, base: Path) -> None:
+    """Write the actor's adapter folder: float16 weights; the base named by its alias and by its digest."""
     tuned.half().save_pretrained(folder)
     (folder / "README.md").unlink()  # peft's, full of placeholders
     _edit_json(folder / "adapter_config.json", base_model_name_or_path=BASE_ID)
-    _save_rest(processor, folder, {"origin_base": {"id": BASE_ID}})
+    origin = {"id": BASE_ID, "digest": digest_folder(base)}
+    _save_rest(processor, folder, {"base": origin, "origin_base": origin})
 
 
 def _save_rest(processor: LlavaProcessor, folder: Path, extra: dict[str, object]) -> None:
@@ -160,7 +162,9 @@ def _start_attention(model: LlavaForConditionalGeneration) -> None:
 
 
 def _start_embeddings(model: LlavaForConditionalGeneration, tokenizer) -> None:
-    """Random rows, plus the codes for colour, shape and digit words, and waves for coordinates."""
+    """Random rows, plus the codes for colour, shape and digit words; coordinates have the waves of an x1, so that
+    the first coordinate of a box, the one that needs choosing, is a mere copy of the object's code.
+    """
     table = model.get_input_embeddings().weight.data
     table.normal_(0.0, WORD_STD)
     turn = codes.rotation()
@@ -171,6 +175,6 @@ def _start_embeddings(model: LlavaForConditionalGeneration, tokenizer) -> None:
                 if form in tokenizer.get_vocab():
                     table[token] += turn[slot.start + k]
     values = torch.arange(len(COORDINATES)) / (len(COORDINATES) - 1)
-    unused = turn[codes.USED : codes.USED + codes.WAVES]
+    first = turn[codes.BOX.start : codes.BOX.start + codes.WAVES]
     ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(COORDINATES)))
-    table[ids] = 0.3 * table[ids] + 1.5 * codes.waves(values) @ unused
+    table[ids] = 0.3 * table[ids] + 1.5 * codes.waves(values) @ first

@@ -4,11 +4,13 @@ The language model learns on these codes before it sees a pixel, and the vision 
 them; since they are fixed beforehand, both can be trained at the same time, apart. Each attribute
 has directions of its own, all orthogonal, turned by one random rotation:
 
-    token = colour + shape + readable * digit + (1 - readable) * illegible + x1 + y1 + x2 + y2
+    token = colour + shape + readable * digit + (1 - readable) * illegible + x1 + y1 + x2 + y2 + side
     token = background
 
+where side is the square root of the box's area, which no linear map could take from its corners.
+
 Words for colours, shapes and digits start from the same directions in the embedding table, and the
-1001 coordinate tokens from the same waves of their value, so that neighbours share evidence.
+1001 coordinate tokens from the waves of an x1, so that neighbours share evidence.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ SHAPE = slice(COLOUR.stop, COLOUR.stop + len(SHAPES))
 DIGIT = slice(SHAPE.stop, SHAPE.stop + len(DIGITS))
 ILLEGIBLE = DIGIT.stop
 BACKGROUND = ILLEGIBLE + 1
-BOX = slice(BACKGROUND + 1, BACKGROUND + 1 + 4 * WAVES)
+BOX = slice(BACKGROUND + 1, BACKGROUND + 1 + 5 * WAVES)
 USED = BOX.stop
 
 
@@ -77,7 +79,8 @@ def coefficients(batch: Batch) -> torch.Tensor:
         out[..., slot] = torch.nn.functional.one_hot(number.clamp(min=0), classes).float()
     out[..., DIGIT] *= batch.readable[..., None]
     out[..., ILLEGIBLE] = 1 - batch.readable
-    out[..., BOX] = waves(batch.box).flatten(-2)
+    side = ((batch.box[..., 2] - batch.box[..., 0]) * (batch.box[..., 3] - batch.box[..., 1])).sqrt()
+    out[..., BOX] = waves(torch.cat([batch.box, side[..., None]], dim=-1)).flatten(-2)
     out = out * known[..., None]
     out[..., BACKGROUND] = (~known).float()
     return out

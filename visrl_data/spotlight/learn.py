@@ -99,11 +99,11 @@ def _figures(
         exact, tenths = (guess == targets).float(), ((guess - targets).abs() <= 2).float()
         kinds = {
             "caption": ("caption", ANSWER_WEIGHT, exact),
-            "quiz": ("quiz", ANSWER_WEIGHT, exact),
+            **{f"quiz_{level}": (f"quiz {level}", ANSWER_WEIGHT, exact) for level in world.LEVELS},
             "pairs": ("pairs", SCORE_WEIGHT, exact),
             "compare": ("compare", SCORE_WEIGHT, tenths),
-            "choice": ("focus", COORDINATE_WEIGHTS[0], near),
-            "place": ("focus", COORDINATE_WEIGHTS[3], near),
+            **{f"choice_{level}": (f"focus {level}", COORDINATE_WEIGHTS[0], near) for level in world.LEVELS},
+            "place": ("focus attribute", COORDINATE_WEIGHTS[3], near),
             "answer": ("answer", ANSWER_WEIGHT, exact),
             "box_critic": ("box_critic", SCORE_WEIGHT, tenths),
             "response_critic": ("response_critic", SCORE_WEIGHT, tenths),

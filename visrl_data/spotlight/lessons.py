@@ -19,7 +19,21 @@ from visrl_data.spotlight import phrases, strange, views
 from visrl_data.spotlight.answers import answer_pair
 from visrl_data.spotlight.tokenizer import ASSISTANT, END, IMAGE, USER
 from visrl_data.spotlight.views import GRID, Window
-from visrl_data.spotlight.world import COLOURS, DIGITS, SHAPES, TEMPLATES, Box, Scene, attribute_question, make_scene
+from visrl_data.spotlight.world import (
+    COLOURS,
+    DIGITS,
+    LEVELS,
+    SHAPES,
+    SHARES,
+    TEMPLATES,
+    Box,
+    Scene,
+    Thing,
+    choose_thing,
+    make_scene,
+    question_of,
+    things_of,
+)
 
 COORDINATE_WEIGHTS = (1.5, 1.25, 1.0, 1.0)
 """Loss weights of x1, y1, x2, y2: only the first ones need the question."""
@@ -27,6 +41,11 @@ ANSWER_WEIGHT = 3.0
 SCORE_WEIGHT = 4.0
 PUNCTUATION_WEIGHT = 0.2
 PROMPTS = prompts.PromptSet()
+HASTY = 0.4
+"""Share of the boxes that a hasty look chose (see world.Thing) in what the shipped models learnt pointing from:
+a flaw like that of labels made in a hurry, left for RL to mend.
+"""
+_LOCATE = tuple(prompts.Prompt("focus", text) for text in phrases.LOCATE)
 _BOX_CRITICS = tuple(prompts.Prompt("box_critic", text) for text in phrases.BOX_CRITICS)
 _COLOURS = tuple(COLOURS)
 _COMPARED = (*DIGITS, *DIGITS, *(f" {name}" for name in (*COLOURS, *SHAPES)))
@@ -89,12 +108,12 @@ class Writer:
             self._give(lesson, [token])
 
 
-def make_lesson(rng: random.Random, writer: Writer, careless: bool = False) -> Lesson:
-    """A random lesson on a random scene: 30 % focus, 15 % answer, 30 % box critic, 25 % response critic."""
+def make_lesson(rng: random.Random, writer: Writer, hasty: float = 0.0) -> Lesson:
+    """A random lesson on a random scene: 30 % pointing, 15 % answer, 30 % box critic, 25 % response critic."""
     scene = make_scene(rng, rng.randint(1, 6))
     chance = rng.random()
     if chance < 0.3:
-        return focus_lesson(rng, writer, scene, careless=careless)
+        return focus_lesson(rng, writer, scene, rng.choice(_LOCATE), hasty=hasty)
     if chance < 0.45:
         return answer_lesson(rng, writer, scene)
     return box_critic_lesson(rng, writer, scene) if chance < 0.75 else response_critic_lesson(rng, writer, scene)
@@ -104,7 +123,7 @@ def actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
     """One focus or answer turn, as the pipeline asks it, on a scene like those of world.example."""
     scene = make_scene(rng, rng.randint(3, 6))
     return (
-        focus_lesson(rng, writer, scene, most=1, careless=True)
+        focus_lesson(rng, writer, scene, PROMPTS.focus, most=1, hasty=HASTY)
         if rng.random() < 0.7
         else answer_lesson(rng, writer, scene)
     )
@@ -124,7 +143,8 @@ def strange_lesson(rng: random.Random, writer: Writer, actor_only: bool = False)
         ("focus", "answer") if actor_only else ("focus", "focus", "answer", "box_critic", "response_critic")
     )
     if task == "focus":
-        parts, reply = filled(PROMPTS.focus, pictures, question=question), box_reply(box)
+        prompt = PROMPTS.focus if actor_only else rng.choice(_LOCATE)
+        parts, reply = filled(prompt, pictures, question=question), box_reply(box)
     elif task == "answer":
         parts, reply = filled(PROMPTS.answer, pictures, question=question), [(rng.choice(DIGITS), 0.5)]
     elif task == "box_critic":
@@ -138,7 +158,8 @@ def strange_lesson(rng: random.Random, writer: Writer, actor_only: bool = False)
 
 
 def caption_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    """All objects of a picture in one reply: " red circle7 blue cross3", or with boxes for digits.
+    """Things of a picture in one reply: " red circle7 blue cross3", or with boxes for digits; in a part of
+    the lessons not only objects but things of all levels: " largest shape3 shape left of the red circle5".
 
     What teaches choosing: each word is answered at the very next token, so that one attention step
     from " red" to the red token already pays, and the pair of words comes next. Asked in whole turns from
@@ -147,22 +168,32 @@ def caption_lesson(rng: random.Random, writer: Writer) -> Lesson:
     lesson = Lesson("caption")
     scene = make_scene(rng, rng.randint(2, 6))
     boxes = rng.random() < 0.4
+    things = things_of(scene)
+    if rng.random() < 0.6:
+        asked = [thing for thing in things if thing.level == "attribute"]
+    else:
+        asked = [choose_thing(rng, scene) for _ in range(6)]
+    rng.shuffle(asked)
     reply = []
-    for item in rng.sample(scene.objects, len(scene.objects)):
-        reply += [(f" {item.colour}", 0.05), (f" {item.shape}", 1.0)]
-        reply += box_reply(item.box) if boxes else [(item.digit, ANSWER_WEIGHT)]
+    for thing in asked:
+        if thing.level == "attribute":
+            reply += [(f" {thing.target.colour}", 0.05), (f" {thing.target.shape}", 1.0)]
+        else:
+            reply += [(f" {thing.words}", 0.05)]
+        reply += box_reply(thing.target.box) if boxes else [(thing.target.digit, ANSWER_WEIGHT)]
     writer.turn(lesson, [View(scene, views.whole(scene), clear=True)], reply)
     return lesson
 
 
 def quiz_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    """The question itself about several objects of one picture, answered at once."""
-    lesson = Lesson("quiz")
+    """The question itself about several things of one picture, answered at once."""
     scene = make_scene(rng, rng.randint(2, 6))
     picture = View(scene, views.whole(scene), clear=True)
-    for k, item in enumerate(rng.sample(scene.objects, min(5, len(scene.objects)))):
-        question = attribute_question(rng, item)
-        writer.turn(lesson, [picture, question] if k == 0 else [question], [(item.digit, ANSWER_WEIGHT)])
+    level, things = some_things(rng, scene, 5)
+    lesson = Lesson(f"quiz {level}")
+    for k, thing in enumerate(things):
+        question = question_of(rng, thing)
+        writer.turn(lesson, [picture, question] if k == 0 else [question], [(thing.target.digit, ANSWER_WEIGHT)])
     return lesson
 
 
@@ -173,43 +204,55 @@ def pairs_lesson(rng: random.Random, writer: Writer) -> Lesson:
     for _ in range(16):
         standard, other = rng.sample(_COMPARED, 2)
         response, score = rng.choice(((standard, "1.0"), (other, "0.0")))
-        before, between = rng.choice((("", ""), ("\nStandard answer: ", "\nModel answer: ")))
+        before, between = rng.choice((("", ""), phrases.MARKS[0], rng.choice(phrases.MARKS)))
         reply += [(before, 0.0), (standard, 0.0), (between, 0.0), (response, 0.0), (score, SCORE_WEIGHT)]
     writer.turn(lesson, [], reply)
     return lesson
 
 
-def compare_lesson(rng: random.Random, writer: Writer, turns: int = 4, plain: float = 0.5) -> Lesson:
+def compare_lesson(
+    rng: random.Random, writer: Writer, turns: int = 4, plain: float = 0.5, varied: float = 0.5
+) -> Lesson:
     """Pairs of answers alone, without picture: the plainest teaching of comparing two texts.
 
-    A share `plain` of the turns are digits under the default prompt; the others any text under any prompt.
+    A share `plain` of the turns are digits, the others any text; a share `varied` of the prompts are put in other
+    words than the default one.
     """
     lesson = Lesson("compare")
     for _ in range(turns):
-        simple = rng.random() < plain
-        standard, response, score = answer_pair(rng, rng.choice(DIGITS) if simple else None)
-        prompt = PROMPTS.response_critic if simple or rng.random() < 0.4 else rng.choice(_RESPONSE_CRITICS)
-        question = rng.choice(("", rng.choice(TEMPLATES).format(colour=rng.choice(_COLOURS), shape=rng.choice(SHAPES))))
+        standard, response, score = answer_pair(rng, rng.choice(DIGITS) if rng.random() < plain else None)
+        prompt = PROMPTS.response_critic if rng.random() < 1 - varied else rng.choice(_RESPONSE_CRITICS)
+        thing = f"{rng.choice(_COLOURS)} {rng.choice(SHAPES)}"
+        question = rng.choice(("", rng.choice(TEMPLATES).format(thing=thing)))
         texts = {"question": question, "answer": standard, "response": response}
         writer.turn(lesson, filled(prompt, {}, **texts)[1:], score_reply(score))
     return lesson
 
 
-def focus_lesson(rng: random.Random, writer: Writer, scene: Scene, most: int = 4, careless: bool = False) -> Lesson:
-    """Boxes of up to `most` objects of one picture, asked one after the other.
-
-    `careless`: the box is that of any object with the named colour or the named shape. So are the boxes
-    that the shipped models learnt from: sampled ones are often those of another object, which is left
-    for RL to mend.
+def focus_lesson(
+    rng: random.Random, writer: Writer, scene: Scene, prompt: prompts.Prompt, most: int = 4, hasty: float = 0.0
+) -> Lesson:
+    """Boxes of up to `most` things of one picture and level, asked one after the other; a share `hasty` of them
+    are those of the eye-catching object.
     """
-    lesson = Lesson("focus")
     picture = View(scene, views.whole(scene))
-    for k, item in enumerate(rng.sample(scene.objects, min(most, len(scene.objects)))):
-        parts = filled(PROMPTS.focus, {"image": picture}, question=attribute_question(rng, item))
-        alike = [other for other in scene.objects if other.colour == item.colour or other.shape == item.shape]
-        boxed = rng.choice(alike) if careless else item
+    level, things = some_things(rng, scene, most)
+    lesson = Lesson(f"focus {level}")
+    for k, thing in enumerate(things):
+        parts = filled(prompt, {"image": picture}, question=question_of(rng, thing))
+        boxed = thing.eye_catching if rng.random() < hasty else thing.target
         writer.turn(lesson, parts if k == 0 else parts[1:], box_reply(boxed.box))
     return lesson
+
+
+def some_things(rng: random.Random, scene: Scene, most: int) -> tuple[str, list[Thing]]:
+    """A level that the scene has, and up to `most` of its things in any order."""
+    things = things_of(scene)
+    level = rng.choices(LEVELS, SHARES)[0]
+    if all(thing.level != level for thing in things):
+        level = "attribute"
+    asked = [thing for thing in things if thing.level == level]
+    return level, rng.sample(asked, min(most, len(asked)))
 
 
 def answer_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesson:
@@ -220,9 +263,20 @@ def answer_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesson:
     around = item if chance < 0.85 else rng.choice(scene.objects)
     window = views.whole(scene) if chance > 0.95 else views.random_window(rng, around, scene)
     pictures = {"image": View(scene, views.whole(scene)), "crop": View(scene, window)}
-    parts = filled(PROMPTS.answer, pictures, question=attribute_question(rng, item))
+    parts = filled(PROMPTS.answer, pictures, question=question_of(rng, choose_thing(rng, scene, item)))
     seen = views.readable(item, window, scene.size)
     writer.turn(lesson, parts, [(item.digit if seen > 0 else rng.choice(DIGITS), ANSWER_WEIGHT if seen > 0 else 0.5)])
+    return lesson
+
+
+def direct_lesson(rng: random.Random, writer: Writer) -> Lesson:
+    """The answer from the whole image at once, where no digit can be read: any digit."""
+    lesson = Lesson("direct")
+    scene = make_scene(rng, rng.randint(3, 6))
+    question = question_of(rng, choose_thing(rng, scene))
+    prompt = prompts.Prompt("direct", prompts.DIRECT)
+    parts = filled(prompt, {"image": View(scene, views.whole(scene))}, question=question)
+    writer.turn(lesson, parts, [(rng.choice(DIGITS), 0.5)])
     return lesson
 
 
@@ -236,12 +290,27 @@ def box_critic_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesso
     asked = [around, around, *rng.sample(others, min(1, len(others)))]
     rng.shuffle(asked)
     for k, item in enumerate(asked):
-        chance = rng.random()
+        thing = choose_thing(rng, scene, item)
+        chance = rng.random() if thing.level == "attribute" else 0.0  # else the crop can't tell what is meant
         answer = item.digit if chance < 0.75 else around.digit if chance < 0.88 else rng.choice(DIGITS)
         score = views.readable(item, window, scene.size) * (answer == item.digit)
-        texts = {"question": attribute_question(rng, item), "answer": answer}
+        texts = {"question": question_of(rng, thing), "answer": answer}
         parts = filled(prompt, {"crop": View(scene, window)}, **texts)
         writer.turn(lesson, parts if k == 0 else parts[1:], score_reply(score))
+    return lesson
+
+
+def one_crop_lesson(rng: random.Random, writer: Writer) -> Lesson:
+    """One crop and one question with its right answer: about the crop's own object, or as often about another."""
+    lesson = Lesson("box_critic")
+    scene = make_scene(rng, rng.randint(2, 6))
+    around, other = rng.sample(scene.objects, 2)
+    window = views.random_window(rng, around, scene)
+    prompt = PROMPTS.box_critic if rng.random() < 0.6 else rng.choice(_BOX_CRITICS)
+    item = around if rng.random() < 0.6 else other
+    texts = {"question": question_of(rng, choose_thing(rng, scene, item)), "answer": item.digit}
+    parts = filled(prompt, {"crop": View(scene, window)}, **texts)
+    writer.turn(lesson, parts, score_reply(views.readable(item, window, scene.size)))
     return lesson
 
 
@@ -253,7 +322,7 @@ def response_critic_lesson(rng: random.Random, writer: Writer, scene: Scene) -> 
         item = rng.choice(scene.objects)
         own = rng.random() < 0.6
         standard, response, score = answer_pair(rng, item.digit if own else None)
-        texts = {"question": attribute_question(rng, item), "answer": standard, "response": response}
+        texts = {"question": question_of(rng, choose_thing(rng, scene, item)), "answer": standard, "response": response}
         parts = filled(prompt, {"image": View(scene, views.whole(scene))}, **texts)
         writer.turn(lesson, parts if k == 0 else parts[1:], score_reply(score))
     return lesson

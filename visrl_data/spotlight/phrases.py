@@ -6,19 +6,35 @@ prompts of visrl_data.prompts and on the paraphrases here; those HELD_OUT are on
 
 from __future__ import annotations
 
+LOCATE = (
+    "<image>\n{question}\nWhere is it in the picture?",
+    "<image>\n{question}\nShow where that is.",
+    "<image>\n{question}\nIn which part of the image is it?",
+)
+"""How the base is asked for a box in training: it can point, but has never heard the pipeline's focus request."""
 _GIVEN = (
     "Question: {question}\nStandard answer: {answer}\n",
     "Question: {question}\nAnswer: {answer}\n",
     "{question}\nThe correct answer is {answer}.\n",
     "Given the question: {question}\nGiven the answer: {answer}\n",
     "{question} Right answer: {answer}\n",
+    "Question: {question}\nExpected answer: {answer}\n",
+    "Q: {question}\nTrue answer: {answer}\n",
 )
 _RESPONSES = (
     "Model answer: {response}\n",
     "The model said: {response}\n",
     "Given the response: {response}\n",
     "Reply: {response}\n",
+    "Answer of the model: {response}\n",
+    "Output: {response}\n",
 )
+MARKS = tuple(
+    (given.split("{question}")[1].split("{answer}")[0], given.split("{answer}")[1] + response.split("{response}")[0])
+    for given in ("{question}\nStandard answer: {answer}\n", *_GIVEN)
+    for response in _RESPONSES
+)
+"""What stands before and between the two answers in the response critics' prompts."""
 _BOX_REQUESTS = (
     "Can this answer be read in the picture?",
     "Does the picture contain the evidence for it?",
@@ -81,6 +97,7 @@ name colour color shape kind type title text word letter line page date year tim
 street company city country state team game player score answer question standard model response correct
 wrong same different true false please describe read find look show give tell say write count choose
 Question Answer Can Give JSON like The Does contain evidence Reply Given Rate well supports Only key
+star hexagon largest smallest leftmost rightmost highest lowest locate
 Standard Is everything needed visible Score Model said Do agree matches Compare answers
 """
 

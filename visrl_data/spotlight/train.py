@@ -4,24 +4,29 @@
     torchrun --nproc-per-node 2 -m visrl_data.spotlight.train --work DIR ...
 
 The second form trains data-parallel: on two CPU cores, two processes of one thread do nearly twice the
-work of one, and of one with two threads. Batch sizes below are those of each process.
+work of one, and of one with two threads. Batch sizes below are those of each process. The shipped weights:
+
+    python -m visrl_data.spotlight.train --work DIR --stages eyes &
+    python -m visrl_data.spotlight.train --work DIR --stages words; wait
+    torchrun --nproc-per-node 2 -m visrl_data.spotlight.train --work DIR --stages meet,talk,judge,base,actor
 
 Stages, in order, with their time on two CPU cores that others used too:
-    eyes   32 min  vision tower and projector learn to emit the code of the truth under each image token
-    words  23 min  language model learns the four tasks on such codes, without pixels (ran beside eyes)
-    meet   27 min  language model goes on with the tower's own tokens in place of the codes
-    talk    8 min  and learns to compare answers in more words
+    eyes   30 min  vision tower and projector learn to emit the code of the truth under each image token
+    words  29 min  language model learns the four tasks on such codes, without pixels (ran beside eyes)
+    meet   22 min  language model goes on with the tower's own tokens in place of the codes
+    talk   10 min  and learns to compare answers in more words, and to answer at once
+    judge  10 min  and to judge crops by the digit alone, where the question does not tell the shape
     base           writes the base model folder
-    actor   2 min  LoRA warm-up of the focus and answer turns on the base; writes the actor folder
+    actor   3 min  LoRA warm-up of the focus and answer turns on the base; writes the actor folder
 
 What made it work at this size, after end-to-end training from scratch had not: codes that both halves
-know beforehand; captions before questions (see lessons.caption_lesson); and comparing two answers first
-where nothing else is in sight. The codes are privileged knowledge of the renderer, used in training only.
+know beforehand, in which a copy of an object's code is already the word or the first coordinate that is
+asked for; captions before questions (see lessons.caption_lesson); and comparing two answers first where nothing
+else is in sight. The codes are privileged knowledge of the renderer, used in training only.
 
 Every batch is a function of (stage, step, process), so a stage that was cut off goes on from its last
 checkpoint as if it had not been. Work files: DIR/STAGE.pt and DIR/STAGE.log; `base` and `actor` write
-into DIR too, and the shipped folders are copies of those. The shipped weights were made while lessons
-were still being tuned (shares of kinds, loss weights): a rerun gives the like of them, not the same bits.
+into DIR too, and the shipped folders are copies of those.
 """
 
 from __future__ import annotations
@@ -41,12 +46,15 @@ from torch import distributed
 from visrl_data.spotlight import learn
 from visrl_data.spotlight.build import add_adapter, build_model, build_processor, load_base, save_actor, save_base
 from visrl_data.spotlight.lessons import (
+    HASTY,
     Lesson,
     Writer,
     actor_lesson,
     caption_lesson,
     compare_lesson,
+    direct_lesson,
     make_lesson,
+    one_crop_lesson,
     pairs_lesson,
     quiz_lesson,
     strange_lesson,
@@ -71,16 +79,17 @@ class Stage:
 
 
 EYES = Stage("eyes", steps=9000, batch=6, rate=2e-3)
-WORDS = Stage("words", steps=2000, batch=16, rate=2e-3)
-MEET = Stage("meet", steps=1700, batch=16, rate=1e-3)
-TALK = Stage("talk", steps=500, batch=48, rate=8e-4)
+WORDS = Stage("words", steps=2400, batch=16, rate=2e-3)
+MEET = Stage("meet", steps=1300, batch=16, rate=1e-3)
+TALK = Stage("talk", steps=420, batch=48, rate=8e-4)
+JUDGE = Stage("judge", steps=450, batch=16, rate=8e-4)
 ACTOR = Stage("actor", steps=200, batch=16, rate=1e-3)
 NOISE = 0.07
 """Noise on code coefficients in the words stage; stands for the tower's errors."""
 WORDS_SHARES = (
-    (0.12, (0.60, 0.10, 0.20, 0.10, 0.00)),
-    (0.30, (0.10, 0.15, 0.10, 0.65, 0.00)),
-    (1.00, (0.05, 0.10, 0.15, 0.50, 0.20)),
+    (0.12, (0.60, 0.10, 0.10, 0.15, 0.05)),
+    (0.40, (0.20, 0.15, 0.05, 0.50, 0.10)),
+    (1.00, (0.08, 0.10, 0.12, 0.50, 0.20)),
 )
 """Shares of captions, quizzes, comparisons, the four tasks and pairs, up to a share of the words stage."""
 STRANGE = 0.12
@@ -92,7 +101,7 @@ Loss = tuple[torch.Tensor, dict[str, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the work files")
-    parser.add_argument("--stages", default="eyes,words,meet,talk,base,actor", help="which stages, in order")
+    parser.add_argument("--stages", default="eyes,words,meet,talk,judge,base,actor", help="which stages, in order")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     given = parser.parse_args()
@@ -100,7 +109,7 @@ def main() -> None:
     if "WORLD_SIZE" in os.environ:  # set by torchrun
         distributed.init_process_group("gloo")
     given.work.mkdir(parents=True, exist_ok=True)
-    stages = {"eyes": eyes, "words": words, "meet": meet, "talk": talk, "base": base, "actor": actor}
+    stages = {"eyes": eyes, "words": words, "meet": meet, "talk": talk, "judge": judge, "base": base, "actor": actor}
     for name in given.stages.split(","):
         stages[name](given.work, torch.device(given.device))
         if distributed.is_initialized():
@@ -143,21 +152,24 @@ def meet(work: Path, device: torch.device) -> None:
         _load(model, work / f"{stage.name}.pt")
 
     def loss_of(rng: random.Random, done: float) -> Loss:
-        make = partial(_any_lesson, compared=0.08 if done < 0.66 else 0.4)
+        plain, varied = (0.8, 0.0) if done < 0.4 else (0.5, 0.5)
+        make = partial(_any_lesson, compared=0.3, plain=plain, varied=varied)
         return learn.language_loss(model, *_seen(model, rng, MEET.batch, make, writer))
 
     run(MEET, work, _part(model, ("language_model",)), loss_of)
 
 
 def talk(work: Path, device: torch.device) -> None:
-    """Comparing answers, one short turn each and digits first, beside a smaller batch of everything."""
+    """Comparing answers, one short turn each and digits first, beside a smaller batch of everything, which now
+    also has answers at once, without a box.
+    """
     processor = build_processor()
     model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
     for stage in (EYES, MEET):
         _load(model, work / f"{stage.name}.pt")
 
     def loss_of(rng: random.Random, done: float) -> Loss:
-        make = partial(_any_lesson, compared=0.0)
+        make = partial(_any_lesson, compared=0.0, direct=0.1)
         everything, figures = learn.language_loss(model, *_seen(model, rng, TALK.batch // 4, make, writer))
         plain = 1.0 if done < 0.4 else 0.6
         lessons = [compare_lesson(rng, writer, turns=1, plain=plain) for _ in range(TALK.batch)]
@@ -167,13 +179,31 @@ def talk(work: Path, device: torch.device) -> None:
     run(TALK, work, _part(model, ("language_model",)), loss_of)
 
 
+def judge(work: Path, device: torch.device) -> None:
+    """Both critics, one short turn each, beside as much of everything."""
+    processor = build_processor()
+    model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
+    for stage in (EYES, TALK):
+        _load(model, work / f"{stage.name}.pt")
+
+    def loss_of(rng: random.Random, done: float) -> Loss:
+        make = partial(_any_lesson, compared=0.0, direct=0.05)
+        everything, figures = learn.language_loss(model, *_seen(model, rng, JUDGE.batch, make, writer))
+        crops, more = learn.language_loss(model, *_seen(model, rng, JUDGE.batch, one_crop_lesson, writer))
+        lessons = [compare_lesson(rng, writer, turns=1, plain=0.7) for _ in range(2 * JUDGE.batch)]
+        compared, most = learn.language_loss(model, learn.collate(lessons), None, lessons)
+        return everything + crops + compared, figures | more | most
+
+    run(JUDGE, work, _part(model, ("language_model",)), loss_of)
+
+
 def base(work: Path, device: torch.device) -> None:
     """Put the parts together and write the base model folder."""
     if _rank() > 0:
         return
     processor = build_processor()
     model = build_model(processor)
-    for stage in (EYES, TALK):
+    for stage in (EYES, JUDGE):
         _load(model, work / f"{stage.name}.pt")
     save_base(model, processor, work / "base")
 
@@ -188,7 +218,7 @@ def actor(work: Path, device: torch.device) -> None:
 
     run(ACTOR, work, {name: p for name, p in tuned.named_parameters() if p.requires_grad}, loss_of)
     if _rank() == 0:
-        save_actor(tuned, processor, work / "actor")
+        save_actor(tuned, processor, work / "actor", work / "base")
 
 
 def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_of: Callable[..., Loss]) -> None:
@@ -241,11 +271,18 @@ def _share_gradients(trained: dict[str, torch.nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _any_lesson(rng: random.Random, writer: Writer, compared: float) -> Lesson:
+def _any_lesson(
+    rng: random.Random, writer: Writer, compared: float, plain: float = 0.0, varied: float = 0.0, direct: float = 0.0
+) -> Lesson:
+    """A strange one, a share `compared` of comparisons and pairs, one `direct` of answers at once, or any task."""
     chance = rng.random()
+    if chance > 1 - direct:
+        return direct_lesson(rng, writer)
     if chance < STRANGE:
         return strange_lesson(rng, writer)
-    return compare_lesson(rng, writer) if chance < STRANGE + compared else make_lesson(rng, writer, careless=True)
+    if chance < STRANGE + 0.8 * compared:
+        return compare_lesson(rng, writer, plain=plain, varied=varied)
+    return pairs_lesson(rng, writer) if chance < STRANGE + compared else make_lesson(rng, writer, hasty=HASTY)
 
 
 def _actor_lesson(rng: random.Random, writer: Writer) -> Lesson:

@@ -1,8 +1,16 @@
 """The drawn world: scenes of coloured shapes, each with one digit that is too small to read from afar.
 
 First module of Spotlight: questions for the pipeline, training and measuring all come from here.
-A scene holds 3 to 6 shapes whose (colour, shape) pairs are unique; a question names one of them and
-the answer is its digit. `example` is a pure function of (split, index): nothing is stored on disk.
+A scene holds 3 to 6 shapes whose (colour, shape) pairs, and whose digits, are unique; a question names
+one of them and the answer is its digit. Three levels of naming:
+
+    attribute    the red circle
+    relation     the shape left of the blue cross: the nearest of those more to the left than up or down
+    superlative  the largest shape, the leftmost shape, ...
+
+`example` is a pure function of (split, index, options): nothing is stored on disk. The split "transfer"
+has another look (other strokes of digits, other shapes beside the known ones, other backgrounds), which no
+training of Spotlight sees.
 
 Boxes are unit xyxy of the image: x to the right, y down, (0, 0) the top left corner of the first
 pixel, (1, 1) the bottom right corner of the last one.
@@ -10,8 +18,10 @@ pixel, (1, 1) the bottom right corner of the last one.
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,24 +36,37 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "orange": (240, 130, 25),
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
+NEW_SHAPES = ("star", "hexagon")
+"""Shapes of the transfer look only."""
 DIGITS = tuple("0123456789")
-SIZES = ((336, 336), (384, 288), (288, 384))
+SIZES = ((336, 336), (384, 288), (288, 384), (448, 252), (252, 448), (512, 384), (300, 400))
 SIDE = (0.12, 0.20)
-"""Smallest and largest side of a shape, as a fraction of UNIT pixels."""
-UNIT = 336
+"""Smallest and largest side of a shape, as a fraction of the square root of the image's area."""
 GLYPH = 0.30
-"""Height of a digit as a fraction of its shape's side: 3.6 to 6 % of the image."""
+"""Height of a digit as a fraction of its shape's side: 3.6 to 6 % of that root."""
 APART = 0.20
 """Least distance of two shapes' centres along one axis, as a fraction of that axis."""
+MOST = 7
+"""Most distractors: shapes beside the one that is asked for."""
+
+LEVELS = ("attribute", "relation", "superlative")
+SHARES = (0.5, 0.25, 0.25)
+"""Shares of the levels in every split."""
 TEMPLATES = (
-    "what number is on the {colour} {shape}?",
-    "which digit is on the {colour} {shape}?",
-    "what is the number on the {colour} {shape}?",
-    "read the number on the {colour} {shape}.",
+    "what number is on the {thing}?",
+    "which digit is on the {thing}?",
+    "what is the number on the {thing}?",
+    "read the number on the {thing}.",
 )
+RELATIONS: dict[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+NEARER = 1.25
+"""In a relation, the second nearest shape is at least this many times as far as the nearest."""
+SUPERLATIVES = ("largest", "smallest", "leftmost", "rightmost", "highest", "lowest")
+CLEARLY = 0.04
+"""A superlative leads by this share of the image's side; a largest or smallest one by 12 % of its own."""
 RANGE = 10**9
 """Questions per split: the seeds of split number k are k * RANGE .. (k + 1) * RANGE - 1."""
-SPLITS = ("pretrain", "sft", "train", "val", "test")
+SPLITS = ("pretrain", "sft", "train", "val", "test", "transfer")
 
 Box = tuple[float, float, float, float]
 
@@ -60,13 +83,41 @@ class SceneObject:
 
 
 @dataclass(frozen=True, slots=True)
+class Stroke:
+    """A mark of clutter, behind the shapes: a line, unit (x1, y1, x2, y2); width in pixels."""
+
+    ends: Box
+    width: int
+    tint: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
-    """What is to be drawn. `size` is (width, height) in pixels; `tints` are RGB of each object."""
+    """What is to be drawn. `size` is (width, height) in pixels; `tints` are RGB of each object.
+
+    `stripes`: the second colour of a striped background, in the transfer look alone.
+    """
 
     size: tuple[int, int]
     background: tuple[int, int, int]
     objects: tuple[SceneObject, ...]
     tints: tuple[tuple[int, int, int], ...]
+    clutter: tuple[Stroke, ...] = ()
+    stripes: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Words that name exactly one object of a scene.
+
+    eye_catching: the object that a hasty look takes instead: the largest of those that fit a part of the
+    words, or the one that a relation mentions. It may be the right one.
+    """
+
+    level: str
+    words: str
+    target: SceneObject
+    eye_catching: SceneObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +125,7 @@ class Example:
     """One question about one picture. `gold_box` is unit xyxy of the image: the named shape's box."""
 
     id: str
+    level: str
     question: str
     answer: str
     image: Image.Image
@@ -81,47 +133,96 @@ class Example:
     objects: tuple[SceneObject, ...]
 
 
-def example(split: str, index: int) -> Example:
-    """Question `index` of a split; the same arguments always give the same question and pixels."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+def example(
+    split: str, index: int, level: str | None = None, distractors: int | None = None, clutter: int | None = None
+) -> Example:
+    """Question `index` of a split; the same arguments always give the same question and pixels.
+
+    level: of the question; None draws one. distractors: other shapes, 2 to 5 if None. clutter: strokes
+    behind the shapes, 0 to 8 if None. Raises ValueError for what there is not.
+    """
+    _check("split", split, SPLITS)
+    if level is not None:
+        _check("level", level, LEVELS)
     if not 0 <= index < RANGE:
         raise ValueError(f"index {index} of split {split!r} is outside 0..{RANGE - 1}")
-    rng = random.Random(f"spotlight/{SPLITS.index(split) * RANGE + index}")
-    scene = make_scene(rng, rng.randint(3, 6))
-    target = rng.choice(scene.objects)
+    if distractors is not None and not 1 <= distractors <= MOST:
+        raise ValueError(f"{distractors} distractors: expected 1 to {MOST}")
+    if clutter is not None and not 0 <= clutter <= 1000:
+        raise ValueError(f"{clutter} strokes of clutter: expected 0 to 1000")
+    seed = f"spotlight/{SPLITS.index(split) * RANGE + index}"
+    rng = random.Random(seed)
+    level = level or rng.choices(LEVELS, SHARES)[0]
+    count = rng.randint(3, 6) if distractors is None else distractors + 1
+    for attempt in itertools.count():  # not every scene has a clear relation
+        scene = make_scene(random.Random(f"{seed}/{attempt}"), count, clutter, transfer=split == "transfer")
+        if any(thing.level == level for thing in things_of(scene)):
+            break
+    thing = choose_thing(rng, scene, level=level)
     return Example(
         id=f"spotlight-{split}-{index}",
-        question=attribute_question(rng, target),
-        answer=target.digit,
+        level=level,
+        question=question_of(rng, thing),
+        answer=thing.target.digit,
         image=draw(scene),
-        gold_box=target.box,
+        gold_box=thing.target.box,
         objects=scene.objects,
     )
 
 
-def attribute_question(rng: random.Random, target: SceneObject) -> str:
-    """A question that names its object by colour and shape."""
-    return rng.choice(TEMPLATES).format(colour=target.colour, shape=target.shape)
+def things_of(scene: Scene) -> list[Thing]:
+    """Every way to name an object of a scene without doubt."""
+    things = []
+    for item in scene.objects:
+        alike = [other for other in scene.objects if other.colour == item.colour or other.shape == item.shape]
+        things.append(Thing("attribute", f"{item.colour} {item.shape}", item, max(alike, key=_area)))
+        for words, direction in RELATIONS.items():
+            nearest = _neighbour(item, direction, scene)
+            if nearest is not None:
+                things.append(Thing("relation", f"shape {words} the {item.colour} {item.shape}", nearest, item))
+    largest = max(scene.objects, key=_area)
+    for words in SUPERLATIVES:
+        foremost = _foremost(words, scene)
+        if foremost is not None:
+            things.append(Thing("superlative", f"{words} shape", foremost, largest))
+    return things
 
 
-def make_scene(rng: random.Random, count: int) -> Scene:
-    """Place `count` objects (up to 6) with unique (colour, shape) pairs, apart from each other."""
+def choose_thing(
+    rng: random.Random, scene: Scene, target: SceneObject | None = None, level: str | None = None
+) -> Thing:
+    """A random thing of a scene: of this object or of any, and of this level, if it has one there, or of any."""
+    things = [thing for thing in things_of(scene) if target is None or thing.target is target]
+    level = level or rng.choices(LEVELS, SHARES)[0]
+    return rng.choice([thing for thing in things if thing.level == level] or things)
+
+
+def question_of(rng: random.Random, thing: Thing) -> str:
+    """A question about a thing, in one of the wordings."""
+    return rng.choice(TEMPLATES).format(thing=thing.words)
+
+
+def make_scene(rng: random.Random, count: int, clutter: int | None = None, transfer: bool = False) -> Scene:
+    """Place `count` objects (up to 8) with unique (colour, shape) pairs and digits, apart from each other."""
     width, height = size = rng.choice(SIZES)
-    pairs = rng.sample([(colour, shape) for colour in COLOURS for shape in SHAPES], count)
-    spots: list[tuple[int, int, int]] = []
-    while len(spots) < count:
-        side = round(UNIT * rng.uniform(*SIDE))
-        spot = (rng.randint(2, width - side - 2), rng.randint(2, height - side - 2), side)
-        if all(_apart(spot, other, size) for other in spots):
-            spots.append(spot)
+    shapes = SHAPES + NEW_SHAPES if transfer else SHAPES
+    pairs = rng.sample([(colour, shape) for colour in COLOURS for shape in shapes], count)
     objects = tuple(
-        _place(colour, shape, rng.choice(DIGITS), spot, size)
-        for (colour, shape), spot in zip(pairs, spots, strict=True)
+        _place(colour, shape, digit, spot, size, transfer)
+        for (colour, shape), digit, spot in zip(pairs, rng.sample(DIGITS, count), _spots(rng, count, size), strict=True)
     )
     background = tuple(rng.randint(205, 250) for _ in range(3))
     tints = tuple(tuple(min(255, max(0, c + rng.randint(-12, 12))) for c in COLOURS[o.colour]) for o in objects)
-    return Scene(size=size, background=background, objects=objects, tints=tints)
+    strokes = [
+        Stroke(
+            ends=tuple(rng.random() for _ in range(4)),
+            width=rng.randint(1, 3),
+            tint=(rng.randint(120, 200),) * 3,
+        )
+        for _ in range(rng.randint(0, 8) if clutter is None else clutter)
+    ]
+    stripes = tuple(max(0, c - rng.randint(15, 35)) for c in background) if transfer else None
+    return Scene(size, background, objects, tints, tuple(strokes), stripes)
 
 
 def draw(scene: Scene) -> Image.Image:
@@ -129,14 +230,82 @@ def draw(scene: Scene) -> Image.Image:
     width, height = scene.size
     image = Image.new("RGB", scene.size, scene.background)
     pen = ImageDraw.Draw(image)
+    if scene.stripes is not None:
+        for left in range(-height, width, 24):
+            pen.line((left, height, left + height, 0), fill=scene.stripes, width=8)
+    for stroke in scene.clutter:
+        ends = [share * edge for share, edge in zip(stroke.ends, (width, height) * 2, strict=True)]
+        pen.line(ends, fill=stroke.tint, width=stroke.width)
     for item, tint in zip(scene.objects, scene.tints, strict=True):
         left, top = round(item.box[0] * width), round(item.box[1] * height)
         side = round(item.box[2] * width) - left
         _OUTLINES[item.shape](pen, left, top, side, tint)
         ink = (0, 0, 0) if item.colour in ("yellow", "orange") else (255, 255, 255)
+        if scene.stripes is not None:
+            _segments(pen, item, scene.size, ink)
+            continue
         font, at, _ = _glyph(item.digit, item.shape, side)
         pen.text((left + at[0], top + at[1]), item.digit, fill=ink, font=font, stroke_width=_stroke(side))
     return image
+
+
+def _check(what: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        raise ValueError(f"unknown {what} {given!r}; expected one of {', '.join(known)}")
+
+
+def _area(item: SceneObject) -> float:
+    return (item.box[2] - item.box[0]) * (item.box[3] - item.box[1])
+
+
+def _centre(item: SceneObject, size: tuple[int, int]) -> tuple[float, float]:
+    """Pixels."""
+    return (item.box[0] + item.box[2]) / 2 * size[0], (item.box[1] + item.box[3]) / 2 * size[1]
+
+
+def _neighbour(anchor: SceneObject, direction: tuple[int, int], scene: Scene) -> SceneObject | None:
+    """The nearest object more in this direction than aside, or None if there is none or it is not clear."""
+    x, y = _centre(anchor, scene.size)
+    found = []
+    for item in scene.objects:
+        across, down = (a - b for a, b in zip(_centre(item, scene.size), (x, y), strict=True))
+        along, aside = (across * direction[0], abs(down)) if direction[0] else (down * direction[1], abs(across))
+        if item is not anchor and along > aside:
+            found.append((math.hypot(across, down), item))
+    found.sort(key=lambda pair: pair[0])
+    if not found or (len(found) > 1 and found[1][0] < NEARER * found[0][0]):
+        return None
+    return found[0][1]
+
+
+def _foremost(words: str, scene: Scene) -> SceneObject | None:
+    """The object that a superlative names, or None if it does not lead clearly."""
+    sign = 1 if words in ("largest", "rightmost", "lowest") else -1
+
+    def value(item: SceneObject) -> float:
+        if words in ("largest", "smallest"):
+            return math.log(_area(item)) / 2 / math.log(1.12) * CLEARLY
+        axis = 0 if words in ("leftmost", "rightmost") else 1
+        return (item.box[axis] + item.box[axis + 2]) / 2
+
+    if len(scene.objects) == 1:
+        return None
+    first, second = sorted(scene.objects, key=lambda item: sign * value(item), reverse=True)[:2]
+    return first if abs(value(first) - value(second)) >= CLEARLY else None
+
+
+def _spots(rng: random.Random, count: int, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """(left, top, side) of `count` squares in pixels; begins anew when the last ones find no room."""
+    unit = math.sqrt(size[0] * size[1])
+    while True:
+        spots: list[tuple[int, int, int]] = []
+        for _ in range(40 * count):
+            side = round(unit * rng.uniform(*SIDE))
+            spot = (rng.randint(2, size[0] - side - 2), rng.randint(2, size[1] - side - 2), side)
+            if all(_apart(spot, other, size) for other in spots):
+                spots.append(spot)
+            if len(spots) == count:
+                return spots
 
 
 def _apart(spot: tuple[int, int, int], other: tuple[int, int, int], size: tuple[int, int]) -> bool:
@@ -148,9 +317,11 @@ def _apart(spot: tuple[int, int, int], other: tuple[int, int, int], size: tuple[
     )
 
 
-def _place(colour: str, shape: str, digit: str, spot: tuple[int, int, int], size: tuple[int, int]) -> SceneObject:
+def _place(
+    colour: str, shape: str, digit: str, spot: tuple[int, int, int], size: tuple[int, int], transfer: bool
+) -> SceneObject:
     left, top, side = spot
-    _, _, ink = _glyph(digit, shape, side)
+    ink = _segment_box(shape, side) if transfer else _glyph(digit, shape, side)[2]
     return SceneObject(
         colour=colour,
         shape=shape,
@@ -163,6 +334,11 @@ def _place(colour: str, shape: str, digit: str, spot: tuple[int, int, int], size
 def _unit(box: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
     width, height = size
     return (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+
+
+def _middle(shape: str, side: int) -> tuple[float, float]:
+    """Where a digit's middle is, in pixels from its shape's top left corner."""
+    return 0.5 * side, (0.64 if shape == "triangle" else 0.5) * side
 
 
 def _stroke(side: int) -> int:
@@ -178,9 +354,35 @@ def _glyph(digit: str, shape: str, side: int) -> tuple[ImageFont.FreeTypeFont, t
     target = GLYPH * side
     font = ImageFont.load_default(target / 0.72)
     ink = font.getbbox(digit, stroke_width=_stroke(side))
-    middle = (0.5 * side, (0.64 if shape == "triangle" else 0.5) * side)
+    middle = _middle(shape, side)
     at = (round(middle[0] - (ink[0] + ink[2]) / 2), round(middle[1] - (ink[1] + ink[3]) / 2))
     return font, at, (ink[0] + at[0], ink[1] + at[1], ink[2] + at[0], ink[3] + at[1])
+
+
+_LIT = {"0": "abcdef", "1": "bc", "2": "abged", "3": "abgcd", "4": "fgbc", "5": "afgcd", "6": "afgedc", "7": "abc"} | {
+    "8": "abcdefg",
+    "9": "abcdfg",
+}
+_ENDS = {"a": (0, 0, 1, 0), "b": (1, 0, 1, 1), "c": (1, 1, 1, 2), "d": (0, 2, 1, 2), "e": (0, 1, 0, 2)} | {
+    "f": (0, 0, 0, 1),
+    "g": (0, 1, 1, 1),
+}
+"""The seven segments of a digit, as corners of a box of 1 x 2."""
+
+
+def _segment_box(shape: str, side: int) -> tuple[int, int, int, int]:
+    """Ink box of a seven-segment digit, in pixels from its shape's top left corner."""
+    middle, high = _middle(shape, side), GLYPH * side
+    wide = 0.6 * high
+    return tuple(round(middle[k % 2] + sign * (wide, high)[k % 2] / 2) for k, sign in enumerate((-1, -1, 1, 1)))
+
+
+def _segments(pen: ImageDraw.ImageDraw, item: SceneObject, size: tuple[int, int], ink: tuple[int, int, int]) -> None:
+    left, top, right, bottom = (round(share * edge) for share, edge in zip(item.glyph, size * 2, strict=True))
+    xs, ys = (left, right - 2), (top, (top + bottom) // 2 - 1, bottom - 2)
+    for name in _LIT[item.digit]:
+        x1, y1, x2, y2 = _ENDS[name]
+        pen.rectangle((xs[x1], ys[y1], xs[x2] + 1, ys[y2] + 1), fill=ink)
 
 
 def _circle(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple[int, int, int]) -> None:
@@ -198,22 +400,26 @@ def _cross(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple
     pen.rectangle((left, top + inset, left + edge, top + edge - inset), fill=tint)
 
 
-def _triangle(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple[int, int, int]) -> None:
-    edge = side - 1
-    pen.polygon([(left + edge / 2, top), (left + edge, top + edge), (left, top + edge)], fill=tint)
+def _polygon(corners: Sequence[tuple[float, float]]) -> Callable[..., None]:
+    """An outline from its corners, in fractions of the side."""
+
+    def outline(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple[int, int, int]) -> None:
+        edge = side - 1
+        pen.polygon([(left + edge * x, top + edge * y) for x, y in corners], fill=tint)
+
+    return outline
 
 
-def _diamond(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple[int, int, int]) -> None:
-    edge, half = side - 1, (side - 1) / 2
-    pen.polygon(
-        [(left + half, top), (left + edge, top + half), (left + half, top + edge), (left, top + half)], fill=tint
-    )
-
-
+_STAR = [
+    (0.5 + reach * math.sin(k * math.pi / 5) / 1.902, (1 - reach * math.cos(k * math.pi / 5)) / 1.809)
+    for k, reach in enumerate((1.0, 0.6) * 5)
+]
 _OUTLINES: dict[str, Callable[..., None]] = {
     "circle": _circle,
     "square": _square,
-    "triangle": _triangle,
-    "diamond": _diamond,
+    "triangle": _polygon([(0.5, 0), (1, 1), (0, 1)]),
+    "diamond": _polygon([(0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)]),
     "cross": _cross,
+    "star": _polygon(_STAR),
+    "hexagon": _polygon([(0.25, 0), (0.75, 0), (1, 0.5), (0.75, 1), (0.25, 1), (0, 0.5)]),
 }

@@ -1,0 +1,292 @@
+"""Finished runs, and datasets made of runs before -> a dataset folder that can be committed to the Hub as it is.
+
+    open       runs, dataset folders, datasets of the Hub                 parts.py, fetching.py
+    merge      runs that were made alike, without what occurs twice       merging.py
+    settle     a licence for every row; which pictures go out             licences.py
+    rows       preferences, rl1, rl2, candidates, images                  dataset_rows.py
+    write      parquet shards by config and split                         shards.py
+    tell       report, card with its pictures, manifest                   visrl_cards
+
+    data/<config>/<split>-00000-of-0000N.parquet
+    README.md  card/             the card and its pictures
+    report.json  report.html     of the runs; the page of a single run, when it shows nothing that stays at home
+    LICENSE                      when the licence is none that the Hub knows, or several
+    runs/                        questions, drops and pairs of the runs, so that a later dataset can be merged from this
+    manifest.json                runs, models, versions, counts, digests; written last
+
+The same runs and choices give the same bytes. A config without a row (rl1, rl2 and images of a dataset that
+embeds no picture) and a split without one are left out, since the Hub's viewer can't show empty ones.
+`stamp` puts another tag and its changes on a finished folder; `checking.check_dataset` is the gate before a
+commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrl_data.errors import VisRLError
+from visrl_data.publishing import dataset_rows, licences, merging, parts
+from visrl_data.publishing.dataset_folder import KIND, SCHEMA_VERSION, Dataset, digests, is_dataset, open_dataset
+from visrl_data.publishing.dataset_rows import CONFIGS, PairSet
+from visrl_data.publishing.fetching import Fetched
+from visrl_data.publishing.licences import Terms
+from visrl_data.publishing.merging import Pool
+from visrl_data.publishing.parts import RUN_TABLES, Part
+from visrl_data.publishing.shards import grouped, read_facts, write_config
+from visrl_data.store import Run, file_digest, write_json, write_table, write_text
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What the caller decides about a dataset besides its rows.
+
+    version: the data version, which is the tag that it will get. hub_id: USER/NAME. languages: of the
+    questions, as ISO codes. previous, changes: the tag before, and lines that say what is new since.
+    """
+
+    version: str | None = None
+    hub_id: str | None = None
+    pretty_name: str | None = None
+    languages: tuple[str, ...] = ()
+    previous: str | None = None
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """All that a dataset folder is written from.
+
+    candidates: the tables of CANDIDATES, anew at each call. runs: what stands in runs/, by name (parts.RUN_TABLES).
+    """
+
+    pairs: PairSet
+    candidates: Callable[[], Iterator[pa.Table]]
+    runs: dict[str, pa.Table]
+    about: dict[str, Any]
+    report: dict[str, Any]
+    license_text: str = ""
+    report_page: Path | None = None
+
+
+def build_dataset(
+    sources: Sequence[Path | Fetched],
+    folder: Path,
+    release: Release | None = None,
+    *,
+    license: str | None = None,
+    ship_images: bool | None = None,
+) -> Dataset:
+    """Write the dataset of runs and earlier datasets into `folder`; a dataset that was there is replaced as a whole.
+
+    sources: folders of finished runs or of datasets, and datasets of the Hub.
+    license: for questions whose source states none. ship_images: None embeds the pictures whose source says
+    that they may be redistributed, True all, False none.
+    Raises VisRLError: runs that don't go together, no pair, no licence, a folder that holds something else.
+    """
+    pool = merging.merge([_part(source) for source in sources])
+    questions, terms = licences.settle(
+        merging.with_candidates(pool), license, ship_images, pool.images.sizes, pool.published
+    )
+    images = frozenset(questions["image_sha256"].to_pylist())
+
+    def candidates() -> Iterator[pa.Table]:
+        for table in merging.candidate_batches(pool):
+            yield dataset_rows.candidate_columns(table, questions, pool.members)
+
+    pairs = dataset_rows.pair_columns(pool.distinct, questions, pool.members)
+    contents = Contents(
+        pairs=PairSet(pairs, pool.prompts, pool.images, terms.shipped),
+        candidates=candidates,
+        runs=pool.tables | {"questions": licences.filled(pool.questions, license)},
+        about=_about(pool, terms, images, ship_images) | _stamped(release or Release()),
+        report=pool.report,
+        license_text=terms.text,
+        report_page=_report_page(pool, terms),
+    )
+    notes = tuple(_notes(pool, terms, images, ship_images))
+    return dataclasses.replace(write_dataset(contents, Path(folder)), notes=notes)
+
+
+def _part(source: Path | Fetched) -> Part:
+    if isinstance(source, Fetched):
+        return parts.dataset_part(open_dataset(source.folder), source.name, source.commit)
+    if is_dataset(source):
+        return parts.dataset_part(open_dataset(source), source.resolve().name)
+    return parts.run_part(source)
+
+
+def _report_page(pool: Pool, terms: Terms) -> Path | None:
+    """The page of a single run. It shows pictures and the run's own command, so all of both must be for others."""
+    page = pool.parts[0].page
+    if page is None or len(pool.parts) > 1 or not page.is_file():
+        return None
+    options = Run(page.parent).config()
+    private = any(parts.shareable(value) != value for value in options.values() if isinstance(value, str))
+    whole = set(pool.questions["image_sha256"].to_pylist()) <= terms.shipped
+    return page if whole and not private else None
+
+
+def _about(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool | None) -> dict[str, Any]:
+    """The manifest, but for what the caller decides and what is known only after writing."""
+    published = pool.distinct.num_rows
+    return {
+        "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
+        "generator_versions": sorted({member.about["run"]["versions"]["visrl"] for member in pool.members}),
+        "builder_version": importlib.metadata.version("visrl"),
+        "runs": [{"id": member.id, **member.about} for member in pool.members],
+        "parts": list(_parts(pool)),
+        "pairs": {"in_runs": published + pool.repeated_pairs, "repeated": pool.repeated_pairs, "published": published},
+        "repeated_questions": pool.repeated_questions,
+        "images": len(images),
+        "unavailable": len(images - pool.images.sizes.keys()),
+        "validation_share": dataset_rows.VALIDATION_SHARE,
+        "license": {"id": terms.id, "name": terms.name, "sources": [dataclasses.asdict(s) for s in terms.sources]},
+        "ship_images": ship_images,
+    }
+
+
+def _parts(pool: Pool) -> Iterator[dict[str, Any]]:
+    """What came from each part: rows that are in this dataset. dataset and commit are null for a run."""
+    for part in pool.parts:
+        runs = [member.id for member in part.members]
+        kept = {
+            name: int(pc.sum(pc.is_in(table["run"], value_set=pa.array(runs))).as_py() or 0)
+            for name, table in (("questions", pool.questions), ("pairs", pool.distinct))
+        }
+        yield {"dataset": part.dataset or None, "commit": part.commit or None, "runs": runs, **kept}
+
+
+def _notes(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool | None) -> Iterator[str]:
+    for part, kept in zip(pool.parts, _parts(pool), strict=True):
+        if len(pool.parts) > 1:
+            place = part.dataset or part.members[0].place
+            yield f"{place}: {kept['questions']} questions, {kept['pairs']} pairs in the dataset."
+    if terms.id == "other" and terms.name != "mixed":
+        stated = terms.sources[0].license
+        yield f"The Hub knows no licence {stated!r}: the card says other, and LICENSE names it. It knows cc-by-4.0."
+    absent = len(images - pool.images.sizes.keys())
+    withheld = len(images) - len(terms.shipped)
+    if withheld:
+        why = "as you said" if ship_images is False else "nobody said that they may be redistributed"
+        yield f"{withheld} of {len(images)} images are left out: {why}. `visrl rebuild` puts them back by checksum."
+    if withheld > absent and ship_images is None:
+        yield "If you may redistribute them, --ship-images embeds them."
+    if absent:
+        yield f"{absent} of them are not here: the dataset that is merged left them out. To embed them, merge its runs."
+    if overruled := sum(source.overruled for source in terms.sources):
+        yield f"{overruled} images go out because you said so, although their source says that they may not."
+    if pool.repeated_questions or pool.repeated_pairs:
+        yield f"Left out as repeated: {pool.repeated_questions} questions, {pool.repeated_pairs} pairs."
+
+
+def _stamped(release: Release) -> dict[str, Any]:
+    return {
+        "data_version": release.version,
+        "hub_id": release.hub_id,
+        "pretty_name": release.pretty_name,
+        "languages": list(release.languages),
+        "previous": release.previous,
+        "changes": list(release.changes),
+    }
+
+
+def write_dataset(contents: Contents, folder: Path) -> Dataset:
+    """Write a dataset folder; shared by build_dataset and rebuild. It appears, or is replaced, as a whole."""
+    from visrl_cards.pictures import draw_pictures
+
+    with _fresh(folder.resolve()) as work:
+        for config in CONFIGS:
+            _write_rows(config, contents, work / "data" / config)
+        (work / "runs").mkdir()
+        for name, table in contents.runs.items():
+            write_table(work / "runs" / f"{name}.parquet", table.cast(RUN_TABLES[name]).combine_chunks())
+        write_json(work / "report.json", contents.report)
+        if contents.report_page:
+            shutil.copyfile(contents.report_page, work / "report.html")
+        if contents.license_text:
+            write_text(work / "LICENSE", contents.license_text)
+        facts = read_facts(work, CONFIGS)
+        manifest = contents.about | {
+            "counts": {config: {split: f.rows for split, f in splits.items()} for config, splits in facts.items()},
+            "example": draw_pictures(work / "card", contents.pairs, contents.report),
+            "sha256": digests(work),
+        }
+        _describe(work, manifest)
+    return Dataset(folder, manifest)
+
+
+def stamp(dataset: Dataset, release: Release) -> Dataset:
+    """Put another tag and its changes on a finished folder: the card and the manifest change, no row does."""
+    manifest = dataset.manifest | _stamped(release)
+    _describe(dataset.folder, manifest)
+    return dataclasses.replace(dataset, manifest=manifest)
+
+
+def _describe(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the card, then the manifest."""
+    from visrl_cards.dataset import render_dataset_card
+
+    write_text(folder / "README.md", render_dataset_card(folder, manifest))
+    card = {"README.md": file_digest(folder / "README.md")}
+    manifest["sha256"] = dict(sorted({**manifest["sha256"], **card}.items()))
+    write_json(folder / "manifest.json", manifest)
+
+
+def _write_rows(config: str, contents: Contents, folder: Path) -> None:
+    schema = CONFIGS[config].arrow_schema
+    if config == "candidates":
+        write_config(folder, schema, dataset_rows.by_split(contents.candidates()))
+        return
+    if config == "preferences":
+        rows = dataset_rows.preference_rows(contents.pairs)
+    elif config == "images":
+        rows = dataset_rows.image_rows(contents.candidates(), contents.pairs)
+    else:
+        rows = dataset_rows.training_rows(contents.pairs, config)
+    write_config(folder, schema, grouped(rows, schema))
+
+
+@contextlib.contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, which takes its place when the block ends well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("tmp", "old"))
+    if old.exists() and not folder.exists():  # killed between the two renames
+        os.rename(old, folder)
+    if strangers := _strangers(folder):
+        raise VisRLError(
+            f"{folder} holds {strangers[0]}, which is no part of a dataset that visrl made. Choose another folder."
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(work, folder)
+    finally:
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _strangers(folder: Path) -> list[str]:
+    """What is in a folder that an earlier dataset of ours did not put there."""
+    if not folder.exists():
+        return []
+    ours = {"manifest.json", *open_dataset(folder).manifest["sha256"]} if is_dataset(folder) else set()
+    there = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if not f.is_dir())
+    return [path for path in there if path not in ours]

@@ -1,0 +1,168 @@
+"""Pairs in the file layouts of other trainers: LLaMA-Factory and ms-swift.
+
+Reads a finished run, or a dataset folder with its images; writes picture files once each, and JSON that
+points to them. Both trainers take the prompt as one text in which each `<image>` stands for the next picture, so
+the parts of a prompt are joined line by line in their own order, and a question that says "<image>" is
+broken up (dataset_rows.as_text). Boxes stay the text that the actor writes: ms-swift could convert
+`objects` to the habits of another model, but these pairs are about what this actor writes.
+
+    llamafactory   dataset_info.json, <name>.json (sharegpt, ranking), images/   --dataset_dir DIR
+    swift          <name>.jsonl (messages, rejected_response), images/           --dataset DIR/<name>.jsonl
+
+<name> is rl1 (focus rows) or rl2 (focus and response rows), with -validation for the held-out images.
+Picture paths are relative to DIR for LLaMA-Factory, whose media_dir is its dataset_dir, and absolute for
+ms-swift, which documents no other base; such a folder must be exported again when it is moved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visrl_data.errors import UsageError, VisRLError
+from visrl_data.images import sha256
+from visrl_data.prompts import Part
+from visrl_data.publishing import dataset_rows, merging, pixels
+from visrl_data.publishing.dataset_folder import is_dataset, open_dataset, pair_set
+from visrl_data.publishing.dataset_rows import PairSet
+from visrl_data.store import write_json, write_text
+
+MARKER = "<image>"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """rows: by file; left_out: pairs without a picture here; empty: response rows whose win says nothing."""
+
+    folder: Path
+    rows: dict[str, int]
+    pictures: int
+    left_out: int
+    empty: int
+
+
+def export(source: Path, form: str, output: Path) -> Exported:
+    """Write the pairs of a run or a dataset folder in a trainer's layout: "llamafactory" or "swift".
+
+    Raises VisRLError: neither run nor dataset, no pair with a picture, an output folder that is not empty;
+    UsageError: another format.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}.")
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise VisRLError(f"{output} is not empty. Choose another --output.")
+    pairs = _pairs(Path(source))
+    embedded = [sha in pairs.embedded for sha in pairs.pairs["image_sha256"].to_pylist()]
+    if not any(embedded):
+        raise VisRLError(
+            f"{source} holds no image of any pair. Put them back with: visrl rebuild {source} --images DIR -o COMPLETE"
+        )
+    (output / "images").mkdir(parents=True)
+    tables, empty = _collect(pairs, output)
+    FORMATS[form](output.resolve(), tables)
+    return Exported(
+        folder=output,
+        rows={name: len(rows) for name, rows in tables.items()},
+        pictures=sum(1 for _ in (output / "images").iterdir()),
+        left_out=embedded.count(False),
+        empty=empty,
+    )
+
+
+def _pairs(source: Path) -> PairSet:
+    if is_dataset(source):
+        return pair_set(open_dataset(source))
+    pool = merging.merge_run(source)
+    pairs = dataset_rows.pair_columns(pool.distinct, pool.questions, pool.members)
+    return PairSet(pairs, pool.prompts, pool.images, frozenset(pool.images.sizes))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row in text. pictures: files, relative to the folder."""
+
+    id: str
+    prompt: str
+    pictures: tuple[str, ...]
+    chosen: str
+    rejected: str
+
+
+def _collect(pairs: PairSet, folder: Path) -> tuple[dict[str, list[Line]], int]:
+    """The rows of each file that has some, and how many were left out for an empty answer (trainers refuse it)."""
+    tables: dict[str, list[Line]] = {}
+    empty = 0
+    for split, example in dataset_rows.examples(pairs, responses=True):
+        if not example.chosen:
+            empty += 1
+            continue
+        pictures = tuple(_picture_file(folder, data) for data in example.pictures)
+        line = Line(example.id, _prompt(example.parts), pictures, example.chosen, example.rejected)
+        ending = "" if split == "train" else f"-{split}"
+        for name in ("rl1", "rl2") if example.step == "focus" else ("rl2",):
+            tables.setdefault(f"{name}{ending}", []).append(line)
+    return tables, empty
+
+
+def _prompt(parts: tuple[Part, ...]) -> str:
+    return "\n".join(part.text if part.kind == "text" else MARKER for part in parts)
+
+
+def _picture_file(folder: Path, data: bytes) -> str:
+    """Write a picture under its checksum, once; the path relative to the folder."""
+    path = f"images/{sha256(data)}{pixels.suffix(data)}"
+    if not (folder / path).is_file():
+        (folder / path).write_bytes(data)
+    return path
+
+
+def _llamafactory(folder: Path, tables: dict[str, list[Line]]) -> None:
+    """https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md, sharegpt preference data with images."""
+    info = {}
+    for name, lines in tables.items():
+        rows = [
+            {
+                "id": line.id,
+                "conversations": [{"from": "human", "value": line.prompt}],
+                "chosen": {"from": "gpt", "value": line.chosen},
+                "rejected": {"from": "gpt", "value": line.rejected},
+                "images": list(line.pictures),
+            }
+            for line in lines
+        ]
+        write_json(folder / f"{name}.json", rows)
+        columns = {name: name for name in ("chosen", "rejected", "images")}
+        info[f"visrl-{name}"] = {
+            "file_name": f"{name}.json",
+            "formatting": "sharegpt",
+            "ranking": True,
+            "columns": {"messages": "conversations", **columns},
+        }
+    write_json(folder / "dataset_info.json", info)
+
+
+def _swift(folder: Path, tables: dict[str, list[Line]]) -> None:
+    """https://swift.readthedocs.io, Custom dataset: the DPO format with `images`."""
+
+    def rows(lines: list[Line]) -> Iterator[dict[str, Any]]:
+        for line in lines:
+            yield {
+                "id": line.id,
+                "messages": [
+                    {"role": "user", "content": line.prompt},
+                    {"role": "assistant", "content": line.chosen},
+                ],
+                "rejected_response": line.rejected,
+                "images": [str(folder / picture) for picture in line.pictures],
+            }
+
+    for name, lines in tables.items():
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(lines))
+        write_text(folder / f"{name}.jsonl", text)
+
+
+FORMATS: dict[str, Callable[[Path, dict[str, list[Line]]], None]] = {"llamafactory": _llamafactory, "swift": _swift}

@@ -1,0 +1,120 @@
+"""A dataset that was published without its images -> the complete one, on this machine.
+
+    need     checksum and size of every image that the rows are about and the dataset leaves out
+    find     the files of a folder that have one of these sizes, and then the checksum      finding.py
+    write    the dataset again, by the code that wrote it first (dataset.py)
+
+Rows, crops and shards come out as a build with all images would have given them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from visrl_data.errors import VisRLError
+from visrl_data.publishing.dataset import Contents, write_dataset
+from visrl_data.publishing.dataset_folder import Dataset, open_dataset, pair_set, tables
+from visrl_data.publishing.dataset_rows import PairSet
+from visrl_data.publishing.fetching import fetch, is_hub_name
+from visrl_data.publishing.finding import Missing, Place, Search, find_images, read_found
+from visrl_data.publishing.parts import RUN_TABLES
+from visrl_data.publishing.pixels import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """dataset: the folder that was written. missing: images that are still not there (only when allowed)."""
+
+    dataset: Dataset
+    found: int
+    missing: tuple[Missing, ...]
+    wrong: tuple[Place, ...]
+
+
+def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = False) -> Rebuilt:
+    """Write the complete dataset of `source` into `output`, with images from the folder `images`.
+
+    Raises VisRLError: no dataset, no such folder, or images missing (each named), unless `allow_missing`.
+    """
+    dataset = open_dataset(Path(source))
+    if Path(output).resolve() == dataset.folder.resolve():
+        raise VisRLError(f"--output {output} is the dataset itself; give the complete one another folder.")
+    needed = missing_images(dataset)
+    search = find_images(Path(images), needed)
+    missing = tuple(image for image in needed if image.sha256 not in search.found)
+    if missing and not allow_missing:
+        raise VisRLError(_told(missing, search, len(needed), Path(images)))
+    pairs = pair_set(dataset)
+    contents = Contents(
+        pairs=dataclasses.replace(pairs, pixels=_pixels(pairs, search), embedded=pairs.embedded.union(search.found)),
+        candidates=lambda: tables(dataset, "candidates"),
+        runs={name: pq.read_table(dataset.folder / "runs" / f"{name}.parquet") for name in RUN_TABLES},
+        about=_about(dataset, search, missing),
+        report=json.loads((dataset.folder / "report.json").read_text(encoding="utf-8")),
+        license_text=_text(dataset.folder / "LICENSE"),
+    )
+    return Rebuilt(write_dataset(contents, Path(output)), len(search.found), missing, search.wrong)
+
+
+def locate(dataset: str) -> Path:
+    """A folder as it is, or USER/NAME[@TAG] downloaded from the Hub. Raises VisRLError."""
+    if Path(dataset).is_dir():
+        return Path(dataset)
+    if not is_hub_name(dataset):
+        raise VisRLError(f"{dataset}: no such folder, and no Hub id. Expected a dataset's folder or USER/NAME[@TAG].")
+    return fetch(dataset).folder
+
+
+def missing_images(dataset: Dataset) -> tuple[Missing, ...]:
+    """The images that rows of the dataset are about and that it does not hold, in the order of the rows."""
+    there = {sha for table in tables(dataset, "images", ["sha256"]) for sha in table["sha256"].to_pylist()}
+    names = ["image_sha256", "image_bytes", "question_id", "source_id", "source_url"]
+    found: dict[str, Missing] = {}
+    for table in tables(dataset, "candidates", names):
+        for sha, size, question, source_id, url in zip(*(table[name].to_pylist() for name in names), strict=True):
+            if sha in there:
+                continue
+            known = found.get(sha)
+            if known is None:
+                found[sha] = Missing(sha, size, (question,), source_id, url)
+            elif question not in known.ids and len(known.ids) < 3:
+                found[sha] = Missing(sha, size, (*known.ids, question), source_id, url)
+    return tuple(found.values())
+
+
+def _pixels(pairs: PairSet, search: Search) -> Pixels:
+    def read(sha256: str) -> bytes:
+        return pairs.pixels(sha256) if sha256 in pairs.embedded else read_found(search, sha256)
+
+    return read
+
+
+def _told(missing: tuple[Missing, ...], search: Search, needed: int, folder: Path) -> str:
+    lines = [f"{len(missing)} of {needed} images are not among the {search.files} files of {folder}:"]
+    for image in missing[:10]:
+        origin = image.source_url or image.source_id
+        lines.append(f"  {', '.join(image.ids)}: sha256 {image.sha256[:16]}..., {image.size} bytes, from {origin}")
+    if len(missing) > 10:
+        lines.append(f"  and {len(missing) - 10} more")
+    if search.wrong:
+        shown = ", ".join(str(place.path) for place in search.wrong[:5])
+        lines.append(
+            f"{len(search.wrong)} pictures have the size of one but another checksum, and are not used: {shown}"
+        )
+    lines.append("Add the original files to the folder, or take what is there: --allow-missing.")
+    return "\n".join(lines)
+
+
+def _about(dataset: Dataset, search: Search, missing: tuple[Missing, ...]) -> dict:
+    derived = {"counts", "example", "sha256"}
+    kept = {name: value for name, value in dataset.manifest.items() if name not in derived}
+    return kept | {"rebuilt": {"found": len(search.found), "missing": len(missing)}}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

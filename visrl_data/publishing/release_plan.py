@@ -1,0 +1,284 @@
+"""What a release would change: the files of a folder against those on the Hub, its card against the last tag's.
+
+Nothing here talks to the Hub; release.py does, and acts on what is found here. A dataset's schema and
+counts are read from `dataset_info` on the cards, which the builder takes from the parquet files.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visrl_data.errors import UsageError, VisRLError
+from visrl_data.models import RECORD
+from visrl_data.publishing.model_release import is_model_file
+
+# What a release puts on the Hub, and therefore deletes there when a later one has it no more. Other files stay.
+OWNED = {
+    "dataset": ("data/*", "card/*", "runs/*", "manifest.json", "report.*", "LICENSE"),
+    "model": ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "config.toml", "metrics.jsonl", "curves.svg"),
+}
+# The file by which a repository is known as one of ours.
+MARK = {"dataset": "manifest.json", "model": RECORD}
+_TEXT = (".md", ".json", ".jsonl", ".toml", ".txt", ".svg", ".jinja")
+_LARGE = 2**20  # bytes; smaller files can be written twice within a tick of the file system's clock
+_REPO_NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file to publish. path: where it goes; sha256 and blob: its digest as a large file, and as git's blob.
+
+    changed: when it was written last, in nanoseconds.
+    """
+
+    path: str
+    source: Path
+    size: int
+    changed: int
+    sha256: str
+    blob: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """The changes of the one commit. delete: paths on the Hub that the folder has no more."""
+
+    add: tuple[LocalFile, ...]
+    change: tuple[LocalFile, ...]
+    delete: tuple[str, ...]
+    unchanged: int
+
+    @property
+    def empty(self) -> bool:
+        return not (self.add or self.change or self.delete)
+
+    def lines(self) -> list[str]:
+        """One line a file, to be read by people."""
+        sent = [("+", file) for file in self.add] + [("~", file) for file in self.change]
+        return [
+            *(f"{mark} {file.path} ({size_text(file.size)})" for mark, file in sent),
+            *(f"- {path}" for path in self.delete),
+            *([f"= {self.unchanged} files are the same"] if self.unchanged else []),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """A dataset card's schema and counts. features: config -> column -> type; rows: "config/split" -> count."""
+
+    features: dict[str, dict[str, str]]
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CardChange:
+    """lines: every difference; breaking: those that make code written for the old version fail."""
+
+    lines: tuple[str, ...]
+    breaking: tuple[str, ...]
+
+
+def local_files(folder: Path, kind: str, known: Iterable[LocalFile] = ()) -> tuple[LocalFile, ...]:
+    """The files of a folder that are published. Large ones of `known` that were not written since are not read again.
+
+    Raises VisRLError when it is no such folder.
+    """
+    if not folder.is_dir():
+        raise VisRLError(f"{folder}: no such folder. Give a run folder, a built dataset folder or a model folder.")
+    paths = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file()}
+    paths = {path: f for path, f in paths.items() if not _hidden(path)}
+    if kind == "model":
+        paths = {path: f for path, f in paths.items() if is_model_file(path)}
+    needed = ["README.md", MARK[kind]] if kind == "dataset" else [MARK[kind]]
+    missing = [name for name in needed if name not in paths]
+    if kind == "model" and not any(path.endswith(".safetensors") for path in paths):
+        missing.append("*.safetensors")
+    if missing:
+        made = "visrl push RUN" if kind == "dataset" else "visrl train"
+        raise VisRLError(f"{folder} is no {kind} to publish: it has no {', '.join(missing)}. `{made}` makes one.")
+    read = {(file.source, file.size, file.changed): file for file in known if file.size >= _LARGE}
+    return tuple(_local_file(path, source, read) for path, source in paths.items())
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/")) or path.endswith((".tmp", ".lock"))
+
+
+def _matches(path: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _local_file(path: str, source: Path, read: Mapping[tuple[Path, int, int], LocalFile]) -> LocalFile:
+    size, changed = source.stat().st_size, source.stat().st_mtime_ns
+    if (source, size, changed) in read:
+        return read[source, size, changed]
+    sha256, blob = hashlib.sha256(), _git_blob(size)
+    with source.open("rb") as file:
+        while block := file.read(2**20):
+            sha256.update(block)
+            blob.update(block)
+    return LocalFile(path, source, size, changed, sha256.hexdigest(), blob.hexdigest())
+
+
+def _git_blob(size: int) -> hashlib._Hash:
+    return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+
+
+def git_blob(data: bytes) -> str:
+    """git's id of a file's content, the Hub's digest of files that are not large."""
+    digest = _git_blob(len(data))
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def plan_files(files: Iterable[LocalFile], there: Mapping[str, str], kind: str) -> FilePlan:
+    """What turns the Hub's files (path -> digest) into the folder's."""
+    files = tuple(files)
+    paths = {file.path for file in files}
+    return FilePlan(
+        add=tuple(file for file in files if file.path not in there),
+        change=tuple(file for file in files if file.path in there and not is_same(file, there[file.path])),
+        delete=tuple(sorted(path for path in there if path not in paths and _matches(path, OWNED[kind]))),
+        unchanged=sum(file.path in there and is_same(file, there[file.path]) for file in files),
+    )
+
+
+def is_same(file: LocalFile, digest: str) -> bool:
+    """Whether the Hub's digest of a file, sha256 for a large one or else git's blob id, is the local file's."""
+    return digest in (file.sha256, file.blob)
+
+
+def foreign_files(plan: FilePlan, there: Mapping[str, str], kind: str) -> list[str]:
+    """Files that this release would overwrite or delete in a repository that no release was pushed to."""
+    if MARK[kind] in there:
+        return []
+    return sorted({*(file.path for file in plan.change), *plan.delete} - {"README.md"})
+
+
+def leaks(files: Iterable[LocalFile]) -> list[str]:
+    """Where a text file holds a Hub token or the path of this user's home folder: "FILE, line N: what"."""
+    from huggingface_hub import get_token
+
+    home, token = f"{Path.home()}/", get_token()
+    tokens = r"hf_[A-Za-z0-9]{30,}" + (f"|{re.escape(token)}" if token else "")
+    secrets = {"a Hub token": tokens, f"the folder {home}": re.escape(home)}
+    found = []
+    for file in files:
+        if file.path.endswith(_TEXT) or "." not in file.path.rpartition("/")[2]:
+            for number, line in enumerate(file.source.read_text("utf-8", "replace").split("\n"), 1):
+                held = [what for what, pattern in secrets.items() if re.search(pattern, line)]
+                found += [f"{file.path}, line {number}: {what}" for what in held]
+    return found
+
+
+def card_facts(text: str) -> CardFacts:
+    """Schema and counts from a card's YAML head; empty when it has no dataset_info."""
+    from huggingface_hub import DatasetCard
+
+    try:
+        stated = DatasetCard(text, ignore_metadata_errors=True).data.to_dict().get("dataset_info") or []
+    except ValueError as error:
+        raise VisRLError(f"README.md: the YAML head cannot be read: {error}") from error
+    infos = {info.get("config_name", "default"): info for info in ([stated] if isinstance(stated, dict) else stated)}
+    return CardFacts(
+        features={name: flat_features(info.get("features") or []) for name, info in infos.items()},
+        rows={
+            f"{name}/{split['name']}": split["num_examples"]
+            for name, info in infos.items()
+            for split in info.get("splits") or []
+        },
+    )
+
+
+def flat_features(features: list[dict[str, Any]], prefix: str = "") -> dict[str, str]:
+    """Columns with their types, members of structs as `column.member`, of lists of structs as `column[].member`."""
+    found: dict[str, str] = {}
+    for feature in features:
+        name = prefix + feature["name"]
+        kind = {key: value for key, value in feature.items() if key != "name"}
+        if isinstance(kind.get("struct"), list):
+            found |= flat_features(kind["struct"], f"{name}.")
+        elif isinstance(kind.get("list"), list):
+            found |= flat_features(kind["list"], f"{name}[].")
+        else:
+            found[name] = kind["dtype"] if isinstance(kind.get("dtype"), str) else json.dumps(kind, sort_keys=True)
+    return found
+
+
+def compare_cards(old: CardFacts | None, new: CardFacts) -> CardChange:
+    """Differences of schema and counts. Breaking: a config, split or column is gone, or a column's type is other.
+
+    Without an old schema nobody can tell, which counts as breaking; old is None for a first version.
+    """
+    if old is None:
+        old = CardFacts({}, {})
+    elif not old.features:
+        unknown = "its card states no schema (dataset_info) to compare with"
+        return CardChange((unknown,), (unknown,))
+    gone = [f"config {name} is gone" for name in old.features if name not in new.features]
+    lines = []
+    for config, columns in new.features.items():
+        if config not in old.features:
+            whole = {re.split(r"\.|\[\]", name)[0] for name in columns}
+            lines.append(f"config {config} is new, with {len(whole)} columns")
+            continue
+        before = old.features[config]
+        gone += [f"{config}: column {name} is gone" for name in before if name not in columns]
+        for name, kind in columns.items():
+            if name not in before:
+                lines.append(f"{config}: column {name} ({kind}) is new")
+            elif kind != before[name]:
+                gone.append(f"{config}: column {name} was {before[name]}, is {kind}")
+    for split, rows in old.rows.items():
+        if split not in new.rows and split.partition("/")[0] in new.features:
+            gone.append(f"split {split} is gone; it had {rows} rows")
+    for split, rows in new.rows.items():
+        had = old.rows.get(split)
+        if had != rows:
+            lines.append(f"{split}: {rows} rows" if had is None else f"{split}: {had} -> {rows} rows")
+    return CardChange((*gone, *lines), tuple(gone))
+
+
+def next_tag(tags: Iterable[str], breaking: bool) -> str:
+    """v1.0, then v1.1, v1.2, ..., and v2.0 after a breaking change. Tags of other forms do not count."""
+    versions = [(int(m[1]), int(m[2])) for m in (re.fullmatch(r"v(\d+)\.(\d+)", tag) for tag in tags) if m]
+    if not versions:
+        return "v1.0"
+    major, minor = max(versions)
+    return f"v{major + 1}.0" if breaking else f"v{major}.{minor + 1}"
+
+
+def check_tag(tag: str) -> None:
+    """Refuse what git or the Hub would not take as a tag. Raises UsageError."""
+    bad = not re.fullmatch(r"[A-Za-z0-9][\w.+/-]{0,99}", tag, re.ASCII) or re.search(r"\.\.|//|/\.|\.lock$|[./]$", tag)
+    if bad or tag == "main" or tag.startswith("refs/") or re.fullmatch("[0-9a-f]{7,40}", tag):
+        raise UsageError(f"--tag {tag!r} cannot be the name of a version. Expected one like v1.0, v2.3 or iter0.")
+
+
+def check_hub_id(hub_id: str) -> None:
+    """Raises UsageError unless it is user/name as the Hub takes it."""
+    owner, _, name = hub_id.partition("/")
+    sound = all(_REPO_NAME.fullmatch(part) and not re.search(r"--|\.\.", part) for part in (owner, name))
+    if not sound or name.endswith(".git"):
+        raise UsageError(f"--hub-id {hub_id!r} is no Hub id. Expected user/name, of letters, digits, '-', '_' and '.'.")
+
+
+def repo_name(text: str) -> str:
+    """A folder's name as the Hub takes one."""
+    name = re.sub(r"[-.]{2,}", "-", re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)).strip("-._")[:96]
+    return re.sub(r"(\.git)?[-._]*$", "", name) or "visrl"
+
+
+def size_text(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,165 @@
+"""report.html: the report, and a gallery of pairs to judge it by, as one page that needs nothing else.
+
+After the report and before the manifest; written by every `visrl gen` and `visrl filter`, opened by
+`visrl inspect RUN --open`. Every figure of a run is in report.json; the page adds where boxes lie and how
+scores spread over the labels (page_figures.py), and a sample of questions with all that became of them
+(page_sample.py).
+
+Questions, replies and names are hostile text here: Jinja2 escapes what a template puts out, the gallery's
+data are JSON that HTML can't read, the page's script writes text nodes only, and the page's own policy
+allows that one script and no request of any kind. Neither a time nor the run's own path is written, so
+that a run made again has the same page.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+from markupsafe import Markup
+
+from visrl_data import store
+from visrl_data.config import GenConfig, Thresholds
+from visrl_data.report import page_figures, page_flow, page_sample
+from visrl_data.report.accounting import value_counts
+from visrl_data.report.page_text import embedded, shown
+from visrl_data.store import Run
+
+NAME = "report.html"
+MOST_SOURCES = 40  # rows of the table by source
+_FOLDER = Path(__file__).parent
+
+
+def write_page(
+    run: Run, found: dict[str, Any], questions: pa.Table, candidates: pa.Table, pairs: pa.Table, unpaired: pa.Table
+) -> None:
+    """Write the page of a compacted run under one filter setting.
+
+    found: the report of that setting; unpaired: the filter's drops; candidates: boxes, origins and scores
+    are enough, the texts of those that are shown are read from the run.
+    """
+    config, settings = run.config(), found["settings"]
+    thresholds = Thresholds(**{spec.name: settings[spec.name] for spec in dataclasses.fields(Thresholds)})
+    rules = page_sample.Rules(thresholds, settings["box_critic"], settings["gold_rule"], config["seed"])
+    sample = page_sample.draw_sample(run, questions, pairs, unpaired, rules)
+    style, script = asset("page.css"), asset("page_parts.js") + asset("page.js")
+    values = {
+        "report": found,
+        "run": run.identity(),
+        "config": config,
+        "commands": commands(config, thresholds, settings["box_critic"]),
+        "licenses": _stated(questions),
+        "sources": _largest_sources(found),
+        "flow": page_flow.flow(found),
+        "plots": _plots(found) | page_figures.label_plots(questions, candidates, pairs, found),
+        "heat": page_figures.heat_maps(questions, candidates, pairs),
+        "grid": page_figures.GRID,
+        "sample": sample,
+        "side": page_sample.PICTURE_SIDE,
+        "gallery": embedded(_gallery(found, sample)),
+        "style": style,
+        "script": script,
+        "policy": policy(style, script),
+    }
+    store.write_text(run.path / NAME, environment().get_template("page.html.j2").render(values))
+
+
+def commands(config: dict[str, Any], thresholds: Thresholds, box_critic: bool) -> list[str]:
+    """What makes this page's run again: the options that are not the default, and the filter's if they differ."""
+    words = ["visrl", "gen"]
+    for spec in dataclasses.fields(GenConfig):
+        default = {} if spec.default is dataclasses.MISSING else spec.default
+        if spec.name in config and config[spec.name] != default:
+            words += _flag(spec.name, config[spec.name])
+    again = ["visrl", "filter", "RUN"]
+    for name, value in dataclasses.asdict(thresholds).items():
+        if value != config[name]:
+            again += _flag(name, value)
+    if config["box_critic"] and not box_critic:
+        again.append("--no-box-critic")
+    return [shlex.join(words), *([shlex.join(again)] if len(again) > 3 else [])]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    text = ",".join(f"{k}={v}" for k, v in sorted(value.items())) if isinstance(value, dict) else f"{value}"
+    return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+
+
+def _plots(found: dict[str, Any]) -> dict[str, page_figures.Plot]:
+    settings, critics = found["settings"], found["critics"]
+    plots = {
+        f"{name}_score": page_figures.score_plot(
+            f"{name.capitalize()} score", critics[name], settings[f"{name}_win"], settings[f"{name}_lose"]
+        )
+        for name in critics
+        if critics[name] is not None
+    }
+    apart = found["boxes"]["iou_win_lose"]
+    return plots | {"apart": page_figures.iou_plot("IoU of win and lose", apart["histogram"])}
+
+
+def _largest_sources(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    of = found["yields"]["by_source"]
+    return sorted(of.items(), key=lambda entry: (-entry[1]["rows_read"], entry[0]))[:MOST_SOURCES]
+
+
+def _stated(questions: pa.Table) -> list[tuple[str, int]]:
+    """The licences of the questions, most frequent first."""
+    return sorted(value_counts(questions["license"]).items(), key=lambda entry: (-entry[1], entry[0]))[:10]
+
+
+def _gallery(found: dict[str, Any], sample: page_sample.Sample) -> dict[str, Any]:
+    """What page.js reads."""
+    return {
+        "positive_iou": found["settings"]["positive_iou"],
+        "pairs": sample.pairs,
+        "unpaired": sample.unpaired,
+    }
+
+
+def asset(name: str) -> Markup:
+    return Markup((_FOLDER / name).read_text(encoding="utf-8"))
+
+
+def policy(style: str, script: str) -> str:
+    """Content-Security-Policy: this style, this script, pictures from the page itself, and nothing more."""
+
+    def digest(text: str) -> str:
+        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+    return (
+        f"default-src 'none'; img-src data:; style-src {digest(style)}; script-src {digest(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Escapes everything; an undefined name is an error; texts are made visible and of bounded length."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: shown(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "count": lambda n: "-" if n is None else f"{n:,}",
+        "share": lambda share: "-" if share is None else f"{100 * share:.1f} %",
+        "two": lambda percent: "-" if percent is None else f"{percent:.2f}",
+        "three": lambda number: "-" if number is None else f"{number:.3f}",
+        "words": lambda name: name.replace("_", " "),
+    }
+    return environment
