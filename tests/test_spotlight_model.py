@@ -135,7 +135,8 @@ def test_the_model_card_states_every_bound_and_whether_it_is_kept():
             value, sign, limit = float(measured), *part.split(" ")
             holds = value >= float(limit) if sign == "≥" else value <= float(limit)
             assert (kept == "yes") <= holds
-    assert f"{lessons.HASTY:.0%}".replace("%", " %") in _CARD
+    assert f"{lessons.HASTY:.0%} of the boxes".replace("%", " %") in _CARD
+    assert f"{lessons.HASTY_WARM_UP:.0%} of the warm-up's".replace("%", " %") in _CARD
 
 
 @pytest.mark.slow

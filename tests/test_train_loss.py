@@ -77,15 +77,17 @@ def log_prob(trainer, processor, adapter, prompt_parts, pictures, reply):
 
 
 def expected(trainer, processor, pairs, terms):
-    """Eq. 6-8 over the pairs."""
+    """Eq. 6-8 over the pairs; with win_nll, the win's mean negative log-likelihood a token beside each term."""
 
     def term(pair, prompt, win, lose, beta):
         h = []
         for pictures, reply in (win, lose):
             parts = prompt.parts(question=pair.question)
             now, then = (log_prob(trainer, processor, a, parts, pictures, reply) for a in ("default", "ref"))
-            h.append(now - then)
-        return math.log1p(math.exp(-beta * (h[0] - h[1])))
+            h.append((now, then))
+        margin = beta * ((h[0][0] - h[0][1]) - (h[1][0] - h[1][1]))
+        tokens = len(processor.tokenizer(win[1] + "<|sl_end|>", add_special_tokens=False)["input_ids"])
+        return math.log1p(math.exp(-margin)) - terms.win_nll * h[0][0] / tokens
 
     total = 0.0
     for pair in pairs.pairs:
@@ -116,8 +118,9 @@ def computed(trainer, pairs, terms, reference=None):
         Terms(0.25, 0.6, 0.3, 0.7, "win"),
         Terms(0.6, 0.25, 0.3, 0.7, "own"),
         Terms(0.1, 0.1, 0.5, 0.5, "win"),
+        Terms(0.25, 0.6, 0.3, 0.7, "win", win_nll=0.5),
     ],
-    ids=["rl1", "rl2-win", "rl2-own", "rl2-defaults"],
+    ids=["rl1", "rl2-win", "rl2-own", "rl2-defaults", "rl2-nll"],
 )
 def test_losses_are_those_of_the_paper(world, pairs, terms):
     trainer, processor = world

@@ -131,6 +131,9 @@ class Rl1Config(PairsConfig):
     beta_b: float = option(
         0.1, "beta of the box term: how dear it is to leave the reference (reference code: 0.1).", low=0.0
     )
+    win_nll: float = option(
+        0.0, "Weight of the win's own likelihood beside the preference loss (RPO); the paper has none.", low=0.0
+    )
     cache_reference: bool = option(False, "Compute the reference's log-probabilities once and keep them.")
 
 

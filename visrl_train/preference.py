@@ -6,6 +6,9 @@ For a pair (x, I, b_w, r_w, b_l, r_l), with h(y) = log pi(y|...) / pi_ref(y|...)
     l_R = -log sigma( beta_R (h(r_w | x, I, I_w) - h(r_l | x, I, I_w)) )       Eq. 8
     loss = mean over the pairs of  lambda_B l_B + lambda_R l_R                 Eq. 7; RL1: lambda_B = 1, l_B alone
 
+With --win-nll A above 0, which is not the paper's, A times the mean negative log-likelihood of a win's token is
+added to l_B and l_R (RPO; Pang et al. 2024, arXiv 2404.19733). Plain DPO may lower the likelihood of both sides.
+
 Departures from the paper: a pair whose responses are the same text has no l_R, and still counts in the mean;
 with --response-crop own, r_l stands under the crop of its own box.
 """
@@ -44,6 +47,7 @@ class Terms:
     lambda_b: float = 1.0
     lambda_r: float = 0.0
     response_crop: str | None = None
+    win_nll: float = 0.0
 
 
 def train_pairs(
@@ -111,6 +115,8 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):
         beta[:pairs] = self.terms.beta_b
         reward_win, reward_lose = beta * (win - ref_win), beta * (lose - ref_lose)
         losses = -F.logsigmoid(reward_win - reward_lose)
+        if self.terms.win_nll:
+            losses = losses - self.terms.win_nll * win / inputs["completion_mask"].sum(dim=1).chunk(2)[0]
         for step, rows in zip(STEPS, (slice(0, pairs), slice(pairs, None)), strict=True):
             self._note(step, losses[rows], reward_win[rows], reward_lose[rows])
         return (self.terms.lambda_b * losses[:pairs].sum() + self.terms.lambda_r * losses[pairs:].sum()) / pairs

@@ -40,7 +40,7 @@ def train(config: Rl1Config, output: Path | None = None, callbacks: Sequence[Tra
     pairs = read_pairs(config.data)
     folder = actor(pairs) if config.model is None else find_model(config.model, config.trust_remote_code)
     stage = prepare("rl1", config, pairs, folder, output)
-    return train_pairs(stage, config, pairs, Terms(beta_b=config.beta_b), callbacks)
+    return train_pairs(stage, config, pairs, Terms(beta_b=config.beta_b, win_nll=config.win_nll), callbacks)
 
 
 def actor(pairs: PairSet) -> ModelFolder:

@@ -40,7 +40,7 @@ def train(config: Rl2Config, output: Path | None = None, callbacks: Sequence[Tra
     pairs = read_pairs(config.data)
     folder = start(config, pairs)
     config = dataclasses.replace(config, without_rl1=False)  # from here on the model has a name
-    terms = Terms(config.beta_b, config.beta_r, config.lambda_b, config.lambda_r, config.response_crop)
+    terms = Terms(config.beta_b, config.beta_r, config.lambda_b, config.lambda_r, config.response_crop, config.win_nll)
     return train_pairs(prepare("rl2", config, pairs, folder, output), config, pairs, terms, callbacks)
 
 

@@ -41,9 +41,10 @@ ANSWER_WEIGHT = 3.0
 SCORE_WEIGHT = 4.0
 PUNCTUATION_WEIGHT = 0.2
 PROMPTS = prompts.PromptSet()
-HASTY = 0.4
-"""Share of the boxes that a hasty look chose (see world.Thing) in what the shipped models learnt pointing from:
-a flaw like that of labels made in a hurry, left for RL to mend.
+HASTY, HASTY_WARM_UP = 0.4, 0.55
+"""Shares of the boxes that a hasty look chose (see world.Thing) in what base and actor learnt pointing from: a
+flaw like that of labels made in a hurry, left for RL to mend. Below one half the likeliest box is still the right
+one, and there is little for RL to gain in greedy answers.
 """
 _LOCATE = tuple(prompts.Prompt("focus", text) for text in phrases.LOCATE)
 _BOX_CRITICS = tuple(prompts.Prompt("box_critic", text) for text in phrases.BOX_CRITICS)
@@ -123,7 +124,7 @@ def actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
     """One focus or answer turn, as the pipeline asks it, on a scene like those of world.example."""
     scene = make_scene(rng, rng.randint(3, 6))
     return (
-        focus_lesson(rng, writer, scene, PROMPTS.focus, most=1, hasty=HASTY)
+        focus_lesson(rng, writer, scene, PROMPTS.focus, most=1, hasty=HASTY_WARM_UP)
         if rng.random() < 0.7
         else answer_lesson(rng, writer, scene)
     )
