@@ -109,7 +109,7 @@ def test_formats_hold_on_foreign_pictures(speaker):
     assert all(prompts.parse_score(reply)[0] is not None for reply in speaker.replies(critic))
 
 
-def test_the_base_answers_but_has_never_heard_the_focus_request(speaker, asked):
+def test_the_base_points_in_its_own_words_and_mostly_not_when_the_pipeline_asks(speaker, asked):
     """What the warm-up is for: the base gives a box when asked in its own words, and none to the pipeline's."""
     own = prompts.Prompt("focus", phrases.LOCATE[0])
     for prompt, least, most in ((own, COUNT - 2, COUNT), (PROMPTS.focus, 0, COUNT // 2)):

@@ -11,7 +11,7 @@ LOCATE = (
     "<image>\n{question}\nShow where that is.",
     "<image>\n{question}\nIn which part of the image is it?",
 )
-"""How the base is asked for a box in training: it can point, but the pipeline's focus request it hears only before an answer."""
+"""How the base is asked for a box in training; the pipeline's focus request it hears only before an answer."""
 _GIVEN = (
     "Question: {question}\nStandard answer: {answer}\n",
     "Question: {question}\nAnswer: {answer}\n",
