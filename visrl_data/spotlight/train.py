@@ -15,7 +15,7 @@ Stages, in order, with their time on two CPU cores that others used too:
     words  29 min  language model learns the four tasks on such codes, without pixels (ran beside eyes)
     meet   22 min  language model goes on with the tower's own tokens in place of the codes
     talk   10 min  and learns to compare answers in more words, and to answer at once
-    judge  10 min  and to judge crops by the digit alone, where the question does not tell the shape
+    judge  14 min  and to judge crops by the digit alone, where the question does not tell the shape
     base           writes the base model folder
     actor   3 min  LoRA warm-up of the focus and answer turns on the base; writes the actor folder
 
