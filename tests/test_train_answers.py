@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ from visrl_data import images
 from visrl_data.engines import Request, Sampling
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.errors import UsageError, VisRLError
+from visrl_data.evaluation.config import EvalConfig
+from visrl_data.evaluation.subjects import find_subjects
 from visrl_data.models import find_model
+from visrl_data.prompts import PromptSet
+from visrl_data.spotlight import ACTOR
 from visrl_train import answers, rl2, rloo, stage
 from visrl_train.config import (
     DpoAnswersConfig,
@@ -138,6 +143,7 @@ def test_sft_learns_the_wins_from_the_original_model(untrained, sft_model, scrip
     monkeypatch.setattr(answers, "read_pairs", lambda _: pairs)
     folder = answers.train(SftAnswersConfig(**{**QUICK, "epochs": 3}), tmp_path / "m")
     record = json.loads((folder / "visrl.json").read_text())
+    assert record["steps"] == 1
     base = find_model(str(untrained))
     assert record["trained_from"] == record["origin_base"] == {"id": str(untrained), "digest": base.digest}
     assert list(record["prompts"].values()) == [answers.DIRECT_PROMPT.template]
@@ -270,3 +276,14 @@ def test_the_commands(untrained, scripted_run, tmp_path):
         assert json.loads(out)["stage"] == name
     code, _, err = visrl("train", "kto-answers", "--batch-size", "1", "--data", scripted_run)
     assert code == 2 and "--batch-size 1: expected at least 2" in err
+
+
+def test_a_model_that_learnt_to_answer_at_once_is_asked_at_once(tmp_path):
+    """Its record says so; the same adapter without that word is asked for a box first."""
+    for name, more in (("at-once", {"steps": 1}), ("in-two", {})):
+        shutil.copytree(ACTOR, tmp_path / name)
+        record = tmp_path / name / "visrl.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | more))
+    models = [str(tmp_path / name) for name in ("at-once", "in-two")]
+    asked = find_subjects(models, EvalConfig(baseline=False), PromptSet())
+    assert [subject.way.steps for subject in asked] == [1, 2]

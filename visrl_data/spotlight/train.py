@@ -42,6 +42,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from visrl_data.spotlight import learn
 from visrl_data.spotlight.build import add_adapter, build_model, build_processor, load_base, save_actor, save_base
@@ -146,10 +147,8 @@ def words(work: Path, device: torch.device) -> None:
 
 def meet(work: Path, device: torch.device) -> None:
     """Language model on what the tower, now fixed, makes of pixels."""
-    processor = build_processor()
-    model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
-    for stage in (EYES, WORDS):
-        _load(model, work / f"{stage.name}.pt")
+    model, processor = _together(work, WORDS)
+    model, writer = model.to(device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         plain, varied = (0.8, 0.0) if done < 0.4 else (0.5, 0.5)
@@ -163,10 +162,8 @@ def talk(work: Path, device: torch.device) -> None:
     """Comparing answers, one short turn each and digits first, beside a smaller batch of everything, which now
     also has answers at once, without a box.
     """
-    processor = build_processor()
-    model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
-    for stage in (EYES, MEET):
-        _load(model, work / f"{stage.name}.pt")
+    model, processor = _together(work, MEET)
+    model, writer = model.to(device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         make = partial(_any_lesson, compared=0.0, direct=0.1)
@@ -181,10 +178,8 @@ def talk(work: Path, device: torch.device) -> None:
 
 def judge(work: Path, device: torch.device) -> None:
     """Both critics, one short turn each, beside as much of everything."""
-    processor = build_processor()
-    model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
-    for stage in (EYES, TALK):
-        _load(model, work / f"{stage.name}.pt")
+    model, processor = _together(work, TALK)
+    model, writer = model.to(device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         make = partial(_any_lesson, compared=0.0, direct=0.05)
@@ -201,10 +196,7 @@ def base(work: Path, device: torch.device) -> None:
     """Put the parts together and write the base model folder."""
     if _rank() > 0:
         return
-    processor = build_processor()
-    model = build_model(processor)
-    for stage in (EYES, JUDGE):
-        _load(model, work / f"{stage.name}.pt")
+    model, processor = _together(work, JUDGE)
     save_base(model, processor, work / "base")
 
 
@@ -323,8 +315,14 @@ def _resume(path: Path, trained: dict[str, torch.nn.Parameter], optimiser: torch
     return saved["step"]
 
 
-def _load(model: torch.nn.Module, path: Path) -> None:
-    model.load_state_dict(torch.load(path, weights_only=True)["weights"], strict=False)
+def _together(work: Path, language: Stage) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The model with the tower after EYES and the language model after a later stage, and its processor."""
+    processor = build_processor()
+    model = build_model(processor)
+    for stage in (EYES, language):
+        weights = torch.load(work / f"{stage.name}.pt", weights_only=True)["weights"]
+        model.load_state_dict(weights, strict=False)
+    return model, processor
 
 
 if __name__ == "__main__":
