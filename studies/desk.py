@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from studies.outcomes import outcomes
 from visrl_data.models import digest_folder
-
-LEVELS = ("attribute", "relation", "superlative")
 
 
 @dataclass
@@ -60,7 +59,7 @@ class Desk:
     def scores(
         self, name: str, models: Sequence[str], limit: int, options: Sequence[str] = (), *, names: Sequence[str]
     ) -> dict[str, Any]:
-        """`visrl eval` of the models: {name: {level or "all": figures}}; the baseline comes last."""
+        """`visrl eval` of the models: {name: {level or "all": figures, "outcomes": ...}}; the baseline comes last."""
         asked = [word for model in models for word in ("--model", model)]
         folder = self.made(f"evals/{name}", "eval", *asked, "--split", "test", "--limit", str(limit), *options)
         report = json.loads((self.folder / folder / "report.json").read_text(encoding="utf-8"))
@@ -70,6 +69,7 @@ class Desk:
                 group.removeprefix("spotlight-"): {key: found[key] for key in kept}
                 for group, found in one["figures"].items()
             }
+            | {"outcomes": outcomes(self.folder / folder, one["digest"], one["steps"])}
             for row, one in zip(names, report["models"], strict=True)
         }
 
@@ -91,8 +91,8 @@ class Desk:
         return {
             "models": [
                 {
-                    "answer": entry["figures"]["all"]["answer"],
-                    "box_accuracy": entry["figures"]["all"]["box_accuracy"],
+                    "all": {name: entry["figures"]["all"][name] for name in ("answer", "box_accuracy")},
+                    "outcomes": outcomes(self.folder / evolve / "eval", entry["digest"], 2),
                     "pairs": entry["round"] and entry["round"]["pairs"],
                     "WP-LN": entry["round"] and entry["round"]["cells"]["WP-LN"],
                 }

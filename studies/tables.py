@@ -1,7 +1,8 @@
 """The tables of RESULTS.md and the claims under them, computed from results/*.json.
 
 Used by render.py. A row is a cell of one or more seeds; a value is the mean over the seeds, with half of the width
-of a 95 % t interval where there are two seeds or more. A claim compares two values seed by seed.
+of a 95 % t interval where there are two seeds or more. A claim compares two values seed by seed, and where they are
+accuracies, question by question.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from scipy import stats
 
 from studies.cells import ROUNDS, SFT_ROWS
+from studies.outcomes import difference_interval
 
 LEVELS = ("attribute", "relation", "superlative", "all")
 SHARES = ("WP-LP", "WP-LN", "WN-LP", "WN-LN", "win_positive", "blind_WP-LN")
@@ -34,44 +36,27 @@ RUNS = {
     "pairs-exact-match": "exact match as response critic",
     "pairs-round2": "round 2 (RL2 model)",
 }
-# (text, what should be above, what below, scale): a value is CELL followed by its place in the figures.
+# (text, what should be above, what below, the figure): a side is a cell followed by the place of a model or run in it.
 CLAIMS = (
-    ("RL1 raises box accuracy over SFT", "stages rl1 all box_accuracy", "stages sft all box_accuracy", 100),
-    ("RL2 raises box accuracy over RL1", "stages rl2 all box_accuracy", "stages rl1 all box_accuracy", 100),
-    ("RL1 raises answer accuracy over SFT", "stages rl1 all answer", "stages sft all answer", 100),
-    ("RL2 raises answer accuracy over RL1", "stages rl2 all answer", "stages rl1 all answer", 100),
-    ("SFT answers better than the base without a box", "stages sft all answer", "stages base all answer", 100),
-    ("the full method answers better than RL2 alone", "stages rl2 all answer", "rl2-alone model all answer", 100),
-    (
-        "RL2 alone answers better than answer-only SFT",
-        "rl2-alone model all answer",
-        "sft-answers model all answer",
-        100,
-    ),
-    (
-        "RL2 alone answers better than answer-only DPO",
-        "rl2-alone model all answer",
-        "dpo-answers model all answer",
-        100,
-    ),
-    (
-        "RL2 alone answers better than answer-only KTO",
-        "rl2-alone model all answer",
-        "kto-answers model all answer",
-        100,
-    ),
-    (
-        "RL2 alone answers better than answer-only RLOO",
-        "rl2-alone model all answer",
-        "rloo-model model all answer",
-        100,
-    ),
-    ("good pairs (WP-LN) fall without the diversity controller", "pairs-full WP-LN", "pairs-no-diversity WP-LN", 1),
-    ("good pairs fall further without the box critic", "pairs-no-diversity WP-LN", "pairs-no-box-critic WP-LN", 1),
-    ("good pairs grow in round 2", "pairs-round2 WP-LN", "pairs-full WP-LN", 1),
-    ("box accuracy grows over the rounds", "rounds models -1 box_accuracy", "rounds models 1 box_accuracy", 100),
-    ("answer accuracy grows over the rounds", "rounds models -1 answer", "rounds models 1 answer", 100),
-    ("the number of pairs grows over the rounds", "rounds models -2 pairs", "rounds models 0 pairs", 1),
+    ("RL1 raises box accuracy over SFT", "stages rl1", "stages sft", "box_accuracy"),
+    ("RL2 raises box accuracy over RL1", "stages rl2", "stages rl1", "box_accuracy"),
+    ("RL1 raises answer accuracy over SFT", "stages rl1", "stages sft", "answer"),
+    ("RL2 raises answer accuracy over RL1", "stages rl2", "stages rl1", "answer"),
+    ("RL1 and RL2 raise box accuracy over SFT", "stages rl2", "stages sft", "box_accuracy"),
+    ("RL1 and RL2 raise answer accuracy over SFT", "stages rl2", "stages sft", "answer"),
+    ("SFT answers better than the base without a box", "stages sft", "stages base", "answer"),
+    ("the full method answers better than RL2 alone", "stages rl2", "rl2-alone model", "answer"),
+    ("RL2 alone answers better than answer-only SFT", "rl2-alone model", "sft-answers model", "answer"),
+    ("RL2 alone answers better than answer-only DPO", "rl2-alone model", "dpo-answers model", "answer"),
+    ("RL2 alone answers better than answer-only KTO", "rl2-alone model", "kto-answers model", "answer"),
+    ("RL2 alone answers better than answer-only RLOO", "rl2-alone model", "rloo-model model", "answer"),
+    ("good pairs (WP-LN) fall without the diversity controller", "pairs-full", "pairs-no-diversity", "WP-LN"),
+    ("good pairs fall further without the box critic", "pairs-no-diversity", "pairs-no-box-critic", "WP-LN"),
+    ("good pairs fall without the box critic", "pairs-full", "pairs-no-box-critic", "WP-LN"),
+    ("good pairs grow in round 2", "pairs-round2", "pairs-full", "WP-LN"),
+    ("box accuracy grows from round 1 to round 4", "rounds models 4", "rounds models 1", "box_accuracy"),
+    ("answer accuracy grows from round 1 to round 4", "rounds models 4", "rounds models 1", "answer"),
+    ("the number of pairs grows over the rounds", "rounds models 3", "rounds models 0", "pairs"),
 )
 Seeds = dict[int, Any]
 """A cell's figures, by seed."""
@@ -86,7 +71,7 @@ def load(folder: Path) -> dict[str, Seeds]:
     return cells
 
 
-def look(figures: Any, place: Sequence[str]) -> float:
+def look(figures: Any, place: Sequence[str]) -> Any:
     """The value at a place: names of fields, and numbers of entries in a list."""
     for step in place:
         figures = figures[int(step) if isinstance(figures, list) else step]
@@ -149,7 +134,7 @@ def rounds(found: Seeds) -> str:
     """Figure 4, as a table: model k has been trained for k rounds."""
     rows = []
     for k in range(ROUNDS + 1):
-        accuracies = [show(found, f"models {k} {name}") for name in ("box_accuracy", "answer")]
+        accuracies = [show(found, f"models {k} all {name}") for name in ("box_accuracy", "answer")]
         made = (
             [show(found, f"models {k} {name}", 1, n) for name, n in (("pairs", 0), ("WP-LN", 1))] if k < ROUNDS else []
         )
@@ -158,24 +143,39 @@ def rounds(found: Seeds) -> str:
 
 
 def claims(cells: dict[str, Seeds]) -> str:
-    """Each claim with its difference, seed by seed: confirmed or refuted if the interval leaves 0 out."""
-    rows = []
-    for text, *sides, scale in CLAIMS:
-        (above, *first), (below, *second) = (side.split() for side in sides)
-        seeds = sorted(set(cells.get(above, {})) & set(cells.get(below, {})))
-        if not seeds:
-            rows.append((text, "", "not run yet"))
-            continue
-        mean, half = mean_and_half(
-            [scale * (look(cells[above][seed], first) - look(cells[below][seed], second)) for seed in seeds]
+    """Each claim with its difference, its two intervals and what follows from them."""
+    head = ("claim", "difference", "over seeds", "over questions", "verdict")
+    return table(head, [_claim(cells, *claim) for claim in CLAIMS])
+
+
+def _claim(cells: dict[str, Seeds], text: str, above: str, below: str, figure: str) -> tuple[str, ...]:
+    (cell, *place), (other, *elsewhere) = above.split(), below.split()
+    seeds = sorted(set(cells.get(cell, {})) & set(cells.get(other, {})))
+    if not seeds:
+        return (text, "", "", "", "not run yet")
+    sides = [(look(cells[cell][seed], place), look(cells[other][seed], elsewhere)) for seed in seeds]
+    evaluated = figure in ("answer", "box_accuracy")
+    scale, where = (100, ("all", figure)) if evaluated else (1, (figure,))
+    mean, half = mean_and_half([scale * (look(one, where) - look(two, where)) for one, two in sides])
+    spans = [] if half is None else [(mean - half, mean + half)]
+    shown = [_span(*spans[0]) if spans else ""]
+    if evaluated:
+        low, high = difference_interval(
+            [one["outcomes"] for one, _ in sides], [two["outcomes"] for _, two in sides], figure
         )
-        rows.append((text, f"{mean:+.1f}" + ("" if half is None else f" ± {half:.1f}"), _verdict(mean, half)))
-    return table(("claim", "difference", "verdict"), rows)
+        spans.append((scale * low, scale * high))
+        shown.append(_span(*spans[-1]))
+    else:
+        shown.append("")
+    return (text, f"{mean:+.1f}", *shown, "one seed: no verdict" if half is None else _verdict(spans))
 
 
-def _verdict(mean: float, half: float | None) -> str:
-    if half is None:
-        return "one seed: no verdict"
-    if abs(mean) <= half:
-        return "open"
-    return "confirmed" if mean > 0 else "refuted"
+def _span(low: float, high: float) -> str:
+    return f"{low:+.1f} to {high:+.1f}"
+
+
+def _verdict(spans: Sequence[tuple[float, float]]) -> str:
+    """Of the intervals of a difference that is claimed to be positive."""
+    if all(low > 0 for low, _ in spans):
+        return "confirmed"
+    return "refuted" if all(high < 0 for _, high in spans) else "open"

@@ -11,10 +11,17 @@ from studies import __main__ as study
 from studies import render, tables
 from studies.cells import CELLS
 from studies.desk import Desk
+from studies.outcomes import difference_interval, outcomes
+from visrl_data.evaluation import evaluate
+from visrl_data.evaluation.config import EvalConfig
 
 
 def figures(box: float, answer: float) -> dict:
-    return {level: {"box_accuracy": box, "answer": answer, "valid": 1.0} for level in tables.LEVELS}
+    """Of 100 questions a level, the first ones right."""
+    shares = {"box_accuracy": box, "answer": answer}
+    right = {name: "1" * round(100 * share) + "0" * (100 - round(100 * share)) for name, share in shares.items()}
+    levels = [level for level in tables.LEVELS if level != "all"]
+    return {level: shares | {"valid": 1.0} for level in tables.LEVELS} | {"outcomes": dict.fromkeys(levels, right)}
 
 
 def keep(folder: Path, cell: str, seed: int, found: dict) -> None:
@@ -36,22 +43,76 @@ def test_mean_and_interval_are_students():
 
 
 @pytest.mark.parametrize(
-    ("rl1", "row"),
+    ("rl1", "difference", "over_seeds", "verdict"),
     [
-        ([0.6, 0.61, 0.62], "| RL1 raises box accuracy over SFT | +11.0 ± 2.5 | confirmed |"),
-        ([0.4, 0.39, 0.38], "| RL1 raises box accuracy over SFT | -11.0 ± 2.5 | refuted |"),
-        ([0.4, 0.6, 0.5], "| RL1 raises box accuracy over SFT | +0.0 ± 24.8 | open |"),
-        ([0.6], "| RL1 raises box accuracy over SFT | +10.0 | one seed: no verdict |"),
+        ([0.6, 0.61, 0.62], "+11.0", "+8.5 to +13.5", "confirmed"),
+        ([0.4, 0.39, 0.38], "-11.0", "-13.5 to -8.5", "refuted"),
+        ([0.4, 0.6, 0.5], "+0.0", "-24.8 to +24.8", "open"),
+        ([0.6], "+10.0", "", "one seed: no verdict"),
     ],
 )
-def test_a_claim_is_judged_by_its_interval(tmp_path, rl1, row):
+def test_a_claim_is_judged_by_its_intervals(tmp_path, rl1, difference, over_seeds, verdict):
     keep_stages(tmp_path, rl1)
-    assert row in tables.claims(tables.load(tmp_path))
+    row = [cell.strip() for cell in claim_row(tmp_path, "RL1 raises box accuracy over SFT")]
+    assert (row[1], row[2], row[4]) == (difference, over_seeds, verdict)
+
+
+def claim_row(results: Path, claim: str) -> list[str]:
+    lines = tables.claims(tables.load(results)).splitlines()
+    return next(line for line in lines if line.startswith(f"| {claim} |")).strip("| ").split("|")
+
+
+def test_seeds_that_agree_do_not_confirm_what_other_questions_could_turn(tmp_path):
+    """One question in 300 more is right, in each of three seeds: sure over the seeds, not over the questions."""
+    keep_stages(tmp_path, [0.51, 0.51, 0.51])
+    for seed in range(3):
+        cell = json.loads((tmp_path / f"stages-{seed}.json").read_text())
+        for level in ("relation", "superlative"):
+            for row in ("all", level):
+                cell["figures"]["rl1"][row]["box_accuracy"] = 0.5033 if row == "all" else 0.5
+            cell["figures"]["rl1"]["outcomes"][level] = cell["figures"]["sft"]["outcomes"][level]
+        (tmp_path / f"stages-{seed}.json").write_text(json.dumps(cell))
+    row = claim_row(tmp_path, "RL1 raises box accuracy over SFT")
+    assert row[2].strip() == "+0.3 to +0.3" and row[4].strip() == "open"
+
+
+def test_an_interval_over_questions_pairs_them():
+    """Right on the same questions and one in ten more: never below 0. Right on others: wide, around 0."""
+    level = {"answer": "1" * 20 + "0" * 20}
+    more = {"answer": "1" * 24 + "0" * 16}
+    others = {"answer": "0" * 20 + "1" * 20}
+    low, high = difference_interval([{"a": more}], [{"a": level}], "answer")
+    assert low > 0 and high < 0.25
+    low, high = difference_interval([{"a": others}], [{"a": level}], "answer")
+    assert low < -0.2 and high > 0.2
+
+
+def test_outcomes_are_read_from_an_evaluation(tmp_path):
+    """The evaluation of Spotlight that is asked in two steps, not the baseline of the same weights."""
+    report = evaluate.evaluate(
+        ["spotlight-base"],
+        ["spotlight"],
+        EvalConfig(split="test", limit=12, device="cpu", baseline=True),
+        tmp_path / "eval",
+    )
+    for entry in report["models"]:
+        found = outcomes(tmp_path / "eval", entry["digest"], entry["steps"])
+        assert sum(len(level["answer"]) for level in found.values()) == 12
+        for group, level in found.items():
+            figures = entry["figures"][f"spotlight-{group}"]
+            assert level["answer"].count("1") / len(level["answer"]) == pytest.approx(figures["answer"])
+            if entry["steps"] == 2:
+                assert level["box_accuracy"].count("1") / len(level["answer"]) == pytest.approx(figures["box_accuracy"])
 
 
 def test_a_claim_without_its_cells_is_not_judged(tmp_path):
     keep_stages(tmp_path, [0.6])
-    assert "| good pairs grow in round 2 |  | not run yet |" in tables.claims(tables.load(tmp_path))
+    assert [cell.strip() for cell in claim_row(tmp_path, "good pairs grow in round 2")][1:] == [
+        "",
+        "",
+        "",
+        "not run yet",
+    ]
 
 
 def test_results_show_every_cell_that_is_there(tmp_path):

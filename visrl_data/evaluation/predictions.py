@@ -127,10 +127,11 @@ def read_predictions(shelf: Shelf) -> list[Prediction]:
         store.write_table(shelf.whole, pa.concat_tables([pq.read_table(chunk) for chunk in chunks]))
     for leftover in shelf.path.glob("chunk-*"):
         leftover.unlink()
-    return [_prediction(row) for row in pq.read_table(shelf.whole).to_pylist()]
+    return [parse_prediction(row) for row in pq.read_table(shelf.whole).to_pylist()]
 
 
-def _prediction(row: dict[str, Any]) -> Prediction:
+def parse_prediction(row: dict[str, Any]) -> Prediction:
+    """A row of a predictions file."""
     for name in ("answers", "crop", "box"):
         row[name] = None if row[name] is None else tuple(row[name])
     return Prediction(**row | {"gold_boxes": tuple(tuple(box) for box in row["gold_boxes"])})
