@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from studies.outcomes import outcomes
+from studies.outcomes import outcomes, pair_outcomes
 from visrl_data.models import digest_folder
 
 
@@ -83,6 +83,7 @@ class Desk:
             **{name: cell["percent"] for name, cell in audit["pairs"]["cells"].items()},
             "win_positive": audit["pairs"]["win_positive"]["percent"],
             "blind_WP-LN": audit["floor"]["questions_with_pair"]["WP-LN"],
+            "pair_outcomes": pair_outcomes(self.folder / run),
         }
 
     def curve(self, evolve: Path) -> dict[str, Any]:
@@ -93,6 +94,7 @@ class Desk:
                 {
                     "all": {name: entry["figures"]["all"][name] for name in ("answer", "box_accuracy")},
                     "outcomes": outcomes(self.folder / evolve / "eval", entry["digest"], 2),
+                    "pair_outcomes": entry["round"] and pair_outcomes(self.folder / entry["round"]["run"]),
                     "pairs": entry["round"] and entry["round"]["pairs"],
                     "WP-LN": entry["round"] and entry["round"]["cells"]["WP-LN"],
                 }

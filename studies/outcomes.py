@@ -1,6 +1,6 @@
-"""Which questions a model got right, one character a question, so that claims can be tested over questions too.
+"""What became of each question, one character each, so that claims can be tested over questions too.
 
-Used by desk.py to keep them in the cells and by tables.py to resample them.
+Used by desk.py to keep it in the cells and by tables.py to resample it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from visrl_data.boxes import Box, best_iou
 from visrl_data.evaluation.predictions import parse_prediction
 from visrl_data.evaluation.scores import POSITIVE_IOU, answer_score, box_iou, interval, resampled_means
 from visrl_data.seeds import keyed_seed
@@ -53,5 +54,35 @@ def difference_interval(above: Sequence[Outcomes], below: Sequence[Outcomes], fi
     return interval(np.mean(draws, axis=0)[:, 0])
 
 
-def _bits(outcomes: str) -> np.ndarray:
-    return np.array([int(one) for one in outcomes])
+def pair_outcomes(run: Path) -> str:
+    """One character for each question of a run: "-" no pair, "+" a WP-LN pair, "0" another pair."""
+    pairs = {row["question_id"]: row for row in pq.read_table(run / "pairs.parquet").to_pylist()}
+    questions = [pq.read_table(part)["id"].to_pylist() for part in sorted((run / "questions").glob("*.parquet"))]
+    return "".join(_kind(pairs.get(id)) for part in questions for id in part)
+
+
+def _kind(pair: dict | None) -> str:
+    if pair is None:
+        return "-"
+    gold = [Box(*box) for box in pair["gold_boxes"]]
+    win, lose = (best_iou(Box(*pair[f"{side}_box"]), gold) > POSITIVE_IOU for side in ("win", "lose"))
+    return "+" if win and not lose else "0"
+
+
+def pair_interval(above: Sequence[str], below: Sequence[str], figure: str) -> tuple[float, float]:
+    """95 % bootstrap interval over the questions of the difference in "WP-LN" (percent) or in "pairs" (a run).
+
+    above, below: the outcomes of each seed's run, all on the same questions; a question is drawn with the pairs that
+    all seeds made of it.
+    """
+    counts = [sum(_bits(one, kinds) for one in side) for side in (above, below) for kinds in ("+", "+0")]
+    good, made, good_below, made_below = resampled_means(
+        np.array(counts, dtype=float), RESAMPLES, keyed_seed(0, "claim", figure)
+    ).T
+    if figure == "pairs":
+        return interval((made - made_below) * len(above[0]) / len(above))
+    return interval(100 * (good / made - good_below / made_below))
+
+
+def _bits(outcomes: str, kinds: str = "1") -> np.ndarray:
+    return np.array([int(one in kinds) for one in outcomes])

@@ -16,7 +16,7 @@ from typing import Any
 from scipy import stats
 
 from studies.cells import ROUNDS, SFT_ROWS
-from studies.outcomes import difference_interval
+from studies.outcomes import difference_interval, pair_interval
 
 LEVELS = ("attribute", "relation", "superlative", "all")
 SHARES = ("WP-LP", "WP-LN", "WN-LP", "WN-LN", "win_positive", "blind_WP-LN")
@@ -158,20 +158,16 @@ def _claim(cells: dict[str, Seeds], text: str, above: str, below: str, figure: s
     scale, where = (100, ("all", figure)) if evaluated else (1, (figure,))
     mean, half = mean_and_half([scale * (look(one, where) - look(two, where)) for one, two in sides])
     spans = [] if half is None else [(mean - half, mean + half)]
-    shown = [_span(*spans[0]) if spans else ""]
-    if evaluated:
-        low, high = difference_interval(
-            [one["outcomes"] for one, _ in sides], [two["outcomes"] for _, two in sides], figure
-        )
-        spans.append((scale * low, scale * high))
-        shown.append(_span(*spans[-1]))
-    else:
-        shown.append("")
+    low, high = _over_questions([one for one, _ in sides], [two for _, two in sides], figure)
+    spans.append((scale * low, scale * high))
+    shown = ["", *(f"{low:+.1f} to {high:+.1f}" for low, high in spans)][-2:]
     return (text, f"{mean:+.1f}", *shown, "one seed: no verdict" if half is None else _verdict(spans))
 
 
-def _span(low: float, high: float) -> str:
-    return f"{low:+.1f} to {high:+.1f}"
+def _over_questions(above: list[Any], below: list[Any], figure: str) -> tuple[float, float]:
+    if figure in ("answer", "box_accuracy"):
+        return difference_interval([one["outcomes"] for one in above], [one["outcomes"] for one in below], figure)
+    return pair_interval([one["pair_outcomes"] for one in above], [one["pair_outcomes"] for one in below], figure)
 
 
 def _verdict(spans: Sequence[tuple[float, float]]) -> str:

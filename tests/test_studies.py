@@ -11,7 +11,9 @@ from studies import __main__ as study
 from studies import render, tables
 from studies.cells import CELLS
 from studies.desk import Desk
-from studies.outcomes import difference_interval, outcomes
+from studies.outcomes import difference_interval, outcomes, pair_interval, pair_outcomes
+from visrl_data import factory
+from visrl_data.config import GenConfig
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 
@@ -178,3 +180,21 @@ def test_a_cell_that_fails_leaves_no_file(desk, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         study.fill(desk, "broken", tmp_path / "results")
     assert not list((tmp_path / "results").glob("*")) if (tmp_path / "results").exists() else True
+
+
+def test_an_interval_of_pairs_weighs_each_question_with_its_pairs():
+    """50 % good of 40 pairs against 50 % of 20: no difference in share, 20 pairs a run more, for sure."""
+    above, below = ["+0" * 20 + "-" * 10], ["+-0-" * 10 + "-" * 10]
+    low, high = pair_interval(above, below, "WP-LN")
+    assert low < -10 and high > 10
+    low, high = pair_interval(above, below, "pairs")
+    assert low > 10 and high < 30
+    assert pair_interval(["+" * 30], ["0" * 30], "WP-LN") == (100, 100)
+
+
+def test_pair_outcomes_agree_with_the_runs_own_report(tmp_path):
+    run = factory.generate(GenConfig(limit=12, device="cpu"), tmp_path / "run")
+    report = json.loads((run.path / "report.json").read_text())
+    found = pair_outcomes(run.path)
+    assert len(found) == 12 and 12 - found.count("-") == report["yields"]["all"]["pairs"] > 0
+    assert found.count("+") == report["audit"]["pairs"]["cells"]["WP-LN"]["count"]
