@@ -54,6 +54,8 @@ CLAIMS = (
     ("good pairs fall further without the box critic", "pairs-no-diversity", "pairs-no-box-critic", "WP-LN"),
     ("good pairs fall without the box critic", "pairs-full", "pairs-no-box-critic", "WP-LN"),
     ("good pairs grow in round 2", "pairs-round2", "pairs-full", "WP-LN"),
+    ("four rounds raise box accuracy over SFT", "rounds models 4", "rounds models 0", "box_accuracy"),
+    ("four rounds raise answer accuracy over SFT", "rounds models 4", "rounds models 0", "answer"),
     ("box accuracy grows from round 1 to round 4", "rounds models 4", "rounds models 1", "box_accuracy"),
     ("answer accuracy grows from round 1 to round 4", "rounds models 4", "rounds models 1", "answer"),
     ("the number of pairs grows over the rounds", "rounds models 3", "rounds models 0", "pairs"),
