@@ -141,6 +141,26 @@ def test_32_bit_grey_has_no_known_range() -> None:
     assert reason(encode(Image.fromarray(np.ones((16, 16), np.int32)), "TIFF")) == "image_unreadable"
 
 
+def test_16_bit_colour_keeps_its_high_byte() -> None:
+    pixel = struct.pack(">HHH", 0, 0x80FF, 0xFFFF)
+    assert decode(_png(8, 8, 16, 2, pixel * 64)).getpixel((3, 3)) == (0, 128, 255)
+
+
+def test_cmyk_and_lab_of_a_tiff() -> None:
+    cmyk = np.asarray(decode(encode(picture().convert("CMYK"), "TIFF"))).astype(int)
+    assert np.abs(cmyk - np.asarray(picture())).max() <= 2
+    lab = decode(encode(Image.new("LAB", SIZE, (136, 208, 195)), "TIFF"))  # L 53, a 80, b 67: red
+    assert lab.mode == "RGB" and lab.getpixel((3, 3)) == pytest.approx((255, 0, 0), abs=15)
+
+
+def test_animated_palette_with_transparency_shows_its_first_frame() -> None:
+    frame = picture().quantize(4)
+    red = frame.getpixel((50, 16))
+    others = [Image.new("P", SIZE, red)] * 2
+    image = decode(encode(frame, "GIF", save_all=True, append_images=others, transparency=red, disposal=2))
+    assert image.size == SIZE and image.getpixel((50, 16)) == (255, 255, 255) and image.getpixel((0, 0)) == GREY
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_first_frame_of_several(kind: str) -> None:
     others = [Image.new("RGB", SIZE, "blue"), Image.new("RGB", SIZE, "green")]
@@ -217,6 +237,11 @@ def _png(
 @pytest.mark.parametrize("size", [(50_000, 50_000), (10_000, 10_000), (2**31 - 1, 2**31 - 1)])
 def test_declared_size_is_checked_before_decoding(size: tuple[int, int]) -> None:
     assert reason(_png(*size, 8, 2, b"")) == "image_too_large"
+
+
+def test_a_bomb_in_the_text_of_a_file() -> None:
+    bomb = b"note\0\0" + zlib.compress(bytes(80 * 2**20), 9)
+    assert reason(_png(8, 8, 8, 2, b"", extra=[(b"zTXt", bomb)])) == "image_unreadable"
 
 
 def test_pillow_warning_as_an_error_is_a_drop_too() -> None:

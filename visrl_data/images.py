@@ -41,7 +41,8 @@ class BadImage(Exception):
 
     Reasons: image_missing (no bytes, no such file), image_outside_root, image_too_large (declared pixels, or
     bytes of the file), image_too_small, image_truncated (the data ends too early), image_unreadable (not
-    one of FORMATS, damaged, or of a mode without one right conversion to RGB).
+    one of FORMATS, damaged, or of a mode without one right conversion to RGB), and of URLs image_url_refused
+    and image_fetch_failed (sources/urls.py).
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -87,8 +88,6 @@ def read_under_root(root: Path, relative_path: str) -> bytes:
     """
     if not relative_path.strip():
         raise BadImage("image_missing", "the path is empty")
-    if "://" in relative_path:
-        raise BadImage("image_missing", f"{relative_path[:200]!r} is a URL; images are read from files")
     try:
         base = Path(root).resolve()
         path = (base / relative_path).resolve()

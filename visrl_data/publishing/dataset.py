@@ -132,7 +132,8 @@ def _report_page(pool: Pool, terms: Terms) -> Path | None:
     if page is None or len(pool.parts) > 1 or not page.is_file():
         return None
     options = Run(page.parent).config()
-    private = any(parts.shareable(value) != value for value in options.values() if isinstance(value, str))
+    values = [text for value in options.values() for text in (value.values() if isinstance(value, dict) else [value])]
+    private = any(parts.shareable(text) != text for text in values if isinstance(text, str))
     whole = set(pool.questions["image_sha256"].to_pylist()) <= terms.shipped
     return page if whole and not private else None
 

@@ -169,9 +169,16 @@ def recorded_prompts(about: dict[str, Any]) -> PromptSet:
 
 
 def shareable(text: str) -> str:
-    """An option's value without the folders of this machine: an absolute path is cut to its last part."""
-    path = PurePath(text)
-    return path.name if path.is_absolute() or text.startswith("~") else text
+    """An option's value without the folders of this machine: an absolute path is cut to its last part, also behind
+    a source's kind ("visual-cot:/data/gqa.json").
+    """
+    if "://" in text:
+        return text
+    paths = [PurePath(part) for part in text.split(":")]
+    return ":".join(
+        path.name if path.is_absolute() or part.startswith("~") else part
+        for path, part in zip(paths, text.split(":"), strict=True)
+    )
 
 
 def _with_run(table: pa.Table, member: Member) -> pa.Table:
@@ -183,8 +190,14 @@ def _member(run: Run) -> Member:
     config, identity = manifest["config"], manifest["run"]
     for name in _PATHS:
         if name in config:
-            config[name] = shareable(config[name])
+            value = config[name]
+            named = isinstance(value, dict)
+            config[name] = {key: shareable(text) for key, text in value.items()} if named else shareable(value)
+    for name in ("base_url", "critic_base_url"):  # whose servers they were is not for publishing
+        config.pop(name, None)
     for role in ("actor", "critic"):
+        for name in ("address", "served"):
+            identity[role].pop(name, None)
         if "model" in identity[role]:
             identity[role]["model"] = shareable(identity[role]["model"])
     if "origin_base" in identity:

@@ -13,9 +13,11 @@ from typing import Protocol
 from visrl_data.errors import VisRLError
 from visrl_data.records import Drop, Question
 from visrl_data.sources.options import SourceOptions, parse_columns
+from visrl_data.sources.roots import parse_roots
 
-__all__ = ["Source", "SourceOptions", "open_source", "parse_columns"]
+__all__ = ["Source", "SourceOptions", "open_source", "parse_columns", "parse_roots"]
 
+PUBLISHED = ("gqa", "textvqa", "docvqa", "infographicsvqa", "vsr", "visual7w")  # NATIVES of native.py
 _DATA_FILES = {".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".zip", ".tar"}
 
 
@@ -50,7 +52,9 @@ def open_source(
 
     source: None, "spotlight" or "spotlight:SETTINGS" (see sources/spotlight.py); a .jsonl file; a .parquet file;
     a folder from `save_to_disk` or of data files; user/name[:config][@revision] on the Hub ("hf:" before it,
-    where a folder has the same name); "visual-cot:" and a file or the folder of that benchmark.
+    where a folder has the same name); "visual-cot:" and a file or the folder of that benchmark, "visual-cot-train:"
+    and a file or the folder of its training rows; a published set by its name, as in native.py; "mix:" and a file or
+    the name of a mix (mix.py).
     split: picks the rows in folders, Hub datasets and spotlight; a single file has no splits, there it is
     only a label. limit: the first rows only; None is all of them (of spotlight, which has no end, 200).
     Raises VisRLError.
@@ -62,10 +66,23 @@ def open_source(
         return _spotlight((source or "").partition(":")[2], split, limit, options)
     if not source:
         raise _unknown(source)
-    if source.startswith("visual-cot:"):
+    kind, _, rest = source.partition(":")
+    if kind == "visual-cot" and rest:
         from visrl_data.sources.visual_cot import VisualCotSource
 
-        return VisualCotSource(Path(source.removeprefix("visual-cot:")).expanduser(), split, limit, options)
+        return VisualCotSource(Path(rest).expanduser(), split, limit, options)
+    if kind == "visual-cot-train" and rest:
+        from visrl_data.sources.visual_cot_train import VisualCotTrainSource
+
+        return VisualCotTrainSource(rest, split, limit, options)
+    if kind == "mix" and rest:
+        from visrl_data.sources.mix import MixSource
+
+        return MixSource(rest, split, limit, options)
+    if kind.partition("@")[0] in PUBLISHED:
+        from visrl_data.sources.native import NativeSource
+
+        return NativeSource(source, split, limit, options)
     path = Path(source).expanduser()
     if path.suffix == ".jsonl" and not path.is_dir():
         from visrl_data.sources.jsonl import JsonlSource
@@ -105,5 +122,6 @@ def _unknown(source: str) -> VisRLError:
     problem = "is no kind of file that can be read" if there else "was not found"
     return VisRLError(
         f"--source {source}: {problem}. Expected spotlight, a .jsonl file (one JSON object a line), a .parquet file, "
-        "a folder of a dataset, or a dataset on the Hub as user/name[:config][@revision]."
+        "a folder of a dataset, a dataset on the Hub as user/name[:config][@revision], visual-cot:PATH, "
+        f"visual-cot-train:PATH, mix:FILE.toml, or a published set: {', '.join(PUBLISHED)}."
     )

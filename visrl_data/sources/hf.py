@@ -24,6 +24,7 @@ from visrl_data.errors import VisRLError
 from visrl_data.records import Drop, Question
 from visrl_data.sources.identity import check_unique, files_digest
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
+from visrl_data.sources.roots import open_roots
 from visrl_data.sources.rows import BadRow, Reader, Row, read_row, row_id, value_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Table:
     revision: str = ""
     url: str = ""
 
+    def fingerprint(self) -> str:
+        """Of the files' sizes and contents; for the Hub the commit, with the config and the split."""
+        return self.revision or files_digest(self.files)
+
 
 class HfSource:
     """A table as a Source.
@@ -57,8 +62,6 @@ class HfSource:
     """
 
     def __init__(self, table: Table, split: str, limit: int | None, options: SourceOptions) -> None:
-        from datasets import Value
-
         self.name = table.name
         self.split = split
         self._table = table
@@ -68,18 +71,16 @@ class HfSource:
         count = len(table.rows) if limit is None else min(limit, len(table.rows))
         if not count:
             raise VisRLError(f"{table.name}: split {split!r} has no rows.")
-        paths = [c for c in columns["image"] if c in used and features[c] == Value("string")]
-        if paths and table.url and options.images_root is None:
-            raise VisRLError(f"{table.name}: column {paths[0]!r} holds paths. Tell their folder with --images-root.")
+        check_paths(table, [c for c in columns["image"] if c in used], options)
         self._classes = {c: features[c].names for c in used if hasattr(features[c], "names")}
         self._rows = table.rows.select(range(count)).select_columns(used).with_format("arrow")
-        self._reader = Reader(self.name, split, columns, options, Path(options.images_root or table.root), table.url)
+        roots = open_roots(options.images_root, table.root)
+        self._reader = Reader(self.name, split, columns, options, roots, table.url)
         self._ids = self._find_ids([c for c in columns["id"] if c in used])
         check_unique(table.name, self._ids, [f"row {i}" for i in range(count)])
 
     def fingerprint(self) -> str:
-        """Of the files' sizes and contents; for the Hub the commit, with the config and the split."""
-        return self._table.revision or files_digest(self._table.files)
+        return self._table.fingerprint()
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -116,6 +117,18 @@ class HfSource:
         return f"{self.split}-{i:08d}"
 
 
+def check_paths(table: Table, columns: Sequence[str], options: SourceOptions) -> None:
+    """Raises VisRLError when a Hub dataset has paths in its image columns and nobody said where they lead."""
+    from datasets import Value
+
+    paths = [c for c in columns if table.rows.features[c] == Value("string")]
+    if paths and table.url and options.images_root is None and options.allow_urls is None:
+        raise VisRLError(
+            f"{table.name}: column {paths[0]!r} holds paths. Tell their folder with --images-root. "
+            "If they are URLs, gen and eval fetch them with --allow-urls HOST."
+        )
+
+
 def is_hub_id(text: str) -> bool:
     """Whether a text has the form user/name[:config][@revision]."""
     return _HUB_ID.fullmatch(text) is not None
@@ -123,13 +136,20 @@ def is_hub_id(text: str) -> bool:
 
 def open_parquet(path: Path) -> Table:
     """One .parquet file; image paths in it are relative to its folder. Raises VisRLError."""
-    from datasets import load_dataset_builder
-
     with _readable(str(path)):
         if not pq.read_metadata(path).num_rows:
             raise VisRLError(f"{path}: no rows.")
-        builder = load_dataset_builder("parquet", data_files={"train": [glob.escape(str(path.resolve()))]})
-    return Table(path.stem, _prepare(str(path), builder, "train"), path.parent, files=(path,))
+    return open_files(path.stem, [path], "train")
+
+
+def open_files(name: str, paths: Sequence[Path], split: str) -> Table:
+    """The rows of .parquet files, or of .jsonl files, as a split of that name. Raises VisRLError."""
+    from datasets import load_dataset_builder
+
+    kind = "parquet" if paths[0].suffix == ".parquet" else "json"
+    with _readable(str(paths[0])):
+        builder = load_dataset_builder(kind, data_files={split: [glob.escape(str(path.resolve())) for path in paths]})
+    return Table(name, _prepare(str(paths[0]), builder, split), paths[0].parent, files=tuple(paths))
 
 
 def open_folder(path: Path, config: str | None, split: str) -> Table:

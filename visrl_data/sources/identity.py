@@ -1,9 +1,9 @@
-"""What makes a source the same source tomorrow: the digest of its files, and ids that are unique."""
+"""What makes a source the same source tomorrow: the digest of its files, unique ids, and halves that stay apart."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from visrl_data.errors import VisRLError
@@ -29,3 +29,36 @@ def check_unique(what: str, ids: list[str], places: list[str]) -> None:
             f"{what}: {len(repeats)} rows repeat the id of an earlier one: {shown}. Ids must be unique; "
             f"correct them, name another column with --columns id=COLUMN, or none with --columns id="
         )
+
+
+def keyed_order(keys: Sequence[str]) -> list[int]:
+    """Row numbers in an order that looks random and depends on the rows' keys alone; equal keys stay together."""
+    digests = [hashlib.sha256(f"visrl order\0{key}".encode("utf-8", "surrogatepass")).digest() for key in keys]
+    return sorted(range(len(keys)), key=lambda i: (digests[i], i))
+
+
+def sft_rows(rows: int, sft: int, train: int) -> int:
+    """How many of `rows` go to SFT when it wants `sft` and RL wants `train`: too few are shared out in proportion."""
+    return sft if rows >= sft + train else round(rows * sft / (sft + train))
+
+
+def halves(keys: Sequence[str], sft: int, train: int) -> tuple[list[int], list[int]]:
+    """Row numbers for SFT and for RL, in keyed order. Rows of one key are never parted, so neither half has a
+    question of the other's: SFT may get a row more than asked for by that.
+    """
+    order = keyed_order(keys)
+    end = sft_rows(len(order), sft, train)
+    while 0 < end < len(order) and keys[order[end]] == keys[order[end - 1]]:
+        end += 1
+    return order[:end], order[end:]
+
+
+def interleaved(counts: Sequence[int], weights: Sequence[float] | None = None) -> Iterator[tuple[int, int]]:
+    """(part, row in it) of all rows, so that every beginning holds the parts by their weights as nearly as it can.
+
+    weights: above 0; default: the counts. A part that has no rows left is passed over.
+    """
+    shares = weights or counts
+    places = ((row + 0.5) / shares[part] for part, count in enumerate(counts) for row in range(count))
+    pairs = ((part, row) for part, count in enumerate(counts) for row in range(count))
+    yield from (pair for _, pair in sorted(zip(places, pairs, strict=True)))

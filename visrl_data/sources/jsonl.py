@@ -3,7 +3,7 @@
     {"question": "What does the sign say?", "answers": ["stop"], "image": "photos/1.jpg",
      "id": "a1", "boxes": [[0.1, 0.2, 0.3, 0.4]], "license": "CC-BY-4.0", "source_url": "https://..."}
 
-question, answers (or `answer`) and image (a path inside the images' folder) are needed, the rest is not;
+question, answers (or `answer`) and image (a path inside the images' folder, or a URL) are needed, the rest is not;
 `columns` renames them. Opening reads the file once for the ids and for the byte offset of each line; rows
 are read when they are asked for. Blank lines are no rows.
 """
@@ -23,6 +23,7 @@ from visrl_data.errors import VisRLError
 from visrl_data.records import Drop, Question
 from visrl_data.sources.identity import check_unique, files_digest
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
+from visrl_data.sources.roots import open_roots
 from visrl_data.sources.rows import BadRow, Reader, read_row, row_id, value_of
 
 _BOM = b"\xef\xbb\xbf"
@@ -51,7 +52,7 @@ class JsonlSource:
         columns = named_columns(options)
         check_columns(f"{path}" if limit is None else f"{path}, rows 1 to {len(self)}", there, columns, options)
         check_unique(str(path), self._ids, [f"line {number}" for number in self._numbers])
-        self._reader = Reader(self.name, split, columns, options, Path(options.images_root or path.parent))
+        self._reader = Reader(self.name, split, columns, options, open_roots(options.images_root, path.parent))
 
     def fingerprint(self) -> str:
         """Of the file's size and content. Images are covered by the image_sha256 of each question."""

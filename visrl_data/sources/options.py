@@ -11,6 +11,7 @@ from pathlib import Path
 
 from visrl_data.errors import VisRLError
 from visrl_data.images import MAX_IMAGE_PIXELS
+from visrl_data.sources.roots import open_roots
 
 GOLD_SPACES = ("unit", "pixels")
 # Field -> the column names that are looked for when `columns` does not name one; the first with a value counts.
@@ -35,19 +36,22 @@ Columns = Mapping[str, tuple[str, ...]]
 class SourceOptions:
     """How the rows of a source are to be read.
 
-    images_root: the folder that image paths are relative to, and may not leave; None: the file's own folder.
+    images_root: the folder or archive that image paths are relative to, and may not leave, or several by name
+    (roots.py; "" is the one for all others); None: the file's own folder. allow_urls: the hosts from which images
+    at URLs are fetched (urls.py); None: none are.
     columns: field -> column, for fields whose column has another name; "" says that there is none.
     gold_space: of the boxes, where a row does not say: "unit" (fractions) or "pixels" of the original image.
     license: for rows that state none. ship_images: whether images may be redistributed; a "no", here or
     in a row, always wins. max_image_pixels: the largest width * height that is decoded.
     """
 
-    images_root: Path | None = None
+    images_root: str | Path | Mapping[str, str | Path] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     gold_space: str = "unit"
     license: str = ""
     ship_images: bool | None = None
     max_image_pixels: int = MAX_IMAGE_PIXELS
+    allow_urls: str | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.columns if name not in DEFAULT_COLUMNS]
@@ -58,8 +62,7 @@ class SourceOptions:
             )
         if self.gold_space not in GOLD_SPACES:
             raise VisRLError(f"--gold-space {self.gold_space}: expected one of {', '.join(GOLD_SPACES)}.")
-        if self.images_root is not None and not Path(self.images_root).is_dir():
-            raise VisRLError(f"--images-root {self.images_root}: no such folder.")
+        open_roots(self.images_root, Path())
 
 
 def parse_columns(text: str) -> dict[str, str]:

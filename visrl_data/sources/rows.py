@@ -1,10 +1,11 @@
 """One row of a table, whatever file it came from -> a Question, or a Drop that says what is wrong with it.
 
-Shared by jsonl.py and hf.py. Nothing is guessed: a value that does not fit drops its row under a reason
-of its own.
+Shared by all sources that are read from files. Nothing is guessed: a value that does not fit drops its row under
+a reason of its own.
 
 Reasons: bad_json (jsonl only), bad_id, no_question, no_answer, bad_answer, bad_text (not valid Unicode),
-bad_box, bad_field (box_space, license, ship_image, ...), several_images, and the image_* of `BadImage`.
+bad_box, bad_field (box_space, license, ship_image, ...), several_images, and the image_* of `BadImage`; sources
+of published sets have some more (native.py, visual_cot_train.py).
 """
 
 from __future__ import annotations
@@ -12,30 +13,37 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from visrl_data.boxes import Box, pixel_box
-from visrl_data.images import BadImage, decode, read_under_root, sha256
+from visrl_data.images import BadImage, decode, sha256
 from visrl_data.records import Drop, Question
 from visrl_data.sources.options import GOLD_SPACES, Columns, SourceOptions
+from visrl_data.sources.roots import Roots
+from visrl_data.sources.urls import fetch, shown
 
 Row = Mapping[str, Any]
+
+
+def no_check(row: Row, size: tuple[int, int]) -> None:
+    """Of sources whose rows say nothing about their image that could be held against it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
     """What `read_row` needs to know about a source: its names, its columns, where its images are.
 
-    root: image paths are relative to it, and may not leave it. url: source_url of rows that have none.
+    roots: image paths are relative to them, and may not leave them. url: source_url of rows that have none.
+    check: raises BadRow when what a row says of its image does not fit the image's (width, height).
     """
 
     source: str
     split: str
     columns: Columns
     options: SourceOptions
-    root: Path
+    roots: Roots
     url: str = ""
+    check: Callable[[Row, tuple[int, int]], None] = no_check
 
 
 class BadRow(Exception):
@@ -84,8 +92,9 @@ def _question(reader: Reader, row: Row, row_name: str, position: str, source: st
     options = reader.options
     row_id(get("id"))  # raises for one that is there but cannot be used
     question, answers = _text(get("question"), "no_question"), answer_texts(get("answers"))
-    data = _image_bytes(get("image"), reader.root)
+    data = _image_bytes(get("image"), reader, source)
     size = decode(data, options.max_image_pixels).size
+    reader.check(row, size)
     space = _word(reader, row, "box_space", options.gold_space)
     return Question(
         id=row_name,
@@ -182,8 +191,11 @@ def _text(value: Any, reason: str, name: str = "") -> str:
     return value.strip()
 
 
-def _image_bytes(value: Any, root: Path) -> bytes:
-    """The encoded image of a row: bytes, a path, {bytes, path}, or a list of one of these."""
+def _image_bytes(value: Any, reader: Reader, source: str) -> bytes:
+    """The encoded image of a row: bytes, a path or URL, {bytes, path}, or a list of one of these.
+
+    A tuple is other ways to write one place, of which the first that is there counts.
+    """
     if isinstance(value, list):
         if len(value) > 1:
             raise BadRow("several_images", f"{len(value)} images; a question is about one")
@@ -192,9 +204,20 @@ def _image_bytes(value: Any, root: Path) -> bytes:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
-    if not isinstance(value, str):
+    ways = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(way, str) for way in ways):
         raise BadRow("image_missing", f"expected an image or its path, got {value!r}"[:200])
-    return read_under_root(root, value)
+    paths, urls = [way for way in ways if "://" not in way], [way for way in ways if "://" in way]
+    hosts = reader.options.allow_urls
+    if paths:
+        try:
+            return reader.roots.read(paths, source)
+        except BadImage as error:
+            if error.reason != "image_missing" or not urls or hosts is None:
+                raise
+    if hosts is None:
+        raise BadImage("image_url_refused", f"{shown(urls[0])} is a URL; gen and eval fetch it with --allow-urls HOST")
+    return fetch(urls[0], hosts)
 
 
 def _may_ship(row: Any, option: bool | None) -> bool | None:

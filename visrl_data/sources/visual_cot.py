@@ -11,7 +11,8 @@ A file is a list of rows; what is read of one:
 
 The question is the first turn without its image and its request for a box, the answer the last turn, the gold box
 the one behind "###", in pixels of the original image. `source` is the set, so that scores are told set by set and
-their mean is the benchmark's. Image paths are tried as they stand, then without their first folder, cot/.
+their mean is the benchmark's. Image paths are tried as they stand, then as the published archive of the images has
+them (cot_image_data/ for cot/), then without that folder. Training's rows are read by visual_cot_train.py.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from visrl_data.errors import VisRLError
 from visrl_data.records import Drop, Question
 from visrl_data.sources.identity import files_digest
 from visrl_data.sources.options import SourceOptions, named_columns
+from visrl_data.sources.roots import open_roots
 from visrl_data.sources.rows import BadRow, Reader, Row, read_row
 
 NAME = "visual-cot"
@@ -61,12 +63,12 @@ class VisualCotSource:
             raise VisRLError(f"{NAME} has columns of its own: --columns has no meaning with it. Leave it out.")
         self.split = split
         self._files = _files(path)
-        self._rows = [row for file in self._files for row in _load(file)][:limit]
+        self._rows = [row for file in self._files for row in load(file)][:limit]
         if not self._rows:
             raise VisRLError(f"{path}: no rows.")
-        root = Path(options.images_root or (path if path.is_dir() else path.parent))
-        self._reader = Reader(NAME, split, named_columns(SourceOptions()), options, root)
-        self._ids = _ids(self._rows)
+        roots = open_roots(options.images_root, path if path.is_dir() else path.parent)
+        self._reader = Reader(NAME, split, named_columns(SourceOptions()), options, roots)
+        self._ids = row_ids(self._rows)
 
     def fingerprint(self) -> str:
         """Of the files' sizes and contents. Images are covered by the image_sha256 of each question."""
@@ -82,7 +84,7 @@ class VisualCotSource:
         """Raises IndexError."""
         if not 0 <= i < len(self._rows):
             raise IndexError(f"row {i} of {len(self._rows)}")
-        return read_row(self._reader, self._ids[i], self._ids[i], lambda: _plain_row(self._rows[i], self._reader.root))
+        return read_row(self._reader, self._ids[i], self._ids[i], lambda: plain_row(self._rows[i]))
 
 
 def _files(path: Path) -> list[Path]:
@@ -96,7 +98,8 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _load(file: Path) -> list[Any]:
+def load(file: Path) -> list[Any]:
+    """The rows of a .json file. Raises VisRLError."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -106,7 +109,8 @@ def _load(file: Path) -> list[Any]:
     return rows
 
 
-def _ids(rows: list[Any]) -> list[str]:
+def row_ids(rows: list[Any]) -> list[str]:
+    """Of each row its set and question_id, made unique."""
     seen: Counter[str] = Counter()
     ids = []
     for row in rows:
@@ -116,8 +120,8 @@ def _ids(rows: list[Any]) -> list[str]:
     return ids
 
 
-def _plain_row(row: Any, root: Path) -> Row:
-    """A row of the benchmark in the columns of other sources. Raises BadRow."""
+def plain_row(row: Any) -> Row:
+    """A row with conversations in the columns of other sources. Raises BadRow."""
     if not isinstance(row, Mapping):
         raise BadRow("bad_json", f"expected an object, got {type(row).__name__}")
     turns, pictures = row.get("conversations"), row.get("image")
@@ -129,17 +133,17 @@ def _plain_row(row: Any, root: Path) -> Row:
     return {
         "question": _REQUEST.sub("", asked.replace("<image>", "")) if isinstance(asked, str) else asked,
         "answers": turns[-1].get("value"),
-        "image": _there(pictures[0], root),
+        "image": image_paths(pictures[0].partition("###")[0]),
         "boxes": _box(pictures[-1]),
         "box_space": "pixels",
         "source": row.get("dataset"),
     }
 
 
-def _there(path: str, root: Path) -> str:
-    bare = path.partition("###")[0]
-    shorter = bare.removeprefix("cot/")
-    return shorter if not (root / bare).is_file() and (root / shorter).is_file() else bare
+def image_paths(path: str) -> tuple[str, ...]:
+    """The ways in which the folders of the published images are laid out. path: as the benchmark writes it."""
+    bare = path.removeprefix("cot/")
+    return (path,) if bare == path else (path, f"cot_image_data/{bare}", bare)
 
 
 def _box(path: str) -> list[float] | None:

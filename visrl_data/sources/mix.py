@@ -1,0 +1,209 @@
+"""Several sources as one: the parts of a TOML file, with counts or weights, and SFT and RL questions kept apart.
+
+    visrl gen --mix mix.toml --limit 1000                the RL questions (--split train)
+    visrl train sft --mix mix.toml                       the SFT questions (--split sft)
+    visrl gen --mix paper:metadata/ --images-root cot=images/    the paper's Table 7, mixes/paper.toml
+
+A part is a table of the file; its name becomes the `source` of its questions, so that yields are told part by part,
+and the beginning of their ids:
+
+    [signs]
+    source = "photos.jsonl"     as --source takes it; {path} is what follows the mix's name
+    split = "train"             of the source; its rows are parted into SFT and RL (the default)
+    sft = 400                   rows for SFT; default: about a seventh, the paper's share
+    train = 3000                rows for RL; default: all others
+    weight = 2                  its share in every beginning of the mix; default: the number of its rows
+    columns = {question = "q"}  and gold_space, license, ship_images, as the options of the same names
+
+Rows are taken in the order of a hash of their ids, for SFT the first. Sources with splits sft and train of their
+own (spotlight, visual-cot-train) keep theirs when no `split` is given. Any other --split is passed on as it is. The
+parts are interleaved by weight, so that --limit shortens all of them alike. `--images-root NAME=...` may name a part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from visrl_data.errors import VisRLError
+from visrl_data.records import Drop, Question
+from visrl_data.sources import Source, open_source
+from visrl_data.sources.identity import halves, interleaved, sft_rows
+from visrl_data.sources.options import SourceOptions
+
+SHIPPED = Path(__file__).parent / "mixes"
+PAPER_SHARE = (30647, 180000)  # SFT and RL questions in all, Table 7
+_OWN_SPLITS = ("spotlight", "visual-cot-train")
+_NAME = re.compile(r"[\w-][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One table of the file; see the module's text. Raises VisRLError for a value that makes no sense."""
+
+    name: str
+    source: str
+    split: str = ""
+    sft: int | None = None
+    train: int | None = None
+    weight: float | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    gold_space: str = "unit"
+    license: str = ""
+    ship_images: bool | None = None
+
+    def count(self, split: str) -> int | None:
+        """How many rows the file asks for, in split sft or train."""
+        return {"sft": self.sft, "train": self.train}.get(split)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A part's source, and the numbers of its rows that are in the mix, in their order."""
+
+    part: Part
+    source: Source
+    rows: list[int]
+    ids: list[str]
+
+
+class MixSource:
+    """The parts of a mix as one Source. asked: FILE.toml, or the name of a shipped mix, with :PATH for its {path}.
+
+    Raises VisRLError when the file or a part cannot be opened, or has no row in the split.
+    """
+
+    def __init__(self, asked: str, split: str, limit: int | None, options: SourceOptions) -> None:
+        if options.columns or options.license:
+            raise VisRLError("--columns and --license have no meaning with a mix: its file says them for each part.")
+        self.split = split
+        file, path = _file_and_path(asked)
+        self.name = f"mix-{file.stem}"
+        parts = read_mix(file, path)
+        self._parts = [_open(part, split, options) for part in parts]
+        counts = [len(opened.rows) for opened in self._parts]
+        weights = [opened.part.weight or len(opened.rows) for opened in self._parts]
+        self._order = list(interleaved(counts, weights))[:limit]
+        if not self._order:
+            raise VisRLError(f"--mix {file}: no part has a row in split {split!r}.")
+
+    def fingerprint(self) -> str:
+        """Of the parts: their names, their sources' fingerprints, and which rows of them are in the mix."""
+        digest = hashlib.sha256()
+        for opened in self._parts:
+            row = [opened.part.name, opened.part.weight, opened.source.fingerprint(), opened.ids]
+            digest.update(json.dumps(row).encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def ids(self) -> list[str]:
+        return [f"{self._parts[p].part.name}/{self._parts[p].ids[k]}" for p, k in self._order]
+
+    def read(self, i: int) -> Question | Drop:
+        """Raises IndexError."""
+        if not 0 <= i < len(self._order):
+            raise IndexError(f"row {i} of {len(self._order)}")
+        p, k = self._order[i]
+        opened = self._parts[p]
+        row = opened.source.read(opened.rows[k])
+        named = dataclasses.replace(row, id=f"{opened.part.name}/{row.id}", source=opened.part.name)
+        return dataclasses.replace(named, split=self.split) if isinstance(named, Question) else named
+
+
+def read_mix(file: Path, path: str = "") -> list[Part]:
+    """The parts that a file names, {path} in their sources replaced. Raises VisRLError."""
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VisRLError(f"--mix {file}: {error}") from error
+    if not tables:
+        raise VisRLError(f'--mix {file}: no part. Expected tables such as [signs] with source = "photos.jsonl".')
+    parts = [_part(file, name, table) for name, table in tables.items()]
+    if not path and any("{path}" in part.source for part in parts):
+        raise VisRLError(f"--mix {file.stem}: say where its data is: --mix {file.stem}:PATH.")
+    return [dataclasses.replace(part, source=part.source.replace("{path}", path)) for part in parts]
+
+
+def _file_and_path(asked: str) -> tuple[Path, str]:
+    file = Path(asked).expanduser()
+    if file.is_file():
+        return file, ""
+    name, _, path = asked.partition(":")
+    for file in (SHIPPED / f"{name}.toml", Path(name).expanduser()):
+        if _NAME.fullmatch(file.name) and file.is_file():
+            return file, path
+    shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+    raise VisRLError(f"--mix {asked}: no such file. Expected a TOML file of parts, or a shipped mix: {shipped}.")
+
+
+def _part(file: Path, name: str, table: Any) -> Part:
+    types: dict[str, Any] = {
+        **dict.fromkeys(("source", "split", "gold_space", "license"), str),
+        **dict.fromkeys(("sft", "train"), int),
+        **{"weight": (int, float), "columns": dict, "ship_images": bool},
+    }
+    where = f"--mix {file}: [{name}]"
+    if not isinstance(table, Mapping) or "source" not in table:
+        raise VisRLError(f'{where}: expected a table with source = "...".')
+    if not _NAME.fullmatch(name):
+        raise VisRLError(f"{where}: a part's name may have letters, digits, _, - and dots.")
+    for key, value in table.items():
+        if key not in types:
+            raise VisRLError(f"{where}: unknown {key!r}; expected {', '.join(types)}.")
+        if not isinstance(value, types[key]) or (isinstance(value, bool) and key != "ship_images"):
+            raise VisRLError(f"{where}: {key} = {value!r} is of the wrong type.")
+        if key in ("sft", "train", "weight") and not (0 < value < math.inf or (value == 0 and key != "weight")):
+            raise VisRLError(f"{where}: {key} = {value!r}: expected {'above' if key == 'weight' else 'at least'} 0.")
+    if table["source"].startswith("mix:"):
+        raise VisRLError(f"{where}: a mix cannot be a part of a mix. Name its parts here.")
+    return Part(name=name, **table)
+
+
+def _open(part: Part, split: str, options: SourceOptions) -> _Opened:
+    own = part.source.partition(":")[0] in _OWN_SPLITS and not part.split
+    parted = split in ("sft", "train") and not own
+    count = part.count(split)
+    try:
+        given = dataclasses.replace(
+            options,
+            images_root=_roots(part.name, options),
+            columns=part.columns,
+            gold_space=part.gold_space,
+            license=part.license,
+            ship_images=False if options.ship_images is False else part.ship_images,
+        )
+        limit = count or None if own else None
+        source = open_source(part.source, (part.split or "train") if parted else split, limit, given)
+    except VisRLError as error:
+        raise VisRLError(f"Part [{part.name}] of the mix: {error}") from error
+    ids = source.ids()
+    rows = list(range(len(ids)))
+    if parted:
+        sft = sft_rows(len(ids), *PAPER_SHARE) if part.sft is None else part.sft
+        rows = halves([_key(name) for name in ids], sft, part.train or 0)[split == "train"]
+    if count is not None:
+        rows = rows[:count]
+    return _Opened(part, source, rows, [ids[i] for i in rows])
+
+
+def _key(name: str) -> str:
+    """Equal rows of a .jsonl file have one id made of their content, with a number behind it; they stay together."""
+    return re.sub(r"^(q-[0-9a-f]{16})-\d+$", r"\1", name)
+
+
+def _roots(name: str, options: SourceOptions) -> Any:
+    """The part's own root is its default one; those of other parts may still be names of sets or folders."""
+    roots = options.images_root
+    if not isinstance(roots, Mapping) or name not in roots:
+        return roots
+    return {**roots, "": roots[name]}

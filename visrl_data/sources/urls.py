@@ -1,0 +1,191 @@
+"""Images at URLs, fetched under limits: only with --allow-urls, only from the hosts that it names.
+
+Between a row's URL and images.decode. A source is a stranger's text, so a URL may be meant to reach what only
+this machine can: its own services, the local network, a cloud's metadata. So the name is resolved first,
+every address that it has must be a public one, the connection goes to the very address that was checked, and each
+redirect is checked again. What is fetched is bounded in bytes and in time.
+
+Reasons: image_url_refused (not allowed: scheme, host, address, port, credentials), image_fetch_failed (no answer,
+a status other than 200, too slow), image_too_large.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from visrl_data.images import BadImage
+
+MAX_BYTES = 32 * 2**20
+SECONDS = 30.0  # a fetch in all, redirects included; looking up a name is not counted
+TRIES = 3  # of a server that does not answer, or answers 429 or 5xx
+REDIRECTS = 5
+ANY_HOST = "any"
+_PORTS = {"http": 80, "https": 443}
+_AS_IS = "/%:@!$&'()*+,;=~?"
+
+
+class _Passing(Exception):
+    """A failure that a later try may not meet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    location: str
+    data: bytes
+
+
+def fetch(url: str, hosts: str) -> bytes:
+    """The bytes at a URL. hosts: "any", or names with commas; * stands for any part of a name. Raises BadImage."""
+    for left in reversed(range(TRIES)):
+        try:
+            return _fetch(url, hosts, time.monotonic() + SECONDS)
+        except _Passing as error:
+            if not left:
+                raise BadImage("image_fetch_failed", f"{shown(url)}: {error}; tried {TRIES} times"[:200]) from error
+            time.sleep(2.0 ** (TRIES - 1 - left))
+    raise AssertionError("unreachable")
+
+
+def shown(url: str) -> str:
+    """A URL for messages: without its query, which may hold a signature, and without credentials."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.hostname}{parts.path}"[:150]
+    return "a malformed URL"
+
+
+def _fetch(url: str, hosts: str, deadline: float) -> bytes:
+    first = url
+    for _ in range(REDIRECTS + 1):
+        answer = _get(_checked(url, hosts), deadline)
+        if answer.status == 200:
+            return answer.data
+        if answer.status not in (301, 302, 303, 307, 308):
+            problem = f"status {answer.status}"
+            if answer.status == 429 or answer.status >= 500:
+                raise _Passing(problem)
+            raise BadImage("image_fetch_failed", f"{shown(url)}: {problem}")
+        url = urljoin(url, answer.location)
+    raise BadImage("image_fetch_failed", f"{shown(first)}: more than {REDIRECTS} redirects")
+
+
+def _checked(url: str, hosts: str) -> SplitResult:
+    """Raises BadImage("image_url_refused") for what may not even be looked up."""
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, (parts.hostname or "").rstrip(".")
+    except ValueError as error:
+        raise BadImage("image_url_refused", f"a malformed URL: {error}"[:200]) from error
+    if parts.scheme not in _PORTS or not host:
+        problem = "expected http:// or https://"
+    elif parts.username is not None or parts.password is not None:
+        problem = "it holds a name or a password"
+    elif port not in (None, _PORTS[parts.scheme]):
+        problem = f"port {port}"
+    elif not any(name == ANY_HOST or fnmatchcase(host, name) for name in _split(hosts)):
+        problem = f"--allow-urls {hosts} does not name its host"
+    else:
+        return parts
+    raise BadImage("image_url_refused", f"{shown(url)}: {problem}"[:200])
+
+
+def _split(hosts: str) -> list[str]:
+    return [name.strip().lower() for name in hosts.split(",") if name.strip()]
+
+
+def _get(parts: SplitResult, deadline: float) -> _Answer:
+    """One request and its answer, cut off at the deadline however slowly the bytes come. Raises _Passing, BadImage."""
+    host, secure = str(parts.hostname), parts.scheme == "https"
+    addresses = _public_addresses(host, _PORTS[parts.scheme], shown(parts.geturl()))
+    late = threading.Event()
+    try:
+        line = _connected(addresses, _PORTS[parts.scheme], deadline)
+        if secure:
+            context = ssl.create_default_context()
+            line = context.wrap_socket(line, server_hostname=host, do_handshake_on_connect=False)
+        watch = threading.Timer(_left(deadline), _hang_up, (line, late))
+        watch.start()
+        try:
+            with line:
+                if isinstance(line, ssl.SSLSocket):
+                    line.do_handshake()
+                answer = _talk(line, parts, host)
+        finally:
+            watch.cancel()
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        if late.is_set() or isinstance(error, TimeoutError):
+            raise _Passing(f"no answer within {SECONDS:g} s") from error
+        raise _Passing(f"{type(error).__name__}: {error}"[:100]) from error
+    if late.is_set():
+        raise _Passing(f"no whole answer within {SECONDS:g} s")
+    return answer
+
+
+def _connected(addresses: list[str], port: int, deadline: float) -> socket.socket:
+    """A connection to the first address that takes one. Raises OSError."""
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((address, port), timeout=_left(deadline))
+    return socket.create_connection((addresses[-1], port), timeout=_left(deadline))
+
+
+def _talk(line: socket.socket, parts: SplitResult, host: str) -> _Answer:
+    connection = http.client.HTTPConnection(host)
+    connection.sock = line
+    path = quote(parts.path or "/", safe=_AS_IS) + (f"?{quote(parts.query, safe=_AS_IS)}" if parts.query else "")
+    connection.request("GET", path, headers={"Host": host, "User-Agent": "visrl", "Accept": "image/*"})
+    answer = connection.getresponse()
+    if answer.status != 200:
+        return _Answer(answer.status, answer.getheader("Location", ""), b"")
+    data = answer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise BadImage("image_too_large", f"{shown(parts.geturl())}: more than {MAX_BYTES} bytes")
+    if answer.length:
+        raise _Passing(f"the answer ended {answer.length} bytes too early")
+    return _Answer(answer.status, "", data)
+
+
+def _hang_up(line: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with contextlib.suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _public_addresses(host: str, port: int, url: str) -> list[str]:
+    """The addresses of the host, when all that it has are public. Raises _Passing, BadImage."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise _Passing(f"{host} cannot be looked up: {error}"[:100]) from error
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    private = [address for address in addresses if not _is_public(address)]
+    if private:
+        raise BadImage("image_url_refused", f"{url}: {private[0]} is no public address"[:200])
+    return addresses
+
+
+def _is_public(address: str) -> bool:
+    """Not private, loopback, link-local, multicast or reserved; an IPv4 address inside an IPv6 one counts as itself."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        nat64 = ip in ipaddress.ip_network("64:ff9b::/96")
+        ip = inner or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if nat64 else ip)
+    return ip.is_global and not ip.is_multicast
