@@ -1,4 +1,4 @@
-"""`visrl doctor`: what this machine can run, what is missing, and the command that mends it."""
+"""`visrl doctor`: what this machine can run, what is missing, and the command that mends it; or a look at a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,13 +18,40 @@ OPTIONAL = {
 }
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="ID", help="Look at a model instead; its weights are not loaded.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", min=1, metavar="N", help="With --model: most pixels of a picture.")
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype", metavar="TEXT", help="With --model: type of its numbers; auto: float32 on a CPU, else bfloat16."
+        ),
+    ] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="With --model: run code that comes with it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check this machine: devices, libraries, the shipped model, disk space, the Hub token.
 
-    Example:
+    With --model: the model's family, how it writes boxes, what it sees of a picture, and what memory it takes.
+
+    Examples:
 
       visrl doctor
+
+      visrl doctor --model Qwen/Qwen2.5-VL-7B-Instruct --dtype bfloat16
     """
+    if model is not None:
+        from .doctor_model import look_at_model, print_model
+
+        found = look_at_model(model, max_pixels, dtype, trust_remote_code)
+        print(json.dumps(found)) if as_json else print_model(found)
+        return
     checks = [*_devices(), *_libraries(), _spotlight(), _disk(), _token()]
     if as_json:
         print(json.dumps({"ok": all(check["ok"] for check in checks), "checks": checks}))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visrl_data.box_forms import up_to
 from visrl_data.boxes import (
     SPACES,
     Axis,
@@ -21,6 +23,7 @@ from visrl_data.boxes import (
     frame,
     iou,
     iou_xyxy,
+    marks_of,
     pixel_box,
 )
 
@@ -141,6 +144,76 @@ def test_canonical_texts():
     assert frame("per_mille", (9, 9)).text(cells) == "[12, 345, 678, 1000]"
     assert frame("resized_pixels", (9, 9), (2000, 2000)).text(cells) == "[12, 345, 678, 1000]"
     assert frame("paligemma_loc", (9, 9)).text(cells) == "<loc0345><loc0012><loc1000><loc0678>"
+    assert frame("per_mille_json", (9, 9)).text(cells) == '{"bbox_2d": [12, 345, 678, 1000]}'
+    assert frame("resized_pixels_json", (9, 9), (2000, 2000)).text(cells) == '{"bbox_2d": [12, 345, 678, 1000]}'
+    assert frame("per_mille_points", (9, 9)).text(cells) == "<|box_start|>(12,345),(678,1000)<|box_end|>"
+    assert frame("per_mille_nested", (9, 9)).text(cells) == "<box>[[12, 345, 678, 1000]]</box>"
+    assert frame("per_mille_tagged", (9, 9)).text(cells) == "<box>12 345 678 1000</box>"
+
+
+@pytest.mark.parametrize("space", SPACES)
+@given(data=st.data())
+@settings(max_examples=40, derandomize=True, deadline=None)
+def test_each_form_is_read_back_with_and_without_its_marks(space, data):
+    """Engines drop special tokens from replies; words around a box change nothing."""
+    size = (data.draw(side), data.draw(side))
+    try:
+        bound = frame(space, size, (data.draw(seen_side), data.draw(seen_side)))
+    except ImageTooThin:
+        return
+    (x1, x2), (y1, y2) = (
+        sorted(data.draw(st.lists(st.integers(axis.low, axis.high), min_size=2, max_size=2, unique=True)))
+        for axis in (bound.x, bound.y)
+    )
+    cells = (x1, y1, x2, y2)
+    assert_identity(bound, cells)
+    text = bound.text(cells)
+    bare = text if space == "paligemma_loc" else re.sub("<[^<>]*>", "", text)
+    assert (
+        bound.parse(bare)
+        == bound.parse(f"A cat{bare}.")
+        == bound.parse(f"<ref>A cat</ref>{text} is there")
+        == (cells, "ok")
+    )
+    assert bound.parse(f"{text} and {text}") == (None, "several_boxes")
+    assert marks_of(text) == tuple(re.findall("<[^<>]*>", text))
+    assert marks_of(f"it is {text}") == ()
+
+
+@pytest.mark.parametrize(
+    ("space", "reply", "expected"),
+    [
+        ("per_mille_points", "cat(1,2),(3,4)dog(5,6),(7,8)", "several_boxes"),
+        ("per_mille_points", "(1,2),(3,4),(5,6),(7,8)", "no_box"),  # a polygon
+        ("per_mille_points", "(1,2)", "no_box"),
+        ("per_mille_points", "[1, 2, 3, 4]", "no_box"),
+        ("per_mille_points", "( 1 , 2 ) , ( 3.4 , 4 )", (1, 2, 3, 4)),
+        ("per_mille_points", "(1,2),(3,1001)", "out_of_range"),
+        ("per_mille_points", "(-1,2),(3,4)", "out_of_range"),
+        ("per_mille_points", "(5,2),(3,4)", "reversed"),
+        ("per_mille_nested", "<box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>", "several_boxes"),
+        ("per_mille_nested", "<box>[[1, 2, 3]]</box>", "no_box"),
+        ("per_mille_tagged", "<box>1 2 3 4</box><box>5 6 7 8</box>", "several_boxes"),
+        ("per_mille_tagged", "1 2 3 4 5", "no_box"),
+        ("per_mille_tagged", "<box>1 2 3</box> of 1 2 3 4", "no_box"),
+        ("per_mille_tagged", "1, 2, 3, 4", "no_box"),
+        ("per_mille_json", '```json\n[\n\t{"bbox_2d": [1, 2, 3, 4], "label": "cat"}\n]\n```', (1, 2, 3, 4)),
+        ("per_mille_json", '[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [1, 2, 3, 5]}]', "several_boxes"),
+        ("per_mille_json", '{"bbox_2d": [1, 2, 3, 4]}, {"point_2d": [7, 7]}', (1, 2, 3, 4)),
+        ("resized_pixels_json", '{"bbox_2d": [0, 0, 28, 57]}', "out_of_range"),
+        ("paligemma_loc", "<loc0002><loc0001><loc0004><loc0003> cat", (1, 2, 3, 4)),
+    ],
+)
+def test_replies_in_the_forms_of_families(space, reply, expected):
+    found = frame(space, (640, 480), (28, 56)).parse(reply)
+    assert found == ((expected, "ok") if isinstance(expected, tuple) else (None, expected))
+
+
+@pytest.mark.parametrize("top", [0, 7, 9, 10, 99, 100, 128, 643, 1000, 1023, 2576])
+def test_the_grammars_numbers_are_those_up_to_the_top(top):
+    numbers = re.compile(up_to(top))
+    assert all(bool(numbers.fullmatch(str(n))) == (n <= top) for n in range(3000))
+    assert not numbers.fullmatch("") and not numbers.fullmatch("00") and not numbers.fullmatch("01")
 
 
 # -- conversion --------------------------------------------------------------------------------------

@@ -147,6 +147,8 @@ class NoVideos(ImageProcessingMixin):
     """Stands where Qwen's video processor would, which needs torchvision; pictures go through PIL."""
 
     merge_size, temporal_patch_size, model_input_names = 2, 2, []
+    slice_mode, downsample_mode = True, "16x"  # MiniCPM-V reads these, SmolVLM the next
+    num_frames, fps = 1, 1
 
     @classmethod
     def from_pretrained(cls, *_, **__):

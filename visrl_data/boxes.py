@@ -22,22 +22,38 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from visrl_data import box_forms
+from visrl_data.box_forms import Form
+
 Cells = tuple[int, int, int, int]
 Size = tuple[int, int]
 
-# unit                [0.123, 0.456, 0.789, 0.912]  fractions of the image
-# unit_padded_square  the same text; fractions of the image padded, centred, to a square (LLaVA-1.5)
-# per_mille           [123, 456, 789, 912]  thousandths of the image (Qwen2-VL, Qwen3-VL, InternVL)
-# resized_pixels      [12, 34, 56, 78]  pixels of the image as the model's processor resized it (Qwen2.5-VL)
-# paligemma_loc       <loc0456><loc0123><loc0912><loc0789>  0-1023, y first
-SPACES = ("unit", "unit_padded_square", "per_mille", "resized_pixels", "paligemma_loc")
+# Each space is a lattice and a form of text (box_forms.py); families.py says which models write which.
+#   unit                 [0.123, 0.456, 0.789, 0.912]  fractions of the image
+#   unit_padded_square   the same text; fractions of the image padded, centred, to a square (LLaVA-1.5)
+#   per_mille            [123, 456, 789, 912]  thousandths of the image
+#   per_mille_json       {"bbox_2d": [123, 456, 789, 912]}  the same cells (Qwen3-VL)
+#   per_mille_points     <|box_start|>(123,456),(789,912)<|box_end|>  the same cells (Qwen2-VL)
+#   per_mille_nested     <box>[[123, 456, 789, 912]]</box>  the same cells (InternVL)
+#   per_mille_tagged     <box>123 456 789 912</box>  the same cells (MiniCPM-V)
+#   resized_pixels       [12, 34, 56, 78]  pixels of the image as the model's processor resized it
+#   resized_pixels_json  {"bbox_2d": [12, 34, 56, 78]}  the same cells (Qwen2.5-VL)
+#   paligemma_loc        <loc0456><loc0123><loc0912><loc0789>  0-1023, y first
+_SPACES = {
+    "unit": ("thousandths", box_forms.DECIMALS),
+    "unit_padded_square": ("padded", box_forms.DECIMALS),
+    "per_mille": ("thousandths", box_forms.LIST),
+    "per_mille_json": ("thousandths", box_forms.BBOX_2D),
+    "per_mille_points": ("thousandths", box_forms.POINTS),
+    "per_mille_nested": ("thousandths", box_forms.NESTED),
+    "per_mille_tagged": ("thousandths", box_forms.TAGGED),
+    "resized_pixels": ("pixels", box_forms.LIST),
+    "resized_pixels_json": ("pixels", box_forms.BBOX_2D),
+    "paligemma_loc": ("locs", box_forms.LOCS),
+}
+SPACES = tuple(_SPACES)
 BOX_RULES = ("any", "union")
 
-_DECIMAL_SPACES = ("unit", "unit_padded_square")
-_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)"
-_NUMBER_RE = re.compile(_NUMBER, re.IGNORECASE | re.ASCII)
-_LIST_RE = re.compile(r"\[([^\[\]]*)\]")
-_LOCS_RE = re.compile(r"<loc[0-9]{4}>(?:\s*<loc[0-9]{4}>)*", re.ASCII)
 _PIXEL_SNAP = 1e-6  # pixels: float noise that must not cost a crop a row
 
 
@@ -164,19 +180,19 @@ class Frame:
     def parse(self, text: str) -> tuple[Cells | None, str]:
         """Read a model's reply: (cells, "ok"), or (None, reason). Never raises.
 
-        Strict: exactly one box, anywhere in the reply. A box is a bracketed list of four numbers (so
-        {"bbox_2d": [...]} parses), or four consecutive loc tokens; a list of any other length is none.
+        Strict: exactly one box, anywhere in the reply, in the form of this space; lists are read wherever they
+        stand (so {"bbox_2d": [...]} parses in every space of lists), and a list of any other length is none.
         The numbers must be finite, in the range of the MODEL's space, and in order; they are rounded to
         the lattice (any number of decimals is read) and the box is then cut to the image. Reasons:
         no_box, several_boxes, not_finite, out_of_range, reversed, and degenerate when no width or no
         height is left at the end.
         """
-        found = _loc_boxes(text) if self.space == "paligemma_loc" else _listed_boxes(text)
+        found = self.form.read(text)
         if len(found) != 1:
             return None, "several_boxes" if found else "no_box"
         if not all(map(math.isfinite, found[0])):
             return None, "not_finite"
-        written = [value * 1000 for value in found[0]] if self.space in _DECIMAL_SPACES else found[0]
+        written = [value * 1000 for value in found[0]] if self.form.number == "decimal" else found[0]
         axes = (self.x, self.y, self.x, self.y)
         if not all(0 <= value <= axis.top for value, axis in zip(written, axes, strict=True)):
             return None, "out_of_range"
@@ -189,12 +205,16 @@ class Frame:
 
     def text(self, cells: Cells) -> str:
         """The canonical text of a lattice box."""
-        if self.space == "paligemma_loc":
-            x1, y1, x2, y2 = cells
-            return "".join(f"<loc{cell:04d}>" for cell in (y1, x1, y2, x2))
-        if self.space in _DECIMAL_SPACES:
-            return "[" + ", ".join(f"{cell / 1000:.3f}" for cell in cells) + "]"
-        return "[" + ", ".join(map(str, cells)) + "]"
+        return self.form.write(cells)
+
+    @property
+    def form(self) -> Form:
+        return _SPACES[self.space][1]
+
+    @property
+    def grammar(self) -> str:
+        """A Lark grammar of the canonical texts whose numbers are in the range of the model's space."""
+        return self.form.grammar((self.x.top, self.y.top))
 
     def to_unit(self, cells: Cells) -> Box:
         """A lattice box on the image (as `parse` and `to_cells` return it) in unit xyxy of the original."""
@@ -211,7 +231,7 @@ def frame(space: str, image_size: Size, seen_size: Size | None = None) -> Frame:
     """Bind a space to one image.
 
     image_size: (width, height) in pixels of the original image. seen_size: those of the image as the
-    model's processor resized it; needed by `resized_pixels`, ignored by the others.
+    model's processor resized it; needed by the `resized_pixels` spaces, ignored by the others.
     Raises ImageTooThin when the lattice has no room for a box: only in `unit_padded_square`, for an
     image about 500 to 1000 times as long as it is wide, or more.
     """
@@ -223,33 +243,34 @@ def frame(space: str, image_size: Size, seen_size: Size | None = None) -> Frame:
     return Frame(space, x, y)
 
 
+def needs_seen_size(space: str) -> bool:
+    """Whether a frame of this space needs to know the picture as the model's processor resized it."""
+    return _SPACES.get(space, ("",))[0] == "pixels"
+
+
+def marks_of(text: str) -> tuple[str, ...]:
+    """The marks in a canonical text, which are tokens of the models that write it; none in any other text."""
+    for form in {form.template: form for _, form in _SPACES.values() if form.has_marks}.values():
+        found = form.read(text)
+        if len(found) == 1 and form.write([int(value) for value in found[0]]) == text:
+            return tuple(re.findall(r"<[^<>]+>", text))
+    return ()
+
+
 def _axis(space: str, side: int, longer: int, seen: int) -> Axis:
-    if space in ("unit", "per_mille"):
+    if space not in _SPACES:
+        raise ValueError(f"unknown box space {space!r}; expected one of {', '.join(SPACES)}")
+    lattice, _ = _SPACES[space]
+    if lattice == "thousandths":
         return Axis(1000, 1, 0, 1000)
-    if space == "unit_padded_square":
+    if lattice == "padded":
         # The padding before the image is an integer, as LLaVA's processor and Visual-CoT's labels have it.
         return Axis(1000, longer, 1000 * ((longer - side) // 2), 1000 * side)
-    if space == "paligemma_loc":
+    if lattice == "locs":
         return Axis(1023, 1, 0, 1023)  # PaliGemma's labels are round(1023 * unit)
-    if space != "resized_pixels":
-        raise ValueError(f"unknown box space {space!r}; expected one of {', '.join(SPACES)}")
     if not seen:
-        raise ValueError("resized_pixels needs seen_size, the (width, height) after the model's processor")
+        raise ValueError(f"{space} needs seen_size, the (width, height) after the model's processor")
     return Axis(seen, 1, 0, seen)
-
-
-def _listed_boxes(text: str) -> list[list[float]]:
-    lists = [[item.strip() for item in body.split(",")] for body in _LIST_RE.findall(text)]
-    return [[float(item) for item in items] for items in lists if len(items) == 4 and all(map(_is_number, items))]
-
-
-def _is_number(item: str) -> bool:
-    return _NUMBER_RE.fullmatch(item) is not None
-
-
-def _loc_boxes(text: str) -> list[list[float]]:
-    runs = [[float(digits) for digits in re.findall("[0-9]{4}", run)] for run in _LOCS_RE.findall(text)]
-    return [[x1, y1, x2, y2] for y1, x1, y2, x2 in (run for run in runs if len(run) == 4)]
 
 
 @dataclass(frozen=True, slots=True)

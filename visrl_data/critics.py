@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 
 from visrl_data.config import GenConfig
 from visrl_data.engines import Reply, Request, Role, Sampling
-from visrl_data.prompts import SCORE_CHOICES, SCORE_PREFIX, PromptSet, parse_score, standard_answer
+from visrl_data.prompts import SCORE_CHOICES, SCORE_GRAMMAR, SCORE_PREFIX, PromptSet, parse_score, standard_answer
 from visrl_data.records import Score
 from visrl_data.sampling import FocusBox
 
@@ -63,6 +63,7 @@ def _request(parts: tuple, images: tuple, critic: Role, config: GenConfig) -> Re
         adapter=critic.adapter,
         prefix=SCORE_PREFIX if expected else "",
         choices=SCORE_CHOICES if expected else (),
+        grammar=SCORE_GRAMMAR if config.constrain and not expected else "",
     )
 
 

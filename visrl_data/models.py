@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from visrl_data.boxes import CropRule
@@ -33,6 +33,7 @@ class ModelFolder:
     base: for an adapter, the model under it. box_space, crop_rule: None when not recorded.
     origin_base: id of the original model; a model that records none is its own origin.
     steps: how it learnt to answer: 2, box and then answer; or 1, at once (the answer-only baselines).
+    prompts: the templates that it was trained with, by name; empty when not recorded.
     """
 
     id: str
@@ -44,6 +45,7 @@ class ModelFolder:
     crop_rule: CropRule | None
     origin_base: str
     steps: int = 2
+    prompts: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def weights(self) -> ModelFolder:
@@ -51,18 +53,21 @@ class ModelFolder:
         return self.base or self
 
 
-def find_model(model: str, trust_remote_code: bool = False) -> ModelFolder:
+def find_model(model: str, trust_remote_code: bool = False, weights: bool = True) -> ModelFolder:
     """Resolve `ID[@REV]`: an alias of a shipped model, a local folder, or a Hub id (downloaded, cached).
+
+    weights: False leaves the weights of a Hub id where they are, for who only looks at the model.
 
     Raises VisRLError when there is no such model, or when the weights under an adapter are not those that it
     was trained on (where its record keeps their digest).
     """
-    path, revision = _locate(model, trust_remote_code)
+    path, revision = _locate(model, trust_remote_code, weights)
     record = _read_json(path / RECORD) if (path / RECORD).is_file() else {}
     base = None
     if (path / "adapter_config.json").is_file():
-        base = find_model(_base_of(path), trust_remote_code)
-        _check_base(model, record.get("base"), base)
+        base = find_model(_base_of(path), trust_remote_code, weights)
+        if weights:
+            _check_base(model, record.get("base"), base)
     elif not (path / "config.json").is_file():
         raise VisRLError(
             f"{model}: {path} holds neither config.json nor adapter_config.json, so it is no model folder. "
@@ -80,6 +85,7 @@ def find_model(model: str, trust_remote_code: bool = False) -> ModelFolder:
         crop_rule=CropRule(**rule) if rule else fallback.crop_rule,
         origin_base=(record.get("origin_base") or {}).get("id", fallback.origin_base),
         steps=record.get("steps", 2),
+        prompts={name.partition("@")[0]: text for name, text in record.get("prompts", {}).items()},
     )
 
 
@@ -104,7 +110,7 @@ def digest_folder(path: Path) -> str:
     return total.hexdigest()
 
 
-def _locate(model: str, trust_remote_code: bool) -> tuple[Path, str | None]:
+def _locate(model: str, trust_remote_code: bool, weights: bool) -> tuple[Path, str | None]:
     if model in ALIASES:
         return ALIASES[model], None
     if Path(model).is_dir():
@@ -115,14 +121,14 @@ def _locate(model: str, trust_remote_code: bool) -> tuple[Path, str | None]:
             f"No model {model!r}: it is no folder here, no Hub id (user/name or user/name@revision), "
             f"and none of the shipped ones ({', '.join(ALIASES)})."
         )
-    return _download(name, revision or None, trust_remote_code)
+    return _download(name, revision or None, trust_remote_code, weights)
 
 
-def _download(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Path, str]:
+def _download(name: str, revision: str | None, trust_remote_code: bool, weights: bool) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
-    patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
+    patterns = [*_PATTERNS[0 if weights else 1 :], *(["*.py"] if trust_remote_code else [])]
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:

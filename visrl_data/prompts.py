@@ -12,6 +12,7 @@ response.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -42,6 +43,7 @@ RESPONSE_CRITIC = (
 
 SCORE_PREFIX = '{"score": '
 SCORE_CHOICES = tuple(f"{i / 10:.1f}" for i in range(11))
+SCORE_GRAMMAR = r'start: "{\"score\": " /0\.[0-9]|1\.0/ "}"'
 
 _PICTURES = {"<image>": "image", "<crop>": "crop"}
 _FIELDS = {
@@ -118,13 +120,15 @@ class PromptSet:
         return (self.focus, self.answer, self.box_critic, self.response_critic)
 
 
-def load_prompts(path: Path | None) -> PromptSet:
-    """The default prompts, or those with templates replaced from a TOML file (`focus = "..."`).
+def load_prompts(path: Path | None, known: PromptSet | None = None) -> PromptSet:
+    """The prompts that a model knows (families.py; default: ours), some of them replaced from a TOML file
+    (`focus = "..."`).
 
     Raises ValueError naming the file and the prompt when a name is unknown or a field is missing.
     """
+    known = known or PromptSet()
     if path is None:
-        return PromptSet()
+        return known
     given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     unknown = sorted(set(given) - set(_FIELDS))
     if unknown:
@@ -145,7 +149,7 @@ def load_prompts(path: Path | None) -> PromptSet:
         if picture not in template.split("\n") or (name == "answer" and "<crop>" not in template.split("\n")):
             raise ValueError(f"{path}: prompt {name!r} must have its picture {picture} alone on a line")
         replaced[name] = Prompt(name, template)
-    return PromptSet(**replaced)
+    return dataclasses.replace(known, **replaced)
 
 
 _JSON_OBJECT = re.compile(r"\{[^{}]*\}")

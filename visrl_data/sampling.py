@@ -67,6 +67,7 @@ def focus_pass(
             ),
             sampling=actor_sampling(config),
             adapter=actor.adapter,
+            grammar=view.frame.grammar if config.constrain else "",
         )
         for view in views
     ]

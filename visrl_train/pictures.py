@@ -6,7 +6,7 @@ sees the first of each, and its features are handed out to all. As long as nothi
 projector is trained, the features also serve the reference, whose forward comes after the policy's.
 
 Works where the model asks get_image_features for the pictures of a batch in reading order, and gets them back
-one by one: the families below. Others encode every picture as it comes.
+one by one: `encodes_once` in visrl_data/families.py. Others encode every picture as it comes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-FAMILIES = {"llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "paligemma", "gemma3"}
+from visrl_data.families import family_of
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def shares(model: Any) -> bool:
 def _encoder(model: Any) -> Any:
     """The module whose get_image_features the model's forward asks."""
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return whole.model if whole.config.model_type in FAMILIES else None
+    return whole.model if family_of(whole.config.model_type).encodes_once else None
 
 
 def _only(given: dict[str, Any], first: list[int]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from visrl_data import store
 from visrl_data.boxes import CropRule
 from visrl_data.config import to_toml
 from visrl_data.engines import loading
+from visrl_data.engines.processing import tell_model
 from visrl_data.errors import VisRLError
 from visrl_data.factory import versions
 from visrl_data.models import RECORD, ModelFolder
@@ -133,6 +134,8 @@ def begin(stage: Stage) -> Iterator[bool]:
             stage.work.mkdir(exist_ok=True)
             store.write_json(stage.work / "begun.json", _begun(stage))
             store.write_text(stage.output / "config.toml", to_toml(stage.config))
+        else:
+            shutil.rmtree(stage.work, ignore_errors=True)  # left by a kill after the model was whole
         yield stage.finished
 
 
@@ -222,6 +225,12 @@ def ours(trainer: type) -> type:
     _score_completions_alone()
 
     class OurTrainer(trainer):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            for model in (self.model, getattr(self, "ref_model", None)):
+                if model is not None:
+                    tell_model(model, self.processing_class)
+
         def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
             inputs = dict(inputs)
             repeated = inputs.pop("pictures", None)

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from visrl_data.boxes import marks_of
 from visrl_data.engines import Request, Sampling
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.errors import VisRLError
@@ -71,9 +72,11 @@ class Turns:
         return self._text(Request(turn.parts, turn.images, (), Sampling()))
 
     def completion(self, reply: str) -> str:
-        """The text that carries the loss. Special tokens spelt out in a reply stay text."""
+        """The text that carries the loss. Special tokens spelt out in a reply stay text; the marks of a box do not."""
+        marks = marks_of(reply)
         for token in self._never_in_replies:
-            reply = reply.replace(token, f"{token[0]}\u200b{token[1:]}")
+            if token not in marks:
+                reply = reply.replace(token, f"{token[0]}\u200b{token[1:]}")
         return self._lead + reply + self._end
 
     def encode(self, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,9 @@
-"""How the transformers engine turns scores into replies: keyed sampling, and the probabilities of choices."""
+"""How the transformers engine turns scores into replies: keyed sampling, grammars, and the probabilities of choices."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,77 @@ class KeyedSampler(LogitsProcessor):
         drawn = drawn.clamp(max=probs.shape[-1] - 1)
         token = order.gather(-1, drawn).to(scores.device)
         return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
+
+
+_NAMED = re.compile(r'"(<[^<>"]+>)"')
+_MOST_GRAMMARS = 256  # kept ready: those of boxes in pixels differ by the size of the picture
+
+
+class Grammars:
+    """Grammars of replies for one tokenizer; what is built from it is built once.
+
+    Raises VisRLError when the package that reads grammars is not installed.
+    """
+
+    def __init__(self, tokenizer: Any, eos: list[int]) -> None:
+        self._tokenizer = tokenizer
+        self._eos = eos
+        self._readers: dict[int, Any] = {}
+        self._fresh: dict[tuple[str, int], Any] = {}
+
+    def processor(self, grammars: Sequence[str]) -> HeldToGrammar:
+        """For a batch whose rows are held to these grammars."""
+        return HeldToGrammar(self, grammars)
+
+    def matchers(self, grammars: Sequence[str], width: int) -> list[Any]:
+        """One matcher a row, for scores of this many tokens."""
+        try:
+            from llguidance import LLMatcher, hf
+        except ImportError as error:
+            raise VisRLError("--constrain needs a package that reads grammars: pip install 'visrl[grammar]'") from error
+        if width not in self._readers:
+            self._readers[width] = hf.from_tokenizer(self._tokenizer, n_vocab=width, eos_token=self._eos)
+        if len(self._fresh) > _MOST_GRAMMARS:
+            self._fresh.clear()
+        for text in dict.fromkeys(grammars):
+            if (text, width) in self._fresh:
+                continue
+            matcher = LLMatcher(self._readers[width], self._with_tokens(text))
+            if matcher.is_error():
+                raise VisRLError(f"This model's tokenizer can't write {text.splitlines()[0]!r}: {matcher.get_error()}")
+            self._fresh[text, width] = matcher
+        return [self._fresh[text, width].deep_copy() for text in grammars]
+
+    def _with_tokens(self, grammar: str) -> str:
+        """A quoted mark that is one token of this tokenizer, special or added, becomes that token."""
+        known = self._tokenizer.get_added_vocab()
+        return _NAMED.sub(lambda found: found[1] if found[1] in known else found[0], grammar)
+
+
+class HeldToGrammar(LogitsProcessor):
+    """Leaves each row the tokens that its grammar allows next; nothing but the end once it is complete."""
+
+    def __init__(self, grammars: Grammars, rows: Sequence[str]) -> None:
+        self._grammars = grammars
+        self._rows = rows
+        self._matchers: list[Any] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        """input_ids: (rows, length so far); scores: (rows, vocabulary)."""
+        from llguidance import numpy as masks
+
+        width = scores.shape[-1]
+        if not self._matchers:
+            self._matchers = self._grammars.matchers(self._rows, width)
+        else:
+            for matcher, token in zip(self._matchers, input_ids[:, -1].tolist(), strict=True):
+                if not matcher.is_stopped():
+                    matcher.consume_token(token)
+        bits = masks.allocate_token_bitmask(len(self._matchers), width)
+        for row, matcher in enumerate(self._matchers):
+            masks.fill_next_token_bitmask(matcher, bits, row)
+        allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, :width].astype(bool)
+        return scores.masked_fill(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
 
 
 def branch_nodes(tokenizer: Any, prefix: str, choices: tuple[str, ...]) -> dict[tuple[int, ...], dict[int, list[int]]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from visrl_data.engines.processing import limit_pixels, show_whole
 from visrl_data.errors import VisRLError
+from visrl_data.families import check_loadable, family_at
 from visrl_data.models import ModelFolder
-
-logger = logging.getLogger(__name__)
 
 
 def best_device() -> str:
@@ -31,37 +30,28 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_code: bool) -> Any:
+    """The processor, set to show whole pictures of at most max_pixels. Raises VisRLError, with what is missing."""
+    check_loadable(folder.id, folder.weights.path, trust_remote_code)
     try:
         processor = AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
     except (ImportError, OSError, ValueError) as error:
-        hint = " Install torchvision, which this model's processor needs." if "orchvision" in str(error) else ""
+        missing = [name for name in ("torchvision", "num2words") if name[1:] in str(error)]
+        hint = f" Install what it needs: pip install {missing[0]}." if missing else ""
         raise VisRLError(f"The processor of {folder.id} could not be loaded: {_first_line(error)}.{hint}") from error
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
         raise VisRLError(
             f"{folder.id} has no {'chat template' if hasattr(processor, 'image_processor') else 'image processor'}: "
             "expected an instruction-tuned image-text-to-text model."
         )
-    images = processor.image_processor
-    if getattr(images, "do_center_crop", False):
-        # A centre crop hides the ends of the picture, where a box may lie: show the whole picture instead.
-        crop = images.crop_size
-        images.do_center_crop = False
-        images.size = {"height": crop["height"], "width": crop["width"]}
+    family = family_at(folder.weights.path)
+    show_whole(processor, family)
     if max_pixels is not None:
-        _limit_pixels(images, max_pixels, folder.id)
+        limit_pixels(processor, family, max_pixels, folder.id)
     return processor
 
 
-def _limit_pixels(images: Any, max_pixels: int, model: str) -> None:
-    if hasattr(images, "max_pixels"):
-        images.max_pixels = max_pixels
-        if isinstance(images.size, dict) and "longest_edge" in images.size:
-            images.size = {**images.size, "longest_edge": max_pixels}
-    else:
-        logger.warning("%s sees pictures of a fixed size: --max-pixels changes nothing.", model)
-
-
 def load_model(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    check_loadable(folder.id, folder.weights.path, trust_remote_code)
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code

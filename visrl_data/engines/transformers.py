@@ -5,6 +5,7 @@ How a batch is run:
   inverse of its cumulative distribution, so a reply depends on its seed, not on its neighbours.
 - Several replies to one prompt share its prefill: the prompt is read once, its key-value cache is
   repeated. Families whose cache can't be repeated fall back to `num_return_sequences`.
+- A grammar, where a request has one, leaves each step only the tokens that it allows.
 - Out of memory halves the batch, records it, and goes on.
 - Text stays text: special tokens that occur inside a question or a response are broken up.
 """
@@ -22,15 +23,14 @@ from PIL.Image import Image
 from transformers import GenerationConfig, LogitsProcessorList
 
 from visrl_data.engines import Reply, Request, Sampling, Usage
-from visrl_data.engines.decoding import KeyedSampler, branch_nodes, choice_reply
+from visrl_data.engines.decoding import Grammars, KeyedSampler, branch_nodes, choice_reply
 from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
+from visrl_data.engines.processing import picture_size, tell_model
 from visrl_data.errors import VisRLError
+from visrl_data.families import family_at
 from visrl_data.models import ModelFolder
 
 logger = logging.getLogger(__name__)
-
-# Cross-attention states and linear-attention states are not repeated by Cache.batch_repeat_interleave.
-_NO_SHARED_PREFILL = {"mllama", "qwen3_5", "minicpmv4_6"}
 
 
 class TransformersEngine:
@@ -40,6 +40,7 @@ class TransformersEngine:
     """
 
     name = "transformers"
+    constrains = True
 
     def __init__(
         self,
@@ -57,13 +58,15 @@ class TransformersEngine:
         self.usage = Usage()
         self.processor = load_processor(folder, max_pixels, trust_remote_code)
         self.model = load_model(folder, self.dtype, trust_remote_code).to(self.device)
+        tell_model(self.model, self.processor)
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self._special = sorted({t for t in tokenizer.get_added_vocab() if t.strip()}, key=len, reverse=True)
         self._eos = _eos_ids(self.model, tokenizer)
-        self._shares_prefill = self.model.config.model_type not in _NO_SHARED_PREFILL
+        self._shares_prefill = family_at(folder.weights.path).shares_prefill
+        self._grammars = Grammars(tokenizer, self._eos)
         self._keeps_logits = "logits_to_keep" in inspect.signature(_unwrapped(self.model).forward).parameters
 
     @property
@@ -84,13 +87,7 @@ class TransformersEngine:
 
     def seen_size(self, image: Image) -> tuple[int, int]:
         """(width, height) in pixels after the processor's resize, read off what it really makes."""
-        made = self.processor.image_processor(images=[image], return_tensors="pt")
-        if "image_grid_thw" in made:
-            _, rows, columns = made["image_grid_thw"][0].tolist()
-            patch = self.processor.image_processor.patch_size
-            return columns * patch, rows * patch
-        height, width = made["pixel_values"].shape[-2:]
-        return width, height
+        return picture_size(self.processor, image)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """Replies in order. Requests are batched only with neighbours that are run the same way."""
@@ -164,20 +161,25 @@ class TransformersEngine:
         return text
 
     def _sample(self, batch: Sequence[Request]) -> list[list[Reply]]:
-        n = len(batch[0].seeds)
+        repeats = len(batch[0].seeds)
+        n = repeats if batch[0].sampling.temperature > 0 else 1  # greedy replies to a prompt are all the same
         inputs = self._encode(batch)
         length = inputs["input_ids"].shape[1]
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        seeds = [seed for request in batch for seed in request.seeds]
+        seeds = [seed for request in batch for seed in request.seeds[:n]]
         options = self._options(batch[0].sampling, seeds)
+        if batch[0].grammar:
+            grammars = [request.grammar for request in batch for _ in range(n)]
+            options["logits_processor"].insert(0, self._grammars.processor(grammars))
         if n == 1:
             ids = self.model.generate(**inputs, **options)
         elif self._shares_prefill:
             ids = self._branch(inputs, n, options)
         else:
-            ids = self.model.generate(**inputs, **options, num_return_sequences=n)
+            options["generation_config"].num_return_sequences = n
+            ids = self.model.generate(**inputs, **options)
         replies = [self._reply(row, prompt_tokens[i // n]) for i, row in enumerate(ids[:, length:].tolist())]
-        return [replies[i : i + n] for i in range(0, len(replies), n)]
+        return [replies[i : i + n] * (repeats // n) for i in range(0, len(replies), n)]
 
     def _options(self, sampling: Sampling, seeds: list[int]) -> dict[str, Any]:
         processors = LogitsProcessorList([KeyedSampler(sampling, seeds)] if sampling.temperature > 0 else [])
@@ -240,14 +242,11 @@ class TransformersEngine:
 
 
 def _alike(a: Request, b: Request) -> bool:
-    return (a.sampling, a.adapter, a.choices, a.prefix, len(a.seeds), len(a.images)) == (
-        b.sampling,
-        b.adapter,
-        b.choices,
-        b.prefix,
-        len(b.seeds),
-        len(b.images),
-    )
+    def way(request: Request) -> tuple[Any, ...]:
+        counts = (len(request.seeds), len(request.images))
+        return (request.sampling, request.adapter, request.choices, request.prefix, bool(request.grammar), *counts)
+
+    return way(a) == way(b)
 
 
 def _unwrapped(model: Any) -> Any:

@@ -1,0 +1,115 @@
+"""What a model takes of memory, to generate and in each training stage. Reckoned from shapes: no weight is loaded.
+
+Used by `visrl doctor --model`. The model is built without storage from its config.json; with b bytes a number of
+the type (float32 4, bfloat16 2), P parameters, of them P_l in the language model and P_a in an adapter:
+
+    gen       b P                                  weights; actor and critic share them when one is the other's base
+              b * rows * tokens * layers * 2 * kv  key-value cache, kv numbers a layer for keys and as many for values
+              b * rows * tokens * (4 h + 3 f)      one layer at work on the prompts (h hidden, f intermediate size)
+              8 * rows * vocabulary                scores, and a copy to draw from
+
+    LoRA      b P + 16 P_a                         frozen weights; adapter, gradient and AdamW's two states in float32
+    4 bits    as LoRA, the language model's linear layers at 0.55 bytes a number (4 bits and their constants)
+    full      4 P + 12 P_l                         all in float32, gradient and AdamW's states of what is trained
+    rl1, rl2  + 4 P_a, or full + b P               the frozen reference: a copy of the adapter, or the whole model
+
+    a stage   b * rows * tokens * h * layers       what gradient checkpointing keeps, from a billion parameters on
+              b * rows * tokens * (10 h + 3 f)     and the one layer that is done again; without it, of every layer
+              8 * rows * reply * vocabulary        log-probabilities of the replies
+
+Left out: the vision tower at work, buffers of the libraries, fragmentation. Plan for a quarter more. With
+quadratic (eager) attention, long prompts take more still. Several devices (FSDP, DeepSpeed) divide what they shard.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from visrl_data.config import GenConfig
+from visrl_data.models import ModelFolder
+from visrl_train.config import Rl1Config, Rl2Config, SftConfig, TrainConfig
+
+STAGES: dict[str, tuple[type[TrainConfig], int]] = {"sft": (SftConfig, 1), "rl1": (Rl1Config, 2), "rl2": (Rl2Config, 4)}
+"""Stage -> its options, and how many rows one of its --batch-size gives: a pair has two, with its responses four."""
+WAYS = ("lora", "4 bits", "full")
+WORDS = 150  # tokens of a question with its request
+REPLY = 40  # tokens of a box
+_LARGE = 1_000_000_000  # as stage.py: from here on gradient checkpointing is on
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes that memory follows from. kv: numbers a layer and token that keys take (values take as many)."""
+
+    parameters: int
+    language: int
+    adapter: int
+    linears: int
+    layers: int
+    hidden: int
+    intermediate: int
+    kv: int
+    vocabulary: int
+
+
+def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) -> Shape:
+    """Build the model of a folder without its weights and measure it. rank: of a fresh adapter."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from visrl_train.models import language_linears, unfreeze_language_model
+
+    config = AutoConfig.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
+    with init_empty_weights():
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    pattern = re.compile(language_linears(model))
+    linears = [module.weight.shape for name, module in model.named_modules() if pattern.fullmatch(name)]
+    unfreeze_language_model(model)
+    text: Any = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return Shape(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        language=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        adapter=sum(rank * (rows + columns) for rows, columns in linears),
+        linears=sum(rows * columns for rows, columns in linears),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        kv=heads * head,
+        vocabulary=text.vocab_size,
+    )
+
+
+def generation(shape: Shape, number: int, picture: int, config: GenConfig) -> int:
+    """Bytes to generate, in the answer pass, whose prompts are the longest. number: bytes a number; picture: tokens."""
+    tokens, rows = 2 * picture + WORDS, config.batch_size
+    cache = rows * (tokens + config.max_new_tokens) * shape.layers * 2 * shape.kv
+    work = rows * tokens * (4 * shape.hidden + 3 * shape.intermediate)
+    return number * (shape.parameters + cache + work) + 8 * rows * shape.vocabulary
+
+
+def training(shape: Shape, number: int, picture: int, stage: str, way: str) -> int:
+    """Bytes for a step of a stage with its default options. way: one of WAYS."""
+    kind, rows_each = STAGES[stage]
+    rows = rows_each * kind().batch_size
+    tokens = (picture if stage == "rl1" else 2 * picture) + WORDS + REPLY
+    layer = 10 * shape.hidden + 3 * shape.intermediate
+    large = shape.parameters >= _LARGE
+    kept = shape.hidden * shape.layers + layer if large else layer * shape.layers
+    step = number * rows * tokens * kept + 8 * rows * REPLY * shape.vocabulary
+    return step + _states(shape, number, stage, way)
+
+
+def _states(shape: Shape, number: int, stage: str, way: str) -> int:
+    """Weights, gradients, AdamW's states and the reference."""
+    if way == "full":
+        reference = 0 if stage == "sft" else number * shape.parameters
+        return 4 * shape.parameters + 12 * shape.language + reference
+    frozen = number * shape.parameters
+    if way == "4 bits":
+        frozen -= round((number - 0.55) * shape.linears)
+    return frozen + (16 if stage == "sft" else 20) * shape.adapter
