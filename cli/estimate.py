@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ def print_estimate(config: Any, target: Path, speed: float | None, as_json: bool
         return
     hours = numbers["hours"]
     time_text = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
-    print(f"{numbers['questions']} questions, at most {numbers['calls']:,} model calls, about {time_text}.")
+    parts = ", ".join(f"{name} {rows}" for name, rows in numbers.get("parts", {}).items())
+    questions = f"{numbers['questions']} questions" + (f" ({parts})" if parts else "")
+    print(f"{questions}, at most {numbers['calls']:,} model calls, about {time_text}.")
     if "prompt_tokens" in numbers:
         print(
             f"About {numbers['prompt_tokens']:,} prompt and {numbers['completion_tokens']:,} completion tokens, "
@@ -30,28 +34,39 @@ def _calls_each(config: Any) -> int:
 
 
 def _stated(config: Any, speed: float) -> dict[str, Any]:
+    rows = _rows(config)
+    calls = rows["questions"] * _calls_each(config)
+    return rows | {"calls": calls, "hours": round(calls / speed / 3600, 4)}
+
+
+def _rows(config: Any) -> dict[str, Any]:
+    """The rows of the source, and of a mix those of each part."""
     from visrl_data.factory import open_questions
 
-    questions = len(open_questions(config))
-    calls = questions * _calls_each(config)
-    return {"questions": questions, "calls": calls, "hours": round(calls / speed / 3600, 4)}
+    ids = open_questions(config).ids()
+    if not config.source.startswith("mix:"):
+        return {"questions": len(ids)}
+    return {"questions": len(ids), "parts": dict(sorted(Counter(name.partition("/")[0] for name in ids).items()))}
 
 
 def _timed(config: Any, target: Path) -> dict[str, Any]:
+    from transformers.utils import logging
+
     from visrl_data import factory, store
 
-    questions = len(factory.open_questions(config))
+    logging.disable_progress_bar()
+    rows = _rows(config)
     if not store.times(store.Run(target)):
+        print(f"Loading models, then timing the first {config.chunk_size} questions", file=sys.stderr)
         factory.generate(config, target, max_chunks=1)
     records = store.times(store.Run(target))
     measured = sum(record["questions"] for record in records) or 1
 
     def scaled(name: str) -> float:
-        return sum(record[name] for record in records) / measured * questions
+        return sum(record[name] for record in records) / measured * rows["questions"]
 
-    return {
-        "questions": questions,
-        "calls": questions * _calls_each(config),
+    return rows | {
+        "calls": rows["questions"] * _calls_each(config),
         "measured_questions": measured,
         "prompt_tokens": round(scaled("prompt_tokens")),
         "completion_tokens": round(scaled("completion_tokens")),

@@ -11,10 +11,10 @@ import typer
 
 from visrl_data.evaluation.config import EvalConfig
 
-from .options import ConfigFile, Json, takes_options
+from .options import ConfigFile, Json, Mix, given_options, takes_options
 
 _MODEL = (
-    "A model: a Hub id[@rev], a model or adapter folder, or spotlight. May be repeated; the first is compared with."
+    r"A model: a Hub id\[@rev], a model or adapter folder, or spotlight. May be repeated; the first is compared with."
 )
 _SOURCE = "Questions, as for `visrl gen`, or visual-cot:FILE.json or FOLDER. May be repeated. Default: spotlight."
 _SCORE = "exact, normalised, anls or critic; SET=SCORE for one set. May be repeated. Default: normalised."
@@ -24,6 +24,7 @@ _SCORE = "exact, normalised, anls or critic; SET=SCORE for one set. May be repea
 def eval(
     model: Annotated[list[str] | None, typer.Option("--model", metavar="ID", help=_MODEL)] = None,
     source: Annotated[list[str] | None, typer.Option("--source", metavar="SOURCE", help=_SOURCE)] = None,
+    mix: Mix = None,
     score: Annotated[list[str] | None, typer.Option("--score", metavar="[SET=]SCORE", help=_SCORE)] = None,
     output: Annotated[
         Path | None,
@@ -48,16 +49,14 @@ def eval(
     """
     from visrl_data.config import make_config, read_options
     from visrl_data.errors import UsageError
-    from visrl_data.sources import parse_columns
 
-    given = {name: value for name, value in options.items() if value is not None}
-    if "columns" in given:
-        given["columns"] = parse_columns(given["columns"])
+    given = given_options(options)
     resolved = make_config(EvalConfig, read_options(config), given, where=f"--config {config}", command="visrl eval")
     scores = dict(word.rpartition("=")[::2] for word in score or [])  # "" stands for all the others
     if len(scores) < len(score or []):
         raise UsageError(f"--score {' --score '.join(score or [])}: a set, or all the others, is given two scores.")
-    _run(model or ["spotlight"], source or ["spotlight"], resolved, scores, output, as_json)
+    sources = [*(source or []), *([f"mix:{mix}"] if mix else [])]
+    _run(model or ["spotlight"], sources or ["spotlight"], resolved, scores, output, as_json)
 
 
 def _run(

@@ -13,17 +13,22 @@ from .options import Json
 
 def filter(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
-    box_win: Annotated[float | None, typer.Option(help="Box score that a win needs at least.")] = None,
-    box_lose: Annotated[float | None, typer.Option(help="Box score that a lose may have at most.")] = None,
-    response_win: Annotated[float | None, typer.Option(help="Response score that a win needs at least.")] = None,
-    response_lose: Annotated[float | None, typer.Option(help="Response score that a lose may have at most.")] = None,
-    no_box_critic: Annotated[
-        bool, typer.Option("--no-box-critic", help="Let the response score decide alone.")
-    ] = False,
+    box_win: Annotated[float | None, typer.Option(metavar="X", help="Box score that a win needs at least.")] = None,
+    box_lose: Annotated[float | None, typer.Option(metavar="X", help="Box score that a lose may have at most.")] = None,
+    response_win: Annotated[
+        float | None, typer.Option(metavar="X", help="Response score that a win needs at least.")
+    ] = None,
+    response_lose: Annotated[
+        float | None, typer.Option(metavar="X", help="Response score that a lose may have at most.")
+    ] = None,
+    box_critic: Annotated[
+        bool | None,
+        typer.Option("--box-critic/--no-box-critic", help="Let both scores decide, or the response score alone."),
+    ] = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Print a table over thresholds; change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Pick the pairs of a run again, under other thresholds. Thresholds that are not given stay as they are.
+    """Pick the pairs of a run again, under other thresholds. What is not given stays as it is.
 
     Examples:
 
@@ -44,16 +49,18 @@ def filter(
         if value is not None
     }
     if sweep:
-        table = finishing.sweep_run(run, no_box_critic)
+        table = finishing.sweep_run(run, box_critic)
         print(json.dumps(table.to_pylist())) if as_json else _print_sweep(table)
         return
-    before, after = finishing.filter_run(run, given, no_box_critic)
+    before, after = finishing.filter_run(run, given, box_critic)
     if as_json:
         print(json.dumps({"before": before, "after": after}))
         return
     print(f"Pairs: {before['pairs']} -> {after['pairs']} of {after['questions']} questions.")
     for reason in sorted({*before["drops"], *after["drops"]}):
-        print(f"  {reason}: {before['drops'].get(reason, 0)} -> {after['drops'].get(reason, 0)}")
+        was, now = before["drops"].get(reason, 0), after["drops"].get(reason, 0)
+        if was or now:
+            print(f"  {reason}: {was} -> {now}")
 
 
 def _print_sweep(table: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import ConfigFile, Json, Output, gen_config, takes_gen_options
+from .options import ConfigFile, Json, Mix, Output, gen_config, takes_gen_options, with_mix
 from .push import HubId, Private, Tag, afterwards, summary
 
 
@@ -21,6 +21,7 @@ from .push import HubId, Private, Tag, afterwards, summary
 def gen(
     output: Output = None,
     config: ConfigFile = None,
+    mix: Mix = None,
     no_diversity: Annotated[bool, typer.Option("--no-diversity", help="The same as --diversity off.")] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Time the first chunk, print calls, tokens and hours, and stop.")
@@ -50,6 +51,8 @@ def gen(
 
       visrl gen --model Qwen/Qwen2.5-VL-7B-Instruct --source user/questions --columns question=q,answers=a
 
+      visrl gen --mix paper:metadata/ --images-root cot_images.tar --limit 1000
+
       visrl gen --source photos.jsonl --push-to-hub --private
     """
     from visrl_data.errors import UsageError
@@ -58,7 +61,7 @@ def gen(
         options["diversity"] = "off"
     if speed is not None and (not estimate or speed <= 0):
         raise UsageError("--speed needs --estimate and a number of calls a second above 0.")
-    resolved = gen_config(config, options)
+    resolved = gen_config(config, with_mix(options, mix))
     target = output or default_output(resolved)
     if estimate:
         from .estimate import print_estimate

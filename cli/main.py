@@ -45,17 +45,19 @@ def _options(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
 
-app.command()(gen.gen)
-app.command()(filter.filter)
-app.command()(inspect.inspect)
-app.add_typer(train.app, name="train")
-app.command()(merge.merge)
-app.command()(eval.eval)
-app.command()(evolve.evolve)
-app.command()(push.push)
-app.command()(rebuild.rebuild)
-app.command()(export.export)
-app.command()(doctor.doctor)
+_PAIRS, _MODELS, _MACHINE = "Pairs", "Models", "This machine"
+
+app.command(rich_help_panel=_PAIRS)(gen.gen)
+app.command(rich_help_panel=_PAIRS)(filter.filter)
+app.command(rich_help_panel=_PAIRS)(inspect.inspect)
+app.command(rich_help_panel=_PAIRS)(push.push)
+app.command(rich_help_panel=_PAIRS)(rebuild.rebuild)
+app.command(rich_help_panel=_PAIRS)(export.export)
+app.add_typer(train.app, name="train", rich_help_panel=_MODELS)
+app.command(rich_help_panel=_MODELS)(merge.merge)
+app.command(rich_help_panel=_MODELS)(eval.eval)
+app.command(rich_help_panel=_MODELS)(evolve.evolve)
+app.command(rich_help_panel=_MACHINE)(doctor.doctor)
 
 
 def main() -> None:

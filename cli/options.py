@@ -11,14 +11,38 @@ from typing import Annotated, Any
 import typer
 
 from visrl_data.config import GenConfig, load_config
+from visrl_data.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run (default: under runs/).")
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE.toml", help="Options from a file; flags win over it.")
 ]
 
-_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "dict[str, str]": str}
+Mix = Annotated[
+    str | None,
+    typer.Option(
+        "--mix", metavar="FILE.toml", help="Several sources by counts or weights: the same as --source mix:FILE."
+    ),
+]
+
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "dict[str, str]": str,
+    "str | dict[str, str]": list[str],
+}
+_METAVARS = {
+    "str": "TEXT",
+    "int": "N",
+    "float": "X",
+    "dict[str, str]": "COLUMN=NAME,...",
+    "str | dict[str, str]": "[NAME=]DIR",
+}
 
 
 def takes_options(kind: type, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -45,13 +69,14 @@ takes_gen_options = takes_options(GenConfig)
 
 
 def _parameter(spec: dataclasses.Field[Any], panel: str) -> inspect.Parameter:
-    kind = _TYPES[str(spec.type).removesuffix(" | None")]
+    type_name = str(spec.type).removesuffix(" | None")
+    kind = _TYPES[type_name]
     flag = "--" + spec.name.replace("_", "-")
     choices = spec.metadata.get("choices")
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-        help=spec.metadata["help"] + _default_text(spec),
-        metavar="|".join(choices) if choices else ("COLUMN=NAME,..." if "dict" in str(spec.type) else None),
+        help=(spec.metadata["help"] + _default_text(spec)).replace("[", r"\["),  # else it is markup
+        metavar="|".join(choices) if choices else _METAVARS.get(type_name),
         rich_help_panel=panel,
         show_default=False,
     )
@@ -67,11 +92,26 @@ def _default_text(spec: dataclasses.Field[Any]) -> str:
     return f" (default: {shown})"
 
 
+def given_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, as a dataclass of options has them."""
+    from visrl_data.sources import parse_columns, parse_roots
+
+    given = {name: value for name, value in options.items() if value is not None and value != []}
+    for name, parse in (("columns", parse_columns), ("images_root", parse_roots)):
+        if name in given:
+            given[name] = parse(given[name])
+    return given
+
+
+def with_mix(options: dict[str, Any], mix: str | None, split: str | None = None) -> dict[str, Any]:
+    """--mix FILE as the source that it means; split: the one taken of a mix when none is given. Raises UsageError."""
+    if mix is None:
+        return options
+    if options["source"] is not None:
+        raise UsageError(f"--mix {mix} with --source {options['source']}: expected one of them.")
+    return {**options, "source": f"mix:{mix}", "split": options["split"] or split}
+
+
 def gen_config(file: Path | None, options: dict[str, Any]) -> GenConfig:
     """The resolved options from those given."""
-    from visrl_data.sources import parse_columns
-
-    given = {name: value for name, value in options.items() if value is not None}
-    if "columns" in given:
-        given["columns"] = parse_columns(given["columns"])
-    return load_config(file, given)
+    return load_config(file, given_options(options))

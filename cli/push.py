@@ -42,7 +42,8 @@ def push(
     private: Private = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build it, show what would change, send nothing.")] = False,
     license: Annotated[
-        str | None, typer.Option(help="Licence of questions whose source states none.", rich_help_panel=_CARD)
+        str | None,
+        typer.Option(metavar="SPDX", help="Licence of questions whose source states none.", rich_help_panel=_CARD),
     ] = None,
     ship_images: Annotated[
         bool | None,
@@ -56,11 +57,14 @@ def push(
     language: Annotated[
         list[str] | None, typer.Option(metavar="CODE", help="ISO code; may be repeated.", rich_help_panel=_CARD)
     ] = None,
-    pretty_name: Annotated[str | None, typer.Option(help="Title of the card.", rich_help_panel=_CARD)] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Keep the dataset in this folder.", rich_help_panel=_CARD)
+    pretty_name: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Title of the card.", rich_help_panel=_CARD)
     ] = None,
-    branch: Annotated[str, typer.Option(help="Where the commit goes.", rich_help_panel=_WAY)] = "main",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Keep the dataset in this folder.", rich_help_panel=_CARD),
+    ] = None,
+    branch: Annotated[str, typer.Option(metavar="NAME", help="Where the commit goes.", rich_help_panel=_WAY)] = "main",
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Open a pull request; tag it after its merge.", rich_help_panel=_WAY)
     ] = False,

@@ -23,7 +23,7 @@ from visrl_train.config import (
     SftConfig,
 )
 
-from .options import Json, takes_options
+from .options import Json, Mix, given_options, takes_options, with_mix
 
 _BASELINES = "Baselines that learn the answer alone (the paper's Table 5)"
 # Where a command's recipe is, when the module is not named like it.
@@ -41,7 +41,9 @@ Preset = Annotated[
 
 @app.command()
 @takes_options(SftConfig)
-def sft(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
+def sft(
+    output: ModelOutput = None, config: Preset = None, mix: Mix = None, as_json: Json = False, **options: Any
+) -> None:
     """Teach a model to answer the focus request with a box, from questions with labelled boxes.
 
     Examples:
@@ -49,12 +51,10 @@ def sft(output: ModelOutput = None, config: Preset = None, as_json: Json = False
       visrl train sft --source labelled.jsonl --model llava-hf/llava-1.5-7b-hf
 
       visrl train sft --config llava-1.5-7b --source labelled.jsonl -o models/llava-sft
-    """
-    from visrl_data.sources import parse_columns
 
-    if options["columns"] is not None:
-        options["columns"] = parse_columns(options["columns"])
-    _train("sft", output, config, as_json, options)
+      visrl train sft --config llava-1.5-7b --mix paper:metadata/ --images-root cot_images.tar
+    """
+    _train("sft", output, config, as_json, given_options(with_mix(options, mix, split="sft")))
 
 
 @app.command()

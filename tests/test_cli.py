@@ -38,6 +38,16 @@ def test_filter_says_how_the_yield_changes(run):
     assert re.match(rf"Pairs: {told['after']['pairs']} -> {told['before']['pairs']} of 10 questions", out)
 
 
+def test_filter_takes_the_box_critic_out_and_in_again(run):
+    before = json.loads((run / "manifest.json").read_text())
+    counts = [
+        json.loads(visrl("filter", run, *flags, "--json")[1])["after"]["pairs"]
+        for flags in (["--no-box-critic"], [], ["--box-critic"])
+    ]
+    assert counts[0] == counts[1] != counts[2], "what is not given stays as it is"
+    assert json.loads((run / "manifest.json").read_text()) == before
+
+
 def test_sweep_changes_nothing(run):
     before = (run / "manifest.json").read_bytes()
     code, out, _ = visrl("filter", run, "--sweep", "--json")

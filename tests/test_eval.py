@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from visrl_data import factory
+from visrl_data import roles
 from visrl_data.boxes import CropRule
 from visrl_data.config import GenConfig
 from visrl_data.engines.scripted import ScriptedEngine
@@ -50,7 +50,7 @@ class Scripts:
         self.calls: list[tuple[str, str]] = []
         self.requests: list = []
         self.says = says
-        monkeypatch.setattr(factory, "load_engine", self._load)
+        monkeypatch.setattr(roles, "load_engine", self._load)
 
     def _load(self, config: GenConfig, folder):
         name = Path(folder.id).name
@@ -283,13 +283,13 @@ def test_a_score_for_a_set_that_is_not_there(pair, tmp_path):
         evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out", {"docvqa": "anls"})
 
 
-def test_the_command_prints_one_table_or_one_object(pair, tmp_path):
+def test_the_command_prints_tables_or_one_object(pair, tmp_path):
     models, file, _ = pair
     arguments = ["eval", "--model", models[0], "--model", models[1], "--source", file, "-o", tmp_path / "out"]
     code, out, err = visrl(*arguments)
     assert code == 0 and "report.html" in err
-    rows = [line for line in out.splitlines() if "│" in line]
-    assert any("0.250" in row and "1.000" in row for row in rows) and out.count("┏") == 1
+    rows = [line.split() for line in out.splitlines()]
+    assert ["a", "0.250"] in rows and ["a", "1.000", "1.000", "100.0", "%"] in rows, "answers, then boxes"
     code, out, err = visrl(*arguments, "--json")
     told = json.loads(out)
     assert code == 0 and told["models"][1]["figures"]["all"]["answer"] == 0.75

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from visrl_data import factory, store
+from visrl_data import factory, roles, store
 from visrl_data.config import GenConfig
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.errors import UsageError, VisRLError
@@ -53,7 +53,7 @@ def acts(monkeypatch):
         loaded.append(Path(folder.id).name)
         return Acting(folder)
 
-    monkeypatch.setattr(factory, "load_engine", load)
+    monkeypatch.setattr(roles, "load_engine", load)
     return loaded
 
 
@@ -182,6 +182,16 @@ def test_a_run_killed_in_the_middle_goes_on_with_its_chunks(sft_model, acts, tra
     told = []
     evolving.evolve(rounds(rounds=1), options(sft_model), tmp_path / "e", progress=lambda *step: told.append(step))
     assert [step for step in told if step[0] == "round0"] == [("round0", 8, 8)]
+
+
+def test_work_files_that_a_kill_left_beside_a_whole_model_go(sft_model, acts, trains, tmp_path):
+    """As after a kill while they were removed, when visrl.json was there already."""
+    evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model), tmp_path / "e")
+    left = tmp_path / "e/models/round0-rl1/work/checkpoints"
+    left.mkdir(parents=True)
+    (left / "optimizer.pt").write_bytes(b"large")
+    evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model), tmp_path / "e")
+    assert not left.parent.exists() and len(trains) == 1
 
 
 def test_more_rounds_go_on_from_the_last(sft_model, acts, trains, tmp_path):

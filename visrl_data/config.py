@@ -37,6 +37,9 @@ class Thresholds:
                 raise ValueError(f"threshold {score}_win is {win}; it must be above {score}_lose, which is {lose}")
 
 
+ENGINES = ("transformers", "vllm", "openai")
+
+
 def option(default: Any, text: str, **extra: Any) -> Any:
     """A documented field. extra: low, high, choices; panel opens a group in --help, which the fields after it join."""
     metadata = {"help": text, **extra}
@@ -58,8 +61,14 @@ class GenConfig:
     source: str = option("spotlight", "Questions: spotlight, a .jsonl or .parquet file, a dataset folder, a Hub id.")
     split: str = option("train", "Split of the source.")
     limit: int | None = option(None, "First N rows only; default: all, and 200 of the endless spotlight.", low=1)
-    skip: int | None = option(None, "Pass over so many rows first; the limit counts those after them.", low=1)
-    images_root: str | None = option(None, "Folder that image paths are relative to; default: the file's own.")
+    skip: int | None = option(None, "Pass over so many rows first; the limit counts those after them.", low=0)
+    images_root: str | dict[str, str] | None = option(
+        None,
+        "Folder, .zip or .tar that image paths are relative to; NAME=DIR for one set. Repeatable. Default: the file's.",
+    )
+    allow_urls: str | None = option(
+        None, "Fetch images at URLs of these hosts: a.org,*.b.org, or any. Default: none are fetched."
+    )
     columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
     gold_space: str = option("unit", "Space of the source's gold boxes.", choices=("unit", "pixels"))
     ship_images: bool | None = option(None, "Whether the source's images may be redistributed; default: as it says.")
@@ -72,6 +81,7 @@ class GenConfig:
     top_p: float = option(0.7, "Actor's nucleus (reference code: 0.7).", low=0.0, high=1.0)
     top_k: int = option(50, "Actor's top-k (reference code: 50); 0 is off.", low=0)
     max_new_tokens: int = option(64, "Longest reply, in tokens.", low=1)
+    constrain: bool = option(False, "Hold boxes and scores to their form by a grammar. Needs the extra visrl[grammar].")
     diversity: str = option(
         "attempt",
         "Keep the second box clear of: its attempt's first box (the paper), every earlier box of the question, off.",
@@ -109,7 +119,16 @@ class GenConfig:
 
     seed: int = option(0, "Seed of everything drawn.", panel="Running")
     round: int = option(0, "Round of self-evolution; part of every seed.", low=0)
-    engine: str = option("transformers", "What runs the models.", choices=("transformers",))
+    engine: str = option("transformers", "What runs the models: this machine, or openai: a server.", choices=ENGINES)
+    base_url: str | None = option(None, "Address of the server, like http://host:8000/v1; default: OPENAI_BASE_URL.")
+    critic_engine: str | None = option(None, "What runs the critic; default: what runs the actor.", choices=ENGINES)
+    critic_base_url: str | None = option(None, "Address of the critic's server; default: the actor's.")
+    dialect: str = option(
+        "standard",
+        "How servers are asked: by OpenAI's fields (and top_k, above 0), or as `transformers serve` wants.",
+        choices=("standard", "transformers"),
+    )
+    in_flight: int = option(16, "Requests that a server is sent at a time.", low=1)
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the best there is.")
     dtype: str = option("auto", "float32, bfloat16, float16; auto: float32 on a CPU, else bfloat16.")
     batch_size: int = option(32, "Sequences in a batch; halved for a while when memory runs out.", low=1)
@@ -146,7 +165,14 @@ def check_option(spec: dataclasses.Field[Any], value: Any) -> None:
 
 Config = TypeVar("Config")
 
-_TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict[str, str]": dict}
+_TYPES = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "dict[str, str]": dict,
+    "str | dict[str, str]": (str, dict),
+}
 
 
 def load_config(path: Path | None, given: dict[str, Any]) -> GenConfig:

@@ -24,14 +24,15 @@ from typing import Any
 import pyarrow as pa
 
 from visrl_data import critics, finishing, images, records, sampling, store
-from visrl_data.boxes import CropRule, ImageTooThin, frame
+from visrl_data.boxes import CropRule, ImageTooThin, frame, needs_seen_size
 from visrl_data.config import GenConfig, to_toml
-from visrl_data.engines import Engine, Role, Usage
-from visrl_data.errors import VisRLError
+from visrl_data.engines import Engine, EngineLost, Role, Usage
+from visrl_data.engines import journal as journals
+from visrl_data.errors import UsageError, VisRLError
 from visrl_data.finishing import Setting
-from visrl_data.models import ModelFolder, find_model
 from visrl_data.prompts import PromptSet, load_prompts
 from visrl_data.records import Candidate, Drop, Question
+from visrl_data.roles import Cast, agreement, load_cast
 from visrl_data.sources import Source, SourceOptions, open_source
 from visrl_data.sources.rest import Rest
 from visrl_data.store import Run
@@ -88,11 +89,16 @@ def generate(
             return run
         missing = [i for i in range(factory.chunks) if not run.has_chunk(i)]
         resumed = factory.chunks - len(missing)
+        journal = journals.keep(engines(factory), run.path / "work" / journals.NAME)
         for count, index in enumerate(missing[:max_chunks], start=1):
             started = time.perf_counter()
-            tables, seconds = make_chunk(factory, index)
+            try:
+                tables, seconds = make_chunk(factory, index)
+            except EngineLost as error:
+                raise VisRLError(_lost(error, resumed + count - 1, factory.chunks, output)) from error
             usages = take_usage(factory)
             store.write_chunk(run, index, tables)
+            journal.clear()
             store.log_time(run, _time_record(index, tables, seconds, usages, time.perf_counter() - started))
             events = tuple(event for usage in usages for event in usage.events)
             on_chunk(Progress(resumed + count, factory.chunks, resumed, len(factory.source), events))
@@ -101,42 +107,50 @@ def generate(
         return run
 
 
+def _lost(error: EngineLost, done: int, chunks: int, output: Path) -> str:
+    return (
+        f"{error}\n{done} of {chunks} chunks are done; the replies received since then are kept too. "
+        f"Once the server answers again, go on with: visrl gen --config {output}/config.toml -o {output}"
+    )
+
+
 def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
     """Open the source and load the models. The cheap checks come first."""
-    prompts = load_prompts(Path(config.prompts) if config.prompts else None)
+    prompts = load_prompts(Path(config.prompts) if config.prompts else None)  # a mistake in it is told at once
     source = open_questions(config)
     if not len(source):
         raise VisRLError(f"Source {config.source} has no rows in split {config.split!r}: nothing to do.")
-    recorded = None
-    if roles is None:
-        recorded = find_model(config.model, config.trust_remote_code)
-        critic_folder = find_model(config.critic or recorded.origin_base, config.trust_remote_code)
-    space, rule = agreement(config, recorded)
-    actor, critic = roles or load_roles(config, recorded, critic_folder)
+    cast = load_cast(config) if roles is None else Cast(*roles, *agreement(config, None), prompts=prompts)
+    actor, critic = cast.actor, cast.critic
+    if config.constrain and not all(getattr(role.engine, "constrains", False) for role in (actor, critic)):
+        raise UsageError("--constrain: only the transformers engine can hold replies to a grammar.")
     identity = {
         "schema_version": records.SCHEMA_VERSION,
         "source": {"name": source.name, "rows": len(source), "fingerprint": source.fingerprint()},
         "actor": actor.engine.identity() | {"adapter": actor.adapter},
         "critic": critic.engine.identity() | {"adapter": critic.adapter},
-        "box_space": space,
-        "crop_rule": rule.as_dict(),
-        "prompts": {prompt.id: prompt.template for prompt in prompts.all()},
+        "box_space": cast.box_space,
+        "crop_rule": cast.crop_rule.as_dict(),
+        "prompts": {prompt.id: prompt.template for prompt in cast.prompts.all()},
         "deterministic": actor.engine.deterministic and critic.engine.deterministic,
         "versions": versions(),
     }
-    if roles is None:
-        identity["origin_base"] = {"id": critic_folder.id, "digest": critic_folder.digest}
-    return Factory(config, source, prompts, actor, critic, space, rule, identity)
+    if cast.origin:
+        identity["origin_base"] = cast.origin
+    if cast.zero_shot:
+        identity["zero_shot"] = cast.zero_shot
+    return Factory(config, source, cast.prompts, actor, critic, cast.box_space, cast.crop_rule, identity)
 
 
 def open_questions(config: GenConfig) -> Source:
     """The source that the options name."""
     options = SourceOptions(
-        images_root=Path(config.images_root) if config.images_root else None,
+        images_root=config.images_root or None,
         columns=config.columns,
         gold_space=config.gold_space,
         license=config.license or "",
         ship_images=config.ship_images,
+        allow_urls=config.allow_urls,
     )
     if not config.skip:
         return open_source(config.source, config.split, config.limit, options)
@@ -147,52 +161,6 @@ def open_questions(config: GenConfig) -> Source:
 def versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in ("visrl", *LIBRARIES)}
     return {"python": platform.python_version(), **found}
-
-
-def agreement(config: GenConfig, actor: ModelFolder | None) -> tuple[str, CropRule]:
-    """The box space and crop rule, from the actor's record or the options; a contradiction is refused."""
-    space = config.box_space or (actor and actor.box_space) or "unit"
-    default = (actor and actor.crop_rule) or CropRule()
-    rule = CropRule(
-        default.min_side if config.crop_min_side is None else config.crop_min_side,
-        default.max_aspect if config.crop_max_aspect is None else config.crop_max_aspect,
-    )
-    for name, recorded, wanted in (
-        ("box space", actor and actor.box_space, space),
-        ("crop rule", actor and actor.crop_rule, rule),
-    ):
-        if actor is not None and recorded is not None and recorded != wanted:
-            raise VisRLError(
-                f"{actor.id} was trained with {name} {recorded}, the options say {wanted}. "
-                "Leave the option out, or name a model trained that way."
-            )
-    return space, rule
-
-
-def load_roles(config: GenConfig, actor: ModelFolder, critic: ModelFolder) -> tuple[Role, Role]:
-    """Load each set of weights once. The critic is the actor's base with the adapter off only when the
-    digests agree; otherwise it is loaded apart.
-    """
-    actor_engine = load_engine(config, actor)
-    if critic.digest == actor.digest:
-        role = Role(actor_engine, actor.base is not None)
-        return role, role
-    if actor.base is not None and actor.base.digest == critic.digest:
-        return Role(actor_engine, True), Role(actor_engine, False)
-    return Role(actor_engine, actor.base is not None), Role(load_engine(config, critic), critic.base is not None)
-
-
-def load_engine(config: GenConfig, folder: ModelFolder) -> Engine:
-    from visrl_data.engines.transformers import TransformersEngine
-
-    return TransformersEngine(
-        folder,
-        device=config.device,
-        dtype=config.dtype,
-        batch_size=config.batch_size,
-        max_pixels=config.max_pixels,
-        trust_remote_code=config.trust_remote_code,
-    )
 
 
 def make_chunk(factory: Factory, index: int) -> tuple[dict[str, pa.Table], dict[str, float]]:
@@ -220,7 +188,7 @@ def _views(factory: Factory, questions: list[Question]) -> tuple[list[sampling.V
     views, drops = [], []
     for question in questions:
         image = images.decode(question.image)
-        seen = factory.actor.engine.seen_size(image) if factory.box_space == "resized_pixels" else None
+        seen = factory.actor.engine.seen_size(image) if needs_seen_size(factory.box_space) else None
         try:
             views.append(sampling.View(question, image, frame(factory.box_space, image.size, seen)))
         except ImageTooThin as error:
@@ -291,11 +259,15 @@ def _passes(
     return candidates, drops
 
 
+def engines(factory: Factory) -> list[Engine]:
+    """Those of actor and critic, which may be one."""
+    return list({id(role.engine): role.engine for role in (factory.actor, factory.critic)}.values())
+
+
 def take_usage(factory: Factory) -> list[Usage]:
     """What the engines did since the last chunk; their counters start anew."""
-    engines = {id(role.engine): role.engine for role in (factory.actor, factory.critic)}.values()
-    usages = [engine.usage for engine in engines]
-    for engine in engines:
+    usages = [engine.usage for engine in engines(factory)]
+    for engine in engines(factory):
         engine.usage = Usage()
     return usages
 

@@ -71,23 +71,23 @@ def write_results(run: Run, setting: Setting) -> None:
     store.write_json(run.manifest_path, manifest)
 
 
-def filter_run(path: Path, given: dict[str, float], no_box_critic: bool = False) -> tuple[dict, dict]:
-    """Pick the pairs of a finished run again; thresholds that are not given stay as they are.
+def filter_run(path: Path, given: dict[str, float], box_critic: bool | None = None) -> tuple[dict, dict]:
+    """Pick the pairs of a finished run again; what is not given stays as it is.
 
     Returns what the yield was and is: {"questions", "pairs", "drops": {reason: count}}.
     """
     with store.locked(path):
         run = Run(path)
-        setting = _setting(run.manifest()["filter"], given, no_box_critic)
+        setting = _setting(run.manifest()["filter"], given, box_critic)
         before = _yield(run)
         write_results(run, setting)
         return before, _yield(run)
 
 
-def sweep_run(path: Path, no_box_critic: bool = False, grid: Iterable[Thresholds] | None = None) -> pa.Table:
+def sweep_run(path: Path, box_critic: bool | None = None, grid: Iterable[Thresholds] | None = None) -> pa.Table:
     """What other thresholds would give; changes nothing."""
     run = Run(path)
-    setting = _setting(run.manifest()["filter"], {}, no_box_critic)
+    setting = _setting(run.manifest()["filter"], {}, box_critic)
     candidates = run.table("candidates", columns=list(filtering.CANDIDATE_COLUMNS))
     questions = run.table("questions", columns=["id"])
     return filtering.sweep(
@@ -95,11 +95,11 @@ def sweep_run(path: Path, no_box_critic: bool = False, grid: Iterable[Thresholds
     )
 
 
-def _setting(current: dict[str, Any], given: dict[str, float], no_box_critic: bool) -> Setting:
+def _setting(current: dict[str, Any], given: dict[str, float], box_critic: bool | None) -> Setting:
     values = {**current, **given}
-    box_critic = values.pop("box_critic") and not no_box_critic
+    before = values.pop("box_critic")
     try:
-        return Setting(Thresholds(**values), box_critic)
+        return Setting(Thresholds(**values), before if box_critic is None else box_critic)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

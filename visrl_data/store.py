@@ -3,6 +3,7 @@
     config.toml       the resolved options
     run.json          what the rows depend on besides them: digests, versions, engine, prompts, source
     work/chunk-N/     one finished unit of work; appears by a rename, so it is whole or not there
+    work/replies.jsonl   what servers have answered for the unit at hand (engines/journal.py)
     questions/ candidates/ drops/ images/    shards, compacted from the chunks when all are done
     pairs.parquet  report.json
     times.jsonl       how long each chunk took, and what happened; outside every digest
@@ -41,6 +42,8 @@ TABLES = {
 SHARD_BYTES = 256 * 2**20  # of Arrow memory; a shard may exceed it by one chunk
 ROW_GROUP = {"images": 100}  # pictures are large; other tables use ROWS
 ROWS = 10_000
+# Where the models are served and how fast they are asked: may differ when a run goes on; no row depends on it.
+_WHERE = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def _check_same(path: Path, config_text: str, identity: dict[str, Any]) -> None:
         return
     old = _flat(json.loads(begun.read_text(encoding="utf-8"))) | _lines((path / "config.toml").read_text("utf-8"))
     new = _flat(json.loads(json.dumps(identity))) | _lines(config_text)
-    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    changed = [key for key in sorted({*old, *new} - _WHERE) if old.get(key) != new.get(key)]
     if changed:
         shown = "\n".join(f"  {key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}" for key in changed)
         raise VisRLError(

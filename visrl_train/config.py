@@ -84,7 +84,10 @@ class SftConfig(TrainConfig):
     )
     split: str = option("train", "Split of the source.")
     limit: int | None = option(None, "First N rows only; default: all, and 200 of the endless spotlight.", low=1)
-    images_root: str | None = option(None, "Folder that image paths are relative to; default: the file's own.")
+    images_root: str | dict[str, str] | None = option(
+        None,
+        "Folder, .zip or .tar that image paths are relative to; NAME=DIR for one set. Repeatable. Default: the file's.",
+    )
     columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
     gold_space: str = option("unit", "Space of the source's gold boxes.", choices=("unit", "pixels"))
     gold_target: str = option(

@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,10 @@ Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]  # what is done, how many of how many
 
 _MAY_CHANGE = {"rounds"}
-_SHARED = ("images_root", "columns", "gold_space", "box_space", "crop_min_side", "crop_max_aspect", "max_new_tokens",
-           "critic", "gold_rule", "prompts", "seed", "engine", "device", "dtype", "batch_size", "max_pixels",
-           "trust_remote_code")  # fmt: skip
+_SHARED = ("images_root", "allow_urls", "columns", "gold_space", "box_space", "crop_min_side", "crop_max_aspect",
+           "max_new_tokens", "critic", "gold_rule", "prompts", "seed", "engine", "device", "dtype", "batch_size",
+           "max_pixels", "trust_remote_code",
+           "base_url", "critic_engine", "critic_base_url", "dialect", "in_flight")  # fmt: skip
 
 
 def evolve(
@@ -79,6 +81,11 @@ def evolve(
 
 def check(config: EvolveConfig, gen: GenConfig) -> None:
     """Raises UsageError when the options can't go together; reads no image and loads no model."""
+    if gen.engine == "openai":
+        raise UsageError(
+            "Each round trains the actor here, and no server would have it. Leave --engine out; a served critic is "
+            "--critic-engine openai."
+        )
     if config.fresh and gen.limit is None:
         raise UsageError("--fresh takes the next --limit rows each round: give --limit.")
     source = factory.open_questions(gen)
@@ -142,6 +149,7 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
         started = json.loads((output / RECORD).read_text(encoding="utf-8"))["trained_from"]["digest"]
         if started != find_model(model, gen.trust_remote_code).digest:
             raise VisRLError(f"{output} was trained from other weights than {model} holds. Choose another --output.")
+        shutil.rmtree(output / "work", ignore_errors=True)  # left by a kill after the model was whole
         return output
     given: dict[str, Any] = {"model": model, "data": str(run), "seed": gen.seed}
     if gen.trust_remote_code:

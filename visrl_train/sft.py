@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visrl_data import images
-from visrl_data.boxes import Box, CropRule, ImageTooThin, crop_pixels, frame
+from visrl_data.boxes import Box, CropRule, ImageTooThin, crop_pixels, frame, needs_seen_size
 from visrl_data.errors import VisRLError
 from visrl_data.factory import agreement
 from visrl_data.models import find_model
@@ -109,8 +109,7 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
 
 
 def _source_options(config: SftConfig) -> SourceOptions:
-    root = Path(config.images_root) if config.images_root else None
-    return SourceOptions(images_root=root, columns=config.columns, gold_space=config.gold_space)
+    return SourceOptions(images_root=config.images_root or None, columns=config.columns, gold_space=config.gold_space)
 
 
 def lessons(
@@ -147,7 +146,7 @@ def _lessons_of(
     if not question.gold_boxes:
         return Drop(question.id, question.source, "source", "no_gold_box")
     size = (question.width, question.height)
-    seen = seen_size(images.decode(question.image)) if space == "resized_pixels" else None
+    seen = seen_size(images.decode(question.image)) if needs_seen_size(space) else None
     try:
         lattice = frame(space, size, seen)
     except ImageTooThin:

@@ -1,8 +1,14 @@
 """generate(requests) -> replies: the one door to a model.
 
 An engine runs chat turns with pictures. sampling.py and critics.py build Requests; nothing else in the
-pipeline knows what kind of model answers. `transformers.py` runs local models, `scripted.py` plays
-replies written by a test.
+pipeline knows what kind of model answers, or where.
+
+    transformers.py   any local model, on this machine; the only one whose rows can be promised
+    openai.py         a server with OpenAI's API
+    vllm.py           vLLM inside this process
+    scripted.py       replies written by a test
+
+roles.py decides which model is on which engine.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from visrl_data.errors import VisRLError
 from visrl_data.prompts import Part
 
 if TYPE_CHECKING:
@@ -35,6 +42,8 @@ class Request:
     adapter: answer with the actor's adapter on; engines without an adapter ignore it.
     prefix, choices: when choices are given nothing is sampled; the reply holds the probabilities of the
     choices as the continuation of `prefix`, at the start of the assistant's turn.
+    grammar: a Lark grammar that the reply must obey (--constrain); "" asks for none. roles.py refuses the option
+    for engines that have no `constrains`.
     """
 
     parts: tuple[Part, ...]
@@ -44,6 +53,7 @@ class Request:
     adapter: bool = False
     prefix: str = ""
     choices: tuple[str, ...] = ()
+    grammar: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,10 @@ class Usage:
             self.completion_tokens += reply.completion_tokens
 
 
+class EngineLost(VisRLError):
+    """The model can't be reached any more. What it has answered until then is kept (journal.py)."""
+
+
 class Engine(Protocol):
     """deterministic: the same request gives the same reply whatever else is in the batch plan."""
 
@@ -85,7 +99,10 @@ class Engine(Protocol):
     usage: Usage  # replaced by a fresh one after each chunk
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
-        """One list of replies a request, one reply a seed, in order."""
+        """One list of replies a request, one reply a seed, in order.
+
+        Raises ValueError when the model won't take a request: its question is found by asking one by one.
+        """
         ...
 
     def seen_size(self, image: Image) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from visrl_data import images
-from visrl_data.boxes import Box, CropRule, ImageTooThin, Size, crop_pixels, frame
+from visrl_data.boxes import Box, CropRule, ImageTooThin, Size, crop_pixels, frame, needs_seen_size
 from visrl_data.config import GenConfig
 from visrl_data.engines import Reply, Request, Role
 from visrl_data.prompts import DIRECT, Part, Prompt, PromptSet
@@ -76,7 +76,7 @@ def ask(questions: list[Question], actor: Role, way: Way, config: GenConfig) -> 
     views, places = [], []
     for place, question in enumerate(questions):
         image = images.decode(question.image)
-        seen = actor.engine.seen_size(image) if way.box_space == "resized_pixels" else None
+        seen = actor.engine.seen_size(image) if needs_seen_size(way.box_space) else None
         try:
             views.append(View(question, image, frame(way.box_space, image.size, seen)))
             places.append(place)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from visrl_data.config import GenConfig, check_option, option
+from visrl_data.config import ENGINES, GenConfig, check_option, option
 
 SCORES = ("exact", "normalised", "anls", "critic")
 PROTOCOLS = ("visrl", "visual-cot")
@@ -20,7 +20,13 @@ class EvalConfig:
 
     split: str = option("test", "Split of the sources.", panel="Questions")
     limit: int | None = option(None, "First N rows of each source; default: all, and 200 of spotlight.", low=1)
-    images_root: str | None = option(None, "Folder that image paths are relative to; default: the file's own.")
+    images_root: str | dict[str, str] | None = option(
+        None,
+        "Folder, .zip or .tar that image paths are relative to; NAME=DIR for one set. Repeatable. Default: the file's.",
+    )
+    allow_urls: str | None = option(
+        None, "Fetch images at URLs of these hosts: a.org,*.b.org, or any. Default: none are fetched."
+    )
     columns: dict[str, str] = option({}, "Column names of the sources: question=q,answers=a,image=img,id=key,boxes=b.")
     gold_space: str = option("unit", "Space of the sources' gold boxes.", choices=("unit", "pixels"))
 
@@ -52,7 +58,18 @@ class EvalConfig:
     resamples: int = option(10_000, "Resamples of the bootstrap.", low=1)
     seed: int = option(0, "Seed of the bootstrap and of the page's sample.")
 
-    engine: str = option("transformers", "What runs the models.", choices=("transformers",), panel="Running")
+    engine: str = option(
+        "transformers", "What runs the models: this machine, or openai: a server.", choices=ENGINES, panel="Running"
+    )
+    base_url: str | None = option(None, "Address of the server, like http://host:8000/v1; default: OPENAI_BASE_URL.")
+    critic_engine: str | None = option(None, "What runs the critic; default: what runs the actor.", choices=ENGINES)
+    critic_base_url: str | None = option(None, "Address of the critic's server; default: the actor's.")
+    dialect: str = option(
+        "standard",
+        "How servers are asked: by OpenAI's fields (and top_k, above 0), or as `transformers serve` wants.",
+        choices=("standard", "transformers"),
+    )
+    in_flight: int = option(16, "Requests that a server is sent at a time.", low=1)
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the best there is.")
     dtype: str = option("auto", "float32, bfloat16, float16; auto: float32 on a CPU, else bfloat16.")
     batch_size: int = option(32, "Sequences in a batch; halved for a while when memory runs out.", low=1)

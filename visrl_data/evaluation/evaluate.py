@@ -20,21 +20,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visrl_data import critics, factory, store
+from visrl_data import critics, factory, roles, store
 from visrl_data.config import GenConfig, to_toml
-from visrl_data.engines import Role
+from visrl_data.engines import EngineLost, Role
+from visrl_data.engines import journal as journals
 from visrl_data.errors import UsageError, VisRLError
 from visrl_data.evaluation import asking, page
 from visrl_data.evaluation.asking import Outcome, Way
 from visrl_data.evaluation.config import SCORES, EvalConfig
 from visrl_data.evaluation.predictions import Prediction, Shelf, open_shelf, read_predictions, write_chunk
 from visrl_data.evaluation.scores import Settings, figures
-from visrl_data.evaluation.subjects import Subject, find_subjects
-from visrl_data.models import ModelFolder, find_model
+from visrl_data.evaluation.subjects import Subject, find_judge, find_subjects, which
+from visrl_data.models import ModelFolder
 from visrl_data.prompts import PromptSet, load_prompts
 from visrl_data.records import Drop, Question
+from visrl_data.roles import Model
 from visrl_data.sources import Source
 
+_AGAIN = "so are the replies received since. Once the server answers again, run the same command to go on."
 OTHERS = ""  # the score of groups that have none of their own
 
 
@@ -80,9 +83,10 @@ def evaluate(
     anything that the user can mend; what was made until then stays.
     """
     prompts = load_prompts(Path(config.prompts) if config.prompts else None)
+    roles.check_engines(config.gen_config(""))
     asked = _open_sources(sources, config, dict(scores or {}))
     subjects = find_subjects(models, config, prompts)
-    judge = _judge(subjects, config) if any(one.judged for one in asked) else None
+    judge = find_judge(subjects, config) if any(one.judged for one in asked) else None
     output.mkdir(parents=True, exist_ok=True)
     with store.locked(output):
         store.write_text(output / "config.toml", to_toml(config))
@@ -91,7 +95,7 @@ def evaluate(
             for i, subject in enumerate(subjects)
             for j, one in enumerate(asked)
         }
-        _fill(subjects, asked, shelves, judge, prompts, on_chunk)
+        _fill(output, subjects, asked, shelves, judge, prompts, on_chunk)
         predictions = [
             [p for j in range(len(asked)) for p in read_predictions(shelves[i, j])] for i in range(len(subjects))
         ]
@@ -127,20 +131,16 @@ def _open_sources(names: Sequence[str], config: EvalConfig, scores: dict[str, st
     return asked
 
 
-def _judge(subjects: Sequence[Subject], config: EvalConfig) -> ModelFolder:
-    """One judge for all models, so that their scores mean the same."""
-    return find_model(config.critic or subjects[0].folder.origin_base, config.trust_remote_code)
-
-
-def _shelf(output: Path, subject: Subject, asked: Asked, judge: ModelFolder | None, config: EvalConfig) -> Shelf:
+def _shelf(output: Path, subject: Subject, asked: Asked, judge: Model | None, config: EvalConfig) -> Shelf:
     """Where the predictions lie: a folder for all that they depend on."""
     from visrl_data.engines import loading
 
     way, source = subject.way, asked.source
     about = {
-        "model": {"digest": subject.folder.digest, "weights_digest": subject.folder.weights.digest},
+        "model": which(subject.model),
         "source": {"name": source.name, "split": source.split, "fingerprint": asked.fingerprint},
-        "read": {name: getattr(config, name) for name in ("images_root", "columns", "gold_space")},
+        "read": {name: getattr(config, name) for name in ("images_root", "columns", "gold_space")}
+        | ({"allow_urls": config.allow_urls} if config.allow_urls else {}),
         "protocol": config.protocol,
         "steps": way.steps,
         "box_space": way.box_space,
@@ -154,15 +154,17 @@ def _shelf(output: Path, subject: Subject, asked: Asked, judge: ModelFolder | No
         "versions": factory.versions(),
     }
     if asked.judged and judge is not None:
-        about["judge"] = {"digest": judge.digest, "prompt": way.prompts.response_critic.id, "scores": asked.scores}
+        known = {"digest": judge.digest} if isinstance(judge, ModelFolder) else which(judge)
+        about["judge"] = {**known, "prompt": way.prompts.response_critic.id, "scores": asked.scores}
     return open_shelf(output, about, len(source), config.chunk_size)
 
 
 def _fill(
+    output: Path,
     subjects: Sequence[Subject],
     asked: Sequence[Asked],
     shelves: Mapping[tuple[int, int], Shelf],
-    judge: ModelFolder | None,
+    judge: Model | None,
     prompts: PromptSet,
     on_chunk: Callable[[Progress], None],
 ) -> None:
@@ -173,12 +175,18 @@ def _fill(
     if done:
         on_chunk(Progress(subjects[0].name, done, total, True))
     for i, subject in enumerate(subjects):
-        roles: tuple[Role, Role | None] | None = None
+        loaded: tuple[Role, Role | None] | None = None
         for j, one in enumerate(asked):
             for index in todo[i, j]:
-                roles = roles or _load(one.config, subject.folder, judge)
+                loaded = loaded or _load(one.config, subject.model, judge)
+                journal = journals.keep([role.engine for role in loaded if role], output / journals.NAME)
                 shelf = shelves[i, j]
-                write_chunk(shelf, index, _make_chunk(subject.way, one, roles, prompts, shelf, index))
+                try:
+                    predictions = _make_chunk(subject.way, one, loaded, prompts, shelf, index)
+                except EngineLost as error:
+                    raise VisRLError(f"{error}\n{done} of {total} predictions are kept; {_AGAIN}") from error
+                write_chunk(shelf, index, predictions)
+                journal.clear()
                 done += _rows(shelf, index)
                 on_chunk(Progress(subject.name, done, total, False))
 
@@ -187,10 +195,10 @@ def _rows(shelf: Shelf, index: int) -> int:
     return min(shelf.size, shelf.rows - index * shelf.size)
 
 
-def _load(config: GenConfig, folder: ModelFolder, judge: ModelFolder | None) -> tuple[Role, Role | None]:
+def _load(config: GenConfig, model: Model, judge: Model | None) -> tuple[Role, Role | None]:
     if judge is not None:
-        return factory.load_roles(config, folder, judge)
-    return Role(factory.load_engine(config, folder), folder.base is not None), None
+        return roles.load_roles(config, model, judge)
+    return roles.load_role(config, model), None
 
 
 def _make_chunk(
@@ -243,7 +251,7 @@ def _report(
     subjects: Sequence[Subject],
     asked: Sequence[Asked],
     predictions: Sequence[Sequence[Prediction]],
-    judge: ModelFolder | None,
+    judge: Model | None,
     config: EvalConfig,
 ) -> dict[str, Any]:
     """Everything that the table, the page and a study need. "all" is the macro mean over the groups."""
@@ -271,9 +279,9 @@ def _report(
         "models": [
             {
                 "name": subject.name,
-                "model": subject.folder.id,
-                "revision": subject.folder.revision,
-                "digest": subject.folder.digest,
+                "model": subject.model.id,
+                "revision": subject.model.revision,
+                "digest": subject.model.digest,
                 "steps": subject.way.steps,
                 "box_space": subject.way.box_space,
                 "crop_rule": subject.way.rule.as_dict() if subject.way.rule else "visual-cot",

@@ -63,28 +63,7 @@
     document.getElementById("shown").textContent = `${found.length} of ${entries.length} shown`;
   }
 
-  function toHash() {
-    const given = [...new FormData(form)].filter(([, value]) => value !== "");
-    window.history.replaceState(null, "", "#" + (new URLSearchParams(given).toString() || "predictions"));
-  }
-
-  function fromHash() {
-    const hash = location.hash.slice(1);
-    if (!hash.includes("=")) return;
-    form.reset();
-    for (const [name, value] of new URLSearchParams(hash)) {
-      const control = form.elements.namedItem(name);
-      if (control) control.value = value;
-    }
-    apply();
-  }
-
   for (const value of [...new Set(data.questions.map(({ group }) => group))].sort())
     form.elements.group.append(h("option", { value }, value));
-  form.addEventListener("input", () => { apply(); toHash(); });
-  form.addEventListener("reset", () => setTimeout(() => { apply(); toHash(); }));
-  form.addEventListener("submit", (event) => event.preventDefault());
-  addEventListener("hashchange", fromHash);
-  apply();
-  fromHash();
+  followHash(form, apply, { section: "predictions" });
 })();

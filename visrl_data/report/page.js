@@ -1,7 +1,6 @@
 // The gallery of report.html: builds a card for each question, and filters and sorts them.
 // What it shows is text from strangers, so it sets attributes and text nodes only, never markup.
-// Pictures and nodes are made by page_parts.js, which comes before it.
-// The state of the filters is the page's #hash, so that a view can be kept and shared.
+// Pictures and nodes are made by page_parts.js, which comes before it; it also keeps the filters in the #hash.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const form = document.getElementById("filters");
@@ -178,33 +177,13 @@
     return found;
   }
 
-  // The hash holds what differs from the defaults; one without "=" is a section of the page. A hash that leaves
-  // one card opens its history.
-  function toHash() {
-    const given = [...new FormData(form)].filter(([name, value]) => value !== "" && !(name === "view" && value === "pairs"));
-    window.history.replaceState(null, "", "#" + (new URLSearchParams(given).toString() || "gallery"));
-  }
-
-  function fromHash() {
-    const hash = location.hash.slice(1);
-    if (!hash.includes("=")) return;
-    form.reset();
-    for (const [name, value] of new URLSearchParams(hash)) {
-      const control = form.elements.namedItem(name);
-      if (control) control.value = value;
-    }
-    const found = apply();
-    if (found.length === 1) holder.querySelector("details.history").open = true;
-  }
-
   for (const name of ["source", "reason"]) {
     const values = new Set(entries.map(({ item }) => item[name]).filter((value) => value !== undefined));
     for (const value of [...values].sort()) form.elements[name].append(h("option", { value }, value));
   }
-  form.addEventListener("input", () => { apply(); toHash(); });
-  form.addEventListener("reset", () => setTimeout(() => { apply(); toHash(); }));
-  form.addEventListener("submit", (event) => event.preventDefault());
-  addEventListener("hashchange", fromHash);
-  apply();
-  fromHash();
+  followHash(form, apply, {
+    section: "gallery",
+    defaults: { view: "pairs" },
+    opened: (found) => { if (found.length === 1) holder.querySelector("details.history").open = true; },
+  });
 })();

@@ -1,4 +1,4 @@
-// What the scripts of all pages share: nodes of text, and pictures with boxes drawn on them.
+// What the scripts of all pages share: nodes of text, pictures with boxes drawn on them, filters kept in the #hash.
 // What they show is text from strangers, so they set attributes and text nodes only, never markup.
 "use strict";
 const SVG = document.querySelector("svg").namespaceURI;
@@ -37,5 +37,33 @@ function outline({ kind, letter, box: [x1, y1, x2, y2] }, unit, [width, height])
   group.append(s("rect", { class: "plate " + kind, x, y, width: wide, height: side }));
   group.append(s("text", { class: "tag", x: x + wide / 2, y: y + side / 2, "font-size": side * 0.8 }, letter));
   return group;
+}
+
+// The state of the filters is the page's #hash, so that a view can be kept and shared. It holds what differs from
+// the defaults; one without "=" is a section of the page, which stands there when nothing differs.
+// apply shows what the form asks for and returns it; opened is told what a hash led to.
+function followHash(form, apply, { section, defaults = {}, opened = () => {} }) {
+  function toHash() {
+    const given = [...new FormData(form)].filter(([name, value]) => value !== (defaults[name] || ""));
+    window.history.replaceState(null, "", "#" + (new URLSearchParams(given).toString() || section));
+  }
+
+  function fromHash() {
+    const hash = location.hash.slice(1);
+    if (!hash.includes("=")) return;
+    form.reset();
+    for (const [name, value] of new URLSearchParams(hash)) {
+      const control = form.elements.namedItem(name);
+      if (control) control.value = value;
+    }
+    opened(apply());
+  }
+
+  form.addEventListener("input", () => { apply(); toHash(); });
+  form.addEventListener("reset", () => setTimeout(() => { apply(); toHash(); }));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  addEventListener("hashchange", fromHash);
+  apply();
+  fromHash();
 }
 

@@ -1,0 +1,298 @@
+"""Any server with OpenAI's chat API: vLLM, SGLang, TGI, `transformers serve`, or a commercial one.
+
+- One request a reply, each with its own seed; a server that caches prefixes reads the shared prompt once.
+- At most `in_flight` requests are open at a time. Lost connections, 408, 409, 429 and 5xx are tried again with
+  growing pauses, or when Retry-After says (the openai package does this). What stays away ends the run with
+  EngineLost; what came back until then is in the journal.
+- A first, tiny request shows at the start that the server is there, takes the key, knows the model, sees pictures
+  and takes the sampling options. After it, a 400, 413 or 422 is about one question, which becomes its drop.
+- The key is read from the environment when it is needed; it is in no option, file, log or message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from visrl_data.engines import EngineLost, Reply, Request, Sampling, Usage
+from visrl_data.engines.journal import Journal, Refusal
+from visrl_data.engines.messages import chat_messages, data_url, refuse_choices
+from visrl_data.engines.processing import picture_size
+from visrl_data.errors import VisRLError
+from visrl_data.models import ALIASES
+from visrl_data.prompts import Part
+from visrl_data.served import ServedModel
+
+try:
+    import openai
+except ImportError as error:
+    raise VisRLError("The openai engine needs a package: pip install 'visrl[openai]'") from error
+
+RETRIES = 8  # half a second, doubled up to eight seconds: some 40 seconds in all
+TIMEOUT = 600.0  # seconds for one reply, the wait in the server's queue included
+_PAUSES = (0.5, 1.0)  # seconds before a reply that can't be read is asked for again
+_SEEDS = 2**31  # every server takes seeds below it
+_QUESTIONS_FAULT = (400, 413, 422)
+_KEYS_FAULT = (401, 403)
+_EMPTY = Refusal("the server's reply holds no choice")
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request to the server. key: digest of all that its reply depends on."""
+
+    key: str
+    body: dict[str, Any]
+
+
+class OpenAIEngine:
+    """A served model.
+
+    sampling: what the requests will ask for; tried at once. dialect: "standard", or "transformers" for
+    `transformers serve`. Raises VisRLError when the server can't be used, with what to do about it.
+    """
+
+    name = "openai"
+    deterministic = False
+
+    def __init__(
+        self,
+        model: ServedModel,
+        sampling: Sampling,
+        in_flight: int = 16,
+        dialect: str = "standard",
+        retries: int = RETRIES,
+    ) -> None:
+        self.model = model
+        self.dialect = dialect
+        self.in_flight = in_flight
+        self.retries = retries
+        self.usage = Usage()
+        self.journal = Journal()
+        self._processor: Any = None
+        self.served = asyncio.run(self._greet(sampling))
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "engine": self.name,
+            "model": self.model.id,
+            "address": self.model.address,
+            "dialect": self.dialect,
+            "served": self.served,
+        }
+
+    def seen_size(self, image: Image.Image) -> tuple[int, int]:
+        """(width, height) in pixels after the resize of the model's own image processor, as its folder sets it.
+
+        Raises VisRLError when the served name is neither a folder here nor a Hub id.
+        """
+        if self._processor is None:
+            self._processor = _processor_of(self.model.id)
+        return picture_size(self._processor, image)
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
+        refuse_choices(requests, self.name)
+        calls = self._calls(requests)
+        missing = {call.key: call for group in calls for call in group if not self._has(call.key)}
+        if missing:
+            try:
+                asyncio.run(self._fetch(iter(missing.values()), min(self.in_flight, len(missing))))
+            finally:
+                self.journal.sync()
+        return [[self._reply(call.key) for call in group] for group in calls]
+
+    def _calls(self, requests: Sequence[Request]) -> list[list[_Call]]:
+        """The calls of each request. A picture is encoded once, however many requests show it."""
+        urls: dict[int, dict[str, Any]] = {}
+
+        def picture(image: Image.Image) -> dict[str, Any]:
+            if id(image) not in urls:
+                urls[id(image)] = {"type": "image_url", "image_url": {"url": data_url(image)}}
+            return urls[id(image)]
+
+        calls = []
+        for request in requests:
+            messages = chat_messages(request, picture)
+            content = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+            bodies = [self._options(request.sampling, seed) for seed in request.seeds]
+            calls.append([_Call(_digest(content, body), {"messages": messages, **body}) for body in bodies])
+        return calls
+
+    def _options(self, sampling: Sampling, seed: int) -> dict[str, Any]:
+        """The rest of a request's body. What has no effect is left out: not every server takes every field."""
+        body: dict[str, Any] = {
+            "model": self.model.id,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+        }
+        if sampling.temperature == 0:
+            return body
+        body |= {"top_p": sampling.top_p, "seed": seed % _SEEDS}
+        if self.dialect == "transformers":  # samples only when told so here, and knows no top_k elsewhere
+            body["extra_body"] = {"generation_config": json.dumps({"do_sample": True, "top_k": sampling.top_k})}
+        elif sampling.top_k > 0:
+            body["extra_body"] = {"top_k": sampling.top_k}
+        return body
+
+    def _has(self, key: str) -> bool:
+        outcome = self.journal.get(key)
+        if isinstance(outcome, Reply) and self.journal.inherited(key):
+            self.usage.count([[outcome]])
+        return outcome is not None
+
+    def _reply(self, key: str) -> Reply:
+        outcome = self.journal.get(key)
+        if isinstance(outcome, Refusal):
+            raise ValueError(outcome.reason)
+        assert outcome is not None, "every call has been made"
+        return outcome
+
+    async def _fetch(self, calls: Iterator[_Call], workers: int) -> None:
+        """Make the calls, so many at a time. Once one is lost none is begun; those under way may finish."""
+        lost: list[EngineLost] = []
+
+        async def work(client: openai.AsyncOpenAI) -> None:
+            for call in calls:
+                if lost:
+                    return
+                try:
+                    outcome = await self._ask(client, call.body)
+                except EngineLost as error:
+                    lost.append(error)
+                    return
+                self.journal.put(call.key, outcome)
+                if isinstance(outcome, Reply):
+                    self.usage.count([[outcome]])
+
+        async with self._client(self.retries) as client:
+            await asyncio.gather(*(work(client) for _ in range(workers)))
+        if lost:
+            raise lost[0]
+
+    async def _ask(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Reply | Refusal:
+        """One outcome; what can't be read, and an answer without a choice, is asked for again.
+
+        Raises EngineLost when the server stays away, fails, or goes on sending what can't be read.
+        """
+        outcome = await self._ask_once(client, body)
+        for pause in _PAUSES:
+            if outcome is not None and outcome != _EMPTY:
+                break
+            await asyncio.sleep(pause)
+            outcome = await self._ask_once(client, body)
+        if outcome is None:
+            raise EngineLost(f"{self.model.address} sends replies that are no chat completions.")
+        return outcome
+
+    async def _ask_once(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Reply | Refusal | None:
+        try:
+            return _outcome(await client.chat.completions.create(**body))
+        except openai.APIStatusError as error:
+            if error.status_code in _QUESTIONS_FAULT:
+                return Refusal(f"{error.status_code}: {self._message(error)}")
+            raise EngineLost(await self._explain(client, error)) from None
+        except openai.APIConnectionError as error:
+            raise EngineLost(f"No answer from {self.model.address} ({error.__cause__ or error}).") from None
+        except ValueError:
+            return None  # not JSON
+
+    def _client(self, retries: int) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=self.model.address,
+            api_key=os.environ.get(self.model.key) or "none",
+            max_retries=retries,
+            timeout=TIMEOUT,
+        )
+
+    async def _greet(self, sampling: Sampling) -> dict[str, Any]:
+        """What the server lists of the model, once a first request has gone through."""
+        trial = Request((Part("image"), Part("text", "?")), (Image.new("RGB", (64, 64)),), (0,), sampling)
+        [[call]] = self._calls([trial])
+        async with self._client(min(self.retries, 2)) as client:
+            listed = await self._listed(client)
+            outcome = await self._ask(client, call.body)
+        if isinstance(outcome, Refusal):
+            raise VisRLError(
+                f"{self.model.address} refuses a first request to {self.model.id} ({outcome.reason}). "
+                "It must be a model that sees pictures. For `transformers serve` add --dialect transformers; "
+                "if the server does not know top_k, --top-k 0."
+            )
+        about = listed.get(self.model.id, {})
+        return {name: about[name] for name in ("owned_by", "root", "max_model_len") if about.get(name) is not None}
+
+    async def _listed(self, client: openai.AsyncOpenAI) -> dict[str, dict[str, Any]]:
+        """What the server says of its models, by name; nothing where it has no list."""
+        try:
+            models = (await client.with_options(max_retries=0).models.list()).data
+            return {model.id: model.to_dict() for model in models}
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError):
+            return {}
+
+    async def _explain(self, client: openai.AsyncOpenAI, error: openai.APIStatusError) -> str:
+        told, address = self._message(error), self.model.address
+        if error.status_code in _KEYS_FAULT:
+            given = "refuses the key in" if os.environ.get(self.model.key) else "wants a key; put it into"
+            return f"{address} {given} the environment variable {self.model.key} ({error.status_code}: {told})."
+        if error.status_code == 404:
+            names = ", ".join(await self._listed(client))
+            hint = f"It serves: {names}." if names else "Does the address end in /v1?"
+            return f"{address} has no model {self.model.id} (404: {told}). {hint}"
+        return f"{address} goes on failing ({error.status_code}: {told})."
+
+    def _message(self, error: openai.APIStatusError) -> str:
+        """The server's words on one line, without the key that some servers repeat."""
+        body = error.body if isinstance(error.body, dict) else {"message": error.body}
+        told = str(body.get("message") or body.get("detail") or error.message)
+        key = os.environ.get(self.model.key)
+        return " ".join((told.replace(key, "***") if key else told).split())[:300]
+
+
+def _outcome(completion: Any) -> Reply | Refusal | None:
+    """A server's answer as ours; None when it is no chat completion."""
+    choices = getattr(completion, "choices", None)
+    if not isinstance(choices, list):
+        return None
+    if not choices:
+        return _EMPTY
+    message, finish = (getattr(choices[0], name, None) for name in ("message", "finish_reason"))
+    if message is None:
+        return None
+    if finish == "content_filter" or getattr(message, "refusal", None):
+        return Refusal(f"refused by the server: {getattr(message, 'refusal', None) or 'content_filter'}")
+    usage = completion.usage
+    return Reply(
+        (message.content or "").strip(),
+        "length" if finish == "length" else "stop",
+        usage.prompt_tokens if usage else 0,
+        usage.completion_tokens if usage else 0,
+    )
+
+
+def _digest(content: str, options: dict[str, Any]) -> str:
+    return hashlib.sha256(f"{content}\0{json.dumps(options, sort_keys=True)}".encode()).hexdigest()
+
+
+def _processor_of(model: str) -> Any:
+    """The processor of a folder here or of a Hub id[@rev]: its few small files are fetched, no weights."""
+    from transformers import AutoProcessor
+
+    name, _, revision = model.partition("@")
+    folder = ALIASES.get(name, Path(name))
+    reason = "it is neither a folder here nor a Hub id"
+    if folder.is_dir() or name.count("/") == 1:
+        try:
+            return AutoProcessor.from_pretrained(folder, revision=revision or "main")
+        except (ImportError, OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+    raise VisRLError(
+        f"Boxes in pixels of the resized picture need to know how large {model} sees it, and its processor can't be "
+        f"loaded here: {reason}. Serve it under its Hub id or a folder of this machine, or take another --box-space."
+    )
