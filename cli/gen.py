@@ -90,8 +90,8 @@ def _generate(config: Any, target: Path, as_json: bool, publish: Callable[[], An
         TimeRemainingColumn,
     )
 
-    stderr = Console(stderr=True)
-    stderr.print(f"Loading models; the run goes to {target}", highlight=False)
+    stderr = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    stderr.print(f"Loading models; the run goes to {target}")
     from transformers.utils import logging
 
     from visrl_data import factory
@@ -126,7 +126,6 @@ def _generate(config: Any, target: Path, as_json: bool, publish: Callable[[], An
     stderr.print(
         f"{time.perf_counter() - started:.0f} s. The run is in {run.path}; look at {run.path}/report.html\n"
         f"Next: visrl inspect {run.path}, or visrl filter {run.path} --sweep",
-        highlight=False,
     )
     if publish:
         print(summary(publish()))
