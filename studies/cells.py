@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from studies.desk import Desk
+from studies.serving import served
+from visrl_data.models import ALIASES
 
 QUESTIONS = 400
 """Questions of a run: about 300 pairs."""
 TESTED = 500
 """Questions of an evaluation, of split test."""
+TESTED_STAGES = 2000
+"""Questions of the evaluation of the stages: their differences are small."""
 SFT_ROWS = (0, 25, 50, 100, 200, 400, 800)
 ROUNDS = 4
+PORT = 8790
+"""Of the served critic of seed 0; seed k's is k higher."""
 
 Figures = dict[str, Any]
 
@@ -35,10 +41,11 @@ def pairs(desk: Desk, name: str, *options: str) -> Path:
 
 
 def stages(desk: Desk) -> Figures:
-    """Tables 2 and 4: the base without a box, the SFT model, +RL1, +RL1+RL2, side by side."""
+    """Tables 2 and 4: the base without a box, the SFT model, +RL1, +RL1+RL2, and RL2 without RL1, side by side."""
     first = evolved(desk, 1)
     models = ["spotlight", *(str(first / "models" / f"round0-{stage}") for stage in ("rl1", "rl2"))]
-    return desk.scores("stages", models, TESTED, names=("sft", "rl1", "rl2", "base"))
+    models.append(str(trained(desk, "rl2", "--without-rl1")))
+    return desk.scores("stages", models, TESTED_STAGES, names=("sft", "rl1", "rl2", "rl2-alone", "base"))
 
 
 def validity(rows: int) -> Callable[[Desk], Figures]:
@@ -54,13 +61,18 @@ def validity(rows: int) -> Callable[[Desk], Figures]:
     return cell
 
 
+def trained(desk: Desk, recipe: str, *options: str) -> Path:
+    """A model that learns from the pairs of the first round in another way."""
+    name = "-".join([recipe, *(option.strip("-") for option in options)])
+    return desk.made(f"models/{name}", "train", recipe, "--data", str(evolved(desk, 1) / "round0"), *options)
+
+
 def baseline(recipe: str, *options: str) -> Callable[[Desk], Figures]:
-    """Table 5: a model that learns the answer alone, or without RL1, on the pairs of the first round."""
+    """Table 5: a model that learns the answer alone, or without RL1."""
 
     def cell(desk: Desk) -> Figures:
-        name = "-".join([recipe, *(option.strip("-") for option in options)])
-        model = desk.made(f"models/{name}", "train", recipe, "--data", str(evolved(desk, 1) / "round0"), *options)
-        return desk.scores(name, [str(model)], TESTED, ("--no-baseline",), names=("model",))
+        model = trained(desk, recipe, *options)
+        return desk.scores(model.name, [str(model)], TESTED, ("--no-baseline",), names=("model",))
 
     return cell
 
@@ -68,6 +80,14 @@ def baseline(recipe: str, *options: str) -> Callable[[Desk], Figures]:
 def quality(name: str, *options: str) -> Callable[[Desk], Figures]:
     """Table 6: pairs of a run and what the labels say about them."""
     return lambda desk: desk.pair_quality(pairs(desk, name, *options))
+
+
+def served_critic(desk: Desk) -> Figures:
+    """Table 6: the critic behind the OpenAI engine. No second model ships here: it is the base again, on a server."""
+    name, server = "spotlight-base", ("--critic-engine", "openai", "--dialect", "transformers")
+    with served(name, ALIASES[name], PORT + desk.seed, desk.folder) as address:
+        run = pairs(desk, "served-critic", "--critic", name, *server, "--critic-base-url", address)
+    return desk.pair_quality(run)
 
 
 def quality_of_round(k: int) -> Callable[[Desk], Figures]:
@@ -94,6 +114,7 @@ CELLS: dict[str, Callable[[Desk], Figures]] = {
     "pairs-no-box-critic": quality("no-box-critic", "--no-box-critic"),
     "pairs-sft-critic": quality("sft-critic", "--critic", "spotlight"),
     "pairs-exact-match": quality("exact-match", "--response-critic", "exact"),
+    "pairs-served-critic": served_critic,
     "pairs-round2": quality_of_round(1),
     "rounds": curve("rl1,rl2"),
     "rounds-rl1": curve("rl1"),

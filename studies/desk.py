@@ -92,7 +92,7 @@ class Desk:
         return {
             "models": [
                 {
-                    "all": {name: entry["figures"]["all"][name] for name in ("answer", "box_accuracy")},
+                    "all": {name: entry["figures"]["all"][name] for name in ("answer", "box_accuracy", "valid")},
                     "outcomes": outcomes(self.folder / evolve / "eval", entry["digest"], 2),
                     "pair_outcomes": entry["round"] and pair_outcomes(self.folder / entry["round"]["run"]),
                     "pairs": entry["round"] and entry["round"]["pairs"],

@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 
 from studies import tables
-from studies.cells import QUESTIONS, TESTED
+from studies.cells import QUESTIONS, TESTED, TESTED_STAGES
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +23,9 @@ def render(results: Path) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     template = environment.from_string((Path(__file__).parent / "template.md").read_text(encoding="utf-8"))
     seeds = sorted({seed for seeds in cells.values() for seed in seeds})
-    return template.render(tables=tables, cells=cells, seeds=seeds, questions=QUESTIONS, tested=TESTED)
+    return template.render(
+        tables=tables, cells=cells, seeds=seeds, questions=QUESTIONS, tested=TESTED, tested_stages=TESTED_STAGES
+    )
 
 
 def main() -> None:
