@@ -34,6 +34,7 @@ def keep(folder: Path, cell: str, seed: int, found: dict) -> None:
 def keep_stages(folder: Path, rl1: list[float]) -> None:
     for seed, box in enumerate(rl1):
         rows = {"sft": figures(0.5, 0.5), "rl1": figures(box, 0.6), "rl2": figures(0.7, 0.7), "base": figures(0, 0.1)}
+        rows["rl2-alone"] = figures(0.6, 0.6)
         keep(folder, "stages", seed, rows)
 
 
