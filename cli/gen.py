@@ -37,6 +37,10 @@ def gen(
         int | None,
         typer.Option("--devices", metavar="N", help="Work on N GPUs, or in N processes on a CPU; same rows."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, HOST:PORT, or local; same rows."),
+    ] = None,
     push_to_hub: Annotated[
         bool, typer.Option("--push-to-hub", help="Publish the finished run, as `visrl push` does.")
     ] = False,
@@ -76,13 +80,14 @@ def gen(
     if shard and push_to_hub:
         raise UsageError("--shard makes a part of a run: publish the whole with `visrl push` after `visrl join`.")
     if estimate:
-        if shard or devices:
-            raise UsageError("--estimate times one process on the whole: leave --shard and --devices out, and divide.")
+        if shard or devices or ray:
+            raise UsageError("--estimate times one process on the whole: leave --shard, --devices and --ray out.")
         from .estimate import print_estimate
 
         print_estimate(resolved, target, speed, as_json)
         return
-    _generate(resolved, target, Spread(shard, devices), as_json, afterwards(push_to_hub, target, hub_id, tag, private))
+    publish = afterwards(push_to_hub, target, hub_id, tag, private)
+    _generate(resolved, target, Spread(shard, devices, ray), as_json, publish)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,10 +96,18 @@ class Spread:
 
     shard: str | None
     devices: int | None
+    ray: str | None
 
     def crew(self, config: Any) -> Any:
+        """Who makes the chunks; None is this process. Raises UsageError."""
         from visrl_data.devices import Devices
+        from visrl_data.errors import UsageError
+        from visrl_data.raying import Cluster
 
+        if self.devices is not None and self.ray is not None:
+            raise UsageError("--devices with --ray: a cluster's devices are all used. Expected one of them.")
+        if self.ray is not None:
+            return Cluster(config, self.ray)
         return None if self.devices is None else Devices(config, self.devices)
 
 

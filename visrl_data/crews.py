@@ -16,6 +16,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from visrl_data.config import GenConfig
+from visrl_data.errors import UsageError
+from visrl_data.roles import critic_config
 from visrl_data.store import Run
 
 
@@ -40,3 +43,9 @@ class Crew(Protocol):
         Raises EngineLost when a server is gone, VisRLError for what else the user can mend.
         """
         ...
+
+
+def check_local(config: GenConfig, flag: str) -> None:
+    """Raise UsageError when no model runs here, so that more devices would have nothing to do."""
+    if config.engine == critic_config(config).engine == "openai":
+        raise UsageError(f"{flag} is for models on devices of your own; a server is asked by one process: --in-flight.")

@@ -22,9 +22,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from visrl_data.config import GenConfig
-from visrl_data.crews import Made
+from visrl_data.crews import Made, check_local
 from visrl_data.errors import UsageError, VisRLError
-from visrl_data.roles import critic_config
 from visrl_data.store import Run
 
 MOST_DEATHS = 3  # of processes at one chunk, or in loading on one device
@@ -102,7 +101,7 @@ class Devices:
                     _hand(worker, waiting.popleft(), run)
             made, lost = self._hear()
             for index, event in lost:
-                waiting.appendleft(index)
+                waiting.append(index)  # last, so that a chunk that ends processes keeps no other from being done
                 events[index].append(event)
             for one in made:
                 finished += 1
@@ -164,8 +163,7 @@ def places(config: GenConfig, count: int) -> list[Place]:
     """Where `count` processes go: GPUs if --device names or finds them, else shares of the CPU. Raises UsageError."""
     if count < 1:
         raise UsageError(f"--devices {count}: expected at least 1.")
-    if config.engine == critic_config(config).engine == "openai":
-        raise UsageError("--devices is for models on this machine; a server is asked by one process: --in-flight.")
+    check_local(config, "--devices")
     import torch
 
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
