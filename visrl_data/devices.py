@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import traceback
+import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -221,6 +222,7 @@ def _work(config: GenConfig, place: Place, pipe: Connection) -> None:
 def _settle(place: Place) -> None:
     """Take this process's device and share of the cores, before torch is imported and looks for them."""
     logging.basicConfig(level=logging.WARNING, format=f"{place}: %(message)s")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # as in the command itself
     if place.kind == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[place.number] if visible else str(place.number)
