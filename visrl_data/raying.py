@@ -1,8 +1,8 @@
 """A crew of actors on a Ray cluster: one a GPU, or one a CPU where there is no GPU (extra `ray`).
 
-Ray Data maps the chunks' numbers to their tables and does those of a lost actor or node again; the process that
-started it alone writes. Every node needs this package in the same versions, and the files that the options name at
-the same paths.
+Ray Data maps the chunks' numbers to their tables and does those of a lost actor or node again, without end; an
+exception is no loss, and is raised here. The process that started it alone writes. Every node needs this package in
+the same versions, and the files that the options name at the same paths.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from visrl_data.engines import EngineLost
 from visrl_data.errors import UsageError, VisRLError
 from visrl_data.store import TABLES, Run
 
-MOST_RETRIES = 3  # of a chunk whose actor or node was lost
-_RAISED = {"EngineLost": EngineLost, "UsageError": UsageError, "VisRLError": VisRLError}
+_RAISED = (EngineLost, UsageError, VisRLError)  # the narrower ones first
 
 
 class Cluster:
@@ -91,7 +90,6 @@ class Cluster:
         if not indices:
             return
         context = ray.data.DataContext.get_current()
-        context.actor_task_retry_on_errors = True  # MOST_RETRIES times
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         chunks = ray.data.from_items([{"index": i} for i in indices], override_num_blocks=len(indices))
@@ -106,7 +104,6 @@ class Cluster:
                 initial_size=min(self._count, len(indices)),
                 max_tasks_in_flight_per_actor=1,
             ),
-            max_task_retries=MOST_RETRIES,
             **self._each,
         )
         try:
@@ -135,7 +132,7 @@ class Actor:
             return _pack(index, self._wrong, {})
         try:
             made = factory.make(self._built, index, None)
-        except VisRLError as error:  # what the user can mend is no better at a second try
+        except Exception as error:  # no better at a second try, so Ray is not told
             return _pack(index, _told(error), {})
         return _pack(index, made.record, made.tables)
 
@@ -153,10 +150,8 @@ def _build(config: GenConfig, folder: str) -> tuple[Any, dict[str, Any]]:
         built = factory.build(config)
     except OSError as error:
         return None, _told(VisRLError(f"{error}. All nodes of the cluster must see the same files."))
-    except VisRLError as error:
+    except Exception as error:
         return None, _told(error)
-    except Exception:
-        return None, _told(VisRLError(f"A Ray actor could not be made ready:\n{traceback.format_exc()}"))
     return built, built.identity
 
 
@@ -168,13 +163,16 @@ def _unlike(expected: dict[str, Any], found: dict[str, Any]) -> dict[str, str] |
     return _told(VisRLError(f"The cluster's devices are not alike; rows would differ. One has -> another:\n{shown}"))
 
 
-def _told(error: VisRLError) -> dict[str, str]:
-    kind = type(error).__name__
-    return {"raised": kind if kind in _RAISED else "VisRLError", "message": str(error)}
+def _told(error: Exception) -> dict[str, str]:
+    """An error as it travels: its own kind where the user can mend it, else with the place in the code."""
+    kind = next((known.__name__ for known in _RAISED if isinstance(error, known)), None)
+    if kind is None:
+        return {"raised": "RuntimeError", "message": f"in a Ray actor:\n{traceback.format_exc()}"}
+    return {"raised": kind, "message": str(error)}
 
 
-def _raised(told: dict[str, str]) -> VisRLError:
-    return _RAISED[told["raised"]](told["message"])
+def _raised(told: dict[str, str]) -> Exception:
+    return next((kind for kind in _RAISED if kind.__name__ == told["raised"]), RuntimeError)(told["message"])
 
 
 def _pack(index: int, record: dict[str, Any], tables: dict[str, pa.Table]) -> pa.Table:
