@@ -77,8 +77,8 @@ def _run(
 
     logging.disable_progress_bar()
     target = output or evaluate.default_output(sources, config)
-    stderr = Console(stderr=True)
-    stderr.print(f"The evaluation goes to {target}", highlight=False)
+    stderr = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    stderr.print(f"The evaluation goes to {target}")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -104,4 +104,4 @@ def _run(
         return
     console = Console()
     console.print(render(report))
-    stderr.print(f"Predictions side by side: {target}/{evaluate.page.NAME}", highlight=False)
+    stderr.print(f"Predictions side by side: {target}/{evaluate.page.NAME}")

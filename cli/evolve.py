@@ -57,7 +57,7 @@ def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> N
 
     logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)  # what the libraries tell each other is not for the user
-    stderr = Console(stderr=True)
+    stderr = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=stderr) as bar:
         tasks: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> N
             bar.update(tasks[what], total=total, completed=done)
 
         def say(line: str) -> None:
-            bar.console.print(line, highlight=False)
+            bar.console.print(line)
 
         try:
             report = evolving.evolve(rounds, gen, output, say, progress)
@@ -82,4 +82,4 @@ def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> N
         print(json.dumps({"evolve": str(output), **report}))
         return
     Console().print(table(report))
-    stderr.print(f"Curves: {output}/curves.svg; predictions side by side: {output}/eval/report.html", highlight=False)
+    stderr.print(f"Curves: {output}/curves.svg; predictions side by side: {output}/eval/report.html")

@@ -132,11 +132,11 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
 
     from visrl_data.sharding import parse_shard
 
-    stderr = Console(stderr=True)
+    stderr = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     shard = parse_shard(spread.shard) if spread.shard else None
     target = shard.folder(output) if shard else output
     crew = spread.crew(config)
-    stderr.print(f"Loading models; the run goes to {target}", highlight=False)
+    stderr.print(f"Loading models; the run goes to {target}")
     from transformers.utils import logging
 
     from visrl_data import factory
@@ -174,7 +174,6 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
     stderr.print(
         f"{time.perf_counter() - started:.0f} s. The run is in {run.path}; look at {run.path}/report.html\n"
         f"Next: visrl inspect {run.path}, or visrl filter {run.path} --sweep",
-        highlight=False,
     )
     if publish:
         print(summary(publish()))

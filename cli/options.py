@@ -96,7 +96,7 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, as a dataclass of options has them."""
     from visrl_data.sources import parse_columns, parse_roots
 
-    given = {name: value for name, value in options.items() if value is not None and value != []}
+    given = {name: value for name, value in options.items() if value not in (None, [], ())}
     for name, parse in (("columns", parse_columns), ("images_root", parse_roots)):
         if name in given:
             given[name] = parse(given[name])

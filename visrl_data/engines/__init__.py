@@ -92,11 +92,15 @@ class EngineLost(VisRLError):
 
 
 class Engine(Protocol):
-    """deterministic: the same request gives the same reply whatever else is in the batch plan."""
+    """What a kind of engine is to the pipeline."""
 
     name: str
-    deterministic: bool
     usage: Usage  # replaced by a fresh one after each chunk
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same request gives the same reply whatever else is in the batch plan."""
+        ...
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """One list of replies a request, one reply a seed, in order.

@@ -1,0 +1,72 @@
+"""`visrl eval` killed at random moments, or before any change on disk, ends with the bytes of an undisturbed one."""
+
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from .command import visrl
+from .killing import content, finish, killed_at, start
+
+CHUNKED = ("eval", "--model", "spotlight", "--limit", 12, "--chunk-size", 4, "--resamples", 100, "-o", "e")
+JUDGED = ("eval", "--model", "spotlight", "--model", "spotlight-base", "--limit", 60, "--chunk-size", 4,
+          "--score", "critic", "--resamples", 100, "-o", "e")  # fmt: skip
+
+
+def test_a_kill_in_the_middle_changes_no_byte(tmp_path, monkeypatch):
+    """The quick form: one kill, between two chunks of the second model."""
+    monkeypatch.chdir(tmp_path)
+    assert visrl(*CHUNKED)[0] == 0
+    whole = content(tmp_path / "e")
+    shutil.rmtree(tmp_path / "e")
+    process = start(*CHUNKED, cwd=tmp_path)
+    while len(list((tmp_path / "e").glob("predictions/*/chunk-????????.parquet"))) < 4:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "e/report.json").exists()
+    assert visrl(*CHUNKED)[0] == 0
+    assert content(tmp_path / "e") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_kill_before_any_change_on_disk_changes_no_byte(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert visrl(*CHUNKED)[0] == 0
+    whole = content(tmp_path / "e")
+    change = 1
+    while True:
+        shutil.rmtree(tmp_path / "e")
+        if not killed_at(tmp_path / "e", change, *CHUNKED, cwd=tmp_path):
+            break
+        assert visrl(*CHUNKED)[0] == 0
+        assert content(tmp_path / "e") == whole, f"killed before change {change}"
+        change += 1
+    assert change > 20, "a folder, its files, two models of three chunks each, the report and the page"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_twelve_kills_by_the_clock_change_no_byte(tmp_path):
+    """Two models, the baseline and a judge."""
+    finish(*JUDGED, cwd=tmp_path)
+    whole = content(tmp_path / "e")
+    shutil.rmtree(tmp_path / "e")
+    moments = random.Random(0)
+    for _ in range(12):
+        process = start(*JUDGED, cwd=tmp_path)
+        while not (tmp_path / "e/.lock").exists() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 8))
+        if process.poll() is not None:  # finished meanwhile: start over, the kills still count
+            assert content(tmp_path / "e") == whole
+            shutil.rmtree(tmp_path / "e")
+            continue
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(*JUDGED, cwd=tmp_path)
+    assert content(tmp_path / "e") == whole

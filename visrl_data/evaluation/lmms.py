@@ -1,0 +1,254 @@
+"""The two-pass model as a model of lmms-eval, which owns MME, MMBench, POPE, RefCOCO, V* and their scoring.
+
+lmms-eval finds it by name through the entry point in pyproject.toml (group `lmms_eval.models`); nothing else of
+this project imports this module. docs/evaluation.md has the commands.
+
+    a task's request -> its one picture, its question, its ending (the post-prompt: "Answer with the option's letter")
+    two steps     image, question + focus request -> box;  the same, the crop, the ending -> answer
+    one step      image, question, the ending -> answer: an answer-only model, or the baseline
+    box tasks     (RefCOCO) image, expression + focus request -> box, and the box is the answer
+
+The prompts, the box space and the crop rule are those of `visrl eval`, and everything is greedy, so that the same
+rows give the same answers. What is left to a task: the ending, the longest answer, the texts that stop it. The
+box pass keeps its own longest reply, since MME and V* allow 16 tokens, too few for a box. As in `visrl eval` a
+box that can't be read gives no answer: the reply is empty, and the task counts it as wrong.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from lmms_eval.models.registry_v2 import ModelManifest
+from loguru import logger
+from PIL.Image import Image
+from tqdm import tqdm
+
+from visrl_data import images, roles
+from visrl_data.boxes import Box, CropRule, Frame, crop_pixels, frame, needs_seen_size
+from visrl_data.config import make_config
+from visrl_data.engines import Request, Sampling
+from visrl_data.errors import UsageError, VisRLError
+from visrl_data.evaluation.asking import DIRECT_PROMPT
+from visrl_data.evaluation.config import EvalConfig
+from visrl_data.evaluation.subjects import find_subjects
+from visrl_data.prompts import Part, load_prompts
+
+# Of the options of `visrl eval`, those that say how a model is asked and run.
+OPTIONS = (
+    "box_space", "crop_min_side", "crop_max_aspect", "max_new_tokens", "prompts",
+    "engine", "base_url", "dialect", "in_flight", "device", "dtype", "max_pixels", "trust_remote_code",
+)  # fmt: skip
+# RefCOCO's tasks: which numbers they read, and the sentence that says so, which the box pass leaves out.
+_BOX_TASK = re.compile(r"refcoco.*_(bbox_rec|grounding)(_|$)")
+_BOX_FORMS = {
+    "bbox_rec": "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, "
+    "bottom-right y). All values are floating point numbers bounded between 0 and 1.",
+    "grounding": "Report bbox coordinates in JSON format.",
+}
+
+_ONE_PICTURE = "The model visrl answers one question about one picture;"
+
+
+def manifest() -> ModelManifest:
+    """What the entry point gives to lmms-eval: the name `visrl`, and where the class is."""
+    return ModelManifest("visrl", chat_class_path=f"{__name__}.VisRL")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request of a task. form: "", or a key of _BOX_FORMS when the answer is the box itself.
+
+    ending: what the task asks for at the end, "" for nothing. until: texts that end an answer, not part of it.
+    """
+
+    image: Image
+    question: str
+    ending: str
+    form: str
+    max_new_tokens: int
+    until: tuple[str, ...]
+
+
+class VisRL(lmms):
+    """`--model visrl --model_args pretrained=MODEL[,steps=1][,OPTION=VALUE...]`.
+
+    pretrained: as `visrl eval --model`. steps: 2 or 1; default: as the model learnt to answer. The other options
+    are those in OPTIONS, by the names and with the defaults of `visrl eval`; batch_size is lmms-eval's --batch_size,
+    and device may be its --device. Raises VisRLError for anything that the user can mend.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self, pretrained: str = "spotlight", steps: int | None = None, batch_size: int | str = 1, **options: Any
+    ) -> None:
+        super().__init__()
+        if not str(batch_size).isdecimal():
+            raise UsageError(f"--batch_size {batch_size}: expected a number; a batch too large is halved by itself.")
+        unknown = sorted(set(options) - set(OPTIONS))
+        if unknown:
+            raise UsageError(f"--model_args {unknown[0]}=: expected pretrained, steps, {', '.join(OPTIONS)}.")
+        given = options | {"batch_size": int(batch_size), "baseline": False}
+        self.config = make_config(EvalConfig, given, {}, where="--model_args", command="visrl eval")
+        gen = self.config.gen_config("")
+        roles.check_engines(gen)
+        prompts = load_prompts(Path(self.config.prompts) if self.config.prompts else None)
+        [subject] = find_subjects([pretrained], self.config, prompts)
+        if steps is not None and steps not in range(1, subject.way.steps + 1):
+            expected = "1 or 2" if subject.way.steps == 2 else "1"
+            raise UsageError(f"--model_args steps={steps}: expected {expected} for {pretrained}.")
+        self.way = replace(subject.way, steps=steps or subject.way.steps)
+        self.actor = roles.load_role(gen, subject.model)
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """One reply for each request, in order."""
+        replies: list[str | None] = []
+        with tqdm(total=len(requests), desc="visrl") as bar:
+            for batch in _batches(requests, self.config.batch_size):
+                replies += self._answer_all([self._asked(*request.args) for request in batch])
+                bar.update(len(batch))
+        if None in replies:
+            logger.warning(f"{replies.count(None)} of {len(replies)} boxes could not be read: their answers are empty.")
+        return [reply or "" for reply in replies]
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        raise VisRLError("The model visrl writes its answers; tasks that compare likelihoods are not for it.")
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        raise VisRLError(f"{_ONE_PICTURE} tasks of several rounds are not for it.")
+
+    def _asked(
+        self, context: str, doc_to_messages: Any, options: dict[str, Any], row: int, task: str, split: str
+    ) -> Asked:
+        """The six things that lmms-eval gives to a chat model. doc_to_messages is a method of the task."""
+        messages = doc_to_messages(self.task_dict[task][split][row])
+        parts = messages[0]["content"] if len(messages) == 1 and messages[0]["role"] == "user" else []
+        kinds = sorted(part["type"] for part in parts)
+        if kinds != ["image", "text"]:
+            raise VisRLError(
+                f"Task {task}, row {row}: {', '.join(kinds) or f'{len(messages)} messages'}. "
+                f"{_ONE_PICTURE} leave this task out."
+            )
+        content = {part["type"]: part for part in parts}
+        endings = getattr(doc_to_messages.__self__, "lmms_eval_specific_kwargs", None) or {}
+        question, ending = _cut_ending(content["text"]["text"], endings.get("post_prompt") or "")
+        found = _BOX_TASK.match(task)
+        form = found[1] if found else ""
+        until = options.get("until") or ()
+        return Asked(
+            image=_picture(content["image"]["url"]),
+            question=question.replace(_BOX_FORMS[form], "").strip() if form else question,
+            ending=ending,
+            form=form,
+            max_new_tokens=options.get("max_new_tokens") or self.config.max_new_tokens,
+            until=(until,) if isinstance(until, str) else tuple(until),
+        )
+
+    def _answer_all(self, batch: list[Asked]) -> list[str | None]:
+        """None where a box can't be read. A request that the processor refuses is found; the others go on."""
+        try:
+            return self._answer(batch)
+        except ValueError as error:
+            if len(batch) == 1:
+                logger.warning(f"A request was refused, its answer is empty: {error}")
+                return [""]
+        return [reply for asked in batch for reply in self._answer_all([asked])]
+
+    def _answer(self, batch: list[Asked]) -> list[str | None]:
+        """batch: all of one task, so all with a form, or none."""
+        if self.way.steps == 1 and not batch[0].form:
+            turns = [DIRECT_PROMPT.parts(question=asked.question) for asked in batch]
+            return [*self._final(batch, turns, [(asked.image,) for asked in batch])]
+        boxes = self._look(batch)
+        if batch[0].form:
+            return [None if box is None else _box_text(box, a) for box, a in zip(boxes, batch, strict=True)]
+        seen = [(place, box) for place, box in enumerate(boxes) if box is not None]
+        crops = [self._crop(batch[place].image, box) for place, box in seen]
+        answered = [batch[place] for place, _ in seen]
+        turns = [self.way.prompts.answer.parts(question=asked.question) for asked in answered]
+        pictures = [(asked.image, crop) for asked, crop in zip(answered, crops, strict=True)]
+        replies: list[str | None] = [None] * len(batch)
+        for (place, _), reply in zip(seen, self._final(answered, turns, pictures), strict=True):
+            replies[place] = reply
+        return replies
+
+    def _look(self, batch: list[Asked]) -> list[Box | None]:
+        """The box pass: unit xyxy of each picture, None where the reply can't be read."""
+        frames = [self._frame(asked.image) for asked in batch]
+        turns = [self.way.prompts.focus.parts(question=asked.question) for asked in batch]
+        replies = self._generate(turns, [(a.image,) for a in batch], [self.config.max_new_tokens] * len(batch))
+        boxes: list[Box | None] = []
+        for space, reply in zip(frames, replies, strict=True):
+            cells, _ = space.parse(reply)
+            boxes.append(None if cells is None else space.to_unit(cells))
+        return boxes
+
+    def _crop(self, image: Image, box: Box) -> Image:
+        return image.crop(crop_pixels(box, image.size, self.way.rule or CropRule()))
+
+    def _frame(self, image: Image) -> Frame:
+        seen = self.actor.engine.seen_size(image) if needs_seen_size(self.way.box_space) else None
+        return frame(self.way.box_space, image.size, seen)
+
+    def _final(
+        self, batch: list[Asked], turns: Sequence[tuple[Part, ...]], pictures: Sequence[tuple[Image, ...]]
+    ) -> list[str]:
+        """The turn that gives the answer, with the task's ending last."""
+        closed = [_with_ending(parts, asked.ending) for parts, asked in zip(turns, batch, strict=True)]
+        replies = self._generate(closed, pictures, [asked.max_new_tokens for asked in batch])
+        return [_cut(reply, asked.until) for reply, asked in zip(replies, batch, strict=True)]
+
+    def _generate(
+        self, turns: Sequence[tuple[Part, ...]], pictures: Sequence[tuple[Image, ...]], longest: list[int]
+    ) -> list[str]:
+        requests = [
+            Request(parts, shown, (0,), Sampling(max_new_tokens=tokens), self.actor.adapter)
+            for parts, shown, tokens in zip(turns, pictures, longest, strict=True)
+        ]
+        return [reply.text for (reply,) in self.actor.engine.generate(requests)]
+
+
+def _batches(requests: Sequence[Instance], size: int) -> Iterator[list[Instance]]:
+    """At most `size` requests of one task at a time, in order."""
+    for _, group in itertools.groupby(requests, key=lambda request: request.args[4]):
+        rest = list(group)
+        yield from (rest[start : start + size] for start in range(0, len(rest), size))
+
+
+def _picture(given: Image | str) -> Image:
+    """Tasks give decoded pictures or paths. The result is RGB."""
+    return given.convert("RGB") if isinstance(given, Image) else images.decode(Path(given).read_bytes())
+
+
+def _cut_ending(text: str, ending: str) -> tuple[str, str]:
+    """The question without the task's post-prompt, and that; the text as it is where it does not end so."""
+    text, ending = text.strip(), ending.strip()
+    return (text.removesuffix(ending).rstrip(), ending) if ending and text.endswith(ending) else (text, "")
+
+
+def _with_ending(parts: tuple[Part, ...], ending: str) -> tuple[Part, ...]:
+    if not ending:
+        return parts
+    last = parts[-1]
+    if last.kind != "text":
+        return (*parts, Part("text", ending))
+    return (*parts[:-1], Part("text", f"{last.text}\n{ending}"))
+
+
+def _cut(reply: str, until: tuple[str, ...]) -> str:
+    for stop in filter(None, until):
+        reply = reply.partition(stop)[0]
+    return reply.strip()
+
+
+def _box_text(box: Box, asked: Asked) -> str:
+    """The box in the numbers that the task reads: fractions of the picture, or its pixels (as JSON)."""
+    sides = (1, 1, 1, 1) if asked.form == "bbox_rec" else (*asked.image.size, *asked.image.size)
+    return "[" + ", ".join(f"{value * side:.6f}" for value, side in zip(box.xyxy, sides, strict=True)) + "]"
