@@ -10,6 +10,7 @@ chunk, is in no file but times.jsonl.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -49,3 +50,11 @@ def check_local(config: GenConfig, flag: str) -> None:
     """Raise UsageError when no model runs here, so that more devices would have nothing to do."""
     if config.engine == critic_config(config).engine == "openai":
         raise UsageError(f"{flag} is for models on devices of your own; a server is asked by one process: --in-flight.")
+
+
+def hush() -> None:
+    """In a process of a crew: no progress bars and no notes of libraries to each other, as in the command itself."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import signal
 import traceback
-import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from visrl_data.config import GenConfig
-from visrl_data.crews import Made, check_local
+from visrl_data.crews import Made, check_local, hush
 from visrl_data.errors import UsageError, VisRLError
 from visrl_data.store import Run
 
@@ -222,12 +221,9 @@ def _work(config: GenConfig, place: Place, pipe: Connection) -> None:
 def _settle(place: Place) -> None:
     """Take this process's device and share of the cores, before torch is imported and looks for them."""
     logging.basicConfig(level=logging.WARNING, format=f"{place}: %(message)s")
-    warnings.filterwarnings("ignore", category=FutureWarning)  # as in the command itself
     if place.kind == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[place.number] if visible else str(place.number)
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(place.threads))
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
+    hush()

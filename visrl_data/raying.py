@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from visrl_data.config import GenConfig
-from visrl_data.crews import Made, check_local
+from visrl_data.crews import Made, check_local, hush
 from visrl_data.engines import EngineLost
 from visrl_data.errors import UsageError, VisRLError
 from visrl_data.store import TABLES, Run
@@ -146,6 +146,7 @@ def _build(config: GenConfig, folder: str) -> tuple[Any, dict[str, Any]]:
     from visrl_data import factory
 
     try:
+        hush()
         os.chdir(folder)  # relative paths are those of the command
         built = factory.build(config)
     except OSError as error:
