@@ -29,6 +29,18 @@ def gen(
     speed: Annotated[
         float | None, typer.Option("--speed", metavar="CALLS/S", help="With --estimate: this speed, run nothing.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Make the I-th of N parts in DIR/shard-I-of-N, for `visrl join`."),
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", metavar="N", help="Work on N GPUs, or in N processes on a CPU; same rows."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, HOST:PORT, or local; same rows."),
+    ] = None,
     push_to_hub: Annotated[
         bool, typer.Option("--push-to-hub", help="Publish the finished run, as `visrl push` does.")
     ] = False,
@@ -54,6 +66,8 @@ def gen(
       visrl gen --mix paper:metadata/ --images-root cot_images.tar --limit 1000
 
       visrl gen --source photos.jsonl --push-to-hub --private
+
+      visrl gen --source photos.jsonl --devices 8 --shard 2/4 -o runs/photos
     """
     from visrl_data.errors import UsageError
 
@@ -63,12 +77,38 @@ def gen(
         raise UsageError("--speed needs --estimate and a number of calls a second above 0.")
     resolved = gen_config(config, with_mix(options, mix))
     target = output or default_output(resolved)
+    if shard and push_to_hub:
+        raise UsageError("--shard makes a part of a run: publish the whole with `visrl push` after `visrl join`.")
     if estimate:
+        if shard or devices or ray:
+            raise UsageError("--estimate times one process on the whole: leave --shard, --devices and --ray out.")
         from .estimate import print_estimate
 
         print_estimate(resolved, target, speed, as_json)
         return
-    _generate(resolved, target, as_json, afterwards(push_to_hub, target, hub_id, tag, private))
+    publish = afterwards(push_to_hub, target, hub_id, tag, private)
+    _generate(resolved, target, Spread(shard, devices, ray), as_json, publish)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spread:
+    """Where the work goes; no row depends on it."""
+
+    shard: str | None
+    devices: int | None
+    ray: str | None
+
+    def crew(self, config: Any) -> Any:
+        """Who makes the chunks; None is this process. Raises UsageError."""
+        from visrl_data.devices import Devices
+        from visrl_data.errors import UsageError
+        from visrl_data.raying import Cluster
+
+        if self.devices is not None and self.ray is not None:
+            raise UsageError("--devices with --ray: a cluster's devices are all used. Expected one of them.")
+        if self.ray is not None:
+            return Cluster(config, self.ray)
+        return None if self.devices is None else Devices(config, self.devices)
 
 
 def default_output(config: Any) -> Path:
@@ -79,7 +119,7 @@ def default_output(config: Any) -> Path:
     return Path("runs") / f"{Path(config.source).stem or 'run'}-{config.split}-{digest}"
 
 
-def _generate(config: Any, target: Path, as_json: bool, publish: Callable[[], Any] | None) -> None:
+def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish: Callable[[], Any] | None) -> None:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -90,7 +130,12 @@ def _generate(config: Any, target: Path, as_json: bool, publish: Callable[[], An
         TimeRemainingColumn,
     )
 
+    from visrl_data.sharding import parse_shard
+
     stderr = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    shard = parse_shard(spread.shard) if spread.shard else None
+    target = shard.folder(output) if shard else output
+    crew = spread.crew(config)
     stderr.print(f"Loading models; the run goes to {target}")
     from transformers.utils import logging
 
@@ -113,10 +158,13 @@ def _generate(config: Any, target: Path, as_json: bool, publish: Callable[[], An
                 bar.console.print(event)
 
         try:
-            run = factory.generate(config, target, on_chunk)
+            run = factory.generate(config, target, on_chunk, crew=crew, shard=shard)
         except KeyboardInterrupt:
             stderr.print(f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on.")
             sys.exit(130)
+    if shard:
+        _tell_shard(run, shard, output, as_json)
+        return
     report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
     if as_json:
         published = {"published": dataclasses.asdict(publish())} if publish else {}
@@ -129,3 +177,14 @@ def _generate(config: Any, target: Path, as_json: bool, publish: Callable[[], An
     )
     if publish:
         print(summary(publish()))
+
+
+def _tell_shard(run: Any, shard: Any, output: Path, as_json: bool) -> None:
+    made = len(shard.chunks(run.chunks))
+    if as_json:
+        print(json.dumps({"run": str(run.path), "shard": str(shard), "chunks": made}))
+        return
+    print(
+        f"Shard {shard} is done: {made} of the run's {run.chunks} chunks, in {run.path}\n"
+        f"When all {shard.of} are: visrl join {output}/shard-*-of-{shard.of} -o {output}"
+    )

@@ -14,7 +14,7 @@ import typer
 
 from visrl_data.errors import UsageError, VisRLError
 
-from . import doctor, eval, evolve, export, filter, gen, inspect, merge, push, rebuild, train
+from . import doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
 
 app = typer.Typer(
     name="visrl",
@@ -48,6 +48,7 @@ def _options(
 _PAIRS, _MODELS, _MACHINE = "Pairs", "Models", "This machine"
 
 app.command(rich_help_panel=_PAIRS)(gen.gen)
+app.command(rich_help_panel=_PAIRS)(join.join)
 app.command(rich_help_panel=_PAIRS)(filter.filter)
 app.command(rich_help_panel=_PAIRS)(inspect.inspect)
 app.command(rich_help_panel=_PAIRS)(push.push)

@@ -407,7 +407,7 @@ def test_a_killed_run_asks_for_no_reply_again(serve, photo_source, tmp_path):
                "--base-url", server.url, "--source", str(photo_source), "--chunk-size", "6", "--in-flight", "4",
                "--limit", "6", "--attempts", "1", "-o", str(tmp_path / "run")]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    journal = tmp_path / "run" / "work" / NAME
+    journal = tmp_path / "run" / "work" / "replies-00000000.jsonl"
     while not (journal.is_file() and journal.read_bytes().count(b"\n") >= 20):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.005)

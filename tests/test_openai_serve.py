@@ -106,7 +106,7 @@ def test_a_run_on_two_servers_is_killed_and_goes_on(servers, tmp_path):
 
     arguments = command(servers, tmp_path / "cut")
     process = start(arguments)
-    journal = tmp_path / "cut" / "work" / "replies.jsonl"
+    journal = tmp_path / "cut" / "work" / "replies-00000000.jsonl"
     while not (journal.is_file() and journal.read_bytes().count(b"\n") >= 15):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)

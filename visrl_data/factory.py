@@ -8,31 +8,35 @@
     report     yields, drops, the audit
 
 A chunk of questions is a pure function of the options, the models and the questions themselves; it is also
-the unit of storage and of resumption. Where the work runs, and how often it is cut, changes no row.
+the unit of storage and of resumption. Where the work runs, and how often it is cut, changes no row: crews.py
+tells who may do it, sharding.py how a job array shares it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from visrl_data import critics, finishing, images, records, sampling, store
+from visrl_data import critics, finishing, images, records, sampling, sharding, store
 from visrl_data.boxes import CropRule, ImageTooThin, frame, needs_seen_size
 from visrl_data.config import GenConfig, to_toml
+from visrl_data.crews import Crew, Made
 from visrl_data.engines import Engine, EngineLost, Role, Usage
 from visrl_data.engines import journal as journals
 from visrl_data.errors import UsageError, VisRLError
-from visrl_data.finishing import Setting
 from visrl_data.prompts import PromptSet, load_prompts
 from visrl_data.records import Candidate, Drop, Question
 from visrl_data.roles import Cast, agreement, load_cast
+from visrl_data.sharding import Shard
 from visrl_data.sources import Source, SourceOptions, open_source
 from visrl_data.sources.rest import Rest
 from visrl_data.store import Run
@@ -53,14 +57,10 @@ class Factory:
     crop_rule: CropRule
     identity: dict[str, Any]
 
-    @property
-    def chunks(self) -> int:
-        return -(-len(self.source) // self.config.chunk_size)
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Told after each chunk. resumed: chunks that an earlier start had already made."""
+    """Told after each chunk. chunks, questions: those to be made here. resumed: chunks of an earlier start."""
 
     done: int
     chunks: int
@@ -75,43 +75,63 @@ def generate(
     on_chunk: Callable[[Progress], None] = lambda _: None,
     max_chunks: int | None = None,
     roles: tuple[Role, Role] | None = None,
+    crew: AbstractContextManager[Crew] | None = None,
+    shard: Shard | None = None,
 ) -> Run:
     """Run the factory into the folder `output`, going on where an earlier start stopped.
 
     max_chunks: stop after so many new chunks, leaving an unfinished run (for `--estimate`).
     roles: actor and critic on engines of one's own, in place of loading `config.model`.
-    Raises VisRLError for anything the user can mend; what was made until then stays.
+    crew: who makes the chunks; default: this process. shard: make only its chunks, leaving an unfinished run;
+    `output` is then its folder. Raises VisRLError for anything the user can mend; what was made until then stays.
     """
-    factory = build(config, roles)
-    with store.open_run(output, to_toml(config), factory.identity) as run:
-        if run.finished:
-            store.remove_chunks(run)
-            return run
-        missing = [i for i in range(factory.chunks) if not run.has_chunk(i)]
-        resumed = factory.chunks - len(missing)
-        journal = journals.keep(engines(factory), run.path / "work" / journals.NAME)
-        for count, index in enumerate(missing[:max_chunks], start=1):
-            started = time.perf_counter()
+    text = to_toml(config)
+    with crew or contextlib.nullcontext(Alone(build(config, roles))) as hands:
+        if shard:
+            sharding.check_siblings(output, text, hands.identity)
+        with store.open_run(output, text, hands.identity) as run:
+            if run.finished:
+                store.remove_chunks(run)
+                return run
+            mine = shard.chunks(run.chunks) if shard else range(run.chunks)
+            missing = [i for i in mine if not run.has_chunk(i)]
+            done = resumed = len(mine) - len(missing)
+            size, rows = config.chunk_size, hands.identity["source"]["rows"]
+            questions = sum(min(size, rows - i * size) for i in mine)
             try:
-                tables, seconds = make_chunk(factory, index)
+                for made in hands.make(run, missing[:max_chunks]):
+                    store.write_chunk(run, made.index, made.tables)
+                    run.replies_path(made.index).unlink(missing_ok=True)
+                    store.log_time(run, made.record)
+                    done += 1
+                    on_chunk(Progress(done, len(mine), resumed, questions, tuple(made.record["events"])))
             except EngineLost as error:
-                raise VisRLError(_lost(error, resumed + count - 1, factory.chunks, output)) from error
-            usages = take_usage(factory)
-            store.write_chunk(run, index, tables)
-            journal.clear()
-            store.log_time(run, _time_record(index, tables, seconds, usages, time.perf_counter() - started))
-            events = tuple(event for usage in usages for event in usage.events)
-            on_chunk(Progress(resumed + count, factory.chunks, resumed, len(factory.source), events))
-        if max_chunks is None or len(missing) <= max_chunks:
-            finish(run, factory)
-        return run
+                raise VisRLError(_lost(error, done, len(mine), store.go_on(run.path))) from error
+            if not shard and done == len(mine):
+                finishing.finish(run, config, [run.chunk_path(i) for i in mine])
+            return run
 
 
-def _lost(error: EngineLost, done: int, chunks: int, output: Path) -> str:
+def _lost(error: EngineLost, done: int, chunks: int, again: str) -> str:
     return (
         f"{error}\n{done} of {chunks} chunks are done; the replies received since then are kept too. "
-        f"Once the server answers again, go on with: visrl gen --config {output}/config.toml -o {output}"
+        f"Once the server answers again, go on with: {again}"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The crew that is this process."""
+
+    factory: Factory
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.factory.identity
+
+    def make(self, run: Run, indices: Sequence[int]) -> Iterator[Made]:
+        for index in indices:
+            yield make(self.factory, index, run.replies_path(index))
 
 
 def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
@@ -161,6 +181,26 @@ def open_questions(config: GenConfig) -> Source:
 def versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in ("visrl", *LIBRARIES)}
     return {"python": platform.python_version(), **found}
+
+
+def make(factory: Factory, index: int, replies: Path | None) -> Made:
+    """A chunk with what it took. replies: where those of servers are kept until the chunk is written."""
+    started = time.perf_counter()
+    journals.keep(engines(factory), replies)
+    tables, seconds = make_chunk(factory, index)
+    usages = take_usage(factory)
+    record = {
+        "chunk": index,
+        "questions": tables["questions"].num_rows,
+        "candidates": tables["candidates"].num_rows,
+        "seconds": round(time.perf_counter() - started, 3),
+        **{f"{stage}_seconds": round(value, 3) for stage, value in seconds.items()},
+        "calls": sum(usage.calls for usage in usages),
+        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "completion_tokens": sum(usage.completion_tokens for usage in usages),
+        "events": [event for usage in usages for event in usage.events],
+    }
+    return Made(index, tables, record)
 
 
 def make_chunk(factory: Factory, index: int) -> tuple[dict[str, pa.Table], dict[str, float]]:
@@ -270,27 +310,3 @@ def take_usage(factory: Factory) -> list[Usage]:
     for engine in engines(factory):
         engine.usage = Usage()
     return usages
-
-
-def _time_record(
-    index: int, tables: dict[str, pa.Table], seconds: dict[str, float], usages: list[Usage], total: float
-) -> dict[str, Any]:
-    return {
-        "chunk": index,
-        "questions": tables["questions"].num_rows,
-        "candidates": tables["candidates"].num_rows,
-        "seconds": round(total, 3),
-        **{f"{stage}_seconds": round(value, 3) for stage, value in seconds.items()},
-        "calls": sum(usage.calls for usage in usages),
-        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
-        "completion_tokens": sum(usage.completion_tokens for usage in usages),
-        "events": [event for usage in usages for event in usage.events],
-    }
-
-
-def finish(run: Run, factory: Factory) -> None:
-    """Compact the chunks, pick the pairs, write the report, and the manifest last."""
-    store.compact(run, factory.chunks)
-    config = factory.config
-    finishing.write_results(run, Setting(config.thresholds, config.box_critic))
-    store.remove_chunks(run)

@@ -1,4 +1,4 @@
-"""The last stages, shared by `visrl gen` and `visrl filter`: pairs, report, page, manifest.
+"""The last stages, shared by `visrl gen`, `visrl join` and `visrl filter`: pairs, report, page, manifest.
 
 They need the stored pool only: no model, no GPU. Everything here can be made again at any time, so an
 interruption loses nothing; the manifest, written last, says which setting the files belong to.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from visrl_data import filtering, store
-from visrl_data.config import Thresholds
+from visrl_data.config import GenConfig, Thresholds
 from visrl_data.errors import UsageError
 from visrl_data.report import page
 from visrl_data.report.accounting import REPORT_COLUMNS
@@ -34,6 +34,13 @@ class Setting:
 
     thresholds: Thresholds
     box_critic: bool
+
+
+def finish(run: Run, config: GenConfig, chunks: Sequence[Path]) -> None:
+    """Compact the chunks in the given order, pick the pairs, write the report, and the manifest last."""
+    store.compact(run, chunks)
+    write_results(run, Setting(config.thresholds, config.box_critic))
+    store.remove_chunks(run)
 
 
 def write_results(run: Run, setting: Setting) -> None:

@@ -3,7 +3,7 @@
     config.toml       the resolved options
     run.json          what the rows depend on besides them: digests, versions, engine, prompts, source
     work/chunk-N/     one finished unit of work; appears by a rename, so it is whole or not there
-    work/replies.jsonl   what servers have answered for the unit at hand (engines/journal.py)
+    work/replies-N.jsonl   what servers have answered for a unit at hand (engines/journal.py)
     questions/ candidates/ drops/ images/    shards, compacted from the chunks when all are done
     pairs.parquet  report.json
     times.jsonl       how long each chunk took, and what happened; outside every digest
@@ -20,9 +20,10 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ TABLES = {
 SHARD_BYTES = 256 * 2**20  # of Arrow memory; a shard may exceed it by one chunk
 ROW_GROUP = {"images": 100}  # pictures are large; other tables use ROWS
 ROWS = 10_000
+SHARD_FOLDER = "shard-*-of-*"  # a part that a job array makes (sharding.py); its run may be joined around it
 # Where the models are served and how fast they are asked: may differ when a run goes on; no row depends on it.
 _WHERE = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address"}
 
@@ -64,7 +66,7 @@ class Run:
         if not self.finished:
             raise VisRLError(
                 f"{self.path} is no finished run (it has no manifest.json). "
-                f"If a run was interrupted there, go on with: visrl gen --config {self.path}/config.toml -o {self.path}"
+                f"If a run was interrupted there, go on with: {go_on(self.path)}"
             )
         return json.loads(self.manifest_path.read_text(encoding="utf-8"))
 
@@ -89,8 +91,23 @@ class Run:
     def chunk_path(self, index: int) -> Path:
         return self.path / "work" / f"chunk-{index:08d}"
 
+    @property
+    def chunks(self) -> int:
+        """How many units of work the whole run is."""
+        return -(-self.identity()["source"]["rows"] // self.config()["chunk_size"])
+
+    def replies_path(self, index: int) -> Path:
+        return self.path / "work" / f"replies-{index:08d}.jsonl"
+
     def has_chunk(self, index: int) -> bool:
         return self.chunk_path(index).is_dir()
+
+
+def go_on(path: Path) -> str:
+    """The command that goes on with an unfinished run, or with a shard of one."""
+    shard = re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name)
+    where = f"--shard {shard[1]}/{shard[2]} -o {path.parent}" if shard else f"-o {path}"
+    return f"visrl gen --config {path}/config.toml {where}"
 
 
 @contextlib.contextmanager
@@ -125,22 +142,32 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _check_same(path: Path, config_text: str, identity: dict[str, Any]) -> None:
-    begun = path / "run.json"
-    if not begun.is_file():
-        others = [f.name for f in path.iterdir() if f.name not in {".lock", "config.toml"} and f.suffix != ".tmp"]
+    if not (path / "run.json").is_file():
+        ours = {".lock", "config.toml"}
+        others = [f.name for f in path.iterdir() if not (f.name in ours or f.suffix == ".tmp" or f.match(SHARD_FOLDER))]
         if others:
             raise VisRLError(f"{path} is not empty and no run folder (it holds {others[0]}). Choose another --output.")
         return
-    old = _flat(json.loads(begun.read_text(encoding="utf-8"))) | _lines((path / "config.toml").read_text("utf-8"))
-    new = _flat(json.loads(json.dumps(identity))) | _lines(config_text)
-    changed = [key for key in sorted({*old, *new} - _WHERE) if old.get(key) != new.get(key)]
+    changed = differences(path, config_text, identity)
     if changed:
-        shown = "\n".join(f"  {key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}" for key in changed)
         raise VisRLError(
-            f"{path} was begun under other conditions; mixing them would spoil its rows. It had -> you gave:\n{shown}\n"
-            f"Choose another --output, or go on as it was with: visrl gen --config {path}/config.toml -o {path}"
+            f"{path} was begun under other conditions; mixing them would spoil its rows. It had -> you gave:\n"
+            + "\n".join(f"  {key}: {change}" for key, change in changed.items())
+            + f"\nChoose another --output, or go on as it was with: {go_on(path)}"
             + ("\nNew thresholds need no new run: visrl filter." if all(_is_threshold(k) for k in changed) else "")
         )
+
+
+def differences(path: Path, config_text: str, identity: dict[str, Any]) -> dict[str, str]:
+    """How a begun run's conditions differ from the given ones: "its -> given" by name, of all that rows depend on."""
+    run = Run(path)
+    old = _flat(run.identity()) | _lines((path / "config.toml").read_text("utf-8"))
+    new = _flat(json.loads(json.dumps(identity))) | _lines(config_text)
+    return {
+        key: f"{old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+        for key in sorted({*old, *new} - _WHERE)
+        if old.get(key) != new.get(key)
+    }
 
 
 def _is_threshold(key: str) -> bool:
@@ -186,8 +213,8 @@ def times(run: Run) -> list[dict[str, Any]]:
     return records
 
 
-def compact(run: Run, chunks: int) -> None:
-    """Write the shards from the chunks, in order. Pictures that occur in several chunks are kept once."""
+def compact(run: Run, chunks: Sequence[Path]) -> None:
+    """Write the shards from the chunks' folders, in order. Pictures that occur in several chunks are kept once."""
     for name in TABLES:
         final = run.path / name
         if final.is_dir():  # whole: it came by a rename, in an earlier try
@@ -195,14 +222,10 @@ def compact(run: Run, chunks: int) -> None:
         temporary = run.path / f"{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        _write_shards(name, (_chunk_table(run, i, name) for i in range(chunks)), temporary)
+        _write_shards(name, (pq.read_table(chunk / f"{name}.parquet") for chunk in chunks), temporary)
         _fsync(temporary)
         os.rename(temporary, final)
     _fsync(run.path)
-
-
-def _chunk_table(run: Run, index: int, name: str) -> pa.Table:
-    return pq.read_table(run.chunk_path(index) / f"{name}.parquet")
 
 
 def _write_shards(name: str, tables: Iterator[pa.Table], folder: Path) -> None:

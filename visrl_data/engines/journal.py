@@ -89,8 +89,8 @@ class Remembers(Protocol):
     journal: Journal
 
 
-def keep(engines: Sequence[Engine], path: Path) -> Journal:
-    """Open the journal at `path` for those of the engines that remember."""
+def keep(engines: Sequence[Engine], path: Path | None) -> Journal:
+    """Open the journal at `path` for those of the engines that remember; None: it lasts as long as they do."""
     journal = Journal(path)
     for engine in engines:
         if isinstance(engine, Remembers):

@@ -1,0 +1,46 @@
+"""`visrl join`: the shards of a job array become one finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json
+
+
+def join(
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="SHARD...", help="Folders RUN/shard-I-of-N, all of them, in any order.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")],
+    as_json: Json = False,
+) -> None:
+    """Finish a run from the shards that `visrl gen --shard` made. No model, no GPU.
+
+    The result is what one process would have made. The shards are left as they are, and not needed any more.
+
+    Example:
+
+      visrl join runs/photos/shard-*-of-8 -o runs/photos
+    """
+    import sys
+
+    from rich.console import Console
+
+    from visrl_data import sharding
+    from visrl_data.report.inspecting import render
+
+    run = sharding.join(shards, output)
+    report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    if as_json:
+        print(json.dumps({"run": str(run.path), **report}))
+        return
+    Console().print(render(report))
+    print(
+        f"The run is in {run.path}; look at {run.path}/report.html\n"
+        f"The {len(shards)} shards are not needed any more. Next: visrl inspect {run.path}",
+        file=sys.stderr,
+    )
