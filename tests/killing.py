@@ -10,9 +10,13 @@ test_evolve_kills.py kill by the clock too.
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,27 @@ def finish(*arguments: object, cwd: Path) -> None:
     process = start(*arguments, cwd=cwd)
     _, err = process.communicate(timeout=1200)
     assert process.returncode == 0, err
+
+
+def kill_by_the_clock(
+    arguments: tuple[object, ...], times: int, longest: float, seed: int, check: Callable[[], None], cwd: Path
+) -> None:
+    """Start a command that works in cwd/e so many times, each killed up to `longest` seconds after it took its lock.
+
+    Where it finished before its kill, `check` is called, and the next one starts anew; the kills still count.
+    """
+    moments = random.Random(seed)
+    for _ in range(times):
+        process = start(*arguments, cwd=cwd)
+        while not (cwd / "e/.lock").exists() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, longest))
+        if process.poll() is not None:
+            check()
+            shutil.rmtree(cwd / "e")
+            continue
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
 
 
 def _popen(module: list[str], cwd: Path) -> subprocess.Popen[str]:

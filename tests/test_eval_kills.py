@@ -1,6 +1,5 @@
 """`visrl eval` killed at random moments, or before any change on disk, ends with the bytes of an undisturbed one."""
 
-import random
 import shutil
 import signal
 import time
@@ -8,7 +7,7 @@ import time
 import pytest
 
 from .command import visrl
-from .killing import content, finish, killed_at, start
+from .killing import content, finish, kill_by_the_clock, killed_at, start
 
 CHUNKED = ("eval", "--model", "spotlight", "--limit", 12, "--chunk-size", 4, "--resamples", 100, "-o", "e")
 JUDGED = ("eval", "--model", "spotlight", "--model", "spotlight-base", "--limit", 60, "--chunk-size", 4,
@@ -56,17 +55,10 @@ def test_twelve_kills_by_the_clock_change_no_byte(tmp_path):
     finish(*JUDGED, cwd=tmp_path)
     whole = content(tmp_path / "e")
     shutil.rmtree(tmp_path / "e")
-    moments = random.Random(0)
-    for _ in range(12):
-        process = start(*JUDGED, cwd=tmp_path)
-        while not (tmp_path / "e/.lock").exists() and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(moments.uniform(0, 8))
-        if process.poll() is not None:  # finished meanwhile: start over, the kills still count
-            assert content(tmp_path / "e") == whole
-            shutil.rmtree(tmp_path / "e")
-            continue
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+
+    def check() -> None:
+        assert content(tmp_path / "e") == whole
+
+    kill_by_the_clock(JUDGED, 12, 8, 0, check, tmp_path)
     finish(*JUDGED, cwd=tmp_path)
     assert content(tmp_path / "e") == whole

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from .killing import content, finish, killed_at, start
+from .killing import content, finish, kill_by_the_clock, killed_at, start
 from .test_train_helpers import QUICK
 
 STAGES = ("eval", "round0", "round0", "models/round0-rl1", "models/round0-rl1", "models/round0-rl2", "eval")
@@ -82,17 +82,10 @@ def test_six_kills_by_the_clock_change_nothing(tmp_path, undisturbed):
     began = time.monotonic()
     whole = undisturbed(arguments)
     lasted = time.monotonic() - began
-    moments = random.Random(1)
-    for _ in range(6):
-        process = start(*arguments, cwd=tmp_path)
-        while not (tmp_path / "e/.lock").exists() and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(moments.uniform(0, lasted / 3))
-        if process.poll() is not None:  # finished meanwhile: start over, the kills still count
-            assert result(tmp_path / "e") == whole
-            shutil.rmtree(tmp_path / "e")
-            continue
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+
+    def check() -> None:
+        assert result(tmp_path / "e") == whole
+
+    kill_by_the_clock(tuple(arguments), 6, lasted / 3, 1, check, tmp_path)
     finish(*arguments, cwd=tmp_path)
     assert result(tmp_path / "e") == whole

@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 
 from visrl_data import critics, finishing, images, records, sampling, sharding, store
-from visrl_data.boxes import CropRule, ImageTooThin, frame, needs_seen_size
+from visrl_data.boxes import CropRule, ImageTooThin
 from visrl_data.config import GenConfig, to_toml
 from visrl_data.crews import Crew, Made
 from visrl_data.engines import Engine, EngineLost, Role, Usage
@@ -228,9 +228,8 @@ def _views(factory: Factory, questions: list[Question]) -> tuple[list[sampling.V
     views, drops = [], []
     for question in questions:
         image = images.decode(question.image)
-        seen = factory.actor.engine.seen_size(image) if needs_seen_size(factory.box_space) else None
         try:
-            views.append(sampling.View(question, image, frame(factory.box_space, image.size, seen)))
+            views.append(sampling.View(question, image, sampling.frame_of(image, factory.box_space, factory.actor)))
         except ImageTooThin as error:
             drops.append(Drop(question.id, question.source, "focus", "image_too_thin", str(error)))
     return views, drops

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from PIL.Image import Image
 
-from visrl_data.boxes import Box, Cells, CropRule, Frame, crop_pixels
+from visrl_data.boxes import Box, Cells, CropRule, Frame, crop_pixels, frame, needs_seen_size
 from visrl_data.config import GenConfig
 from visrl_data.diversity import second_box
 from visrl_data.engines import Reply, Request, Role, Sampling
@@ -48,6 +48,12 @@ class FocusBox:
 
     def crop_image(self) -> Image:
         return self.view.image.crop(self.crop)
+
+
+def frame_of(image: Image, box_space: str, actor: Role) -> Frame:
+    """The box space bound to a picture, as large as the actor sees it where that matters. Raises ImageTooThin."""
+    seen = actor.engine.seen_size(image) if needs_seen_size(box_space) else None
+    return frame(box_space, image.size, seen)
 
 
 def actor_sampling(config: GenConfig) -> Sampling:

@@ -107,7 +107,7 @@ def asked(rows: Sequence[Mapping[str, Any]], write: AnswerWriter) -> Dataset:
     def with_pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         album = Album(write.read_image)
         _, words = DIRECT_PROMPT.parts(question="{question}")
-        texts = [write.turns._plain(words.text.replace("{question}", question)) for question in batch["question"]]
+        texts = [write.turns.plain(words.text.replace("{question}", question)) for question in batch["question"]]
         return {
             **batch,
             "prompt": [[{"role": "user", "content": text}] for text in texts],

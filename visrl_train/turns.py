@@ -27,6 +27,7 @@ from PIL.Image import Image
 
 from visrl_data.boxes import marks_of
 from visrl_data.engines import Request, Sampling
+from visrl_data.engines.messages import plain_text
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.errors import VisRLError
 from visrl_data.prompts import Part
@@ -53,7 +54,6 @@ class Turns:
 
     # The engine's own methods: they need a processor and its special tokens, but no model.
     _text: Any = TransformersEngine._text
-    _plain: Any = TransformersEngine._plain
     seen_size: Any = TransformersEngine.seen_size
 
     def __init__(self, processor: Any, max_tokens: int | None = None, tell_pictures: bool = False) -> None:
@@ -61,7 +61,7 @@ class Turns:
         self.max_tokens = max_tokens
         self.tell_pictures = tell_pictures
         tokenizer = processor.tokenizer
-        self._special = sorted({t for t in tokenizer.get_added_vocab() if t.strip()}, key=len, reverse=True)
+        self._special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
         never = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self._never_in_replies = sorted({t for t in never if t.strip()}, key=len, reverse=True)
         self._lead, self._end = _around_a_reply(processor, self._never_in_replies)
@@ -70,6 +70,10 @@ class Turns:
     def prompt(self, turn: Turn) -> str:
         """The text before the reply, as the engine gives it to the processor."""
         return self._text(Request(turn.parts, turn.images, (), Sampling()))
+
+    def plain(self, text: str) -> str:
+        """A text as the engine writes it into a prompt."""
+        return plain_text(text, self._special)
 
     def completion(self, reply: str) -> str:
         """The text that carries the loss. Special tokens spelt out in a reply stay text; the marks of a box do not."""

@@ -25,6 +25,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from visrl_data.engines import Reply, Request, Sampling, Usage
 from visrl_data.engines.decoding import Grammars, KeyedSampler, branch_nodes, choice_reply
 from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
+from visrl_data.engines.messages import plain_text
 from visrl_data.engines.processing import picture_size, tell_model
 from visrl_data.errors import VisRLError
 from visrl_data.families import family_at
@@ -63,7 +64,7 @@ class TransformersEngine:
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self._special = sorted({t for t in tokenizer.get_added_vocab() if t.strip()}, key=len, reverse=True)
+        self._special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
         self._eos = _eos_ids(self.model, tokenizer)
         self._shares_prefill = family_at(folder.weights.path).shares_prefill
         self._grammars = Grammars(tokenizer, self._eos)
@@ -143,7 +144,7 @@ class TransformersEngine:
         chat: list[dict[str, Any]] = [{"role": "user", "content": []}]
         for part in request.parts:
             piece = (
-                {"type": "text", "text": self._plain(part.text)}
+                {"type": "text", "text": plain_text(part.text, self._special)}
                 if part.kind in ("text", "reply")
                 else {"type": "image"}
             )
@@ -152,13 +153,6 @@ class TransformersEngine:
             else:
                 chat[-1]["content"].append(piece)
         return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) + request.prefix
-
-    def _plain(self, text: str) -> str:
-        """Break up special tokens, so that a question that holds `<image>` stays a text that says so."""
-        for token in self._special:
-            if token in text:
-                text = text.replace(token, f"{token[0]}\u200b{token[1:]}" if len(token) > 1 else "\u200b")
-        return text
 
     def _sample(self, batch: Sequence[Request]) -> list[list[Reply]]:
         repeats = len(batch[0].seeds)

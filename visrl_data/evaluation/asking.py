@@ -17,12 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from visrl_data import images
-from visrl_data.boxes import Box, CropRule, ImageTooThin, Size, crop_pixels, frame, needs_seen_size
+from visrl_data.boxes import Box, CropRule, ImageTooThin, Size, crop_pixels, frame
 from visrl_data.config import GenConfig
 from visrl_data.engines import Reply, Request, Role
 from visrl_data.prompts import DIRECT, Part, Prompt, PromptSet
 from visrl_data.records import Question
-from visrl_data.sampling import FocusBox, View, actor_sampling, answer_pass
+from visrl_data.sampling import FocusBox, View, actor_sampling, answer_pass, frame_of
 
 DIRECT_PROMPT = Prompt("direct", DIRECT)
 VISUAL_COT_REQUEST = (
@@ -76,9 +76,8 @@ def ask(questions: list[Question], actor: Role, way: Way, config: GenConfig) -> 
     views, places = [], []
     for place, question in enumerate(questions):
         image = images.decode(question.image)
-        seen = actor.engine.seen_size(image) if needs_seen_size(way.box_space) else None
         try:
-            views.append(View(question, image, frame(way.box_space, image.size, seen)))
+            views.append(View(question, image, frame_of(image, way.box_space, actor)))
             places.append(place)
         except ImageTooThin:
             found[place] = Outcome("image_too_thin")

@@ -31,7 +31,7 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from visrl_data import images, roles
-from visrl_data.boxes import Box, CropRule, Frame, crop_pixels, frame, needs_seen_size
+from visrl_data.boxes import Box, CropRule, crop_pixels
 from visrl_data.config import make_config
 from visrl_data.engines import Request, Sampling
 from visrl_data.errors import UsageError, VisRLError
@@ -39,6 +39,7 @@ from visrl_data.evaluation.asking import DIRECT_PROMPT
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.subjects import find_subjects
 from visrl_data.prompts import Part, load_prompts
+from visrl_data.sampling import frame_of
 
 # Of the options of `visrl eval`, those that say how a model is asked and run.
 OPTIONS = (
@@ -181,7 +182,7 @@ class VisRL(lmms):
 
     def _look(self, batch: list[Asked]) -> list[Box | None]:
         """The box pass: unit xyxy of each picture, None where the reply can't be read."""
-        frames = [self._frame(asked.image) for asked in batch]
+        frames = [frame_of(asked.image, self.way.box_space, self.actor) for asked in batch]
         turns = [self.way.prompts.focus.parts(question=asked.question) for asked in batch]
         replies = self._generate(turns, [(a.image,) for a in batch], [self.config.max_new_tokens] * len(batch))
         boxes: list[Box | None] = []
@@ -192,10 +193,6 @@ class VisRL(lmms):
 
     def _crop(self, image: Image, box: Box) -> Image:
         return image.crop(crop_pixels(box, image.size, self.way.rule or CropRule()))
-
-    def _frame(self, image: Image) -> Frame:
-        seen = self.actor.engine.seen_size(image) if needs_seen_size(self.way.box_space) else None
-        return frame(self.way.box_space, image.size, seen)
 
     def _final(
         self, batch: list[Asked], turns: Sequence[tuple[Part, ...]], pictures: Sequence[tuple[Image, ...]]
