@@ -40,6 +40,8 @@ class Family:
     whether its makers taught it boxes in that form; where they did not, the focus request spells the form out.
     focus: template of the focus prompt of the un-tuned model; "" is the default of prompts.py.
     shares_prefill: its cache can be repeated, so that several replies to a prompt read it once.
+    shares_prefix: texts that begin alike (the same picture, the same words) can share what the beginning costs, in
+    generation and in training: plain causal attention, and a placeholder that is one token repeated.
     picture: what its processor does with a picture: resized (to its own shape), squashed (to one size), padded
     (to a square, as it was trained), tiled. lever: what --max-pixels moves (engines/processing.py); "" is nothing.
     encodes_once: visrl_train/pictures.py may hand out a picture's features again. needs: packages without which
@@ -54,6 +56,7 @@ class Family:
     taught: bool = False
     focus: str = ""
     shares_prefill: bool = True
+    shares_prefix: bool = False
     picture: str = "squashed"
     lever: str = ""
     encodes_once: bool = False
@@ -70,11 +73,11 @@ _CANT_CHAT = (
 FAMILIES = (
     Family(
         "LLaVA-1.5", ("llava",), "llava-hf/llava-1.5-7b-hf",
-        box_space="unit_padded_square", taught=True, picture="padded", encodes_once=True,
+        box_space="unit_padded_square", taught=True, shares_prefix=True, picture="padded", encodes_once=True,
     ),
     Family(
         "LLaVA-NeXT", ("llava_next",), "llava-hf/llava-v1.6-mistral-7b-hf",
-        focus=_UNIT, picture="tiled", lever="pinpoints", encodes_once=True,
+        focus=_UNIT, shares_prefix=True, picture="tiled", lever="pinpoints", encodes_once=True,
     ),
     Family(
         "LLaVA-OneVision", ("llava_onevision",), "llava-hf/llava-onevision-qwen2-7b-ov-hf",
@@ -82,12 +85,12 @@ FAMILIES = (
     ),
     Family(
         "Qwen2-VL", ("qwen2_vl",), "Qwen/Qwen2-VL-7B-Instruct",
-        box_space="per_mille_points", taught=True, focus=_REGION, picture="resized", lever="pixels",
+        box_space="per_mille_points", taught=True, focus=_REGION, shares_prefix=True, picture="resized", lever="pixels",
         encodes_once=True, needs=_VIDEO,
     ),
     Family(
         "Qwen2.5-VL", ("qwen2_5_vl",), "Qwen/Qwen2.5-VL-7B-Instruct",
-        box_space="resized_pixels_json", taught=True, focus=_JSON, picture="resized", lever="pixels",
+        box_space="resized_pixels_json", taught=True, focus=_JSON, shares_prefix=True, picture="resized", lever="pixels",
         encodes_once=True, needs=_VIDEO,
     ),
     Family(
