@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, StaticCache
 
 from visrl_data.engines import Reply, Request, Sampling, Usage
+from visrl_data.engines.batching import batches
 from visrl_data.engines.decoding import Grammars, KeyedSampler, branch_nodes, choice_reply
 from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
 from visrl_data.engines.messages import plain_text
@@ -70,6 +71,7 @@ class TransformersEngine:
         self._eos = _eos_ids(self.model, tokenizer)
         family = family_at(folder.weights.path)
         self._shares_prefill = family.shares_prefill
+        self._sizes_vary = family.picture in ("resized", "tiled")
         inner = getattr(_unwrapped(self.model), "model", None)
         sharing = family.shares_prefix and can_share(inner)
         self._reader = Reader(inner, self.processor, self.device, self.dtype, batch_size) if sharing else None
@@ -99,7 +101,7 @@ class TransformersEngine:
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """Replies in order."""
         replies: list[list[Reply]] = [[] for _ in requests]
-        for places in batches(requests, self.batch_size):
+        for places in batches(requests, self.batch_size, self._sizes_vary):
             for place, found in zip(places, self._run([requests[i] for i in places]), strict=True):
                 replies[place] = found
         self.usage.count(replies)
@@ -191,13 +193,21 @@ class TransformersEngine:
         return self._reader.read(texts, [r.images for r in batch], batch[0].adapter, self._adds_special(texts[0]))
 
     def _continue(self, read: Read, n: int, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decode n rows for each text that was read: their tokens (B * n, L + new), and the mask (B * n, L)."""
+        """Decode n rows for each text that was read: their tokens (B * n, L + new), and the mask (B * n, L).
+
+        From a cache of its final size: one that grows is copied at each token.
+        """
         assert self._reader is not None
         rows = [row for row in read.rows for _ in range(n)]
         self._reader.tell(read, rows)
-        read.cache.batch_select_indices(torch.tensor(rows, device=self.device))
         ids, mask = read.ids[rows], read.mask[rows]
-        return self.model.generate(input_ids=ids, attention_mask=mask, past_key_values=read.cache, **options), mask
+        config = options["generation_config"]
+        config.disable_compile = True  # shapes change from batch to batch
+        cache = StaticCache(self.model.config, max_cache_len=ids.shape[1] + config.max_new_tokens)
+        for number, layer in enumerate(read.cache.layers):
+            cache.update(layer.keys[rows], layer.values[rows], number)
+            layer.reset()  # its memory is free for the next
+        return self.model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options), mask
 
     def _options(self, sampling: Sampling, seeds: list[int]) -> dict[str, Any]:
         processors = LogitsProcessorList([KeyedSampler(sampling, seeds)] if sampling.temperature > 0 else [])
@@ -275,41 +285,6 @@ class TransformersEngine:
             past_key_values=read.cache,
         ).logits
         return logits[read.rows], mask.sum(dim=1)[read.rows].tolist()
-
-
-def batches(requests: Sequence[Request], size: int) -> list[list[int]]:
-    """Places of the requests that run together: in the same way, at most `size` replies, of like length.
-
-    Neighbours that begin with the same picture stay together where they fit. The sizes of pictures stand for lengths.
-    """
-    groups: dict[tuple[Any, ...], list[list[int]]] = {}
-    for place, request in enumerate(requests):
-        same = groups.setdefault(_way(request), [])
-        before = requests[same[-1][-1]].images[:1] if same else None
-        most = max(1, size // len(request.seeds))
-        if before and request.images and before[0] is request.images[0] and len(same[-1]) < most:
-            same[-1].append(place)
-        else:
-            same.append([place])
-    found: list[list[int]] = []
-    for way, same in groups.items():
-        most, batch = max(1, size // way[0]), []
-        for group in sorted(same, key=lambda group: _extent(requests[group[0]])):
-            if len(batch) + len(group) > most:
-                found.append(batch)
-                batch = []
-            batch += group
-        found.append(batch)
-    return found
-
-
-def _way(request: Request) -> tuple[Any, ...]:
-    counts = (len(request.seeds), len(request.images))
-    return (*counts, request.sampling, request.adapter, request.choices, request.prefix, bool(request.grammar))
-
-
-def _extent(request: Request) -> int:
-    return sum(image.width * image.height for image in request.images)
 
 
 def _unwrapped(model: Any) -> Any:
