@@ -10,13 +10,14 @@ import math
 import re
 from collections.abc import Hashable, Sequence
 
-from visrl_data.config import GenConfig
+from visrl_data.config import GenConfig, Thresholds
 from visrl_data.engines import Reply, Request, Role, Sampling
 from visrl_data.prompts import SCORE_CHOICES, SCORE_GRAMMAR, SCORE_PREFIX, PromptSet, parse_score, standard_answer
 from visrl_data.records import Score
 from visrl_data.sampling import FocusBox
 
 OFF = Score(None, "off")
+SKIPPED = Score(None, "skipped")
 
 
 def box_scores(boxes: Sequence[FocusBox], critic: Role, config: GenConfig, prompts: PromptSet) -> list[Score]:
@@ -31,6 +32,11 @@ def box_scores(boxes: Sequence[FocusBox], critic: Role, config: GenConfig, promp
         return _request(parts, (boxes[i].crop_image(),), critic, config)
 
     return _judge(keys, request, critic, config)
+
+
+def may_pair(score: Score, thresholds: Thresholds) -> bool:
+    """Whether a candidate with this box score can be in W or L, whatever its response (Eq. 4)."""
+    return score.value is not None and not thresholds.box_lose < score.value < thresholds.box_win
 
 
 def response_scores(
