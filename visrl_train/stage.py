@@ -50,7 +50,9 @@ _LARGE = 1_000_000_000  # parameters from which gradient checkpointing is worth 
 
 
 class Terminated(VisRLError):
-    """The stage was asked to stop (SIGTERM) and has saved a checkpoint. Exit code 143."""
+    """The stage was asked to stop (SIGTERM) and has saved a checkpoint."""
+
+    exit_code = 143
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ def begin(stage: Stage) -> Iterator[bool]:
         yield stage.finished
         return
     stage.output.mkdir(parents=True, exist_ok=True)
+    learns_from = stage.config.source if stage.name == "sft" else stage.config.data
+    print(f"{stage.name}: from {stage.folder.id}, on {learns_from}, to {stage.output}", file=sys.stderr)
     with store.locked(stage.output):
         _check_begun(stage)
         if not stage.finished:
