@@ -72,7 +72,7 @@ def _run(
     from rich.progress import Progress as Bar
     from transformers.utils import logging
 
-    from visrl_data.evaluation import evaluate
+    from visrl_data.evaluation import evaluate, page
     from visrl_data.evaluation.table import render
 
     logging.disable_progress_bar()
@@ -104,4 +104,4 @@ def _run(
         return
     console = Console()
     console.print(render(report))
-    stderr.print(f"Predictions side by side: {target}/{evaluate.page.NAME}")
+    stderr.print(f"Predictions side by side: {target}/{page.NAME}")

@@ -91,7 +91,7 @@ def reference_key(work: Stage, pairs: PairSet, terms: Terms) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-class PreferenceTrainer(stage.ours(DPOTrainer)):
+class PreferenceTrainer(stage.ours(DPOTrainer)):  # type: ignore[misc]  # a base class that is made at run time
     """TRL's trainer with the loss of this file. A batch is what PairCollator makes."""
 
     def __init__(self, terms: Terms, **options: Any) -> None:
@@ -101,7 +101,7 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):
     def use_reference(self, table: reference.Table) -> None:
         """Take the reference's log-probabilities from a table; the reference model is let go."""
         collator: Any = self.data_collator
-        self.data_collator = dataclasses.replace(collator, reference=table)
+        self.data_collator: Any = dataclasses.replace(collator, reference=table)
         self.ref_model = None
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False) -> torch.Tensor:
@@ -126,7 +126,8 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):
         given = {name: value for name, value in inputs.items() if name != "completion_mask"}
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         made = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
-        return made.log_probs.sum(dim=1).chunk(2)
+        log_probs: tuple[torch.Tensor, ...] = made.log_probs.sum(dim=1).chunk(2)
+        return log_probs
 
     @torch.no_grad()
     def _note(self, step: str, losses: torch.Tensor, win: torch.Tensor, lose: torch.Tensor) -> None:
