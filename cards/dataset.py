@@ -135,6 +135,13 @@ def limits(report: dict[str, Any]) -> Iterator[str]:
                 f"{critic['unparsed']:,} of {critic['verdicts']:,} verdicts of the {name} critic could not be read "
                 f"({percent(critic['unparsed_share'])}); such candidates never pair."
             )
+    skipped = report["critics"]["response"].get("skipped")
+    if skipped:
+        yield (
+            f"{skipped:,} candidates have no response: the run was lazy, and by their box score they could not be in a "
+            "pair. The pairs are those of a run that asks for all; the pool can't be filtered by lower --box-win or "
+            "higher --box-lose than its own."
+        )
     exact = report["critics"]["response"]["exact"]
     if exact["auc"] is not None:
         yield (

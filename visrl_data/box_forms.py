@@ -21,9 +21,11 @@ _LOCS_RE = re.compile(r"<loc[0-9]{4}>(?:\s*<loc[0-9]{4}>)*", re.ASCII)
 _PLAIN = r"[+-]?[0-9]+(?:\.[0-9]+)?"
 _PLAIN_RE = re.compile(_PLAIN, re.ASCII)
 _POINT = rf"\(\s*{_PLAIN}\s*,\s*{_PLAIN}\s*\)"
-_POINTS_RE = re.compile(rf"{_POINT}(?:\s*,\s*{_POINT})*", re.ASCII)
+_POINTS_RE = re.compile(rf"(\)\s*,\s*)?({_POINT}(?:\s*,\s*{_POINT})*)(\s*,\s*\()?", re.ASCII)
 _TAGS_RE = re.compile(r"<box>([^<>]*)</box>")
-_ROW_RE = re.compile(rf"{_PLAIN}(?:\s+{_PLAIN})*", re.ASCII)
+_ROW = rf"{_PLAIN}(?:\s+{_PLAIN})*"
+_ROW_RE = re.compile(_ROW, re.ASCII)
+_LOOSE_ROW_RE = re.compile(rf"(?<!\S)((?:[^\W\d_]|[:=(\[\"'*>,;])*)({_ROW})(\S*)")
 _PIECES_RE = re.compile(r"(<loc[xy][12]>|<[^<>]+>|[xy][12])")
 
 Quads = list[list[float]]
@@ -96,17 +98,27 @@ def _is_number(item: str) -> bool:
 
 
 def _points(text: str) -> Quads:
-    """Two points in a row, (x1,y1),(x2,y2); a row of any other length is none."""
-    rows = [_PLAIN_RE.findall(row) for row in _POINTS_RE.findall(text)]
+    """Two points in a row, (x1,y1),(x2,y2); a row of any other length is none, nor is the rest of a spoilt one."""
+    whole = [row for before, row, after in _POINTS_RE.findall(text) if not before and not after]
+    rows = [_PLAIN_RE.findall(row) for row in whole]
     return [list(map(float, row)) for row in rows if len(row) == 4]
 
 
 def _tagged(text: str) -> Quads:
-    """Four numbers between <box> tags; where the tags were dropped, four numbers in a row."""
+    """Four numbers between <box> tags; where the tags were dropped, four numbers in a row.
+
+    Without tags a word may touch either end of the row, but nothing with a digit in it: of "1e5 20 30 40" or
+    "1 2 3 4.5.6" no part is a box.
+    """
     tagged = [body.strip() for body in _TAGS_RE.findall(text)]
-    rows = [row for row in tagged if _ROW_RE.fullmatch(row)] if tagged else _ROW_RE.findall(text)
+    rows = [row for row in tagged if _ROW_RE.fullmatch(row)] if tagged else _loose_rows(text)
     quads = [list(map(float, row.split())) for row in rows]
     return [quad for quad in quads if len(quad) == 4]
+
+
+def _loose_rows(text: str) -> list[str]:
+    ends = [(before + after, row) for before, row, after in _LOOSE_ROW_RE.findall(text)]
+    return [row for around, row in ends if not any(map(str.isdigit, around))]
 
 
 def _locs(text: str) -> Quads:

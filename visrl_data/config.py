@@ -109,6 +109,9 @@ class GenConfig:
     )
     score_step: float = option(0.1, "Scores are rounded to this step before any threshold.", low=0.001, high=0.5)
     prompts: str | None = option(None, "TOML file with prompt templates of your own.")
+    lazy: bool = option(
+        False, "No response for a box whose score lies between the thresholds: the same pairs, but a pool with gaps."
+    )
 
     gold_rule: str = option(
         "any",
@@ -143,6 +146,8 @@ class GenConfig:
         for spec in dataclasses.fields(self):
             check_option(spec, getattr(self, spec.name))
         self.thresholds  # noqa: B018  (checks win > lose)
+        if self.lazy and not self.box_critic:
+            raise UsageError("--lazy goes by the box scores, which --no-box-critic leaves out. Drop one of them.")
 
     @property
     def thresholds(self) -> Thresholds:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from visrl_data.config import GenConfig
+from visrl_data.config import GenConfig, Thresholds
 from visrl_data.engines import Reply, Request, Role, Sampling
 from visrl_data.prompts import (
     SCORE_CHOICES,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OFF = Score(None, "off")
+SKIPPED = Score(None, "skipped")
 
 
 def box_scores(boxes: Sequence[FocusBox], critic: Role, config: GenConfig, prompts: PromptSet) -> list[Score]:
@@ -43,6 +44,11 @@ def box_scores(boxes: Sequence[FocusBox], critic: Role, config: GenConfig, promp
         return _request(parts, (boxes[i].crop_image(),), critic, config)
 
     return _judge(keys, request, critic, config)
+
+
+def may_pair(score: Score, thresholds: Thresholds) -> bool:
+    """Whether a candidate with this box score can be in W or L, whatever its response (Eq. 4)."""
+    return score.value is not None and not thresholds.box_lose < score.value < thresholds.box_win
 
 
 def response_scores(

@@ -2,8 +2,9 @@
 
     read       source rows -> questions, or drops with a reason
     focus      the actor samples two boxes an attempt; the diversity controller settles the second (Eq. 3)
+    judge      the original model scores the boxes
     answer     image, question and crop -> a response for each box
-    judge      the original model scores both steps
+    judge      the original model scores the responses
     filter     thresholds, then one win / lose pair a question (Eq. 4)
     report     yields, drops, the audit
 
@@ -16,21 +17,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from PIL.Image import Image
 
 from visrl_data import critics, finishing, images, records, sampling, sharding, store
 from visrl_data.boxes import CropRule, ImageTooThin
 from visrl_data.config import GenConfig, to_toml
 from visrl_data.crews import Crew, Made
-from visrl_data.engines import Engine, EngineLost, Role, Usage
+from visrl_data.engines import Engine, EngineLost, Reply, Role, Usage
 from visrl_data.engines import journal as journals
 from visrl_data.errors import UsageError, VisRLError
 from visrl_data.prompts import PromptSet, load_prompts
@@ -41,6 +45,7 @@ from visrl_data.sources import Source, SourceOptions, open_source
 from visrl_data.sources.rest import Rest
 from visrl_data.store import Run
 
+_UNANSWERED = ((Reply("", "skipped", 0, 0), 0), critics.SKIPPED)
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "pillow", "numpy", "pyarrow")
 
 
@@ -130,8 +135,13 @@ class Alone:
         return self.factory.identity
 
     def make(self, run: Run, indices: Sequence[int]) -> Iterator[Made]:
-        for index in indices:
-            yield make(self.factory, index, run.replies_path(index))
+        """The next chunk's questions are read and decoded while the models work on this one's."""
+        with ThreadPoolExecutor(1, "reading ahead") as reader:
+            ahead = None
+            for index, following in itertools.zip_longest(indices, indices[1:]):
+                asked = ahead.result() if ahead else read(self.factory, index)
+                ahead = None if following is None else reader.submit(read, self.factory, following)
+                yield make(self.factory, index, run.replies_path(index), asked)
 
 
 def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
@@ -183,11 +193,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def make(factory: Factory, index: int, replies: Path | None) -> Made:
-    """A chunk with what it took. replies: where those of servers are kept until the chunk is written."""
+def make(factory: Factory, index: int, replies: Path | None, asked: Asked | None = None) -> Made:
+    """A chunk with what it took. replies: where those of servers are kept until the chunk is written.
+
+    asked: what `read` gave for it, if that was done already.
+    """
     started = time.perf_counter()
     journals.keep(engines(factory), replies)
-    tables, seconds = make_chunk(factory, index)
+    tables, seconds = make_chunk(factory, asked or read(factory, index))
     usages = take_usage(factory)
     record = {
         "chunk": index,
@@ -203,31 +216,42 @@ def make(factory: Factory, index: int, replies: Path | None) -> Made:
     return Made(index, tables, record)
 
 
-def make_chunk(factory: Factory, index: int) -> tuple[dict[str, pa.Table], dict[str, float]]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A chunk's questions with their decoded images, and its rows that are no questions."""
+
+    questions: list[Question]
+    pictures: list[Image]
+    drops: list[Drop]
+
+
+def read(factory: Factory, index: int) -> Asked:
+    """The part of a chunk's work that needs no model."""
+    size = factory.config.chunk_size
+    rows = [factory.source.read(i) for i in range(index * size, min((index + 1) * size, len(factory.source)))]
+    questions = [row for row in rows if isinstance(row, Question)]
+    pictures = [images.decode(question.image) for question in questions]
+    return Asked(questions, pictures, [row for row in rows if isinstance(row, Drop)])
+
+
+def make_chunk(factory: Factory, asked: Asked) -> tuple[dict[str, pa.Table], dict[str, float]]:
     """One unit of work: the tables of its questions, and the seconds of each stage."""
-    questions, drops = _read(factory, index)
+    questions = asked.questions
     seconds = dict.fromkeys(("focus", "answer", "judge"), 0.0)
-    views, thin = _views(factory, questions)
+    views, thin = _views(factory, asked)
     candidates, lost = _process(factory, views, seconds)
     rows = {
         "questions": [records.question_row(question) for question in questions],
         "candidates": [records.candidate_row(candidate) for candidate in candidates],
-        "drops": [records.drop_row(drop) for drop in [*drops, *thin, *lost]],
+        "drops": [records.drop_row(drop) for drop in [*asked.drops, *thin, *lost]],
         "images": [records.image_row(question) for question in {q.image_sha256: q for q in questions}.values()],
     }
     return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in store.TABLES.items()}, seconds
 
 
-def _read(factory: Factory, index: int) -> tuple[list[Question], list[Drop]]:
-    size = factory.config.chunk_size
-    rows = [factory.source.read(i) for i in range(index * size, min((index + 1) * size, len(factory.source)))]
-    return [row for row in rows if isinstance(row, Question)], [row for row in rows if isinstance(row, Drop)]
-
-
-def _views(factory: Factory, questions: list[Question]) -> tuple[list[sampling.View], list[Drop]]:
+def _views(factory: Factory, asked: Asked) -> tuple[list[sampling.View], list[Drop]]:
     views, drops = [], []
-    for question in questions:
-        image = images.decode(question.image)
+    for question, image in zip(asked.questions, asked.pictures, strict=True):
         try:
             views.append(sampling.View(question, image, sampling.frame_of(image, factory.box_space, factory.actor)))
         except ImageTooThin as error:
@@ -264,12 +288,16 @@ def _passes(
 
     boxes, drops = sampling.focus_pass(views, factory.actor, config, prompts, factory.crop_rule)
     lap("focus")
-    answers = sampling.answer_pass(boxes, factory.actor, config, prompts)
-    lap("answer")
     box_scores = critics.box_scores(boxes, factory.critic, config, prompts)
-    responses = [reply.text for reply, _ in answers]
-    response_scores = critics.response_scores(boxes, responses, factory.critic, config, prompts)
     lap("judge")
+    wanted = [i for i, score in enumerate(box_scores) if not config.lazy or critics.may_pair(score, config.thresholds)]
+    asked = [boxes[i] for i in wanted]
+    answers = sampling.answer_pass(asked, factory.actor, config, prompts)
+    lap("answer")
+    responses = [reply.text for reply, _ in answers]
+    judged = critics.response_scores(asked, responses, factory.critic, config, prompts)
+    lap("judge")
+    answered = dict(zip(wanted, zip(answers, judged, strict=True), strict=True))
     candidates = [
         Candidate(
             question_id=focus.view.question.id,
@@ -291,9 +319,8 @@ def _passes(
             box_score=box_score,
             response_score=response_score,
         )
-        for focus, (reply, seed), box_score, response_score in zip(
-            boxes, answers, box_scores, response_scores, strict=True
-        )
+        for i, (focus, box_score) in enumerate(zip(boxes, box_scores, strict=True))
+        for (reply, seed), response_score in [answered.get(i, _UNANSWERED)]
     ]
     return candidates, drops
 

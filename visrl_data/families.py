@@ -90,8 +90,8 @@ FAMILIES = (
     ),
     Family(
         "Qwen2.5-VL", ("qwen2_5_vl",), "Qwen/Qwen2.5-VL-7B-Instruct",
-        box_space="resized_pixels_json", taught=True, focus=_JSON, shares_prefix=True, picture="resized", lever="pixels",
-        encodes_once=True, needs=_VIDEO,
+        box_space="resized_pixels_json", taught=True, focus=_JSON, shares_prefix=True, picture="resized",
+        lever="pixels", encodes_once=True, needs=_VIDEO,
     ),
     Family(
         "Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), "Qwen/Qwen3-VL-8B-Instruct",

@@ -14,6 +14,8 @@ Choices that are ours, where the paper says nothing:
   this enter the draw; a question is dropped as same_box when no two of them differ.
 - Without the box critic, W, L and the extremes use the response score alone.
 - A candidate with an unparsed score cannot pair.
+- In a pool made with --lazy a candidate may have no response, its box score being between the thresholds.
+  It is neither in W nor in L, as it would be with any response.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ OUTCOMES = ("pair", *DROP_REASONS)
 
 _SIDE_COLUMNS = ("index", "box", "box_text", "box_origin", "crop", "response", "box_score", "response_score")
 # All that the filter reads of a candidate table; load no more than these when the pool is large.
-CANDIDATE_COLUMNS = ("question_id", "cells", "box_score_state", *_SIDE_COLUMNS)
+CANDIDATE_COLUMNS = ("question_id", "cells", "box_score_state", "response_score_state", *_SIDE_COLUMNS)
 
 # Scores and thresholds meet as decimals: 0.1 * 3 and 0.3 are the same score.
 _DECIMALS = 9
@@ -197,7 +199,9 @@ def _read_scores(candidates: pa.Table, box_critic: bool) -> tuple[np.ndarray, ..
         return (np.round(candidates["response_score"].to_numpy(), _DECIMALS),)
     if pc.any(pc.equal(candidates["box_score_state"], "off")).as_py():
         raise VisRLError("These candidates have no box scores (made without a box critic); add --no-box-critic.")
-    return tuple(np.round(candidates[name].to_numpy(), _DECIMALS) for name in ("response_score", "box_score"))
+    response, box = (np.round(candidates[name].to_numpy(), _DECIMALS) for name in ("response_score", "box_score"))
+    skipped = pc.equal(candidates["response_score_state"], "skipped").to_numpy()
+    return np.where(skipped, 0.5, response), box  # any number will do: the box score decides
 
 
 def _members(scores: tuple[np.ndarray, ...], thresholds: Thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

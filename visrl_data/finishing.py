@@ -87,30 +87,47 @@ def filter_run(
     """
     with store.locked(path):
         run = Run(path)
-        setting = _setting(run.manifest()["filter"], given, box_critic)
+        setting = _setting(run, given, box_critic)
         before = _yield(run)
         write_results(run, setting)
         return before, _yield(run)
 
 
 def sweep_run(path: Path, box_critic: bool | None = None, grid: Iterable[Thresholds] | None = None) -> pa.Table:
-    """What other thresholds would give; changes nothing."""
+    """What other thresholds would give; changes nothing. Of a lazy pool those that it can answer for."""
     run = Run(path)
-    setting = _setting(run.manifest()["filter"], {}, box_critic)
+    setting = _setting(run, {}, box_critic)
     candidates = run.table("candidates", columns=list(filtering.CANDIDATE_COLUMNS))
     questions = run.table("questions", columns=["id"])
-    return filtering.sweep(
-        candidates, questions, grid or filtering.sweep_grid(), setting.box_critic, run.config()["seed"]
-    )
+    within = [thresholds for thresholds in grid or filtering.sweep_grid() if _beyond(run, thresholds) is None]
+    return filtering.sweep(candidates, questions, within, setting.box_critic, run.config()["seed"])
 
 
-def _setting(current: dict[str, Any], given: dict[str, float], box_critic: bool | None) -> Setting:
-    values = {**current, **given}
+def _setting(run: Run, given: dict[str, float], box_critic: bool | None) -> Setting:
+    values = {**run.manifest()["filter"], **given}
     before = values.pop("box_critic")
     try:
-        return Setting(Thresholds(**values), before if box_critic is None else box_critic)
+        setting = Setting(Thresholds(**values), before if box_critic is None else box_critic)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    beyond = "--no-box-critic" if not setting.box_critic else _beyond(run, setting.thresholds)
+    if run.config().get("lazy") and beyond:
+        raise UsageError(
+            f"{beyond}: {run.path} was made with --lazy, so boxes whose score lies between its own thresholds have no "
+            f"response (--box-win {run.config()['box_win']}, --box-lose {run.config()['box_lose']}). Filter within "
+            "these, or make a run without --lazy."
+        )
+    return setting
+
+
+def _beyond(run: Run, thresholds: Thresholds) -> str | None:
+    """The flag by which thresholds ask a lazy pool for responses that it does not have."""
+    made = run.config()
+    if not made.get("lazy"):
+        return None
+    if thresholds.box_win < made["box_win"]:
+        return f"--box-win {thresholds.box_win}"
+    return f"--box-lose {thresholds.box_lose}" if thresholds.box_lose > made["box_lose"] else None
 
 
 def _yield(run: Run) -> dict[str, Any]:

@@ -53,11 +53,11 @@ _FIELDS = {
     "response_critic": {"question", "answer", "response"},
 }
 _PARSERS = {
-    "focus": "box/1",
+    "focus": "box/2",
     "answer": "text/1",
     "direct": "text/1",
-    "box_critic": "score/1",
-    "response_critic": "score/1",
+    "box_critic": "score/2",
+    "response_critic": "score/2",
 }
 _FIELD = re.compile(r"\{(question|answer|response)\}")
 
@@ -159,28 +159,30 @@ def parse_score(reply: str) -> tuple[float | None, str]:
     """Read a critic's reply: (score in [0, 1], "ok"), or (None, reason).
 
     Strict: exactly one JSON object in the reply, with exactly one number under "score", finite and
-    in [0, 1]. Code fences and words around the object are tolerated; a second object is not, since
-    then nobody knows which one is meant. Reasons: no_json, several_json, bad_json, no_score,
-    not_a_number, out_of_range.
+    in [0, 1]. Code fences and words around the object are tolerated; a brace of a second object, beside
+    it, around it or cut short, is not, since then nobody knows which one is meant. Never raises.
+    Reasons: no_json, several_json, bad_json, no_score, not_a_number, out_of_range.
     """
     found = _JSON_OBJECT.findall(reply)
     if not found:
         return None, "no_json"
-    if len(found) > 1:
+    if reply.count("{") > 1 or reply.count("}") > 1:
         return None, "several_json"
     try:
         pairs = json.loads(found[0], object_pairs_hook=list)
-    except ValueError:
+    except (ValueError, RecursionError):  # lists in lists without end
         return None, "bad_json"
     scores = [value for key, value in pairs if key == "score"]
     if len(scores) != 1:
         return None, "no_score" if not scores else "several_json"
     score = scores[0]
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+    if isinstance(score, bool) or not isinstance(score, (int, float)):
+        return None, "not_a_number"
+    if isinstance(score, float) and not math.isfinite(score):
         return None, "not_a_number"
     if not 0 <= score <= 1:
         return None, "out_of_range"
-    return float(score), "ok"
+    return abs(float(score)), "ok"  # without the sign of -0.0
 
 
 def standard_answer(answers: tuple[str, ...]) -> str:

@@ -66,7 +66,7 @@ class Drop:
 class Score:
     """A critic's verdict. value is in [0, 1], rounded to the score step, or None.
 
-    state: "ok", "unparsed:<reason>", or "off" (no box critic in this run).
+    state: "ok", "unparsed:<reason>", "off" (no box critic in this run), or "skipped" (no response was asked for).
     raw: the reply's text (or the expected score's digits); mass: probability on the score tokens,
     only with expected scores.
     """
@@ -87,6 +87,7 @@ class Candidate:
     text's order of x1, y1, x2, y2.
     focus_reply: what the model wrote in this slot, also when the controller replaced it.
     focus_state: "ok" or the parser's reason (then the controller filled the slot).
+    response, response_finish: "" and "skipped" where --lazy asked for none.
     relaxed: "" or what the controller had to relax ("aspect", "aspect+area", ...).
     crop: pixels (left, top, right, bottom) of the original image that the models saw.
     seeds are the keyed 64-bit seeds of the two sampled calls.

@@ -7,7 +7,7 @@ so that neither the crop nor the text gives its origin away.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
@@ -27,6 +27,13 @@ class View:
     question: Question
     image: Image
     frame: Frame
+    _crops: dict[tuple[int, int, int, int], Image] = field(default_factory=dict)
+
+    def crop(self, pixels: tuple[int, int, int, int]) -> Image:
+        """A crop of the image (left, top, right, bottom), made once: an engine knows a picture by its object."""
+        if pixels not in self._crops:
+            self._crops[pixels] = self.image.crop(pixels)
+        return self._crops[pixels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ class FocusBox:
     crop: tuple[int, int, int, int]
 
     def crop_image(self) -> Image:
-        return self.view.image.crop(self.crop)
+        return self.view.crop(self.crop)
 
 
 def frame_of(image: Image, box_space: str, actor: Role) -> Frame:

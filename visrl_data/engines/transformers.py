@@ -5,6 +5,7 @@ How a batch is run:
   inverse of its cumulative distribution, so a reply depends on its seed, not on its neighbours.
 - Several replies to one prompt share its prefill: the prompt is read once, its key-value cache is
   repeated. Families whose cache can't be repeated fall back to `num_return_sequences`.
+- Where the family can (reading.py), prompts that begin alike share the beginning, and pictures are encoded once.
 - A grammar, where a request has one, leaves each step only the tokens that it allows.
 - Out of memory halves the batch, records it, and goes on.
 - Text stays text: special tokens that occur inside a question or a response are broken up.
@@ -20,13 +21,15 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, StaticCache
 
 from visrl_data.engines import Reply, Request, Sampling, Usage
+from visrl_data.engines.batching import batches
 from visrl_data.engines.decoding import Grammars, KeyedSampler, branch_nodes, choice_reply
 from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
 from visrl_data.engines.messages import plain_text
 from visrl_data.engines.processing import picture_size, tell_model
+from visrl_data.engines.reading import Read, Reader, can_share
 from visrl_data.errors import VisRLError
 from visrl_data.families import family_at
 from visrl_data.models import ModelFolder
@@ -66,7 +69,12 @@ class TransformersEngine:
             tokenizer.pad_token = tokenizer.eos_token
         self._special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
         self._eos = _eos_ids(self.model, tokenizer)
-        self._shares_prefill = family_at(folder.weights.path).shares_prefill
+        family = family_at(folder.weights.path)
+        self._shares_prefill = family.shares_prefill
+        self._sizes_vary = family.picture in ("resized", "tiled")
+        inner = getattr(_unwrapped(self.model), "model", None)
+        sharing = family.shares_prefix and can_share(inner)
+        self._reader = Reader(inner, self.processor, self.device, self.dtype, batch_size) if sharing else None
         self._grammars = Grammars(tokenizer, self._eos)
         self._keeps_logits = "logits_to_keep" in inspect.signature(_unwrapped(self.model).forward).parameters
 
@@ -91,17 +99,11 @@ class TransformersEngine:
         return picture_size(self.processor, image)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
-        """Replies in order. Requests are batched only with neighbours that are run the same way."""
-        replies: list[list[Reply]] = []
-        start = 0
-        while start < len(requests):
-            first = requests[start]
-            per_batch = max(1, self.batch_size // len(first.seeds))
-            stop = start + 1
-            while stop < len(requests) and stop - start < per_batch and _alike(first, requests[stop]):
-                stop += 1
-            replies += self._run(requests[start:stop])
-            start = stop
+        """Replies in order."""
+        replies: list[list[Reply]] = [[] for _ in requests]
+        for places in batches(requests, self.batch_size, self._sizes_vary):
+            for place, found in zip(places, self._run([requests[i] for i in places]), strict=True):
+                replies[place] = found
         self.usage.count(replies)
         return replies
 
@@ -119,6 +121,8 @@ class TransformersEngine:
                     "Use fewer --attempts, smaller pictures (--max-pixels), a smaller --dtype or another --device."
                 ) from error
         # Outside the handler, so that the failed forward's tensors are freed first.
+        if self._reader:
+            self._reader.forget()
         self.usage.events.append(f"out of memory: batch of {len(batch)} prompts halved")
         logger.warning("%s", self.usage.events[-1])
         if self.device.type == "cuda":
@@ -129,16 +133,20 @@ class TransformersEngine:
     def _encode(self, batch: Sequence[Request]) -> dict[str, torch.Tensor]:
         """Left-padded inputs, input_ids (B, L), with every picture of the batch in reading order."""
         texts = [self._text(request) for request in batch]
-        bos = self.processor.tokenizer.bos_token
         inputs = self.processor(
             text=texts,
             images=[list(request.images) for request in batch],
             padding=True,
-            add_special_tokens=not (bos and texts[0].startswith(bos)),
+            add_special_tokens=self._adds_special(texts[0]),
             return_tensors="pt",
         )
         inputs = inputs.to(self.device)
         return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in inputs.items()}
+
+    def _adds_special(self, text: str) -> bool:
+        """Whether the tokenizer is to add its beginning of text: not where the chat template has."""
+        bos = self.processor.tokenizer.bos_token
+        return not (bos and text.startswith(bos))
 
     def _text(self, request: Request) -> str:
         chat: list[dict[str, Any]] = [{"role": "user", "content": []}]
@@ -158,23 +166,49 @@ class TransformersEngine:
     def _sample(self, batch: Sequence[Request]) -> list[list[Reply]]:
         repeats = len(batch[0].seeds)
         n = repeats if batch[0].sampling.temperature > 0 else 1  # greedy replies to a prompt are all the same
-        inputs = self._encode(batch)
-        length = inputs["input_ids"].shape[1]
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
         seeds = [seed for request in batch for seed in request.seeds[:n]]
         options = self._options(batch[0].sampling, seeds)
         if batch[0].grammar:
             grammars = [request.grammar for request in batch for _ in range(n)]
             options["logits_processor"].insert(0, self._grammars.processor(grammars))
-        if n == 1:
-            ids = self.model.generate(**inputs, **options)
-        elif self._shares_prefill:
-            ids = self._branch(inputs, n, options)
+        if self._reader:
+            ids, mask = self._continue(self._read(batch), n, options)
         else:
-            options["generation_config"].num_return_sequences = n
-            ids = self.model.generate(**inputs, **options)
-        replies = [self._reply(row, prompt_tokens[i // n]) for i, row in enumerate(ids[:, length:].tolist())]
+            inputs = self._encode(batch)
+            mask = inputs["attention_mask"].repeat_interleave(n, dim=0)
+            if n == 1:
+                ids = self.model.generate(**inputs, **options)
+            elif self._shares_prefill:
+                ids = self._branch(inputs, n, options)
+            else:
+                options["generation_config"].num_return_sequences = n
+                ids = self.model.generate(**inputs, **options)
+        prompt_tokens = mask.sum(dim=1).tolist()
+        new = ids[:, mask.shape[1] :].tolist()
+        replies = [self._reply(row, tokens) for row, tokens in zip(new, prompt_tokens, strict=True)]
         return [replies[i : i + n] * (repeats // n) for i in range(0, len(replies), n)]
+
+    def _read(self, batch: Sequence[Request]) -> Read:
+        assert self._reader is not None
+        texts = [self._text(request) for request in batch]
+        return self._reader.read(texts, [r.images for r in batch], batch[0].adapter, self._adds_special(texts[0]))
+
+    def _continue(self, read: Read, n: int, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode n rows for each text that was read: their tokens (B * n, L + new), and the mask (B * n, L).
+
+        From a cache of its final size: one that grows is copied at each token.
+        """
+        assert self._reader is not None
+        rows = [row for row in read.rows for _ in range(n)]
+        self._reader.tell(read, rows)
+        ids, mask = read.ids[rows], read.mask[rows]
+        config = options["generation_config"]
+        config.disable_compile = True  # shapes change from batch to batch
+        cache = StaticCache(self.model.config, max_cache_len=ids.shape[1] + config.max_new_tokens)
+        for number, layer in enumerate(read.cache.layers):
+            cache.update(layer.keys[rows], layer.values[rows], number)
+            layer.reset()  # its memory is free for the next
+        return self.model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options), mask
 
     def _options(self, sampling: Sampling, seeds: list[int]) -> dict[str, Any]:
         processors = LogitsProcessorList([KeyedSampler(sampling, seeds)] if sampling.temperature > 0 else [])
@@ -221,28 +255,38 @@ class TransformersEngine:
         """Probabilities of the choices, from one forward along the deepest branching of their tokens."""
         branches = branch_nodes(self.processor.tokenizer, batch[0].prefix, batch[0].choices)
         path = max(branches, key=len)
+        score = self._score_read if self._reader else self._score
+        logits, prompt_tokens = score(batch, torch.tensor([path], device=self.device, dtype=torch.long))
+        probs = torch.softmax(logits[:, -len(path) - 1 :].float(), dim=-1).double().cpu().numpy()
+        return [[choice_reply(probs[i], branches, batch[0].choices, tokens)] for i, tokens in enumerate(prompt_tokens)]
+
+    def _score(self, batch: Sequence[Request], path: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """Scores after each prompt and along the path (1, P): (B, at least P + 1, vocabulary); prompts' tokens."""
         inputs: dict[str, Any] = self._encode(batch)
-        rows = len(batch)
-        forced = torch.tensor([path], device=self.device, dtype=torch.long).expand(rows, -1)
+        forced = path.expand(len(batch), -1)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], forced], dim=1)
         inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(forced)], dim=1)
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
         if "rope_deltas" in dir(getattr(_unwrapped(self.model), "model", None)):
             del inputs["position_ids"]  # three-axis positions, made by the model from the mask
         if self._keeps_logits:
-            inputs["logits_to_keep"] = len(path) + 1
-        logits = self.model(**inputs).logits[:, -len(path) - 1 :].float()  # (rows, len(path) + 1, vocabulary)
-        probs = torch.softmax(logits, dim=-1).double().cpu().numpy()
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        return [[choice_reply(probs[i], branches, batch[0].choices, prompt_tokens[i])] for i in range(rows)]
+            inputs["logits_to_keep"] = path.shape[1] + 1
+        return self.model(**inputs).logits, inputs["attention_mask"].sum(dim=1).tolist()
 
-
-def _alike(a: Request, b: Request) -> bool:
-    def way(request: Request) -> tuple[Any, ...]:
-        counts = (len(request.seeds), len(request.images))
-        return (request.sampling, request.adapter, request.choices, request.prefix, bool(request.grammar), *counts)
-
-    return way(a) == way(b)
+    def _score_read(self, batch: Sequence[Request], path: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """The same from a cache that holds the prompts but for their last tokens."""
+        read = self._read(batch)
+        forced = path.expand(len(read.ids), -1)
+        last = read.positions[..., -1:]
+        ahead = torch.arange(1, path.shape[1] + 1, device=self.device).expand(*last.shape[:-1], -1)
+        mask = torch.cat([read.mask, torch.ones_like(forced)], dim=1)
+        logits = self.model(
+            input_ids=torch.cat([read.ids[:, -1:], forced], dim=1),
+            attention_mask=mask,
+            position_ids=torch.cat([last, last + ahead], dim=-1),
+            past_key_values=read.cache,
+        ).logits
+        return logits[read.rows], mask.sum(dim=1)[read.rows].tolist()
 
 
 def _unwrapped(model: Any) -> Any:

@@ -78,7 +78,7 @@ def run_part(path: Path) -> Part:
     What the source's reader said of a row that it dropped is left out: it quotes the row, paths included.
     """
     run = Run(path)
-    member = _member(run)
+    member = run_member(run)
     images = tuple(sorted((path / "images").glob("part-*.parquet")))
     sizes = StoredImages(images).sizes
     questions, drops = run.table("questions"), run.table("drops")
@@ -185,7 +185,8 @@ def _with_run(table: pa.Table, member: Member) -> pa.Table:
     return table.append_column(_RUN, pa.repeat(pa.scalar(member.id), table.num_rows))
 
 
-def _member(run: Run) -> Member:
+def run_member(run: Run) -> Member:
+    """What a dataset says of a finished run. Raises VisRLError when the run is none."""
     manifest = json.loads(json.dumps(run.manifest()))
     config, identity = manifest["config"], manifest["run"]
     for name in _PATHS:

@@ -116,13 +116,16 @@ def _focus(tables: RunTables, losses: list[Loss]) -> dict[str, Any]:
 
 
 def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
-    """A critic's verdicts. An unparsed one is counted apart, never as a number."""
+    """A critic's verdicts. An unparsed one is counted apart, never as a number; skipped (--lazy) is no verdict."""
+    skipped = pc.equal(candidates[f"{name}_state"], "skipped")
+    candidates = candidates.filter(pc.invert(skipped))
     values = candidates[name].to_numpy()
     parsed = values[~np.isnan(values)]
     unparsed = value_counts(candidates[f"{name}_state"].filter(pc.is_null(candidates[name])))
     mass = pc.mean(candidates[f"{name}_mass"]).as_py()
     return {
         "verdicts": values.size,
+        "skipped": pc.sum(skipped).as_py() or 0,
         "unparsed": values.size - parsed.size,
         "unparsed_share": 1 - parsed.size / values.size if values.size else None,
         "unparsed_reasons": {state.removeprefix("unparsed:"): n for state, n in unparsed.items()},
@@ -134,10 +137,12 @@ def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
 
 def _exact(tables: RunTables, thresholds: Thresholds) -> dict[str, Any]:
     """The response score against exact match with a standard answer (normalised as in critics.py)."""
-    exact = exact_matches(tables.questions, tables.candidates, tables.candidate_question)
-    score = tables.candidates["response_score"].to_numpy()
+    answered = pc.not_equal(tables.candidates["response_score_state"], "skipped")
+    candidates = tables.candidates.filter(answered)
+    exact = exact_matches(tables.questions, candidates, tables.candidate_question[answered.to_numpy()])
+    score = candidates["response_score"].to_numpy()
     unparsed = np.isnan(score)
-    _, high, low = membership(tables.candidates, thresholds, box_critic=False)
+    _, high, low = membership(candidates, thresholds, box_critic=False)
     kinds = {"high": high, "middle": ~(high | low | unparsed), "low": low, "unparsed": unparsed}
     return {
         "matches": int(exact.sum()),

@@ -28,6 +28,19 @@ def wilson(count: int, total: int) -> tuple[float, float] | None:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def share_difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float, float] | None:
+    """Second share minus first, each (count, total), with its 95 % interval (Newcombe 1998, method 10).
+
+    The two are taken for independent samples. 48 of 80 after 56 of 70 gives -0.2, from -0.334 to -0.052.
+    """
+    before, after = wilson(*first), wilson(*second)
+    if before is None or after is None:
+        return None
+    p, q = first[0] / first[1], second[0] / second[1]
+    down, up = math.hypot(q - after[0], before[1] - p), math.hypot(after[1] - q, p - before[0])
+    return q - p, q - p - down, q - p + up
+
+
 def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     """Chance that a positive scores above a negative, a tie counting half (Mann-Whitney U / n+ n-).
 
