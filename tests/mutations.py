@@ -75,7 +75,7 @@ MUTATIONS = (
     _m("ties are drawn alike under every seed", _FILTER,
        'keyed_seed(seed, "pair"', 'keyed_seed(0, "pair"', "test_filtering"),
     _m("lost attempts leave no drop", "visrl_data/factory.py",
-       "[*drops, *thin, *lost]", "[*drops, *thin]", "test_factory"),
+       "*thin, *lost]", "*thin]", "test_factory"),
     _m("counts may be short of the total", "visrl_data/report/accounting.py",
        "if total != sum(", "if total < sum(", "test_diagnostics"),
     _m("half a chunk stands where a whole one is looked for", "visrl_data/store.py",
