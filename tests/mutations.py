@@ -85,7 +85,7 @@ MUTATIONS = (
     _m("an image's published pairs are in both splits", _ROWS,
        'yield split_of(sha), {**row, "image"', 'yield split_of(row["id"]), {**row, "image"', "test_dataset"),
     _m("an image trains and validates", "visrl_train/stage.py",
-       'split_of(row["image"], share)', 'split_of(row["id"], share)', "test_train_helpers"),
+       'split_of(row["image"], share)', 'split_of(row["id"], share)', "test_train_chain"),
     _m("the loss prefers the lose", _LOSS,
        "F.logsigmoid(reward_win - reward_lose)", "F.logsigmoid(reward_lose - reward_win)", "test_train_loss"),
     _m("the box's beta is on the response", _LOSS, "beta[:pairs] = ", "beta[pairs:] = ", "test_train_loss"),

@@ -12,7 +12,7 @@ def test_a_mutation_has_its_place(mutation: Mutation):
     text = (ROOT / mutation.file).read_text(encoding="utf-8")
     assert text.count(mutation.right) == 1 and mutation.right != mutation.wrong
     compile(text.replace(mutation.right, mutation.wrong), mutation.file, "exec")
-    assert mutation.tests and all((ROOT / test).is_file() for test in mutation.tests)
+    assert mutation.tests and all("\ndef test_" in (ROOT / test).read_text(encoding="utf-8") for test in mutation.tests)
 
 
 def test_a_mutation_that_is_gone_is_told(tmp_path, capsys):
