@@ -92,7 +92,7 @@ MUTATIONS = (
     _m("a commit's digests are not compared", _STEPS,
        "others = hub_look.differing(place, commit, release.files)", "others = []", "test_loopback_hub"),
     _m("a commit is not read back", _STEPS,
-       "others = hub_look.differing_bytes(place, commit, release.files)", "others = []", "test_publishing"),
+       "others = hub_look.differing_bytes(place, commit, release.files)", "others = []", "test_release_steps"),
     _m("the actor judges itself", "visrl_data/roles.py",
        "return role, Role(role.engine, False)", "return role, Role(role.engine, True)", "test_models"),
     _m("the adapter stays on for the critic", "visrl_data/engines/transformers.py",
