@@ -90,8 +90,9 @@ def _sources(manifest: dict[str, Any]) -> list[str]:
 def _example(folder: Path, wanted: str) -> dict[str, Any]:
     columns = [name for name in PREFERENCES if name != "image"]
     for file in (file for split in SPLITS for file in split_files(folder, "preferences", split)):
-        for row in pq.read_table(file, columns=columns, filters=[("id", "==", wanted)]).to_pylist():
-            return row
+        rows: list[dict[str, Any]] = pq.read_table(file, columns=columns, filters=[("id", "==", wanted)]).to_pylist()
+        if rows:
+            return rows[0]
     raise ValueError(f"{folder}: the manifest's example {wanted!r} is not among the preferences")
 
 

@@ -47,7 +47,8 @@ def look_at_model(model: str, max_pixels: int | None, dtype: str, trust_remote_c
 
 
 def _model_type(path: Path) -> str:
-    return json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    kind: str = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    return kind
 
 
 def _picture(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def print_estimate(config: Any, target: Path, speed: float | None, as_json: bool
 def _calls_each(config: Any) -> int:
     """A question's most calls: 2N boxes and responses by the actor, as many verdicts by each critic."""
     critics = int(config.box_critic) + int(config.response_critic == "model")
-    return 2 * config.attempts * (2 + critics)
+    return 2 * int(config.attempts) * (2 + critics)
 
 
 def _stated(config: Any, speed: float) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _timed(config: Any, target: Path) -> dict[str, Any]:
     measured = sum(min(size, total - record["chunk"] * size) for record in records) or 1
 
     def scaled(name: str) -> float:
-        return sum(record[name] for record in records) / measured * total
+        return float(sum(record[name] for record in records) / measured * total)
 
     return rows | {
         "calls": total * _calls_each(config),

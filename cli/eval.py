@@ -69,7 +69,7 @@ def _run(
 ) -> None:
     from rich.console import Console
 
-    from visrl_data.evaluation import evaluate
+    from visrl_data.evaluation import evaluate, page
     from visrl_data.evaluation.table import render
 
     hush_libraries()
@@ -94,4 +94,4 @@ def _run(
         print(json.dumps({"eval": str(target), **report}))
         return
     Console().print(render(report))
-    say(f"Predictions side by side: {target}/{evaluate.page.NAME}")
+    say(f"Predictions side by side: {target}/{page.NAME}")

@@ -107,8 +107,7 @@ def push(
         reload=not no_reload,
     )
     card = Card(license, ship_images, tuple(language or ()), pretty_name)
-    card = None if card == Card() else card
-    published = push(what, hub_id, tag, options, card, output, say)
+    published = push(what, hub_id, tag, options, None if card == Card() else card, output, say)
     print(json.dumps(dataclasses.asdict(published)) if as_json else summary(published))
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from visrl_data.boxes import CropRule
 from visrl_data.errors import VisRLError
@@ -109,7 +110,7 @@ def fetch_model(model: str, trust_remote_code: bool = False) -> None:
         fetch_model(_base_of(path), trust_remote_code)
 
 
-def _check_base(adapter: str, kept: dict | None, base: ModelFolder) -> None:
+def _check_base(adapter: str, kept: dict[str, Any] | None, base: ModelFolder) -> None:
     if kept and kept["digest"] != base.digest:
         raise VisRLError(
             f"{adapter} is an adapter on {kept['id']} as it was (digest {kept['digest'][:12]}); "
@@ -169,8 +170,9 @@ def _base_of(adapter: Path) -> str:
     return f"{base}@{revision}" if revision and "/" in base and not Path(base).is_dir() else base
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise VisRLError(f"{path} is not valid JSON: {error}") from error
+    return found

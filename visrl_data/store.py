@@ -72,14 +72,16 @@ class Run:
                 f"{self.path} is no finished run (it has no manifest.json). "
                 f"If a run was interrupted there, go on with: {go_on(self.path)}"
             )
-        return json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        return found
 
     def config(self) -> dict[str, Any]:
         """The resolved options; those that were left unset are missing."""
         return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
 
     def identity(self) -> dict[str, Any]:
-        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return found
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """All rows of a table of a finished run, in question order."""
@@ -107,7 +109,8 @@ class Run:
     @property
     def chunks(self) -> int:
         """How many units of work the whole run is."""
-        return -(-self.identity()["source"]["rows"] // self.config()["chunk_size"])
+        rows: int = self.identity()["source"]["rows"]
+        return -(-rows // int(self.config()["chunk_size"]))
 
     def replies_path(self, index: int) -> Path:
         return self.path / "work" / f"replies-{index:08d}.jsonl"

@@ -68,7 +68,8 @@ def evolve(
         if done["rounds"] > config.rounds:
             say(f"{output} holds {done['rounds']} rounds already; nothing is made, and nothing taken away.")
             return done
-        models, rounds = [gen.model], []
+        models = [gen.model]
+        rounds: list[dict[str, Any]] = []
         report = _measure(config, gen, output, models, rounds, progress)
         for k in range(config.rounds):
             say(f"Round {k}: pairs, by {models[-1]}")
@@ -93,7 +94,7 @@ def check(config: EvolveConfig, gen: GenConfig) -> None:
     if config.fresh and gen.limit is None:
         raise UsageError("--fresh takes the next --limit rows each round: give --limit.")
     source = factory.open_questions(gen)
-    if config.fresh:
+    if config.fresh and gen.limit is not None:
         last = _round_config(config, gen, gen.model, config.rounds - 1)
         if len(factory.open_questions(last)) < gen.limit:
             raise UsageError(
@@ -162,7 +163,9 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
         given["device"] = "cpu"
     if gen.dtype in ("float32", "bfloat16"):
         given["dtype"] = gen.dtype
-    return importlib.import_module(f"visrl_train.{stage}").train(resolve(stage, config.train_config, given), output)
+    recipe = importlib.import_module(f"visrl_train.{stage}")
+    made: Path = recipe.train(resolve(stage, config.train_config, given), output)
+    return made
 
 
 def _eval_config(config: EvolveConfig, gen: GenConfig) -> EvalConfig:

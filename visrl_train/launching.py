@@ -11,7 +11,6 @@ from visrl_data.models import find_model
 from visrl_train.config import STAGES, TrainConfig, load_train_config, preset_for
 from visrl_train.formats import read_pairs
 
-
 # Where a stage's recipe is, when the module is not named like it.
 _RECIPES = {"sft-answers": "answers", "dpo-answers": "answers", "kto-answers": "answers", "rloo-answers": "rloo"}
 

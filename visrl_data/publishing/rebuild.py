@@ -13,6 +13,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -111,7 +112,7 @@ def _told(missing: tuple[Missing, ...], search: Search, needed: int, folder: Pat
     return "\n".join(lines)
 
 
-def _about(dataset: Dataset, search: Search, missing: tuple[Missing, ...]) -> dict:
+def _about(dataset: Dataset, search: Search, missing: tuple[Missing, ...]) -> dict[str, Any]:
     derived = {"counts", "example", "sha256"}
     kept = {name: value for name, value in dataset.manifest.items() if name not in derived}
     return kept | {"rebuilt": {"found": len(search.found), "missing": len(missing)}}

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrl_data import critics
-from visrl_data.filtering import Thresholds, membership
+from visrl_data.config import Thresholds
+from visrl_data.filtering import membership
 from visrl_data.report.accounting import (
     Loss,
     RunTables,
@@ -88,7 +89,8 @@ def report(
         "boxes": _boxes(tables),
         "audit": audit(tables, box_critic, gold_rule),
     }
-    return _plain(found)
+    plain: dict[str, Any] = _plain(found)
+    return plain
 
 
 def _focus(tables: RunTables, losses: list[Loss]) -> dict[str, Any]:

@@ -147,8 +147,8 @@ def _items(run: Run, asked: list[dict[str, Any]], rules: Rules) -> dict[str, dic
     candidates = _rows_of(run, "candidates", pc.field("question_id").isin(ids))
     kinds = _kinds(candidates, rules)
     drops = _rows_of(run, "drops", pc.field("id").isin(ids) & pc.field("stage").isin(["focus", "answer"]))
-    found: dict[str, list] = {row["id"]: [] for row in asked}
-    lost: dict[str, list] = {row["id"]: [] for row in asked}
+    found: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in asked}
+    lost: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in asked}
     by_id = {row["id"]: row for row in asked}
     for row, kind in zip(candidates.to_pylist(), kinds, strict=True):
         found[row["question_id"]].append(_candidate(row, kind, by_id[row["question_id"]], rules.gold_rule))
