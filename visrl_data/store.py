@@ -229,9 +229,10 @@ def _chunk_digests(chunk: Path) -> dict[str, str]:
 def _stated(chunk: Path) -> dict[str, str] | None:
     """The digests as they were written; None where they can't be read."""
     try:
-        return json.loads((chunk / _CHUNK_DIGESTS).read_text(encoding="utf-8"))
+        stated: dict[str, str] = json.loads((chunk / _CHUNK_DIGESTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return stated
 
 
 def log_time(run: Run, record: dict[str, Any]) -> None:
