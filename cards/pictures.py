@@ -47,16 +47,18 @@ def draw_pictures(folder: Path, pairs: PairSet, report: dict[str, Any]) -> str:
     _chart(score_panels(report)).save(folder / "scores.png")
     _chart(box_panels(pairs, report)).save(folder / "boxes.png")
     row = example_row(pairs)
+    shown: str = row["id"]
     if row["image_sha256"] in pairs.embedded:
         _example(row, decode(pairs.pixels(row["image_sha256"]))).save(folder / "example.png")
-    return row["id"]
+    return shown
 
 
 def example_row(pairs: PairSet) -> dict[str, Any]:
     """The first pair that can show most: its picture, two responses, and in the train split."""
     columns = [pairs.pairs[name].to_pylist() for name in ("image_sha256", "same_response")]
     worth = [(sha in pairs.embedded, not same, split_of(sha) == "train") for sha, same in zip(*columns, strict=True)]
-    return pairs.pairs.slice(worth.index(max(worth)), 1).to_pylist()[0]
+    row: dict[str, Any] = pairs.pairs.slice(worth.index(max(worth)), 1).to_pylist()[0]
+    return row
 
 
 def score_panels(report: dict[str, Any]) -> list[Panel]:
@@ -127,7 +129,7 @@ def _example(row: dict[str, Any], image: Image.Image) -> Image.Image:
     scale = _SIDE / max(image.size)
     shown = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     pen = ImageDraw.Draw(shown)
-    crops = []
+    crops: list[Image.Image] = []
     for side, colour in (("lose", LOSE), ("win", WIN)):
         corners = [v * size for v, size in zip(row[f"{side}_box"], (*shown.size, *shown.size), strict=True)]
         pen.rectangle(corners, outline=colour, width=4)

@@ -9,6 +9,12 @@ from typing import Any
 PICTURE = (640, 480)
 GIB = 2**30
 
+_SHARED = (
+    "read again for each reply",
+    "shared by the replies to a prompt",
+    "shared by all prompts that begin alike; pictures encoded once",
+)
+
 
 def look_at_model(model: str, max_pixels: int | None, dtype: str, trust_remote_code: bool) -> dict[str, Any]:
     """Everything as plain values. Raises VisRLError for a model that can't be used at all."""
@@ -32,6 +38,7 @@ def look_at_model(model: str, max_pixels: int | None, dtype: str, trust_remote_c
         "box_space_from": "its own record" if own is None else "its family" if family.types else "the default",
         "focus_prompt": known_prompts(folder, space).focus.id,
         "prefill_shared": family.shares_prefill,
+        "beginnings_shared": family.shares_prefix,
         "lever": family.lever,
         **seen,
         **_sizes(folder, seen["picture_tokens"], kind.itemsize, trust_remote_code),
@@ -40,7 +47,8 @@ def look_at_model(model: str, max_pixels: int | None, dtype: str, trust_remote_c
 
 
 def _model_type(path: Path) -> str:
-    return json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    kind: str = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    return kind
 
 
 def _picture(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> dict[str, Any]:
@@ -94,7 +102,7 @@ def print_model(found: dict[str, Any]) -> None:
         "family": f"{found['family']}, model type {found['model_type']}{known}",
         "boxes": f"{found['box_space']}, from {found['box_space_from']}; asked with {found['focus_prompt']}",
         "chat template": "yes" if found["chat_template"] else "not found",
-        "prefill": "shared by the replies to a prompt" if found["prefill_shared"] else "read again for each reply",
+        "prefill": _SHARED[found["prefill_shared"] + found["beginnings_shared"]],
         "picture": seen,
         "parameters": f"{found['parameters']:,}; language model {found['language_parameters']:,}; "
         f"an adapter {found['lora_parameters']:,}",

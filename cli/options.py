@@ -58,7 +58,7 @@ def takes_options(kind: type, without: tuple[str, ...] = ()) -> Callable[[Callab
             panel = spec.metadata.get("panel", panel)
             if spec.name not in without:
                 made.append(_parameter(spec, panel))
-        command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
+        command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]  # what inspect reads
         command.__annotations__ = {p.name: p.annotation for p in [*own, *made]}
         return command
 

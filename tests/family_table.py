@@ -144,7 +144,7 @@ def table(rows: list[Row]) -> str:
 
 def about_families() -> str:
     """The table of families.py itself, for users, in Markdown."""
-    names = ("family", "`model_type`", "boxes of the un-tuned model", "taught them", "asked by", "prefill shared",
+    names = ("family", "`model_type`", "boxes of the un-tuned model", "taught them", "asked by", "read once",
              "a picture is", "`--max-pixels` moves", "needs")  # fmt: skip
     lines = [names, ["---"] * len(names)]
     for family in FAMILIES:
@@ -154,10 +154,10 @@ def about_families() -> str:
             continue
         asked = "its own request" if family.focus else "the default request"
         lever = LEVERS[family.lever]
-        flags = ["yes" if flag else "no" for flag in (family.taught, family.shares_prefill)]
+        taught = "yes" if family.taught else "no"
+        shared = "beginnings" if family.shares_prefix else "prompts" if family.shares_prefill else "nothing"
         needs = ", ".join(family.needs)
-        space, (taught, shared) = f"`{family.box_space}`", flags
-        lines.append([family.name, types, space, taught, asked, shared, family.picture, lever, needs])
+        lines.append([family.name, types, f"`{family.box_space}`", taught, asked, shared, family.picture, lever, needs])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -42,6 +42,15 @@ def test_a_run_holds_what_it_says(photo_source, scripted_roles, tmp_path):
     assert all(c["box_score_state"] == "ok" for c in candidates)
 
 
+def test_no_two_draws_share_a_seed(photo_source, scripted_roles, tmp_path):
+    """Not a box and its response, not two candidates, not two rounds, not two runs with other seeds."""
+    drawn = []
+    for name, options in (("a", {}), ("b", {"round": 1}), ("c", {"seed": 1})):
+        run = factory.generate(config(photo_source, **options), tmp_path / name, roles=scripted_roles)
+        drawn += [c[part] for c in run.table("candidates").to_pylist() for part in ("focus_seed", "response_seed")]
+    assert len(drawn) == 3 * 2 * 60 == len(set(drawn))
+
+
 def test_a_call_is_made_once(photo_source, scripted_roles, tmp_path):
     """Six boxes, six responses and at most six verdicts of each critic a question; equal inputs are judged once."""
     run = factory.generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
@@ -66,6 +75,25 @@ def test_a_half_written_chunk_is_made_again(photo_source, scripted_roles, tmp_pa
     run.chunk_path(1).rename(run.chunk_path(1).with_suffix(".tmp"))
     (run.chunk_path(1).with_suffix(".tmp") / "drops.parquet").write_bytes(b"PAR1")
     (run.path / "images.tmp").mkdir()
+    run = factory.generate(config(photo_source), tmp_path / "cut", roles=scripted_roles)
+    assert file_bytes(run) == file_bytes(whole)
+
+
+def test_a_chunk_whose_writing_fails_is_no_chunk(photo_source, scripted_roles, tmp_path, monkeypatch):
+    whole = factory.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
+    write, written = store.pq.write_table, []
+
+    def fails_in_the_second_chunk(*args, **options):
+        written.append(write(*args, **options))
+        if len(written) == 6:
+            raise OSError("no space left")
+
+    monkeypatch.setattr(store.pq, "write_table", fails_in_the_second_chunk)
+    with pytest.raises(OSError, match="no space"):
+        factory.generate(config(photo_source), tmp_path / "cut", roles=scripted_roles)
+    run = store.Run(tmp_path / "cut")
+    assert [run.has_chunk(i) for i in range(4)] == [True, False, False, False]
+    monkeypatch.undo()
     run = factory.generate(config(photo_source), tmp_path / "cut", roles=scripted_roles)
     assert file_bytes(run) == file_bytes(whole)
 

@@ -202,12 +202,12 @@ def test_the_reward_model_learns_which_response_won(untrained, scripted_run, tmp
     work.work.mkdir(parents=True)
     write = answers.AnswerWriter(Turns(stage.load_processor(work)), pairs.read_image)
     some = [dataclasses.replace(p, win_response="yes", lose_response="no") for p in pairs.pairs[:4]]
-    judge = rloo.train_reward(work, write, some)
+    judge = rloo.train_reward(work, config, write, some)
     score = rloo.scores(judge, write)
     columns = {name: [getattr(pair, name) for pair in some] for name in ("id", "question", "image")}
     win, lose = (score([[{"content": word}]] * 4, **columns) for word in ("yes", "no"))
     assert all(w > v for w, v in zip(win, lose, strict=True))
-    kept = rloo.train_reward(work, write, some)  # from the work folder
+    kept = rloo.train_reward(work, config, write, some)  # from the work folder
     assert score([[{"content": "yes"}]] * 4, **columns) == rloo.scores(kept, write)(
         [[{"content": "yes"}]] * 4, **columns
     )

@@ -12,9 +12,12 @@ import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from visrl_data.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +171,9 @@ def check_option(spec: dataclasses.Field[Any], value: Any) -> None:
         raise UsageError(f"{flag} {value}: expected {bounds}.")
 
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 
-_TYPES = {
+_TYPES: dict[str, type | tuple[type, ...]] = {
     "str": str,
     "int": int,
     "float": (int, float),
@@ -194,13 +197,13 @@ def read_options(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no file, no UTF-8, no TOML; lists in lists without end
         raise UsageError(f"--config {path}: {error}") from error
 
 
 def make_config(kind: type[Config], values: dict[str, Any], given: dict[str, Any], where: str, command: str) -> Config:
     """A dataclass of options from checked file values, overridden by the given ones. Raises UsageError."""
-    specs = {spec.name: spec for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    specs = {spec.name: spec for spec in dataclasses.fields(kind)}
     for name, value in values.items():
         if name not in specs:
             raise UsageError(f"{where}: unknown option {name!r}; `{command} --help` lists them all.")

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
 
 from visrl_data.config import GenConfig, Thresholds
 from visrl_data.engines import Reply, Request, Role, Sampling
-from visrl_data.prompts import SCORE_CHOICES, SCORE_GRAMMAR, SCORE_PREFIX, PromptSet, parse_score, standard_answer
+from visrl_data.prompts import (
+    SCORE_CHOICES,
+    SCORE_GRAMMAR,
+    SCORE_PREFIX,
+    Part,
+    PromptSet,
+    parse_score,
+    standard_answer,
+)
 from visrl_data.records import Score
 from visrl_data.sampling import FocusBox
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 OFF = Score(None, "off")
 SKIPPED = Score(None, "skipped")
@@ -59,7 +71,7 @@ def response_scores(
     return _judge(keys, request, critic, config)
 
 
-def _request(parts: tuple, images: tuple, critic: Role, config: GenConfig) -> Request:
+def _request(parts: tuple[Part, ...], images: tuple[Image, ...], critic: Role, config: GenConfig) -> Request:
     expected = config.score_mode == "expected"
     return Request(
         parts=parts,
@@ -73,7 +85,7 @@ def _request(parts: tuple, images: tuple, critic: Role, config: GenConfig) -> Re
     )
 
 
-def _judge(keys: Sequence[Hashable], request, critic: Role, config: GenConfig) -> list[Score]:
+def _judge(keys: Sequence[Hashable], request: Callable[[int], Request], critic: Role, config: GenConfig) -> list[Score]:
     """One verdict for each distinct key, in order of first appearance."""
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     wanted = sorted(first.values())

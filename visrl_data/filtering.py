@@ -260,7 +260,8 @@ def _has_rival(pool: _Pool, wins: np.ndarray, loses: np.ndarray) -> np.ndarray:
     first = pool.cells[loses[starts]]
     various = np.logical_or.reduceat((pool.cells[loses] != np.repeat(first, lengths, axis=0)).any(axis=1), starts)
     unlike_first = (pool.cells[wins] != np.repeat(first, win_lengths, axis=0)).any(axis=1)
-    return unlike_first | np.repeat(various, win_lengths)
+    found: np.ndarray = unlike_first | np.repeat(various, win_lengths)
+    return found
 
 
 def _draw(pool: _Pool, rows: np.ndarray, seed: int, side: str) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,9 @@ def write_results(run: Run, setting: Setting) -> None:
     store.write_json(run.manifest_path, manifest)
 
 
-def filter_run(path: Path, given: dict[str, float], box_critic: bool | None = None) -> tuple[dict, dict]:
+def filter_run(
+    path: Path, given: dict[str, float], box_critic: bool | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Pick the pairs of a finished run again; what is not given stays as it is.
 
     Returns what the yield was and is: {"questions", "pairs", "drops": {reason: count}}.

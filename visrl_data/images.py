@@ -17,7 +17,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_IMAGE_PIXELS = 80_000_000  # width * height; 240 MB as RGB. Pillow itself refuses above 179 million.
@@ -129,7 +129,7 @@ def _damaged(data: bytes, error: Exception) -> BadImage:
     cut_webp = data[:4] == b"RIFF" and riff_ends
     if cut_webp or isinstance(error, EOFError) or "truncated" in str(error).lower():
         return BadImage("image_truncated", "the data ends before the picture does")
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return BadImage("image_unreadable", f"not one of {', '.join(FORMATS)}")
     return BadImage("image_unreadable", f"{type(error).__name__}: {error}"[:200])
 
@@ -137,7 +137,8 @@ def _damaged(data: bytes, error: Exception) -> BadImage:
 def _orientation(picture: Image.Image) -> int:
     """The EXIF (or XMP) orientation, 1 to 8, as Pillow and `datasets` read it; 1 when there is none."""
     try:
-        return picture.getexif().get(_ORIENTATION, 1)
+        turn: int = picture.getexif().get(_ORIENTATION, 1)
+        return turn
     except Exception:  # a broken EXIF block raises nearly every type, and says nothing about the pixels
         return 1
 

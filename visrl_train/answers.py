@@ -20,7 +20,7 @@ the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,11 +59,12 @@ class Answer:
 
 def train(config: AnswersConfig, output: Path | None = None, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Run a baseline and return the model's folder. Started again after an interruption it goes on."""
-    name, rows_of, trainer_of = {
+    recipes: dict[type[AnswersConfig], tuple[str, Callable[[PairSet], Sequence[Any]], Callable[..., Trainer]]] = {
         SftAnswersConfig: ("sft-answers", wins, sft),
         DpoAnswersConfig: ("dpo-answers", different, dpo),
         KtoAnswersConfig: ("kto-answers", responses, kto),
-    }[type(config)]
+    }
+    name, rows_of, trainer_of = recipes[type(config)]
     pairs = read_pairs(config.data)
     work = begin_from_original(name, config, pairs, output)
     with stage.begin(work) as finished:
@@ -73,10 +74,13 @@ def train(config: AnswersConfig, output: Path | None = None, callbacks: Sequence
         write = AnswerWriter(Turns(processor, models.token_limit(model), shares(model)), pairs.read_image)
         training, validation = stage.split(rows_of(pairs), config.validation)
         work = stage.counted(work, train=len(training), validation=len(validation))
+        settings = stage.arguments(work, model, bool(validation))
+        if isinstance(config, DpoAnswersConfig):
+            settings["beta"] = config.beta
         trainer = trainer_of(
             work,
             write,
-            stage.arguments(work, model, bool(validation)),
+            settings,
             model=model,
             train_dataset=Dataset.from_list(training),
             eval_dataset=Dataset.from_list(validation) if validation else None,
@@ -147,7 +151,7 @@ def sft_batch(rows: Sequence[Mapping[str, Any]], write: AnswerWriter) -> dict[st
 
 
 def dpo(work: Stage, write: AnswerWriter, settings: dict[str, Any], **parts: Any) -> Trainer:
-    args = DPOConfig(**settings, max_length=None, beta=work.config.beta)
+    args = DPOConfig(**settings, max_length=None)
     collate = partial(dpo_batch, write=write)
     return stage.ours(DPOTrainer)(args=args, data_collator=collate, ref_model=models.reference(work), **parts)
 
@@ -160,7 +164,7 @@ def dpo_batch(rows: Sequence[Mapping[str, Any]], write: AnswerWriter) -> dict[st
 def kto(work: Stage, write: AnswerWriter, settings: dict[str, Any], **parts: Any) -> Trainer:
     """Neighbours in a batch estimate the KL term, so the rows are mixed once, and TRL wants that order kept."""
     parts["train_dataset"] = parts["train_dataset"].shuffle(seed=work.config.seed)
-    args = KTOConfig(**settings, max_length=None, beta=work.config.beta, train_sampling_strategy="sequential")
+    args = KTOConfig(**settings, max_length=None, train_sampling_strategy="sequential")
     collate = partial(kto_batch, write=write)
     return stage.ours(KTOTrainer)(args=args, data_collator=collate, ref_model=models.reference(work), **parts)
 

@@ -102,7 +102,8 @@ class Branches:
         if self.rope_index is None:
             return torch.arange(ids.shape[1]).expand(ids.shape)
         names = ("mm_token_type_ids", "image_grid_thw", "attention_mask")
-        return self.rope_index(ids, **{name: rows[name] for name in names})[0]
+        positions: torch.Tensor = self.rope_index(ids, **{name: rows[name] for name in names})[0]
+        return positions
 
 
 def branching(model: Any, processor: Any) -> Branches | None:
@@ -142,10 +143,11 @@ def _rope_index(inner: Any) -> Callable[..., Any] | None:
     """Qwen's own method, on a model without weights: the collator may go to another process."""
     if not hasattr(inner, "get_rope_index"):
         return None
-    bare = object.__new__(type(inner))
+    bare: Any = object.__new__(type(inner))
     nn.Module.__init__(bare)
     bare.config = inner.config
-    return bare.get_rope_index
+    index: Callable[..., Any] = bare.get_rope_index
+    return index
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from visrl_train.branches import Branches
 from visrl_train.formats import Pair
 from visrl_train.turns import Turn, Turns
 
+Crop = tuple[int, int, int, int]
 ReadImage = Callable[[str], bytes]
 # (pair id, "focus" | "response") -> log-probabilities of the win's and the lose's completion.
 ReferenceTable = Mapping[tuple[str, str], tuple[float, float]]
@@ -36,9 +37,9 @@ class Album:
 
     def __init__(self, read_image: ReadImage) -> None:
         self._read_image = read_image
-        self._pictures: dict[tuple[str, tuple[int, ...] | None], Image] = {}
+        self._pictures: dict[tuple[str, Crop | None], Image] = {}
 
-    def picture(self, sha: str, crop: tuple[int, ...] | None = None) -> Image:
+    def picture(self, sha: str, crop: Crop | None = None) -> Image:
         """An image by its bytes' sha256, or a crop of it (pixels left, top, right, bottom)."""
         if (sha, crop) not in self._pictures:
             made = images.decode(self._read_image(sha)) if crop is None else self.picture(sha).crop(crop)

@@ -64,7 +64,12 @@ def evolve(
     output.mkdir(parents=True, exist_ok=True)
     with store.locked(output):
         _begin(config, gen, output)
-        models, rounds = [gen.model], []
+        done = _report(output)
+        if done["rounds"] > config.rounds:
+            say(f"{output} holds {done['rounds']} rounds already; nothing is made, and nothing taken away.")
+            return done
+        models = [gen.model]
+        rounds: list[dict[str, Any]] = []
         report = _measure(config, gen, output, models, rounds, progress)
         for k in range(config.rounds):
             say(f"Round {k}: pairs, by {models[-1]}")
@@ -89,7 +94,7 @@ def check(config: EvolveConfig, gen: GenConfig) -> None:
     if config.fresh and gen.limit is None:
         raise UsageError("--fresh takes the next --limit rows each round: give --limit.")
     source = factory.open_questions(gen)
-    if config.fresh:
+    if config.fresh and gen.limit is not None:
         last = _round_config(config, gen, gen.model, config.rounds - 1)
         if len(factory.open_questions(last)) < gen.limit:
             raise UsageError(
@@ -158,7 +163,9 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
         given["device"] = "cpu"
     if gen.dtype in ("float32", "bfloat16"):
         given["dtype"] = gen.dtype
-    return importlib.import_module(f"visrl_train.{stage}").train(resolve(stage, config.train_config, given), output)
+    recipe = importlib.import_module(f"visrl_train.{stage}")
+    made: Path = recipe.train(resolve(stage, config.train_config, given), output)
+    return made
 
 
 def _eval_config(config: EvolveConfig, gen: GenConfig) -> EvalConfig:
@@ -182,6 +189,12 @@ def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
         "yield": counts["pairs"] / counts["questions"] if counts["questions"] else None,
         "cells": audit["pairs"] and {name: cell["percent"] for name, cell in audit["pairs"]["cells"].items()},
     }
+
+
+def _report(output: Path) -> dict[str, Any]:
+    """The last report; of no round where there is none yet."""
+    path = output / "report.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rounds": 0}
 
 
 def _measure(

@@ -18,7 +18,7 @@ from visrl_data import store
 from visrl_data.boxes import CropRule
 from visrl_data.errors import VisRLError
 from visrl_data.prompts import PromptSet
-from visrl_data.publishing.merging import recorded_prompts
+from visrl_data.publishing.parts import recorded_prompts
 from visrl_data.publishing.pixels import StoredImages
 from visrl_data.store import Run
 

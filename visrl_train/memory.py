@@ -7,6 +7,7 @@ the type (float32 4, bfloat16 2), P parameters, of them P_l in the language mode
               b * rows * tokens * layers * 2 * kv  key-value cache, kv numbers a layer for keys and as many for values
               b * rows * tokens * (4 h + 3 f)      one layer at work on the prompts (h hidden, f intermediate size)
               8 * rows * vocabulary                scores, and a copy to draw from
+              b * h * tokens                       features of a chunk's pictures and crops, at most 1 GiB of them
 
     LoRA      b P + 16 P_a                         frozen weights; adapter, gradient and AdamW's two states in float32
     4 bits    as LoRA, the language model's linear layers at 0.55 bytes a number (4 bits and their constants)
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from visrl_data.config import GenConfig
+from visrl_data.engines.reading import KEPT_BYTES
 from visrl_data.models import ModelFolder
 from visrl_train.config import Rl1Config, Rl2Config, SftConfig, TrainConfig
 
@@ -87,9 +89,11 @@ def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) ->
 def generation(shape: Shape, number: int, picture: int, config: GenConfig) -> int:
     """Bytes to generate, in the answer pass, whose prompts are the longest. number: bytes a number; picture: tokens."""
     tokens, rows = 2 * picture + WORDS, config.batch_size
+    features = config.chunk_size * (1 + 2 * config.attempts) * picture * shape.hidden
     cache = rows * (tokens + config.max_new_tokens) * shape.layers * 2 * shape.kv
     work = rows * tokens * (4 * shape.hidden + 3 * shape.intermediate)
-    return number * (shape.parameters + cache + work) + 8 * rows * shape.vocabulary
+    kept = min(number * features, KEPT_BYTES)
+    return number * (shape.parameters + cache + work) + kept + 8 * rows * shape.vocabulary
 
 
 def training(shape: Shape, number: int, picture: int, stage: str, way: str) -> int:

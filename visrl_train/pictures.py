@@ -33,7 +33,8 @@ def encoded_once(model: Any, pictures: torch.Tensor | None) -> Iterator[None]:
     if inner is None or pictures is None:
         yield
         return
-    encode, kept = inner.get_image_features, []
+    encode = inner.get_image_features
+    kept: list[Any] = []
     places = pictures.tolist()
     first = [places.index(number) for number in range(max(places) + 1)]
     shared = not any(p.requires_grad for name, p in inner.named_parameters() if not name.startswith("language_model."))

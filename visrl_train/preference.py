@@ -94,7 +94,7 @@ def reference_key(work: Stage, pairs: PairSet, terms: Terms) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-class PreferenceTrainer(stage.ours(DPOTrainer)):
+class PreferenceTrainer(stage.ours(DPOTrainer)):  # type: ignore[misc]  # a base class that is made at run time
     """TRL's trainer with the loss of this file. A batch is what PairCollator makes."""
 
     def __init__(self, terms: Terms, **options: Any) -> None:
@@ -104,7 +104,7 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):
     def use_reference(self, table: reference.Table) -> None:
         """Take the reference's log-probabilities from a table; the reference model is let go."""
         collator: Any = self.data_collator
-        self.data_collator = dataclasses.replace(collator, reference=table)
+        self.data_collator: Any = dataclasses.replace(collator, reference=table)
         self.ref_model = None
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False) -> torch.Tensor:
@@ -129,7 +129,8 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):
         given = {name: value for name, value in inputs.items() if name not in ("completion_mask", "completions")}
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         made = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
-        return branches.sums(made.log_probs, inputs.get("completions")).chunk(2)
+        summed: tuple[torch.Tensor, ...] = branches.sums(made.log_probs, inputs.get("completions")).chunk(2)
+        return summed
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """TRL's own, which sums what it takes for the tokens of a row."""
@@ -137,10 +138,11 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):
         completions = inputs.pop("completions", None)
 
         def forward(**given: Any) -> Any:
-            found = branches.sums(model(**given).log_probs, completions)
-            return SimpleNamespace(log_probs=found[:, None])
+            summed = branches.sums(model(**given).log_probs, completions)
+            return SimpleNamespace(log_probs=summed[:, None])
 
-        return super().compute_ref_log_probs(forward, inputs)
+        found: tuple[torch.Tensor, ...] = super().compute_ref_log_probs(forward, inputs)
+        return found
 
     @torch.no_grad()
     def _note(self, step: str, losses: torch.Tensor, win: torch.Tensor, lose: torch.Tensor) -> None:

@@ -48,7 +48,8 @@ from visrl_train.logs import MetricsLog
 from visrl_train.stage import Stage
 from visrl_train.turns import Turns
 
-Reward = Callable[..., list[float]]
+Reward = Callable[..., list[float | None]]
+"""As TRL has it: None would leave a row out, which ours never do."""
 
 
 def train(config: RlooAnswersConfig, output: Path | None = None, callbacks: Sequence[TrainerCallback] = ()) -> Path:
@@ -65,7 +66,7 @@ def train(config: RlooAnswersConfig, output: Path | None = None, callbacks: Sequ
         write = AnswerWriter(Turns(processor, models.token_limit(model)), pairs.read_image)
         training, validation = stage.split(second, config.validation)
         work = stage.counted(work, reward_pairs=len(first), train=len(training), validation=len(validation))
-        reward = exact if config.reward == "exact" else scores(train_reward(work, write, first), write)
+        reward = exact if config.reward == "exact" else scores(train_reward(work, config, write, first), write)
         trainer = stage.ours(RLOOTrainer)(
             model=model,
             reward_funcs=reward,
@@ -117,7 +118,7 @@ def asked(rows: Sequence[Mapping[str, Any]], write: AnswerWriter) -> Dataset:
     return Dataset.from_list(list(rows)).with_transform(with_pictures)
 
 
-def exact(completions: list[Any], answers: list[list[str]], **_: Any) -> list[float]:
+def exact(completions: list[Any], answers: list[list[str]], **_: Any) -> list[float | None]:
     """The reward that needs no model."""
     return [exact_match(_said(completion), answer) for completion, answer in zip(completions, answers, strict=True)]
 
@@ -126,12 +127,13 @@ def scores(judge: RewardModel, write: AnswerWriter) -> Reward:
     """The reward model as a function of TRL's columns."""
 
     @torch.no_grad()
-    def score(completions: list[Any], **columns: Any) -> list[float]:
+    def score(completions: list[Any], **columns: Any) -> list[float | None]:
         rows = [dict(zip(("id", "question", "image"), row, strict=True)) for row in
                 zip(columns["id"], columns["question"], columns["image"], strict=True)]  # fmt: skip
         batch = write(rows, [_said(completion) for completion in completions])
         device = next(judge.parameters()).device
-        return judge(**{name: value.to(device) for name, value in batch.items()}).tolist()
+        found: list[float | None] = judge(**{name: value.to(device) for name, value in batch.items()}).tolist()
+        return found
 
     return score
 
@@ -154,7 +156,9 @@ class RewardModel(nn.Module):
         whole = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         hidden = whole.base_model(**batch, use_cache=False).last_hidden_state  # (B, L, D)
         last = batch["attention_mask"].sum(dim=1) - 1
-        return self.head(hidden[torch.arange(len(last), device=last.device), last].to(self.head.weight.dtype))[:, 0]
+        ends = hidden[torch.arange(len(last), device=last.device), last]  # (B, D)
+        found: torch.Tensor = self.head(ends.to(self.head.weight.dtype))[:, 0]
+        return found
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         self.model.gradient_checkpointing_enable(**options)
@@ -169,12 +173,12 @@ class RewardTrainer(Trainer):
         return -F.logsigmoid(win - lose).mean()
 
 
-def train_reward(work: Stage, write: AnswerWriter, pairs: Sequence[Pair]) -> RewardModel:
+def train_reward(work: Stage, config: RlooAnswersConfig, write: AnswerWriter, pairs: Sequence[Pair]) -> RewardModel:
     """A reward model of these pairs, frozen; from the work folder, if it was finished there."""
-    judge, kept = RewardModel(models.load_policy(work.folder, work.config)), work.work / "reward.safetensors"
+    judge, kept = RewardModel(models.load_policy(work.folder, config)), work.work / "reward.safetensors"
     settings = stage.arguments(work, judge.model, False) | {
-        "learning_rate": work.config.reward_learning_rate,
-        "num_train_epochs": work.config.reward_epochs,
+        "learning_rate": config.reward_learning_rate,
+        "num_train_epochs": config.reward_epochs,
         "save_strategy": "no",
         "run_name": f"{work.output.name} (reward)",
         "output_dir": str(work.work / "reward"),

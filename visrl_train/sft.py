@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 from visrl_data import images
 from visrl_data.boxes import Box, CropRule, ImageTooThin, crop_pixels, frame, needs_seen_size
 from visrl_data.errors import VisRLError
-from visrl_data.factory import agreement
 from visrl_data.models import find_model
 from visrl_data.prompts import load_prompts
 from visrl_data.records import Drop, Question
+from visrl_data.roles import agreement
 from visrl_data.sources import Source, SourceOptions, open_source
 from visrl_train.config import SftConfig
 
@@ -67,7 +67,7 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
 
     prompts = load_prompts(Path(config.prompts) if config.prompts else None)
     folder = find_model(config.model or "spotlight-base", config.trust_remote_code)
-    space, rule = agreement(config, folder)  # type: ignore[arg-type]
+    space, rule = agreement(config, folder)  # type: ignore[arg-type]  # the same options of boxes as GenConfig
     source = open_source(config.source, config.split, config.limit, _source_options(config))
     data: dict[str, Any] = {
         "name": config.source,

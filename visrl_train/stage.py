@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -45,12 +45,15 @@ from visrl_train.config import TrainConfig
 from visrl_train.logs import MetricsLog, curves
 from visrl_train.pictures import encoded_once
 
+Kind = TypeVar("Kind", bound=Trainer)
 MODELS = Path("models")
 _LARGE = 1_000_000_000  # parameters from which gradient checkpointing is worth its time, on a GPU
 
 
 class Terminated(VisRLError):
-    """The stage was asked to stop (SIGTERM) and has saved a checkpoint. Exit code 143."""
+    """The stage was asked to stop (SIGTERM) and has saved a checkpoint."""
+
+    exit_code = 143
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ def begin(stage: Stage) -> Iterator[bool]:
         yield stage.finished
         return
     stage.output.mkdir(parents=True, exist_ok=True)
+    learns_from = getattr(stage.config, "source" if stage.name == "sft" else "data")
+    print(f"{stage.name}: from {stage.folder.id}, on {learns_from}, to {stage.output}", file=sys.stderr)
     with store.locked(stage.output):
         _check_begun(stage)
         if not stage.finished:
@@ -143,7 +148,8 @@ def _begun(stage: Stage) -> dict[str, Any]:
     options = {f"--{k.replace('_', '-')}": v for k, v in dataclasses.asdict(stage.config).items()}
     record = stage.record()
     kept = {name: record[name] for name in ("stage", "trained_from", "data", "prompts", "box_space", "crop_rule")}
-    return json.loads(json.dumps(options | kept))
+    begun: dict[str, Any] = json.loads(json.dumps(options | kept))
+    return begun
 
 
 def _check_begun(stage: Stage) -> None:
@@ -220,11 +226,12 @@ def arguments(stage: Stage, model: Any, validates: bool) -> dict[str, Any]:
     }
 
 
-def ours(trainer: type) -> type:
+def ours(trainer: type[Kind]) -> type[Kind]:
     """One of TRL's trainers as all stages use it: pictures are encoded once, and only the stage writes a card."""
     _score_completions_alone()
+    base: Any = trainer
 
-    class OurTrainer(trainer):
+    class OurTrainer(base):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             for model in (self.model, getattr(self, "ref_model", None)):
@@ -251,7 +258,8 @@ def ours(trainer: type) -> type:
         def _send_telemetry(self) -> None:
             """None is sent."""
 
-    return OurTrainer
+    made: type[Kind] = OurTrainer
+    return made
 
 
 @functools.cache

@@ -69,7 +69,8 @@ class Turns:
 
     def prompt(self, turn: Turn) -> str:
         """The text before the reply, as the engine gives it to the processor."""
-        return self._text(Request(turn.parts, turn.images, (), Sampling()))
+        text: str = self._text(Request(turn.parts, turn.images, (), Sampling()))
+        return text
 
     def plain(self, text: str) -> str:
         """A text as the engine writes it into a prompt."""
@@ -132,7 +133,8 @@ class Turns:
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """The tokens of a text whose image placeholders are not spread out."""
-        return self.processor.tokenizer(text, add_special_tokens=special)["input_ids"]
+        tokens: list[int] = self.processor.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return tokens
 
     def _check(self, row: str, before: list[int], whole: list[int], ids: list[int]) -> None:
         """The row as processed begins and ends as its text does: nothing of it, no image token, was cut."""
@@ -158,7 +160,8 @@ def _around_a_reply(processor: Any, special: list[str]) -> tuple[str, str]:
         return {"role": role, "content": [{"type": "text", "text": text}]}
 
     def written(chat: list[dict[str, Any]], generation: bool) -> str:
-        return processor.apply_chat_template(chat, add_generation_prompt=generation, tokenize=False)
+        text: str = processor.apply_chat_template(chat, add_generation_prompt=generation, tokenize=False)
+        return text
 
     asked = [say("user", "question")]
     prompt, whole = written(asked, True), written([*asked, say("assistant", _MARK)], False)

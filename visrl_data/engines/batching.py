@@ -32,7 +32,8 @@ def batches(requests: Sequence[Request], size: int, sizes_vary: bool = True) -> 
             same.append([place])
     found: list[list[int]] = []
     for way, same in groups.items():
-        most, batch = max(1, size // way[0]), []
+        most = max(1, size // way[0])
+        batch: list[int] = []
         for group in sorted(same, key=length):
             if batch and (len(batch) + len(group) > most or length(group) > _PADDING * length(batch)):
                 found.append(batch)

@@ -53,8 +53,8 @@ def load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_cod
 def load_model(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     check_loadable(folder.id, folder.weights.path, trust_remote_code)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except (ImportError, OSError, ValueError) as error:
         raise VisRLError(f"{folder.weights.id} could not be loaded: {_first_line(error)}.") from error

@@ -195,12 +195,13 @@ class Reader:
         if not hasattr(self._inner, "get_rope_index"):
             return (mask.cumsum(dim=1) - 1).clamp(min=0), None
         grids = [seen.grid for prompt in prompts for seen in prompt.pictures if seen.grid is not None]
-        return self._inner.get_rope_index(
+        found: tuple[torch.Tensor, torch.Tensor] = self._inner.get_rope_index(
             ids,
             mm_token_type_ids=(ids == self._image_id).int(),
             image_grid_thw=torch.cat(grids) if grids else None,
             attention_mask=mask,
         )
+        return found
 
     def _forward(
         self,
@@ -211,7 +212,7 @@ class Reader:
         pictures: Sequence[tuple[Seen, ...]],
     ) -> Any:
         """The cache after these tokens. mask: of these and of all before."""
-        features = [seen.features for shown in pictures for seen in shown]
+        features: Any = [seen.features for shown in pictures for seen in shown]
         ready = {"image": BaseModelOutputWithPooling(pooler_output=features)} if features else None
         made = self._inner(
             input_ids=ids,

@@ -160,7 +160,8 @@ class TransformersEngine:
                 chat += [{"role": "assistant", "content": [piece]}, {"role": "user", "content": []}]
             else:
                 chat[-1]["content"].append(piece)
-        return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) + request.prefix
+        text: str = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return text + request.prefix
 
     def _sample(self, batch: Sequence[Request]) -> list[list[Reply]]:
         repeats = len(batch[0].seeds)
@@ -233,15 +234,16 @@ class TransformersEngine:
         cache = read.past_key_values
         cache.crop(-1)  # the last prompt token is read again, with its row's own draw after it
         cache.batch_repeat_interleave(n)
-        inner = getattr(_unwrapped(self.model), "model", None)
+        inner: Any = getattr(_unwrapped(self.model), "model", None)
         if getattr(inner, "rope_deltas", None) is not None:  # Qwen-VL keeps positions as model state
             inner.rope_deltas = inner.rope_deltas.repeat_interleave(n, dim=0)
-        return self.model.generate(
+        made: torch.Tensor = self.model.generate(
             input_ids=inputs["input_ids"].repeat_interleave(n, dim=0),
             attention_mask=inputs["attention_mask"].repeat_interleave(n, dim=0),
             past_key_values=cache,
             **options,
         )
+        return made
 
     def _reply(self, row: list[int], prompt_tokens: int) -> Reply:
         end = next((i for i, token in enumerate(row) if token in self._eos), None)
@@ -260,7 +262,7 @@ class TransformersEngine:
 
     def _score(self, batch: Sequence[Request], path: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         """Scores after each prompt and along the path (1, P): (B, at least P + 1, vocabulary); prompts' tokens."""
-        inputs = self._encode(batch)
+        inputs: dict[str, Any] = self._encode(batch)
         forced = path.expand(len(batch), -1)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], forced], dim=1)
         inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(forced)], dim=1)

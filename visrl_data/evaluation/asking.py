@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from PIL import Image
+
 from visrl_data import images
 from visrl_data.boxes import Box, CropRule, ImageTooThin, Size, crop_pixels, frame
 from visrl_data.config import GenConfig
@@ -24,6 +26,8 @@ from visrl_data.prompts import DIRECT, Part, Prompt, PromptSet
 from visrl_data.records import Question
 from visrl_data.sampling import FocusBox, View, actor_sampling, answer_pass, frame_of
 
+_Asked = tuple[tuple[Part, ...], tuple[Image.Image, ...]]
+"""What a model is shown, and its pictures in the order of their places."""
 DIRECT_PROMPT = Prompt("direct", DIRECT)
 VISUAL_COT_REQUEST = (
     "Please provide the bounding box coordinate of the region that can help you answer the question better."
@@ -109,7 +113,7 @@ def _one_step(views: list[View], actor: Role, way: Way, config: GenConfig) -> li
 
 def _two_steps(views: list[View], actor: Role, way: Way, config: GenConfig) -> list[Outcome]:
     prompt = VISUAL_COT_FOCUS if way.rule is None else way.prompts.focus
-    asked = [(prompt.parts(question=view.question.question), (view.image,)) for view in views]
+    asked: list[_Asked] = [(prompt.parts(question=view.question.question), (view.image,)) for view in views]
     outcomes, boxes, places = [], [], []
     for place, (view, reply) in enumerate(zip(views, _generate(asked, actor, config), strict=True)):
         focus, state = _settle(view, reply.text, way.rule)
@@ -145,7 +149,7 @@ def _fresh_turn(boxes: list[FocusBox], actor: Role, way: Way, config: GenConfig)
 
 def _second_turn(boxes: list[FocusBox], actor: Role, way: Way, config: GenConfig) -> list[Reply]:
     """The box is the reply of the first turn; the focus request is left out of it, as the benchmark does."""
-    asked = []
+    asked: list[_Asked] = []
     for focus in boxes:
         question = focus.view.question.question
         parts = (
@@ -159,7 +163,7 @@ def _second_turn(boxes: list[FocusBox], actor: Role, way: Way, config: GenConfig
     return _generate(asked, actor, config)
 
 
-def _generate(asked: list[tuple], actor: Role, config: GenConfig) -> list[Reply]:
+def _generate(asked: list[_Asked], actor: Role, config: GenConfig) -> list[Reply]:
     sampling = actor_sampling(config)
     requests = [Request(parts, pictures, (0,), sampling, actor.adapter) for parts, pictures in asked]
     return [reply for (reply,) in actor.engine.generate(requests)]

@@ -236,7 +236,7 @@ def _prediction(row: int, read: Question | Drop, outcome: Outcome | None, verdic
         gold_boxes=tuple(box.xyxy for box in read.gold_boxes),
         focus_state=outcome.state,
         focus_reply=outcome.reply,
-        box=outcome.box and outcome.box.xyxy,
+        box=outcome.box.xyxy if outcome.box else None,
         box_text=outcome.text,
         crop=outcome.crop,
         response=outcome.response,

@@ -77,9 +77,10 @@ def _sample(
             read = sources[j].read(place - starts[j])
             if not isinstance(read, Question) or read.image_sha256 != first.image_sha256:
                 raise VisRLError(f"{first.id}: its image has changed since it was asked. Evaluate in a new --output.")
-            picture = {"number": len(pictures), "uri": small_picture(read.image), "size": (first.width, first.height)}
+            uri = small_picture(read.image)
+            picture = {"number": len(pictures), "uri": uri, "size": (first.width, first.height)}
             pictures[first.image_sha256] = picture
-            spent += len(picture["uri"])
+            spent += len(uri)
         item = _item([of_model[place] for of_model in predictions], scores, report["config"]["gold_rule"])
         items[place] = item | {"picture": pictures[first.image_sha256]["number"]}
         spent += len(embedded(item))

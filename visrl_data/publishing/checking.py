@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from datasets import Features
@@ -162,14 +163,14 @@ def _pictures(dataset: Dataset) -> Iterator[str]:
             yield _problem(f"rl2 {row['id']}", image, size=sides.get(row["pair_id"]) if place else None)
 
 
-def _pictured(dataset: Dataset, config: str, columns: list[str]) -> Iterator[dict]:
+def _pictured(dataset: Dataset, config: str, columns: list[str]) -> Iterator[dict[str, Any]]:
     for file in shards(dataset, config):
         with pq.ParquetFile(file) as parquet:
             for group in range(parquet.num_row_groups):
                 yield from parquet.read_row_group(group, columns=columns).to_pylist()
 
 
-def _problem(name: str, image: dict, digest: str | None = None, size: tuple[int, int] | None = None) -> str:
+def _problem(name: str, image: dict[str, Any], digest: str | None = None, size: tuple[int, int] | None = None) -> str:
     data = image["bytes"]
     if not data:
         return f"{name}: the picture has no bytes"

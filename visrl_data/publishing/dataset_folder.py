@@ -40,13 +40,14 @@ class Dataset:
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by config and split."""
-        return self.manifest["counts"]
+        rows: dict[str, dict[str, int]] = self.manifest["counts"]
+        return rows
 
 
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a dataset of ours."""
     try:
-        return json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("kind") == KIND
+        return bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("kind") == KIND)
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -76,7 +76,7 @@ def read_found(search: Search, sha256: str) -> bytes:
     """The bytes of a picture that was found. Raises VisRLError when they have changed since."""
     place = search.found[sha256]
     if place.column:
-        data = _column(place.path, place.group, place.column)[place.row].as_py()
+        data: bytes = _column(place.path, place.group, place.column)[place.row].as_py()
     else:
         data = place.path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -120,7 +120,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     """A column of bytes, or of the pictures of `datasets`: structs of bytes and path."""
     if pa.types.is_struct(kind):
         return any(member.name == "bytes" and _holds_bytes(member.type) for member in kind)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 @functools.lru_cache(maxsize=2)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ def diagnose(error: BaseException) -> Failure:
         if isinstance(cause, OfflineModeIsEnabled):
             return Failure("HF_HUB_OFFLINE is set, so nothing is sent", "Unset HF_HUB_OFFLINE.")
         if disk_full(cause):
-            return Failure(f"a disk of this machine is full ({cause.strerror})", MAKE_ROOM)  # type: ignore[attr-defined]
+            return Failure(f"a disk of this machine is full ({cause.strerror})", MAKE_ROOM)
     for cause in chain:
         response = getattr(cause, "response", None)
         if response is not None and response.status_code >= 400:
@@ -140,7 +140,7 @@ def diagnose(error: BaseException) -> Failure:
     return Failure(f"{type(chain[0]).__name__}: {short(chain[0])}", "Mend what it names.")
 
 
-def disk_full(error: BaseException) -> bool:
+def disk_full(error: BaseException) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.errno in _DISK
 
 

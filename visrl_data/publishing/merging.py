@@ -66,7 +66,7 @@ class Pool:
 
     @property
     def repeated_pairs(self) -> int:
-        return self.tables["pairs"].num_rows - self.distinct.num_rows
+        return int(self.tables["pairs"].num_rows - self.distinct.num_rows)
 
     @property
     def prompts(self) -> PromptSet:
@@ -217,7 +217,8 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 def _report(kept: Sequence[Part], tables: dict[str, pa.Table], whole: bool) -> dict[str, Any]:
     """The part's own report; of several parts, or of one without its repeated rows, a new one over all of them."""
     if len(kept) == 1 and whole:
-        return json.loads(kept[0].report.read_text(encoding="utf-8"))
+        own: dict[str, Any] = json.loads(kept[0].report.read_text(encoding="utf-8"))
+        return own
     from visrl_data.finishing import COLUMNS
 
     about = kept[0].members[0].about

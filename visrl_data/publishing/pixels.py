@@ -59,7 +59,8 @@ class StoredImages:
             if len(self._held) > _HELD_GROUPS:
                 self._held.popitem(last=False)
         self._held.move_to_end((shard, group))
-        return self._held[shard, group][row].as_py()
+        data: bytes = self._held[shard, group][row].as_py()
+        return data
 
 
 def _encoded(table: pa.Table) -> pa.ChunkedArray:
@@ -80,7 +81,8 @@ def upright(data: bytes) -> bytes:
 
 def _orientation(picture: Image.Image) -> int:
     try:
-        return picture.getexif().get(_ORIENTATION, 1)
+        turn: int = picture.getexif().get(_ORIENTATION, 1)
+        return turn
     except Exception:  # a broken EXIF block raises nearly every type, and turns nothing
         return 1
 

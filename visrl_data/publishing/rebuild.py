@@ -13,6 +13,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -65,7 +66,8 @@ def locate(dataset: str) -> Path:
     """A folder as it is, or USER/NAME[@TAG] downloaded from the Hub. Raises VisRLError."""
     if Path(dataset).is_dir():
         return Path(dataset)
-    if not is_hub_name(dataset):
+    mistyped = "@" not in dataset and Path(dataset).parent.is_dir()  # like runs/phtos beside runs/photos
+    if mistyped or not is_hub_name(dataset):
         raise VisRLError(f"{dataset}: no such folder, and no Hub id. Expected a dataset's folder or USER/NAME[@TAG].")
     return fetch(dataset).folder
 
@@ -110,7 +112,7 @@ def _told(missing: tuple[Missing, ...], search: Search, needed: int, folder: Pat
     return "\n".join(lines)
 
 
-def _about(dataset: Dataset, search: Search, missing: tuple[Missing, ...]) -> dict:
+def _about(dataset: Dataset, search: Search, missing: tuple[Missing, ...]) -> dict[str, Any]:
     derived = {"counts", "example", "sha256"}
     kept = {name: value for name, value in dataset.manifest.items() if name not in derived}
     return kept | {"rebuilt": {"found": len(search.found), "missing": len(missing)}}

@@ -137,8 +137,10 @@ def _upload(release: Release, create_pr: bool) -> list[CommitOperationAdd | Comm
     return [*additions, *(CommitOperationDelete(path, is_folder=False) for path in release.plan.delete)]
 
 
-def _send(release: Release, operations: list, parent: str, create_pr: bool) -> CommitInfo:
-    return release.place.api.create_commit(
+def _send(
+    release: Release, operations: list[CommitOperationAdd | CommitOperationDelete], parent: str, create_pr: bool
+) -> CommitInfo:
+    made: CommitInfo = release.place.api.create_commit(
         **release.place.named,
         operations=operations,
         commit_message=f"Release {release.tag}",
@@ -147,6 +149,7 @@ def _send(release: Release, operations: list, parent: str, create_pr: bool) -> C
         create_pr=create_pr,
         parent_commit=parent or None,
     )
+    return made
 
 
 def verify_commit(release: Release, commit: str, reload: bool) -> None:

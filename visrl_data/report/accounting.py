@@ -77,7 +77,8 @@ def open_tables(questions: pa.Table, candidates: pa.Table, drops: pa.Table, pair
 
 
 def _numbers(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
-    return pc.index_in(column, value_set=pa.array(names, pa.string())).to_numpy()
+    found: np.ndarray = pc.index_in(column, value_set=pa.array(names, pa.string())).to_numpy()
+    return found
 
 
 def question_rows(ids: pa.ChunkedArray, questions: pa.Table) -> np.ndarray:
@@ -86,12 +87,14 @@ def question_rows(ids: pa.ChunkedArray, questions: pa.Table) -> np.ndarray:
     if found.null_count:
         stray = ids.filter(pc.is_null(found))[0].as_py()
         raise VisRLError(f"Question {stray!r} is not among this run's questions: the tables do not belong together.")
-    return found.to_numpy()
+    rows: np.ndarray = found.to_numpy()
+    return rows
 
 
 def box_array(column: pa.ChunkedArray) -> np.ndarray:
     """A column of boxes as an array of shape (n, 4)."""
-    return pc.list_flatten(column).to_numpy().reshape(-1, 4)
+    boxes: np.ndarray = pc.list_flatten(column).to_numpy().reshape(-1, 4)
+    return boxes
 
 
 def value_counts(column: pa.ChunkedArray) -> dict[str, int]:

@@ -62,7 +62,8 @@ def ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     width, height = np.minimum(ax2, bx2) - np.maximum(ax1, bx1), np.minimum(ay2, by2) - np.maximum(ay1, by1)
     both = np.maximum(width, 0) * np.maximum(height, 0)
     either = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - both
-    return np.minimum(both / either, 1.0)
+    found: np.ndarray = np.minimum(both / either, 1.0)
+    return found
 
 
 def histogram(values: np.ndarray, step: float) -> dict[str, int]:

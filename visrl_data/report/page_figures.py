@@ -207,7 +207,8 @@ def _overlap(spans: np.ndarray) -> np.ndarray:
     """(n, 2) spans in [0, 1] -> (n, GRID): how many parts of each cell a span covers."""
     ends = np.round(spans * GRID * _PARTS)
     cells = np.arange(GRID) * _PARTS
-    return np.clip(np.minimum(ends[:, 1:], cells + _PARTS) - np.maximum(ends[:, :1], cells), 0, _PARTS)
+    parts: np.ndarray = np.clip(np.minimum(ends[:, 1:], cells + _PARTS) - np.maximum(ends[:, :1], cells), 0, _PARTS)
+    return parts
 
 
 def _cells(levels: np.ndarray) -> tuple[tuple[int, int, float], ...]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,7 +95,7 @@ class HfSource:
         return read_row(self._reader, self._ids[i], f"{self.split}/{i}", lambda: self._row(i))
 
     def _row(self, i: int) -> Row:
-        row = self._rows[i : i + 1].to_pylist()[0]
+        row: dict[str, Any] = self._rows[i : i + 1].to_pylist()[0]
         for column, names in self._classes.items():
             label = row[column]
             row[column] = names[label] if isinstance(label, int) and 0 <= label < len(names) else None

@@ -78,7 +78,7 @@ class JsonlSource:
             return file.readline()
 
 
-def _index(path: Path, limit: int | None, options: SourceOptions) -> tuple[array, array, list[str], set[str]]:
+def _index(path: Path, limit: int | None, options: SourceOptions) -> tuple[array[int], array[int], list[str], set[str]]:
     """Of the first `limit` rows: byte offsets, line numbers and ids; and all keys that occur."""
     offsets, numbers = array("Q"), array("Q")
     ids: list[str] = []

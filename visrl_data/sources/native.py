@@ -212,7 +212,8 @@ class NativeSource:
 
 
 def _column(rows: Dataset, name: str) -> list[Any]:
-    return rows.select_columns([name]).with_format("arrow")[:][name].to_pylist()
+    values: list[Any] = rows.select_columns([name]).with_format("arrow")[:][name].to_pylist()
+    return values
 
 
 def _check_columns(table: Table, needs: Sequence[str], split: str) -> None:

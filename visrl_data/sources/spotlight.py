@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from io import BytesIO
+from typing import Any
 
 from visrl_data.boxes import Box
 from visrl_data.errors import VisRLError
@@ -86,9 +87,9 @@ class SpotlightSource:
         )
 
 
-def _settings(asked: str) -> dict[str, str | int]:
+def _settings(asked: str) -> dict[str, Any]:
     """Keyword arguments of world.example, in the order of OPTIONS; tried out once."""
-    given: dict[str, str | int] = {}
+    given: dict[str, Any] = {}
     try:
         for item in filter(None, (part.strip() for part in asked.split(","))):
             name, _, value = item.partition("=")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -20,6 +21,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedTokenizerBase,
 )
 
 from visrl_data.models import digest_folder
@@ -117,6 +119,12 @@ def load_base(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcess
     return model, LlavaProcessor.from_pretrained(folder)
 
 
+def moved(model: LlavaForConditionalGeneration, device: torch.device) -> LlavaForConditionalGeneration:
+    """The model, put on a device."""
+    torch.nn.Module.to(model, device)  # transformers' own `to` does the same, but has lost its type
+    return model
+
+
 def add_adapter(model: LlavaForConditionalGeneration) -> PeftModel:
     """A fresh LoRA adapter on the linear layers of the language model."""
     config = LoraConfig(
@@ -127,7 +135,7 @@ def add_adapter(model: LlavaForConditionalGeneration) -> PeftModel:
 
 def save_actor(tuned: PeftModel, processor: LlavaProcessor, folder: Path, base: Path) -> None:
     """Write the actor's adapter folder: float16 weights; the base named by its alias and by its digest."""
-    tuned.half().save_pretrained(folder)
+    tuned.half().save_pretrained(str(folder))
     (folder / "README.md").unlink()  # peft's, full of placeholders
     _edit_json(folder / "adapter_config.json", base_model_name_or_path=BASE_ID)
     origin = {"id": BASE_ID, "digest": digest_folder(base)}
@@ -154,18 +162,19 @@ def _start_attention(model: LlavaForConditionalGeneration) -> None:
     """
     with torch.no_grad():
         for layer in model.model.language_model.layers:
-            part = layer.self_attn
+            part: Any = layer.self_attn
             part.q_proj.weight.normal_(0.0, 0.08)
             part.k_proj.weight.normal_(0.0, 0.08)
             part.v_proj.weight.normal_(0.0, 0.05)
             part.o_proj.weight.copy_(part.v_proj.weight.T)
 
 
-def _start_embeddings(model: LlavaForConditionalGeneration, tokenizer) -> None:
+def _start_embeddings(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
     """Random rows, plus the codes for colour, shape and digit words; coordinates have the waves of an x1, so that
     the first coordinate of a box, the one that needs choosing, is a mere copy of the object's code.
     """
-    table = model.get_input_embeddings().weight.data
+    embeddings: Any = model.get_input_embeddings()
+    table: torch.Tensor = embeddings.weight.data
     table.normal_(0.0, WORD_STD)
     turn = codes.rotation()
     for names, slot in ((COLOURS, codes.COLOUR), (SHAPES, codes.SHAPE), (DIGITS, codes.DIGIT)):

@@ -61,13 +61,15 @@ def stack(views: list[Cells]) -> Batch:
 def rotation() -> torch.Tensor:
     """(WIDTH, WIDTH) orthogonal; row k is the direction of coefficient k."""
     made = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(20), dtype=torch.float64)
-    return torch.linalg.qr(made)[0].float()
+    turned: torch.Tensor = torch.linalg.qr(made)[0].float()
+    return turned
 
 
 def waves(values: torch.Tensor) -> torch.Tensor:
     """(...) values in 0..1 -> (..., WAVES) of norm 1."""
     angles = 2 * torch.pi * values[..., None] * torch.tensor(CYCLES)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1) / len(CYCLES) ** 0.5
+    told: torch.Tensor = torch.cat([angles.cos(), angles.sin()], dim=-1) / len(CYCLES) ** 0.5
+    return told
 
 
 def coefficients(batch: Batch) -> torch.Tensor:

@@ -6,10 +6,12 @@ Shapes: B lessons, T tokens of the longest, V views in the batch, C = GRID * GRI
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
@@ -40,8 +42,8 @@ class Tokens:
 def collate(lessons: list[Lesson]) -> Tokens:
     longest = max(len(lesson.tokens) for lesson in lessons)
 
-    def padded(rows: list[list], fill: float, dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], dtype=dtype)
+    def padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=dtype)
 
     return Tokens(
         ids=padded([lesson.tokens for lesson in lessons], 0, torch.long),
@@ -53,14 +55,23 @@ def collate(lessons: list[Lesson]) -> Tokens:
 def render(asked: list[View]) -> torch.Tensor:
     """Pixels of views, (V, 3, VIEW, VIEW); each scene is drawn once."""
     drawn = {id(view.source): world.draw(view.source) for view in asked if isinstance(view.source, Scene)}
-    return torch.from_numpy(
-        np.stack([views.pixels(drawn.get(id(view.source), view.source), view.window) for view in asked])
-    )
+
+    def picture(view: View) -> Image.Image:
+        return drawn[id(view.source)] if isinstance(view.source, Scene) else view.source
+
+    return torch.from_numpy(np.stack([views.pixels(picture(view), view.window) for view in asked]))
+
+
+def truth(view: View) -> views.Cells:
+    """What is under the image tokens of a view of a scene. Raises TypeError for another picture: nobody knows."""
+    if not isinstance(view.source, Scene):
+        raise TypeError(f"a view of {type(view.source).__name__}: expected one of a Scene")
+    return views.cells(view.source, view.window, view.clear)
 
 
 def true_tokens(asked: list[View], noise: float, seed: int) -> torch.Tensor:
     """Image tokens from the truth, (V, C, W), with noise on the coefficients, as a tower would make."""
-    made = codes.coefficients(codes.stack([views.cells(view.source, view.window, view.clear) for view in asked]))
+    made = codes.coefficients(codes.stack([truth(view) for view in asked]))
     made = made + noise * torch.randn(made.shape, generator=torch.Generator().manual_seed(seed))
     return made @ codes.rotation()
 
@@ -136,25 +147,25 @@ def scene_views(rng: random.Random, scenes: int, tight: float) -> list[View]:
 
 def sight_loss(model: LlavaForConditionalGeneration, asked: list[View]) -> tuple[torch.Tensor, dict[str, float]]:
     """How far the tower's tokens are from the codes of the truth, and figures to watch."""
-    truth = codes.stack([views.cells(view.source, view.window) for view in asked])
-    wanted = codes.coefficients(truth)
+    cells = codes.stack([truth(view) for view in asked])
+    wanted = codes.coefficients(cells)
     got = (seen_tokens(model, render(asked).to(model.device)) @ codes.rotation().T.to(model.device)).cpu()
-    known = truth.colour >= 0
+    known = cells.colour >= 0
     per_view = known / known.sum(-1, keepdim=True).clamp(min=1)
     squared = ((got - wanted) ** 2).sum(-1)
     distance = (squared * (per_view + 0.25 * ~known / known.shape[-1])).sum() / len(asked)
     inside, target, share = got[known], wanted[known], per_view[known] / per_view.sum()
-    colour = _mean_loss(CONTRAST * inside[:, codes.COLOUR], truth.colour[known], share)
-    shape = _mean_loss(CONTRAST * inside[:, codes.SHAPE], truth.shape[known], share)
+    colour = _mean_loss(CONTRAST * inside[:, codes.COLOUR], cells.colour[known], share)
+    shape = _mean_loss(CONTRAST * inside[:, codes.SHAPE], cells.shape[known], share)
     reading = slice(codes.DIGIT.start, codes.ILLEGIBLE + 1)
-    nearby = share * (0.2 + 5 * truth.glyph[known])
+    nearby = share * (0.2 + 5 * cells.glyph[known])
     digit = _mean_loss(CONTRAST * inside[:, reading], target[:, reading], nearby / nearby.sum())
     ground = functional.binary_cross_entropy_with_logits(
         CONTRAST * (got[..., codes.BACKGROUND] - 0.5), (~known).float()
     )
     with torch.no_grad():
-        clear = (truth.readable[known] > 0.7) & (truth.glyph[known] > 0.25)
-        read = (inside[clear][:, codes.DIGIT].argmax(-1) == truth.digit[known][clear]).float().mean().item()
+        clear = (cells.readable[known] > 0.7) & (cells.glyph[known] > 0.25)
+        read = (inside[clear][:, codes.DIGIT].argmax(-1) == cells.digit[known][clear]).float().mean().item()
         box = ((inside - target)[:, codes.BOX] ** 2).sum(-1).mean().item()
     figures = {"distance": distance, "colour": colour, "shape": shape, "digit": digit, "ground": ground}
     return (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from PIL import Image
 
@@ -80,11 +81,15 @@ class Lesson:
 class Writer:
     """Writes turns into lessons with one tokenizer, in the token sequence of its chat template."""
 
-    def __init__(self, tokenizer) -> None:
-        self.encode = lru_cache(maxsize=200_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
+    def __init__(self, tokenizer: Any) -> None:
+        def encode(text: str) -> list[int]:
+            tokens: list[int] = tokenizer.encode(text, add_special_tokens=False)
+            return tokens
+
+        self.encode = lru_cache(maxsize=200_000)(encode)
         self.user, self.assistant, self.end, self.image = tokenizer.convert_tokens_to_ids([USER, ASSISTANT, END, IMAGE])
 
-    def turn(self, lesson: Lesson, parts: list, reply: list[tuple[str, float]]) -> None:
+    def turn(self, lesson: Lesson, parts: list[View | str], reply: list[tuple[str, float]]) -> None:
         """Add a user turn (texts and views) and its reply as (text, weight) pieces."""
         self._give(lesson, [self.user])
         for part in parts:
@@ -329,7 +334,7 @@ def response_critic_lesson(rng: random.Random, writer: Writer, scene: Scene) -> 
     return lesson
 
 
-def filled(prompt: prompts.Prompt, pictures: dict[str, View], **values: str) -> list:
+def filled(prompt: prompts.Prompt, pictures: dict[str, View], **values: str) -> list[View | str]:
     """A prompt's parts with its pictures put in as views."""
     return [pictures.get(part.kind, part.text) for part in prompt.parts(**values)]
 

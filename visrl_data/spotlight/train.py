@@ -45,7 +45,15 @@ from torch import distributed
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from visrl_data.spotlight import learn
-from visrl_data.spotlight.build import add_adapter, build_model, build_processor, load_base, save_actor, save_base
+from visrl_data.spotlight.build import (
+    add_adapter,
+    build_model,
+    build_processor,
+    load_base,
+    moved,
+    save_actor,
+    save_base,
+)
 from visrl_data.spotlight.lessons import (
     HASTY,
     Lesson,
@@ -119,7 +127,7 @@ def main() -> None:
 
 def eyes(work: Path, device: torch.device) -> None:
     """Tower and projector: pictures -> codes. Snug crops first, since digits are learnt from those."""
-    model = build_model(build_processor()).to(device)
+    model = moved(build_model(build_processor()), device)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         return learn.sight_loss(model, learn.scene_views(rng, EYES.batch, tight=max(0.2, 0.8 - 2 * done)))
@@ -130,7 +138,7 @@ def eyes(work: Path, device: torch.device) -> None:
 def words(work: Path, device: torch.device) -> None:
     """Language model on codes: all four tasks, without a pixel."""
     processor = build_processor()
-    model, writer = build_model(processor).to(device), Writer(processor.tokenizer)
+    model, writer = moved(build_model(processor), device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         shares = next(shares for end, shares in WORDS_SHARES if done < end)
@@ -148,7 +156,7 @@ def words(work: Path, device: torch.device) -> None:
 def meet(work: Path, device: torch.device) -> None:
     """Language model on what the tower, now fixed, makes of pixels."""
     model, processor = _together(work, WORDS)
-    model, writer = model.to(device), Writer(processor.tokenizer)
+    model, writer = moved(model, device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         plain, varied = (0.8, 0.0) if done < 0.4 else (0.5, 0.5)
@@ -163,7 +171,7 @@ def talk(work: Path, device: torch.device) -> None:
     also has answers at once, without a box.
     """
     model, processor = _together(work, MEET)
-    model, writer = model.to(device), Writer(processor.tokenizer)
+    model, writer = moved(model, device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         make = partial(_any_lesson, compared=0.0, direct=0.1)
@@ -179,7 +187,7 @@ def talk(work: Path, device: torch.device) -> None:
 def judge(work: Path, device: torch.device) -> None:
     """Both critics, one short turn each, beside as much of everything."""
     model, processor = _together(work, TALK)
-    model, writer = model.to(device), Writer(processor.tokenizer)
+    model, writer = moved(model, device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         make = partial(_any_lesson, compared=0.0, direct=0.05)
@@ -203,7 +211,7 @@ def base(work: Path, device: torch.device) -> None:
 def actor(work: Path, device: torch.device) -> None:
     """LoRA warm-up (the paper's SFT) of focus and answer turns, worded as the pipeline words them."""
     model, processor = load_base(work / "base")
-    tuned, writer = add_adapter(model.to(device)), Writer(processor.tokenizer)
+    tuned, writer = add_adapter(moved(model, device)), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         return learn.language_loss(model, *_seen(model, rng, ACTOR.batch, _actor_lesson, writer))
@@ -223,7 +231,8 @@ def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_o
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98))
     first = _resume(work / f"{stage.name}.pt", trained, optimiser)
-    begun, shown = time.monotonic(), {}
+    begun = time.monotonic()
+    shown: dict[str, float] = {}
     rank = _rank()
     for step in range(first, stage.steps):
         done = step / stage.steps
@@ -282,7 +291,7 @@ def _actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
 
 
 def _seen(
-    model: torch.nn.Module, rng: random.Random, count: int, make: Callable[..., Lesson], writer: Writer
+    model: LlavaForConditionalGeneration, rng: random.Random, count: int, make: Callable[..., Lesson], writer: Writer
 ) -> tuple[learn.Tokens, torch.Tensor, list[Lesson]]:
     """`count` lessons with image tokens from the fixed tower: arguments of learn.language_loss."""
     lessons = [make(rng, writer) for _ in range(count)]
@@ -312,7 +321,8 @@ def _resume(path: Path, trained: dict[str, torch.nn.Parameter], optimiser: torch
         for name, parameter in trained.items():
             parameter.copy_(saved["weights"][name])
     optimiser.load_state_dict(saved["optimiser"])
-    return saved["step"]
+    step: int = saved["step"]
+    return step
 
 
 def _together(work: Path, language: Stage) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:

@@ -90,7 +90,7 @@ def cells(scene: Scene, window: Window, clear: bool = False) -> Cells:
     flat = owner.reshape(-1)
     known = flat >= 0
 
-    def spread(values: list, dtype: type) -> np.ndarray:
+    def spread(values: list[int], dtype: type) -> np.ndarray:
         return np.where(known, np.asarray(values, dtype)[flat], -1)
 
     clipped = np.clip(np.asarray(boxes, np.float32), 0, 1)[flat] * known[:, None]
@@ -185,4 +185,5 @@ def _ramp(value: float, low: float, high: float) -> float:
 def _shares(low: float, high: float) -> np.ndarray:
     """Share of each of the GRID strips of 0..1 that lies between low and high."""
     edges = np.arange(GRID + 1) / GRID
-    return np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None) * GRID
+    shares: np.ndarray = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None) * GRID
+    return shares

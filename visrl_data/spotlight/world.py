@@ -27,7 +27,9 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+Colour = tuple[int, int, int]
+
+COLOURS: dict[str, Colour] = {
     "red": (205, 35, 40),
     "green": (30, 145, 60),
     "blue": (35, 75, 205),
@@ -69,6 +71,7 @@ RANGE = 10**9
 SPLITS = ("pretrain", "sft", "train", "val", "test", "transfer")
 
 Box = tuple[float, float, float, float]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class Stroke:
 
     ends: Box
     width: int
-    tint: tuple[int, int, int]
+    tint: Colour
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +102,11 @@ class Scene:
     """
 
     size: tuple[int, int]
-    background: tuple[int, int, int]
+    background: Colour
     objects: tuple[SceneObject, ...]
-    tints: tuple[tuple[int, int, int], ...]
+    tints: tuple[Colour, ...]
     clutter: tuple[Stroke, ...] = ()
-    stripes: tuple[int, int, int] | None = None
+    stripes: Colour | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,18 +214,23 @@ def make_scene(rng: random.Random, count: int, clutter: int | None = None, trans
         _place(colour, shape, digit, spot, size, transfer)
         for (colour, shape), digit, spot in zip(pairs, rng.sample(DIGITS, count), _spots(rng, count, size), strict=True)
     )
-    background = tuple(rng.randint(205, 250) for _ in range(3))
-    tints = tuple(tuple(min(255, max(0, c + rng.randint(-12, 12))) for c in COLOURS[o.colour]) for o in objects)
+    background = (rng.randint(205, 250), rng.randint(205, 250), rng.randint(205, 250))
+    tints = tuple(_varied(COLOURS[o.colour], lambda c: min(255, max(0, c + rng.randint(-12, 12)))) for o in objects)
     strokes = [
         Stroke(
-            ends=tuple(rng.random() for _ in range(4)),
+            ends=(rng.random(), rng.random(), rng.random(), rng.random()),
             width=rng.randint(1, 3),
             tint=(rng.randint(120, 200),) * 3,
         )
         for _ in range(rng.randint(0, 8) if clutter is None else clutter)
     ]
-    stripes = tuple(max(0, c - rng.randint(15, 35)) for c in background) if transfer else None
+    stripes = _varied(background, lambda c: max(0, c - rng.randint(15, 35))) if transfer else None
     return Scene(size, background, objects, tints, tuple(strokes), stripes)
+
+
+def _varied(colour: Colour, change: Callable[[int], int]) -> Colour:
+    red, green, blue = colour
+    return (change(red), change(green), change(blue))
 
 
 def draw(scene: Scene) -> Image.Image:
@@ -347,7 +355,7 @@ def _stroke(side: int) -> int:
 
 
 @cache
-def _glyph(digit: str, shape: str, side: int) -> tuple[ImageFont.FreeTypeFont, tuple[int, int], tuple[int, ...]]:
+def _glyph(digit: str, shape: str, side: int) -> tuple[Font, tuple[int, int], tuple[float, float, float, float]]:
     """The font for a digit in a shape of `side` pixels, where to draw it, and its ink box, in pixels
     from the shape's top left corner. The font is the one that ships inside Pillow.
     """
@@ -374,10 +382,11 @@ def _segment_box(shape: str, side: int) -> tuple[int, int, int, int]:
     """Ink box of a seven-segment digit, in pixels from its shape's top left corner."""
     middle, high = _middle(shape, side), GLYPH * side
     wide = 0.6 * high
-    return tuple(round(middle[k % 2] + sign * (wide, high)[k % 2] / 2) for k, sign in enumerate((-1, -1, 1, 1)))
+    left, top = round(middle[0] - wide / 2), round(middle[1] - high / 2)
+    return left, top, round(middle[0] + wide / 2), round(middle[1] + high / 2)
 
 
-def _segments(pen: ImageDraw.ImageDraw, item: SceneObject, size: tuple[int, int], ink: tuple[int, int, int]) -> None:
+def _segments(pen: ImageDraw.ImageDraw, item: SceneObject, size: tuple[int, int], ink: Colour) -> None:
     left, top, right, bottom = (round(share * edge) for share, edge in zip(item.glyph, size * 2, strict=True))
     xs, ys = (left, right - 2), (top, (top + bottom) // 2 - 1, bottom - 2)
     for name in _LIT[item.digit]:
@@ -385,15 +394,15 @@ def _segments(pen: ImageDraw.ImageDraw, item: SceneObject, size: tuple[int, int]
         pen.rectangle((xs[x1], ys[y1], xs[x2] + 1, ys[y2] + 1), fill=ink)
 
 
-def _circle(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple[int, int, int]) -> None:
+def _circle(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: Colour) -> None:
     pen.ellipse((left, top, left + side - 1, top + side - 1), fill=tint)
 
 
-def _square(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple[int, int, int]) -> None:
+def _square(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: Colour) -> None:
     pen.rectangle((left, top, left + side - 1, top + side - 1), fill=tint)
 
 
-def _cross(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple[int, int, int]) -> None:
+def _cross(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: Colour) -> None:
     edge = side - 1
     inset = round(0.27 * side)
     pen.rectangle((left + inset, top, left + edge - inset, top + edge), fill=tint)
@@ -403,7 +412,7 @@ def _cross(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple
 def _polygon(corners: Sequence[tuple[float, float]]) -> Callable[..., None]:
     """An outline from its corners, in fractions of the side."""
 
-    def outline(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: tuple[int, int, int]) -> None:
+    def outline(pen: ImageDraw.ImageDraw, left: int, top: int, side: int, tint: Colour) -> None:
         edge = side - 1
         pen.polygon([(left + edge * x, top + edge * y) for x, y in corners], fill=tint)
 
