@@ -14,6 +14,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from trl import DPOConfig
 
+from visrl_data.families import FAMILIES as TABLE
 from visrl_data.prompts import PromptSet
 from visrl_train import reference
 from visrl_train.branches import Branches, branching
@@ -49,6 +50,11 @@ PAIRS = (
     pair("large", "yes", "no", "is there a number in the picture, and which one is it?"),
 )
 ROWS = [dataclasses.asdict(each) for each in PAIRS]
+
+
+def test_each_family_that_shares_beginnings_is_tested():
+    shared = {name for family in TABLE if family.shares_prefix for name in family.types}
+    assert shared == {"llava", "llava_next", "qwen2_vl", "qwen2_5_vl"} and len(FAMILIES) == len(shared)
 
 
 def read_image(name):

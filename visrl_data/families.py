@@ -2,7 +2,7 @@
 
 Read by engines/loading.py (what a processor does, what bounds a picture), engines/transformers.py (prefill),
 factory.py (the box space and the focus request of a model that nothing was taught yet), visrl_train/pictures.py
-(encoding once) and `visrl doctor`. docs/families.md shows it.
+(encoding once), visrl_train/branches.py (sharing a beginning) and `visrl doctor`. docs/families.md shows it.
 
 A model of no family in the table works with the defaults, and the user is told so. A model that was trained here
 records its box space and its prompts in visrl.json: for it the conventions of its family no longer matter.
