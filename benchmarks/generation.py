@@ -122,11 +122,12 @@ def jobs(given: argparse.Namespace, work: Path) -> list[Job]:
     return found
 
 
-def run(todo: Sequence[Job]) -> list[Timed]:
-    """Each job in a fresh process, one after the other."""
-    found = []
+def run(todo: Sequence[Job], results: Path) -> list[Timed]:
+    """Each job in a fresh process, one after the other; `results` is written anew after each."""
+    found: list[Timed] = []
     for job in todo:
         found.append(alone(measure, job))
+        results.write_text(json.dumps(about(todo[: len(found)], found), indent=2) + "\n", encoding="utf-8")
         print(f"{job.model} {job.way}: {found[-1].seconds:.1f} s", file=sys.stderr, flush=True)
     return found
 
@@ -184,7 +185,7 @@ def about(todo: Sequence[Job], timed: Sequence[Timed]) -> dict[str, Any]:
         told = dataclasses.asdict(row) | {"in_model": row.in_model, "seconds_a_question": row.each}
         del told["made"]["candidates"]
         rows.append(told | {"config": to_toml(job.config), "threads": job.threads or torch.get_num_threads()})
-    machine = {"cpus": os.cpu_count(), "load": os.getloadavg(), "versions": factory.versions()}
+    machine: dict[str, Any] = {"cpus": os.cpu_count(), "load": os.getloadavg(), "versions": factory.versions()}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     crutches = {"response_tokens": ways.RESPONSE_TOKENS, "listed_boxes": ways.LISTED, "pictures": photos.SIZES}
@@ -205,10 +206,7 @@ def main() -> None:
             parser.error(f"--{option} {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(names))}")
     quiet()
     with tempfile.TemporaryDirectory() as work:
-        todo = jobs(given, Path(work))
-        timed = run(todo)
-    given.json.write_text(json.dumps(about(todo, timed), indent=2) + "\n", encoding="utf-8")
-    print(tables(timed))
+        print(tables(run(jobs(given, Path(work)), given.json)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from benchmarks import models
+from visrl_data.engines import loading
 from visrl_data.engines import transformers as engine
 from visrl_data.models import ModelFolder
 
@@ -48,7 +49,7 @@ def qwen7b(folder: Path) -> Path:
 @contextlib.contextmanager
 def made_in_place() -> Iterator[None]:
     """While this is open, the weights of a folder by qwen7b are random ones, made on the GPU."""
-    load = engine.load_model
+    load = loading.load_model
 
     def make(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool) -> Any:
         with safe_open(folder.weights.path / "model.safetensors", "pt") as held:

@@ -27,7 +27,7 @@ def photo(seed: int, size: tuple[int, int]) -> Image.Image:
     image = Image.fromarray((255 * pixels / pixels.max()).astype(np.uint8))
     pen = ImageDraw.Draw(image)
     for _ in range(12):
-        x, y, reach = rng.integers(0, size[0]), rng.integers(0, size[1]), rng.integers(10, size[1] // 4)
+        x, y, reach = (int(rng.integers(low, high)) for low, high in ((0, size[0]), (0, size[1]), (10, size[1] // 4)))
         pen.rectangle((x, y, x + reach, y + reach // 2), fill=tuple(rng.integers(0, 256, 3).tolist()))
     return image
 

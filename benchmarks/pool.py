@@ -70,9 +70,11 @@ def refilter(path: Path) -> Filtered:
     """`visrl filter` under other thresholds, from its start to its end."""
     command = [sys.executable, "-m", "visrl_cli", "filter", str(path), "--box-win", "0.7", "--response-lose", "0.1"]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said, _ = process.stdout.read(), process.stdout.close()
-    _, status, used = os.wait4(process.pid, 0)
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+        told.seek(0)
+        said = told.read()
     if status:
         raise RuntimeError(f"{' '.join(command)} failed:\n{said}")
     return Filtered(said, time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)

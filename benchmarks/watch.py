@@ -39,7 +39,7 @@ class Watch:
         self.seconds = dict.fromkeys((*MODEL, *AROUND), 0.0)
         self._open: list[str] = ["rest"]
         self._since = time.perf_counter()
-        self._wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        self._wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
         self._thread = threading.get_ident()
 
     def begin(self, name: str) -> None:

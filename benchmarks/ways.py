@@ -69,19 +69,21 @@ def plain(built: Factory, times: int = 1) -> Made:
             question = built.source.read(i)
             assert isinstance(question, Question)
             script.question(question)
-    return Made(len(built.source), *script.counts, script.stages, script.candidates)
+    calls, read, written = script.counts
+    return Made(len(built.source), calls, read, written, script.stages, script.candidates)
 
 
 def whole_factory(built: Factory, output: Path) -> Made:
     """`visrl gen` into the folder `output`."""
     run = factory.generate(built.config, output, crew=contextlib.nullcontext(factory.Alone(built)))
     times = store.times(run)
-    counts = [sum(record[name] for record in times) for name in ("calls", "prompt_tokens", "completion_tokens")]
+    names = ("calls", "prompt_tokens", "completion_tokens")
+    calls, read, written = (sum(record[name] for record in times) for name in names)
     stages = {name: sum(record[f"{name}_seconds"] for record in times) for name in ("focus", "answer", "judge")}
     columns = ("box_text", "response", "box_score", "response_score")
     rows = run.table("candidates", ["question_id", "index", *columns]).to_pylist()
     candidates = {f"{row['question_id']}/{row['index']}": tuple(row[name] for name in columns) for row in rows}
-    return Made(len(built.source), *counts, stages, candidates)
+    return Made(len(built.source), calls, read, written, stages, candidates)
 
 
 class _Script:

@@ -1,4 +1,4 @@
-"""docs/python.md: its blocks run one after the other, as they stand, in a folder of their own, beside a loopback Hub."""
+"""docs/python.md: its blocks run one after the other, as they stand, in an empty folder, beside a loopback Hub."""
 
 import os
 import re
@@ -27,8 +27,13 @@ def test_the_blocks_of_a_page_run(page, tmp_path):
     with LoopbackHub() as hub:
         environment = os.environ | hub.environment(tmp_path / "home") | {"TQDM_DISABLE": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", program(page)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )  # fmt: skip
+            [sys.executable, "-c", program(page)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     if page == "docs/python.md":
         assert "pairs of 16 questions" in done.stdout and "published http" in done.stdout
