@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from .talk import hush_libraries, say
 
 
 def print_estimate(config: Any, target: Path, speed: float | None, as_json: bool) -> None:
@@ -16,7 +17,7 @@ def print_estimate(config: Any, target: Path, speed: float | None, as_json: bool
         print(json.dumps(numbers))
         return
     hours = numbers["hours"]
-    time_text = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    time_text = f"{hours:.1f} hours" if hours >= 1 else f"{max(hours * 60, 0.1):.1f} minutes"
     parts = ", ".join(f"{name} {rows}" for name, rows in numbers.get("parts", {}).items())
     questions = f"{numbers['questions']} questions" + (f" ({parts})" if parts else "")
     print(f"{questions}, at most {numbers['calls']:,} model calls, about {time_text}.")
@@ -50,23 +51,23 @@ def _rows(config: Any) -> dict[str, Any]:
 
 
 def _timed(config: Any, target: Path) -> dict[str, Any]:
-    from transformers.utils import logging
-
     from visrl_data import factory, store
 
-    logging.disable_progress_bar()
+    hush_libraries()
     rows = _rows(config)
-    if not store.times(store.Run(target)):
-        print(f"Loading models, then timing the first {config.chunk_size} questions", file=sys.stderr)
-        factory.generate(config, target, max_chunks=1)
+    new = 0 if store.times(store.Run(target)) else 1
+    if new:
+        say(f"Loading models, then timing the first {config.chunk_size} questions")
+    factory.generate(config, target, max_chunks=new)  # where a run was begun: sees that it is this one
     records = store.times(store.Run(target))
-    measured = sum(record["questions"] for record in records) or 1
+    size, total = config.chunk_size, rows["questions"]
+    measured = sum(min(size, total - record["chunk"] * size) for record in records) or 1
 
     def scaled(name: str) -> float:
-        return float(sum(record[name] for record in records) / measured * rows["questions"])
+        return float(sum(record[name] for record in records) / measured * total)
 
     return rows | {
-        "calls": rows["questions"] * _calls_each(config),
+        "calls": total * _calls_each(config),
         "measured_questions": measured,
         "prompt_tokens": round(scaled("prompt_tokens")),
         "completion_tokens": round(scaled("completion_tokens")),

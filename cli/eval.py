@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from visrl_data.evaluation.config import EvalConfig
 
 from .options import ConfigFile, Json, Mix, given_options, takes_options
+from .talk import Bars, Interrupted, fetch_models, hush_libraries, say
 
 _MODEL = (
     r"A model: a Hub id\[@rev], a model or adapter folder, or spotlight. May be repeated; the first is compared with."
@@ -68,40 +68,30 @@ def _run(
     as_json: bool,
 ) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-    from transformers.utils import logging
 
     from visrl_data.evaluation import evaluate, page
     from visrl_data.evaluation.table import render
 
-    logging.disable_progress_bar()
+    hush_libraries()
     target = output or evaluate.default_output(sources, config)
-    stderr = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    stderr.print(f"The evaluation goes to {target}")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=stderr) as bar:
-        task = bar.add_task("questions", total=None)
+    say(f"The evaluation goes to {target}")
+    if config.engine != "openai":
+        fetch_models(*models, trust_remote_code=config.trust_remote_code)
+    with Bars("predictions") as bars:
 
         def on_chunk(step: evaluate.Progress) -> None:
             if step.resumed:
-                bar.console.print(f"Going on: {step.done} of {step.total} predictions were there already.")
-            bar.update(task, description=step.model, total=step.total, completed=step.done)
+                bars.say(f"Going on: {step.done} of {step.total} predictions were there already.")
+            bars.update("predictions", step.done, step.total)
 
         try:
             report = evaluate.evaluate(models, sources, config, target, scores, on_chunk)
         except KeyboardInterrupt:
-            stderr.print(f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on.")
-            sys.exit(130)
+            raise Interrupted(
+                f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on."
+            ) from None
     if as_json:
         print(json.dumps({"eval": str(target), **report}))
         return
-    console = Console()
-    console.print(render(report))
-    stderr.print(f"Predictions side by side: {target}/{page.NAME}")
+    Console().print(render(report))
+    say(f"Predictions side by side: {target}/{page.NAME}")

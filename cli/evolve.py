@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +12,9 @@ import typer
 from visrl_data.config import GenConfig
 from visrl_train.evolve_config import EvolveConfig
 
+from .gen import fetch_needed
 from .options import ConfigFile, Json, gen_config, takes_options
+from .talk import Bars, Interrupted, hush_libraries, say
 
 
 @takes_options(GenConfig, without=("round",))
@@ -48,38 +48,22 @@ def evolve(
 
 def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from transformers.utils import logging
 
     from visrl_train import evolve as evolving
     from visrl_train.evolve_curves import table
-    from visrl_train.stage import Terminated
 
-    logging.disable_progress_bar()
-    warnings.simplefilter("ignore", FutureWarning)  # what the libraries tell each other is not for the user
-    stderr = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=stderr) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], total=total, completed=done)
-
-        def say(line: str) -> None:
-            bar.console.print(line)
-
+    hush_libraries()
+    evolving.check(rounds, gen)
+    fetch_needed(gen)
+    with Bars() as bars:
         try:
-            report = evolving.evolve(rounds, gen, output, say, progress)
+            report = evolving.evolve(rounds, gen, output, bars.say, bars.update)
         except KeyboardInterrupt:
-            stderr.print(f"Interrupted. What is done is kept in {output}; run the same command again to go on.")
-            sys.exit(130)
-        except Terminated as stop:
-            print(f"visrl: {stop}", file=sys.stderr)
-            raise typer.Exit(143) from None
+            raise Interrupted(
+                f"Interrupted. What is done is kept in {output}; run the same command again to go on."
+            ) from None
     if as_json:
         print(json.dumps({"evolve": str(output), **report}))
         return
     Console().print(table(report))
-    stderr.print(f"Curves: {output}/curves.svg; predictions side by side: {output}/eval/report.html")
+    say(f"Curves: {output}/curves.svg; predictions side by side: {output}/eval/report.html")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 
 from .options import ConfigFile, Json, Mix, Output, gen_config, takes_gen_options, with_mix
 from .push import HubId, Private, Tag, afterwards, summary
+from .talk import Bars, Interrupted, fetch_models, hush_libraries, say
 
 
 @takes_gen_options
@@ -121,62 +121,71 @@ def default_output(config: Any) -> Path:
 
 def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish: Callable[[], Any] | None) -> None:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from visrl_data.sharding import parse_shard
 
-    stderr = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     shard = parse_shard(spread.shard) if spread.shard else None
     target = shard.folder(output) if shard else output
     crew = spread.crew(config)
-    stderr.print(f"Loading models; the run goes to {target}")
-    from transformers.utils import logging
-
+    say(f"The run goes to {target}. Reading questions and loading models")
     from visrl_data import factory
     from visrl_data.report.inspecting import render
 
-    logging.disable_progress_bar()
-
+    hush_libraries()
     started = time.perf_counter()
-    columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr) as bar:
-        task = bar.add_task("questions", total=None)
+    if spread.ray is None:  # a cluster's nodes fetch what they need
+        fetch_needed(config)
+    with Bars("questions") as bars:
 
         def on_chunk(step: factory.Progress) -> None:
-            done = min(step.done * config.chunk_size, step.questions)
-            if bar.tasks[0].total is None and step.resumed:
-                bar.console.print(f"Going on: {step.resumed} of {step.chunks} chunks were there already.")
-            bar.update(task, total=step.questions, completed=done)
+            if step.resumed and step.done == step.resumed + 1:
+                bars.say(f"Going on: {step.resumed} of {step.chunks} chunks were there already.")
+            bars.update("questions", min(step.done * config.chunk_size, step.questions), step.questions)
             for event in step.events:
-                bar.console.print(event)
+                bars.say(event)
 
         try:
             run = factory.generate(config, target, on_chunk, crew=crew, shard=shard)
         except KeyboardInterrupt:
-            stderr.print(f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on.")
-            sys.exit(130)
+            raise Interrupted(
+                f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on."
+            ) from None
     if shard:
         _tell_shard(run, shard, output, as_json)
         return
-    report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    report = run.report()
     if as_json:
         published = {"published": dataclasses.asdict(publish())} if publish else {}
         print(json.dumps({"run": str(run.path), **report, **published}))
         return
     Console().print(render(report))
-    stderr.print(
-        f"{time.perf_counter() - started:.0f} s. The run is in {run.path}; look at {run.path}/report.html\n"
-        f"Next: visrl inspect {run.path}, or visrl filter {run.path} --sweep",
-    )
+    say(f"{time.perf_counter() - started:.0f} s. The run is in {run.path}; look at {run.path}/report.html")
+    say(_next(config, run.path, report["yields"]["all"]["pairs"]))
     if publish:
         print(summary(publish()))
+
+
+def fetch_needed(config: Any) -> None:
+    """Download models of the Hub, if there are any, once it is known that the questions can be read."""
+    from visrl_data import factory
+    from visrl_data.models import ALIASES
+
+    engines = {config.model: config.engine, config.critic: config.critic_engine or config.engine}
+    wanted = [m for m, engine in engines.items() if m and engine != "openai" and m not in ALIASES]
+    if any(not Path(model).is_dir() for model in wanted):
+        factory.open_questions(config)
+    fetch_models(*wanted, trust_remote_code=config.trust_remote_code)
+
+
+def _next(config: Any, run: Path, pairs: int) -> str:
+    if pairs:
+        return f"Next: visrl train rl1 --data {run}; or other thresholds: visrl filter {run} --sweep"
+    if config.model == "spotlight" and config.source != "spotlight":
+        return (
+            "No pair. Spotlight is a small model of its own drawn world and knows nothing of other pictures. Name a "
+            "model with --model; `visrl doctor --model ID` says what one takes."
+        )
+    return f"No pair: the table of drops says why. Other thresholds: visrl filter {run} --sweep"
 
 
 def _tell_shard(run: Any, shard: Any, output: Path, as_json: bool) -> None:

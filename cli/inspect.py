@@ -1,4 +1,4 @@
-"""`visrl inspect`: what a run holds."""
+"""`visrl inspect`: what a run or a published version holds, or how two of them differ."""
 
 from __future__ import annotations
 
@@ -9,47 +9,80 @@ from typing import Annotated
 import typer
 
 from .options import Json
+from .talk import say
 
 
 def inspect(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run, a dataset folder, or USER/NAME@TAG on the Hub.")
+    ],
+    other: Annotated[
+        str | None, typer.Argument(metavar="[OTHER]", help="Another one, to be set beside it.", show_default=False)
+    ] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Open the run's page, report.html, in the browser.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print a run's yields, drops by reason, scores and its WP/LN audit; name or open its page.
+    """Print a run's yields, drops by reason, scores and its WP/LN audit; or two of them side by side.
+
+    Of two: what differs in options, models, prompts and versions; all figures; and what became of the questions
+    that both asked.
 
     Examples:
 
       visrl inspect runs/photos
 
       visrl inspect runs/photos --open
-    """
-    from visrl_data.store import Run
 
-    opened = Run(run)
-    opened.manifest()
-    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    page = run / "report.html"
+      visrl inspect runs/photos runs/photos-no-diversity
+
+      visrl inspect user/photos@v1.0 user/photos@v1.1 --json
+    """
+    from visrl_data.errors import UsageError
+    from visrl_data.report.subjects import open_subject
+
+    if other is not None and open_page:
+        raise UsageError("--open is for one run: a comparison has no page. Leave it out.")
+    if other is not None:
+        _compare(run, other, as_json)
+        return
+    subject = open_subject(run, say)
     if open_page:
-        _open(page)
+        _open(run, subject.page)
     if as_json:
-        print(json.dumps(report))
+        print(json.dumps(subject.report))
         return
     from rich.console import Console
 
     from visrl_data.report.inspecting import render
 
-    Console().print(render(report))
-    print(f"With charts and pictures: {page}")
+    Console().print(render(subject.report))
+    if subject.page:
+        print(f"With charts and pictures: {subject.page}")
 
 
-def _open(page: Path) -> None:
-    """Raises VisRLError where no browser can be started."""
+def _compare(run: str, other: str, as_json: bool) -> None:
+    from visrl_data.report.comparing import compare
+
+    found = compare(run, other, say)
+    if as_json:
+        print(json.dumps(found))
+        return
+    from rich.console import Console
+
+    from visrl_data.report.side_by_side import render
+
+    Console().print(render(found))
+
+
+def _open(name: str, page: Path | None) -> None:
+    """Raises VisRLError where there is no page, or no browser can be started."""
     import webbrowser
 
     from visrl_data.errors import VisRLError
 
+    if page is None:
+        raise VisRLError(f"{name} has no report.html: it shows pictures, and not all of these may be published.")
     if not webbrowser.open(page.resolve().as_uri()):
         raise VisRLError(f"No browser could be started here. Open this file in one: {page}")

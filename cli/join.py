@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import Json
+from .talk import say
 
 
 def join(
@@ -26,21 +27,18 @@ def join(
 
       visrl join runs/photos/shard-*-of-8 -o runs/photos
     """
-    import sys
-
     from rich.console import Console
 
     from visrl_data import sharding
     from visrl_data.report.inspecting import render
 
     run = sharding.join(shards, output)
-    report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    report = run.report()
     if as_json:
         print(json.dumps({"run": str(run.path), **report}))
         return
     Console().print(render(report))
-    print(
+    say(
         f"The run is in {run.path}; look at {run.path}/report.html\n"
-        f"The {len(shards)} shards are not needed any more. Next: visrl inspect {run.path}",
-        file=sys.stderr,
+        f"The {len(shards)} shards are not needed any more. Next: visrl inspect {run.path}"
     )

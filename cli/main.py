@@ -1,20 +1,23 @@
 """The `visrl` command: one file a noun; errors become one message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 asked to stop.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import importlib.metadata
+import platform
+import re
 import sys
-import warnings
 from typing import Annotated
 
 import typer
 
-from visrl_data.errors import UsageError, VisRLError
+from visrl_data.errors import VisRLError
 
 from . import doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
+from .talk import Quiet, Verbose, set_volume, takes_volume, unexpected
 
 app = typer.Typer(
     name="visrl",
@@ -29,9 +32,12 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from visrl_data.factory import versions
-
-        print("\n".join(f"{name} {version}" for name, version in versions().items()))
+        print(f"visrl {importlib.metadata.version('visrl')}\npython {platform.python_version()}")
+        for need in importlib.metadata.requires("visrl") or []:
+            [name] = re.findall(r"^[\w.-]+", need)
+            if 'extra == "test"' not in need:
+                with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an extra that is not here
+                    print(name, importlib.metadata.version(name))
         raise typer.Exit
 
 
@@ -40,25 +46,26 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and leave.")
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about their own next version
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    set_volume(quiet, verbose)
 
 
 _PAIRS, _MODELS, _MACHINE = "Pairs", "Models", "This machine"
 
-app.command(rich_help_panel=_PAIRS)(gen.gen)
-app.command(rich_help_panel=_PAIRS)(join.join)
-app.command(rich_help_panel=_PAIRS)(filter.filter)
-app.command(rich_help_panel=_PAIRS)(inspect.inspect)
-app.command(rich_help_panel=_PAIRS)(push.push)
-app.command(rich_help_panel=_PAIRS)(rebuild.rebuild)
-app.command(rich_help_panel=_PAIRS)(export.export)
+app.command(rich_help_panel=_PAIRS)(takes_volume(gen.gen))
+app.command(rich_help_panel=_PAIRS)(takes_volume(join.join))
+app.command(rich_help_panel=_PAIRS)(takes_volume(filter.filter))
+app.command(rich_help_panel=_PAIRS)(takes_volume(inspect.inspect))
+app.command(rich_help_panel=_PAIRS)(takes_volume(push.push))
+app.command(rich_help_panel=_PAIRS)(takes_volume(rebuild.rebuild))
+app.command(rich_help_panel=_PAIRS)(takes_volume(export.export))
 app.add_typer(train.app, name="train", rich_help_panel=_MODELS)
-app.command(rich_help_panel=_MODELS)(merge.merge)
-app.command(rich_help_panel=_MODELS)(eval.eval)
-app.command(rich_help_panel=_MODELS)(evolve.evolve)
-app.command(rich_help_panel=_MACHINE)(doctor.doctor)
+app.command(rich_help_panel=_MODELS)(takes_volume(merge.merge))
+app.command(rich_help_panel=_MODELS)(takes_volume(eval.eval))
+app.command(rich_help_panel=_MODELS)(takes_volume(evolve.evolve))
+app.command(rich_help_panel=_MACHINE)(takes_volume(doctor.doctor))
 
 
 def main() -> None:
@@ -67,9 +74,9 @@ def main() -> None:
         app()
     except VisRLError as error:
         print(f"visrl: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        print("visrl: interrupted; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(error.exit_code)
     except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        print(unexpected(error), file=sys.stderr)
         sys.exit(1)

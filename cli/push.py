@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import Json
+from .talk import say
 
 if TYPE_CHECKING:
     from visrl_data.publishing.release import Published
@@ -107,7 +107,7 @@ def push(
         reload=not no_reload,
     )
     card = Card(license, ship_images, tuple(language or ()), pretty_name)
-    published = push(what, hub_id, tag, options, None if card == Card() else card, output, tell)
+    published = push(what, hub_id, tag, options, None if card == Card() else card, output, say)
     print(json.dumps(dataclasses.asdict(published)) if as_json else summary(published))
 
 
@@ -128,12 +128,7 @@ def afterwards(
     if tag is not None:
         check_tag(tag)
     name = default_hub_id(hub_id, run.resolve().name)
-    return lambda: push([run], name, tag, PushOptions(private=private), say=tell)
-
-
-def tell(line: str) -> None:
-    """Progress, to stderr."""
-    print(line, file=sys.stderr)
+    return lambda: push([run], name, tag, PushOptions(private=private), say=say)
 
 
 def summary(published: Published) -> str:

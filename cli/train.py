@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,10 +23,9 @@ from visrl_train.config import (
 )
 
 from .options import Json, Mix, given_options, takes_options, with_mix
+from .talk import hush_libraries, say, takes_volume
 
 _BASELINES = "Baselines that learn the answer alone (the paper's Table 5)"
-# Where a command's recipe is, when the module is not named like it.
-_RECIPES = {"sft-answers": "answers", "dpo-answers": "answers", "kto-answers": "answers", "rloo-answers": "rloo"}
 
 app = typer.Typer(no_args_is_help=True, help="Train a model: the warm-up, then two stages of preferences.")
 
@@ -40,6 +38,7 @@ Preset = Annotated[
 
 
 @app.command()
+@takes_volume
 @takes_options(SftConfig)
 def sft(
     output: ModelOutput = None, config: Preset = None, mix: Mix = None, as_json: Json = False, **options: Any
@@ -58,6 +57,7 @@ def sft(
 
 
 @app.command()
+@takes_volume
 @takes_options(Rl1Config)
 def rl1(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
     """Train the focus box on preference pairs. With no option: the latest run, and the actor that made it.
@@ -72,6 +72,7 @@ def rl1(output: ModelOutput = None, config: Preset = None, as_json: Json = False
 
 
 @app.command()
+@takes_volume
 @takes_options(Rl2Config)
 def rl2(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
     """Train box and response together. With no option: the latest run, and the rl1 model made from it.
@@ -88,6 +89,7 @@ def rl2(output: ModelOutput = None, config: Preset = None, as_json: Json = False
 
 
 @app.command(rich_help_panel=_BASELINES)
+@takes_volume
 @takes_options(SftAnswersConfig)
 def sft_answers(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
     """Answer-only SFT: the wins' responses from image and question alone; no crop, no box.
@@ -102,6 +104,7 @@ def sft_answers(output: ModelOutput = None, config: Preset = None, as_json: Json
 
 
 @app.command(rich_help_panel=_BASELINES)
+@takes_volume
 @takes_options(DpoAnswersConfig)
 def dpo_answers(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
     """Answer-only DPO: the win's response against the lose's; no crop, no box.
@@ -116,6 +119,7 @@ def dpo_answers(output: ModelOutput = None, config: Preset = None, as_json: Json
 
 
 @app.command(rich_help_panel=_BASELINES)
+@takes_volume
 @takes_options(KtoAnswersConfig)
 def kto_answers(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
     """Answer-only KTO: each response on its own, wanted or not; no crop, no box.
@@ -130,6 +134,7 @@ def kto_answers(output: ModelOutput = None, config: Preset = None, as_json: Json
 
 
 @app.command(rich_help_panel=_BASELINES)
+@takes_volume
 @takes_options(RlooAnswersConfig)
 def rloo_answers(output: ModelOutput = None, config: Preset = None, as_json: Json = False, **options: Any) -> None:
     """Answer-only online RL: replies that the model samples, judged by a reward model of half of the pairs.
@@ -144,31 +149,21 @@ def rloo_answers(output: ModelOutput = None, config: Preset = None, as_json: Jso
 
 
 def _train(name: str, output: Path | None, file: str | None, as_json: bool, options: dict[str, Any]) -> None:
-    import importlib
+    from visrl_train.launching import train
 
-    from transformers.utils import logging
-
-    from visrl_train.launching import resolve
-    from visrl_train.stage import Terminated
-
-    logging.disable_progress_bar()
-    warnings.simplefilter("ignore", FutureWarning)  # what the libraries tell each other is not for the user
-    config = resolve(name, file, {key: value for key, value in options.items() if value is not None})
-    try:
-        folder = importlib.import_module(f"visrl_train.{_RECIPES.get(name, name)}").train(config, output)
-    except Terminated as stop:
-        print(f"visrl: {stop}", file=sys.stderr)
-        raise typer.Exit(143) from None
+    hush_libraries()
+    folder = train(name, output, file, **{key: value for key, value in options.items() if value is not None})
     if as_json:
         print(json.dumps({"model": str(folder), **json.loads((folder / "visrl.json").read_text(encoding="utf-8"))}))
         return
     print(folder)
     if name in _NEXT:
-        print(f"Next: {_NEXT[name].format(folder)}", file=sys.stderr)
+        learnt_from = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")).get("data")
+        say(f"Next: {_NEXT[name].format(model=folder, data=learnt_from)}")
 
 
 _NEXT = {
-    "sft": "visrl gen --model {}",
-    "rl1": "visrl train rl2 --model {}",
-    "rl2": "visrl gen --model {}    (the next round)",
+    "sft": "visrl gen --model {model}",
+    "rl1": "visrl train rl2 --data {data} --model {model}",
+    "rl2": "visrl eval --model {model}; or the next round: visrl gen --model {model} --round 1",
 }

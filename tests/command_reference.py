@@ -16,16 +16,26 @@ from typing import Any
 
 import typer
 from visrl_cli.main import app
+from visrl_cli.talk import ALWAYS
 
 HEAD = """\
 # Commands
 
 Every command with its options. This page is made from the command line (`python -m tests.command_reference >
-docs/commands.md`); `visrl COMMAND --help` shows the same. In a terminal, `visrl --install-completion` completes
-commands and options.
+docs/commands.md`); `visrl COMMAND --help` shows the same.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 asked to stop (training, with a checkpoint saved).
-Results go to stdout, progress and notes to stderr.
+Results go to stdout, progress and notes to stderr: bars on a terminal, a line a minute in a log. Every command takes
+`--quiet` (`-q`: the result and errors only) and `--verbose` (`-v`: warnings of libraries too, and the traceback of a
+bug), before or after its name. `NO_COLOR=1` switches colours off. `visrl --version` lists the versions of what is
+installed. `visrl --install-completion` makes the shell (bash, zsh, fish, PowerShell) complete commands and options.
+
+| exit code | |
+|---|---|
+| 0 | done |
+| 1 | failed; the message says why and what to run next |
+| 2 | wrong usage: an option that is unknown, malformed or out of its range |
+| 130 | interrupted (Ctrl-C); the same command goes on |
+| 143 | asked to stop (SIGTERM); the same command goes on, a training from the checkpoint that it saved |
 
 Words for values: `N` is a whole number, `X` a number, `a|b` one of the two. `--this / --no-this` is switched on or off.
 `--config FILE.toml` takes options by their names with `_` for `-` (`max_pixels = 401408`), and flags win over it; the
@@ -69,7 +79,7 @@ def _section(name: str, command: Any) -> str:
         parts.append("\n".join(f"- `{word}`: {help}" for word, help in arguments))
     panels: dict[str, list[str]] = {}
     for p in command.params:
-        if p.param_type_name == "option":
+        if p.param_type_name == "option" and p.name not in ALWAYS:
             panels.setdefault(p.rich_help_panel or "Options", []).append(_option(p))
     for panel, lines in panels.items():
         parts += [f"**{panel}**", "\n".join(lines)]

@@ -42,6 +42,9 @@ Fault = Callable[[Asked], str | None]
 FAULTS: dict[str, tuple[int, str, dict[str, str]]] = {
     "400": (400, '{"error": {"message": "this picture is too large"}}', {}),
     "401": (401, '{"error": {"message": "Incorrect API key provided: KEY"}}', {}),
+    "403": (403, '{"error": {"message": "no access to this model", "code": "forbidden"}}', {}),
+    "moderated": (403, '{"error": {"code": 403, "message": "It was flagged", "metadata": {"reasons": ["x"]}}}', {}),
+    "policy": (403, '{"error": {"code": "content_policy_violation", "message": "no"}}', {}),
     "404": (404, '{"error": {"message": "no such model", "code": "model_not_found"}}', {}),
     "429": (429, '{"error": {"message": "slow down"}}', {"Retry-After": "0.3"}),
     "500": (500, '{"error": {"message": "KEY crashed"}}', {"Retry-After": "0.01"}),

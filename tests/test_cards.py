@@ -15,7 +15,7 @@ import pytest
 import typer
 from huggingface_hub import DatasetCard
 from visrl_cards import pictures
-from visrl_cards.dataset import cell, fenced, limits, link, render_dataset_card
+from visrl_cards.dataset import cell, fenced, limits, link, persuasion, render_dataset_card
 from visrl_cards.front_matter import size_category
 from visrl_cli.main import app
 from visrl_cli.options import gen_config
@@ -28,6 +28,7 @@ from visrl_data.finishing import filter_run
 from visrl_data.publishing.checking import check_dataset
 from visrl_data.publishing.dataset import Release, build_dataset
 from visrl_data.publishing.dataset_folder import digests, open_dataset, pair_set
+from visrl_data.spotlight import INJECTION
 
 from .conftest import scripted_reply
 from .dataset_runs import SHIPPED, make_run, photos
@@ -328,6 +329,23 @@ def test_limits_say_what_cannot_be_said(made):
     report["audit"] = {"pairs": None, "state": "no question has a gold box, so there is nothing to audit"}
     lines = "\n".join(limits(report))
     assert "There was no box critic" in lines and "could not be checked: no question has a gold box" in lines
+
+
+def test_how_far_the_critic_can_be_talked_to_is_told_for_the_model_it_was_measured_on(made):
+    card = (made.folder / "README.md").read_text(encoding="utf-8")
+    assert "was not measured" in card.split("## Known limits")[1].split("## ")[0], "these critics are made of dice"
+    report = json.loads((made.folder / "report.json").read_text())
+    study = json.loads(INJECTION.read_text(encoding="utf-8"))
+    run = made.manifest["runs"][0] | {"run": {"critic": {"weights_digest": study["digest"]}}}
+    box, response = persuasion(run, report)
+    wrong = [e for e in study["effects"] if (e["critic"], e["kind"]) == ("response_critic", "wrong")]
+    worst = max(wrong, key=lambda e: e["shift"])
+    assert f"{worst['shift']:+.3f} ({worst['low']:+.3f} to {worst['high']:+.3f})" in response
+    assert f"{worst['to_win']} of {study['questions']} verdicts became a win" in response
+    assert "box score" in box and study["texts"][worst["text"]] in response
+    alone = run | {"config": run["config"] | {"response_critic": "exact"}}
+    assert list(persuasion(alone, report)) == [box]
+    assert not list(persuasion(alone, report | {"critics": report["critics"] | {"box": None}}))
 
 
 def test_no_box_critic_and_no_gold_boxes(tmp_path):

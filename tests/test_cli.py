@@ -12,6 +12,7 @@ from visrl_data import factory
 from visrl_data.config import GenConfig
 
 from .command import visrl
+from .hub_world import scripted_generate
 
 ROOT = Path(__file__).parent.parent
 
@@ -136,3 +137,50 @@ def test_estimate_times_the_first_chunk_and_keeps_it(untrained, tmp_path):
     assert code == 0
     assert "1 of 4 chunks were there already" in err
     assert json.loads(out)["yields"]["all"]["questions"] == 8
+
+
+def test_an_estimate_of_another_run_in_the_folder_is_refused(run, photo_source, tmp_path):
+    """Its times say nothing about this one."""
+    code, out, err = visrl("gen", "--source", photo_source, "--seed", 7, "-o", run, "--estimate")
+    assert (code, out) == (1, "") and "seed: 0 -> 7" in err
+
+
+def test_an_estimate_counts_the_rows_that_were_dropped_too(photo_source, tmp_path):
+    """4 of 12 rows timed, 2 of them without an answer: three times their tokens for all, not six times."""
+    rows = photo_source.read_text().splitlines()
+    bad = [row.replace('"answers"', '"no_answers"') for row in rows[:2]]
+    photo_source.write_text("\n".join([*(row.replace('"q', '"bad') for row in bad), *rows]) + "\n")
+    with scripted_generate():
+        words = ["gen", "--source", photo_source, "--chunk-size", 4, "-o", tmp_path / "r", "--estimate", "--json"]
+        told = json.loads(visrl(*words)[1])
+    [timed] = [json.loads(line) for line in (tmp_path / "r" / "times.jsonl").read_text().splitlines()]
+    assert (told["questions"], told["measured_questions"], timed["questions"]) == (12, 4, 2)
+    assert told["completion_tokens"] == 3 * timed["completion_tokens"]
+
+
+def test_who_gets_no_pair_is_told_what_to_do(photo_source, tmp_path):
+    words = ["gen", "--source", photo_source, "--box-win", 1.0, "--response-win", 1.0, "--box-lose", 0, "--attempts", 1]
+    with scripted_generate():
+        code, out, err = visrl(*words, "--limit", 1, "-o", tmp_path / "r")
+        assert code == 0 and "Spotlight is a small model of its own drawn world" in err
+        _, _, err = visrl("gen", "--source", photo_source, "--box-win", 0.6, "-o", tmp_path / "more")
+    assert f"Next: visrl train rl1 --data {tmp_path}/more" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "runs/phtos"],
+        ["train", "rl1", "--data", "runs/phtos"],
+        ["rebuild", "runs/phtos", "--images", "runs"],
+        ["gen", "--model", "runs/phtos"],
+        ["gen", "--source", "runs/phtos"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(words, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = visrl(*words)
+    assert (code, out) == (1, "")
+    assert re.search(r"runs/phtos'?: (no such folder|it is no folder here|was not found)", err) and "again" not in err

@@ -201,6 +201,15 @@ def test_more_rounds_go_on_from_the_last(sft_model, acts, trains, tmp_path):
     assert trains == [("rl1", "round0-rl1", "round1")] and len(report["models"]) == 3
 
 
+def test_fewer_rounds_than_there_are_change_nothing(sft_model, acts, trains, tmp_path):
+    report = evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), tmp_path / "e")
+    before = {file: file.read_bytes() for file in (tmp_path / "e").rglob("*") if file.is_file()}
+    said: list[str] = []
+    again = evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model), tmp_path / "e", said.append)
+    assert again == json.loads(json.dumps(report)) and "2 rounds already" in said[0]
+    assert {file: file.read_bytes() for file in (tmp_path / "e").rglob("*") if file.is_file()} == before
+
+
 def test_other_options_and_other_weights_are_refused(sft_model, acts, trains, tmp_path):
     begun = tmp_path / "e"
     evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model), begun)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import re
@@ -154,6 +155,28 @@ def test_an_answer_without_a_text_is_a_refusal(serve, fault, reason):
     engine = engine_for(serve(scripted_reply, about(1, fault, times=99)))
     with pytest.raises(ValueError, match=reason):
         engine.generate([focus(1, [1])])
+
+
+@pytest.mark.parametrize("fault", ["moderated", "policy"])
+def test_what_a_moderation_stops_is_a_refusal_and_no_fault_of_the_key(serve, fault):
+    engine = engine_for(serve(scripted_reply, about(1, fault, times=99)))
+    with pytest.raises(ValueError, match="403: "):
+        engine.generate([focus(1, [1])])
+    assert texts(engine.generate([focus(2, [1])]))[0][0]
+
+
+def test_another_403_is_about_the_key(serve):
+    engine = engine_for(serve(scripted_reply, about(1, "403", times=99)))
+    with pytest.raises(EngineLost, match=f"{KEY}.*403: no access"):
+        engine.generate([focus(1, [1])])
+
+
+def test_a_running_loop_as_in_a_notebook_is_no_hindrance(serve):
+    async def cell():
+        engine = engine_for(serve())
+        return texts(engine.generate([focus(1, [1, 2]), focus(2, [1])]))
+
+    assert [len(group) for group in asyncio.run(cell())] == [2, 1]
 
 
 @pytest.mark.parametrize("fault", ["500", "429", "drop", "garbage"])
@@ -365,12 +388,12 @@ def test_the_command_says_how_to_go_on_and_nothing_is_paid_twice(serve, photo_so
 
 
 def test_what_is_published_names_no_address(serve, photo_source, tmp_path):
-    from visrl_data.publishing.parts import _member
+    from visrl_data.publishing.parts import run_member
 
     server = serve()
     run = factory.generate(options(server, photo_source), tmp_path / "run")
     assert server.url in json.dumps(run.manifest())
-    about = _member(run).about
+    about = run_member(run).about
     assert server.url not in json.dumps(about)
     assert about["run"]["actor"]["model"] == "actor"
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from visrl_data.errors import UsageError
 from visrl_data.prompts import Part, PromptSet, load_prompts, parse_score, standard_answer
 
 
@@ -55,13 +56,16 @@ def test_own_prompts(tmp_path):
         ('focus = "<image>\\nno field"', "missing"),
         ('focus = "{question}"', "must have its picture <image>"),
         ('answer = "<image>\\n{question}"', "<crop>|picture"),
+        ('focus = "<image>\\n<image>\\n{question}"', "once, and no other; it has <image>, <image>"),
+        ('focus = "<image>\\n{question}\\n<crop>"', "no other; it has <image>, <crop>"),
+        ("focus = [[[", "prompts.toml"),
         ('box_critic = "<crop>\\n{question} {answer} {response}"', "not allowed"),
     ],
 )
 def test_wrong_prompt_files_are_named(tmp_path, text, message):
     file = tmp_path / "prompts.toml"
     file.write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         load_prompts(file)
 
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 
 from visrl_data import prompts
 from visrl_data.boxes import iou_xyxy
-from visrl_data.models import digest_folder
-from visrl_data.spotlight import ACTOR, BASE, lessons, measure, phrases, strange, views
+from visrl_data.models import digest_folder, find_model
+from visrl_data.spotlight import ACTOR, BASE, INJECTION, injection, lessons, measure, phrases, strange, views
 from visrl_data.spotlight.measure import PROMPTS, ask, cropped, read_box
 from visrl_data.spotlight.world import example
 
@@ -137,6 +137,15 @@ def test_the_model_card_states_every_bound_and_whether_it_is_kept():
             assert (kept == "yes") <= holds
     assert f"{lessons.HASTY:.0%} of the boxes".replace("%", " %") in _CARD
     assert f"{lessons.HASTY_WARM_UP:.0%} of the warm-up's".replace("%", " %") in _CARD
+
+
+def test_the_figures_of_texts_that_argue_are_of_these_weights_and_on_the_card():
+    study = json.loads(INJECTION.read_text(encoding="utf-8"))
+    assert study["digest"] == find_model("spotlight").weights.digest, "run visrl_data.spotlight.injection --write"
+    assert study["texts"] == injection.TEXTS
+    table = _CARD.split("<!-- injected -->")[1].split("<!-- end -->")[0].strip()
+    assert table == injection.markdown([injection.Effect(**effect) for effect in study["effects"]])
+    assert all(f"| {name} | {text} |" in _CARD for name, text in injection.TEXTS.items())
 
 
 @pytest.mark.slow

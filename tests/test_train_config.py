@@ -17,6 +17,7 @@ from visrl_train import config as options
 from visrl_train.config import PRESETS, STAGES, Rl2Config, SftConfig, load_train_config
 from visrl_train.launching import resolve
 
+from .command import visrl
 from .test_train_helpers import QUICK
 
 pytest_plugins = ["tests.test_train_helpers"]
@@ -116,6 +117,10 @@ def test_the_commands_train_and_merge(sft_model, scripted_run, tmp_path):
     assert result.exit_code == 0
     said = json.loads(result.stdout)
     assert said["model"] == str(tmp_path / "m") and said["stage"] == "rl1"
+    again = CliRunner().invoke(app, rl1, catch_exceptions=False)
+    assert again.stdout == f"{tmp_path}/m\n"
+    assert f"rl1: from {sft_model}, on {scripted_run}, to {tmp_path}/m" in again.stderr
+    assert f"Next: visrl train rl2 --data {scripted_run} --model {tmp_path}/m" in again.stderr
     merged = CliRunner().invoke(
         app, ["merge", str(tmp_path / "m"), "-o", str(tmp_path / "whole")], catch_exceptions=False
     )
@@ -160,8 +165,8 @@ def test_a_stage_that_was_asked_to_stop_exits_with_143(scripted_run, sft_model, 
         raise Terminated("Stopped at step 3; run the same command again to go on.")
 
     monkeypatch.setattr(rl1, "train", stop)
-    result = CliRunner().invoke(app, ["train", "rl1", "--data", str(scripted_run), "--model", str(sft_model)])
-    assert result.exit_code == 143 and "run the same command again" in result.stderr
+    code, _, err = visrl("train", "rl1", "--data", scripted_run, "--model", sft_model)
+    assert code == 143 and "run the same command again" in err
 
 
 def test_quantizing_says_what_it_needs(sft_model, monkeypatch):

@@ -9,8 +9,10 @@ most tokenizers hold the marks for special: a form is read with its marks and wi
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,9 +25,8 @@ _PLAIN_RE = re.compile(_PLAIN, re.ASCII)
 _POINT = rf"\(\s*{_PLAIN}\s*,\s*{_PLAIN}\s*\)"
 _POINTS_RE = re.compile(rf"(\)\s*,\s*)?({_POINT}(?:\s*,\s*{_POINT})*)(\s*,\s*\()?", re.ASCII)
 _TAGS_RE = re.compile(r"<box>([^<>]*)</box>")
-_ROW = rf"{_PLAIN}(?:\s+{_PLAIN})*"
-_ROW_RE = re.compile(_ROW, re.ASCII)
-_LOOSE_ROW_RE = re.compile(rf"(?<!\S)((?:[^\W\d_]|[:=(\[\"'*>,;])*)({_ROW})(\S*)")
+_ROW_RE = re.compile(rf"{_PLAIN}(?:\s+{_PLAIN})*", re.ASCII)
+_LOOSE_ROW_RE = re.compile(rf"((?:[^\W\d_]|[:=(\[\"'*<>,;])*)({_PLAIN}(?: {_PLAIN}){{3}})([^\d\s]*)")
 _PIECES_RE = re.compile(r"(<loc[xy][12]>|<[^<>]+>|[xy][12])")
 
 Quads = list[list[float]]
@@ -107,8 +108,8 @@ def _points(text: str) -> Quads:
 def _tagged(text: str) -> Quads:
     """Four numbers between <box> tags; where the tags were dropped, four numbers in a row.
 
-    Without tags a word may touch either end of the row, but nothing with a digit in it: of "1e5 20 30 40" or
-    "1 2 3 4.5.6" no part is a box.
+    Without tags a word may touch either end of the row, but a digit may not: no part of "1e5 20 30 40", of
+    "1 2 3 4.5.6" or of "1 2 3 4 5" is a box.
     """
     tagged = [body.strip() for body in _TAGS_RE.findall(text)]
     rows = [row for row in tagged if _ROW_RE.fullmatch(row)] if tagged else _loose_rows(text)
@@ -117,8 +118,14 @@ def _tagged(text: str) -> Quads:
 
 
 def _loose_rows(text: str) -> list[str]:
-    ends = [(before + after, row) for before, row, after in _LOOSE_ROW_RE.findall(text)]
-    return [row for around, row in ends if not any(map(str.isdigit, around))]
+    runs = [" ".join(words) for numeric, words in itertools.groupby(text.split(), key=_holds_a_digit) if numeric]
+    found = [match.groups() for match in map(_LOOSE_ROW_RE.fullmatch, runs) if match]
+    return [row for before, row, after in found if not _holds_a_digit(before + after)]
+
+
+def _holds_a_digit(word: str) -> bool:
+    """Of any script, raised, or a fraction."""
+    return any(unicodedata.category(c)[0] == "N" for c in word)
 
 
 def _locs(text: str) -> Quads:

@@ -197,7 +197,7 @@ def read_options(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no file, no UTF-8, no TOML; lists in lists without end
         raise UsageError(f"--config {path}: {error}") from error
 
 

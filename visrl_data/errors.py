@@ -4,8 +4,12 @@ from __future__ import annotations
 
 
 class VisRLError(Exception):
-    """A wrong input or a missing thing. The command line prints it as one message, exit code 1."""
+    """A wrong input or a missing thing. The command line prints it as one message and leaves with exit_code."""
+
+    exit_code = 1
 
 
 class UsageError(VisRLError):
-    """An option that is unknown, malformed or out of its range. Exit code 2."""
+    """An option that is unknown, malformed or out of its range."""
+
+    exit_code = 2

@@ -59,8 +59,8 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
 
     weights: False leaves the weights of a Hub id where they are, for who only looks at the model.
 
-    Raises VisRLError when there is no such model, or when the weights under an adapter are not those that it
-    was trained on (where its record keeps their digest).
+    Raises VisRLError when there is no such model, when its weights are not in safetensors, or when the weights
+    under an adapter are not those that it was trained on (where its record keeps their digest).
     """
     path, revision = _locate(model, trust_remote_code, weights)
     record = _read_json(path / RECORD) if (path / RECORD).is_file() else {}
@@ -74,6 +74,8 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
             f"{model}: {path} holds neither config.json nor adapter_config.json, so it is no model folder. "
             "Give a folder written by save_pretrained, a Hub id, or nothing for the shipped Spotlight."
         )
+    if weights:
+        _check_safetensors(model, path, "adapter_model.safetensors" if base else "*.safetensors")
     fallback = base or ModelFolder(model, revision, path, "", None, None, None, model)
     rule = record.get("crop_rule")
     return ModelFolder(
@@ -88,6 +90,24 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
         steps=record.get("steps", 2),
         prompts={name.partition("@")[0]: text for name, text in record.get("prompts", {}).items()},
     )
+
+
+def _check_safetensors(model: str, path: Path, name: str) -> None:
+    """Weights in any other format are pickles, which run code when they are read."""
+    if any(path.glob(name)):
+        return
+    others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
+    raise VisRLError(
+        f"{model}: {path} holds no {name}{f', only {others[0]}' if others else ''}; weights are read from "
+        "safetensors alone. Where you trust the files, load and save_pretrained them once, or take another revision."
+    )
+
+
+def fetch_model(model: str, trust_remote_code: bool = False) -> None:
+    """Download what is not here yet of a Hub id, and of the model under an adapter. Raises VisRLError."""
+    path, _ = _locate(model, trust_remote_code, weights=True)
+    if (path / "adapter_config.json").is_file():
+        fetch_model(_base_of(path), trust_remote_code)
 
 
 def _check_base(adapter: str, kept: dict[str, Any] | None, base: ModelFolder) -> None:
@@ -117,7 +137,8 @@ def _locate(model: str, trust_remote_code: bool, weights: bool) -> tuple[Path, s
     if Path(model).is_dir():
         return Path(model).resolve(), None
     name, _, revision = model.partition("@")
-    if name.count("/") != 1 or name.startswith((".", "/")):
+    mistyped = not revision and "/" in name and Path(name).parent.is_dir()  # like models/rl3 beside models/rl2
+    if mistyped or name.count("/") != 1 or name.startswith((".", "/")):
         raise VisRLError(
             f"No model {model!r}: it is no folder here, no Hub id (user/name or user/name@revision), "
             f"and none of the shipped ones ({', '.join(ALIASES)})."

@@ -21,6 +21,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from visrl_data.errors import UsageError
+
 FOCUS_REQUEST = (
     "Please first provide the bounding box coordinate of the region, "
     "then refer to the corresponding sub-image to answer the question better."
@@ -124,32 +126,41 @@ def load_prompts(path: Path | None, known: PromptSet | None = None) -> PromptSet
     """The prompts that a model knows (families.py; default: ours), some of them replaced from a TOML file
     (`focus = "..."`).
 
-    Raises ValueError naming the file and the prompt when a name is unknown or a field is missing.
+    Raises UsageError naming the file and the prompt when a name is unknown or a field is missing.
     """
     known = known or PromptSet()
     if path is None:
         return known
-    given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # no file, no UTF-8, no TOML; lists in lists without end
+        raise UsageError(f"--prompts {path}: {error}") from error
     unknown = sorted(set(given) - set(_FIELDS))
     if unknown:
-        raise ValueError(f"{path}: unknown prompt {unknown[0]!r}; expected one of {', '.join(sorted(_FIELDS))}")
-    replaced = {}
-    for name, template in given.items():
-        if not isinstance(template, str):
-            raise ValueError(f"{path}: prompt {name!r} must be a string, got {type(template).__name__}")
-        missing = sorted(_FIELDS[name] - set(_FIELD.findall(template)))
-        surplus = sorted(set(_FIELD.findall(template)) - _FIELDS[name])
-        picture = "<crop>" if name == "box_critic" else "<image>"
-        if missing or surplus:
-            raise ValueError(
-                f"{path}: prompt {name!r} must hold exactly the fields "
-                f"{', '.join('{' + f + '}' for f in sorted(_FIELDS[name]))}; "
-                f"missing {missing or 'none'}, not allowed {surplus or 'none'}"
-            )
-        if picture not in template.split("\n") or (name == "answer" and "<crop>" not in template.split("\n")):
-            raise ValueError(f"{path}: prompt {name!r} must have its picture {picture} alone on a line")
-        replaced[name] = Prompt(name, template)
-    return dataclasses.replace(known, **replaced)
+        raise UsageError(f"{path}: unknown prompt {unknown[0]!r}; expected one of {', '.join(sorted(_FIELDS))}")
+    return dataclasses.replace(known, **{name: _own(path, name, template) for name, template in given.items()})
+
+
+def _own(path: Path, name: str, template: object) -> Prompt:
+    if not isinstance(template, str):
+        raise UsageError(f"{path}: prompt {name!r} must be a string, got {type(template).__name__}")
+    missing = sorted(_FIELDS[name] - set(_FIELD.findall(template)))
+    surplus = sorted(set(_FIELD.findall(template)) - _FIELDS[name])
+    picture = "<crop>" if name == "box_critic" else "<image>"
+    if missing or surplus:
+        raise UsageError(
+            f"{path}: prompt {name!r} must hold exactly the fields "
+            f"{', '.join('{' + f + '}' for f in sorted(_FIELDS[name]))}; "
+            f"missing {missing or 'none'}, not allowed {surplus or 'none'}"
+        )
+    needed = [picture, "<crop>"] if name == "answer" else [picture]
+    pictures = [line for line in template.split("\n") if line in _PICTURES]
+    if sorted(pictures) != sorted(needed):
+        raise UsageError(
+            f"{path}: prompt {name!r} must have its picture {' and '.join(needed)} alone on a line, once, and "
+            f"no other; it has {', '.join(pictures) or 'none'}"
+        )
+    return Prompt(name, template)
 
 
 _JSON_OBJECT = re.compile(r"\{[^{}]*\}")

@@ -2,7 +2,7 @@
 
     config.toml       the resolved options
     run.json          what the rows depend on besides them: digests, versions, engine, prompts, source
-    work/chunk-N/     one finished unit of work; appears by a rename, so it is whole or not there
+    work/chunk-N/     one finished unit of work, with its digests; appears by a rename, so it is whole or not there
     work/replies-N.jsonl   what servers have answered for a unit at hand (engines/journal.py)
     questions/ candidates/ drops/ images/    shards, compacted from the chunks when all are done
     pairs.parquet  report.json
@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -34,6 +35,8 @@ import pyarrow.parquet as pq
 from visrl_data.errors import VisRLError
 from visrl_data.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, QUESTION_SCHEMA
 
+logger = logging.getLogger(__name__)
+
 TABLES = {
     "questions": QUESTION_SCHEMA,
     "candidates": CANDIDATE_SCHEMA,
@@ -43,6 +46,7 @@ TABLES = {
 SHARD_BYTES = 256 * 2**20  # of Arrow memory; a shard may exceed it by one chunk
 ROW_GROUP = {"images": 100}  # pictures are large; other tables use ROWS
 ROWS = 10_000
+_CHUNK_DIGESTS = "sha256.json"
 SHARD_FOLDER = "shard-*-of-*"  # a part that a job array makes (sharding.py); its run may be joined around it
 # Where the models are served and how fast they are asked: may differ when a run goes on; no row depends on it.
 _WHERE = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address"}
@@ -86,6 +90,15 @@ class Run:
         schema = TABLES[name] if columns is None else pa.schema([TABLES[name].field(c) for c in columns])
         return pa.concat_tables([schema.empty_table(), *tables])
 
+    def pairs(self) -> pa.Table:
+        """The pairs of a finished run, as the filter last picked them; columns: records.PAIR_SCHEMA."""
+        return pq.read_table(self.path / "pairs.parquet")
+
+    def report(self) -> dict[str, Any]:
+        """What a finished run was worth, as diagnostics.report made it."""
+        found: dict[str, Any] = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+        return found
+
     def rows(self, name: str) -> int:
         """Number of rows of a table of a finished run, without reading it."""
         return sum(pq.read_metadata(shard).num_rows for shard in (self.path / name).glob("part-*.parquet"))
@@ -103,7 +116,14 @@ class Run:
         return self.path / "work" / f"replies-{index:08d}.jsonl"
 
     def has_chunk(self, index: int) -> bool:
-        return self.chunk_path(index).is_dir()
+        """Whether a unit of work is there with the bytes that were written; one that the disk spoilt is told of."""
+        chunk = self.chunk_path(index)
+        if not chunk.is_dir():
+            return False
+        whole = _chunk_digests(chunk) == _stated(chunk)
+        if not whole:
+            logger.warning("%s was damaged on the disk after it was written: it is made again.", chunk)
+        return whole
 
 
 def go_on(path: Path) -> str:
@@ -188,7 +208,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def write_chunk(run: Run, index: int, tables: dict[str, pa.Table]) -> None:
-    """Store one unit of work. It is there as a whole or not at all."""
+    """Store one unit of work, in place of a damaged one. It is there as a whole or not at all."""
     target = run.chunk_path(index)
     temporary = target.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -196,9 +216,23 @@ def write_chunk(run: Run, index: int, tables: dict[str, pa.Table]) -> None:
     for name, schema in TABLES.items():
         pq.write_table(tables[name].cast(schema), temporary / f"{name}.parquet")
         _fsync(temporary / f"{name}.parquet")
-    _fsync(temporary)
+    write_json(temporary / _CHUNK_DIGESTS, _chunk_digests(temporary))
+    shutil.rmtree(target, ignore_errors=True)
     os.rename(temporary, target)
     _fsync(target.parent)
+
+
+def _chunk_digests(chunk: Path) -> dict[str, str]:
+    return {file.name: file_digest(file) for file in sorted(chunk.glob("*.parquet"))}
+
+
+def _stated(chunk: Path) -> dict[str, str] | None:
+    """The digests as they were written; None where they can't be read."""
+    try:
+        stated: dict[str, str] = json.loads((chunk / _CHUNK_DIGESTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stated
 
 
 def log_time(run: Run, record: dict[str, Any]) -> None:

@@ -1,0 +1,19 @@
+"""Training from Python: `visrl_train.train("rl1", data=run.path)`; loaded when it is first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from visrl_train.launching import train as train
+
+__all__ = ["train"]
+
+if not TYPE_CHECKING:  # a type checker sees the import above
+
+    def __getattr__(name: str) -> Any:
+        if name != "train":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from visrl_train.launching import train
+
+        return train

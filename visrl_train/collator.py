@@ -6,11 +6,13 @@
 
 A preference batch of P pairs, of which Q train the response, has 2 (P + Q) rows: TRL's order, all that is
 chosen, then all that is rejected. `has_response` (P,) says which pairs the Q rows belong to; it comes first,
-so that averages over batches count pairs.
+so that averages over batches count pairs. Where the model can, the rows of a pair then become one (branches.py);
+`completions` keeps the order.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ from PIL.Image import Image
 
 from visrl_data import images
 from visrl_data.prompts import PromptSet
+from visrl_train.branches import Branches
 from visrl_train.formats import Pair
 from visrl_train.turns import Turn, Turns
 
@@ -50,7 +53,7 @@ class PairCollator:
 
     response_crop: None trains the box alone (Eq. 6); "win" adds both responses under the crop of the win
     box (Eq. 8); "own" gives each response its own box's crop. reference: log-probabilities to use in
-    place of a reference model.
+    place of a reference model. branches: how the rows of a pair are joined; None leaves them apart.
     """
 
     turns: Turns
@@ -58,6 +61,7 @@ class PairCollator:
     read_image: ReadImage
     response_crop: str | None = None
     reference: ReferenceTable | None = None
+    branches: Branches | None = None
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         pairs = [Pair(**example) for example in examples]
@@ -71,8 +75,11 @@ class PairCollator:
                 *(self._response(pair, side, album) for pair in answered),
             )
         ]
-        flags = torch.tensor([bool(self.response_crop and pair.has_response) for pair in pairs])
-        return {"has_response": flags, **self.turns.encode(rows), **self._reference(pairs, answered)}
+        flags = [bool(self.response_crop and pair.has_response) for pair in pairs]
+        encoded = self.turns.encode(rows)
+        if self.branches is not None:
+            encoded = self.branches.join(encoded, _by_pair(flags))
+        return {"has_response": torch.tensor(flags), **encoded, **self._reference(pairs, answered)}
 
     def _focus(self, pair: Pair, side: str, album: Album) -> Turn:
         parts = self.prompts.focus.parts(question=pair.question)
@@ -91,6 +98,16 @@ class PairCollator:
         keys = [(pair.id, "focus") for pair in pairs] + [(pair.id, "response") for pair in answered]
         win, lose = torch.tensor([self.reference[key] for key in keys]).unbind(dim=1)
         return {"ref_chosen_logps": win, "ref_rejected_logps": lose}
+
+
+def _by_pair(has_response: list[bool]) -> list[list[int]]:
+    """The numbers of the rows of each pair: its boxes, then its responses."""
+    half, responses = len(has_response) + sum(has_response), itertools.count(len(has_response))
+    groups = []
+    for i, answered in enumerate(has_response):
+        wins = [i, next(responses)] if answered else [i]
+        groups.append([row for win in wins for row in (win, half + win)])
+    return groups
 
 
 @dataclass(frozen=True, slots=True)

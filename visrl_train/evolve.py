@@ -64,6 +64,10 @@ def evolve(
     output.mkdir(parents=True, exist_ok=True)
     with store.locked(output):
         _begin(config, gen, output)
+        done = _report(output)
+        if done["rounds"] > config.rounds:
+            say(f"{output} holds {done['rounds']} rounds already; nothing is made, and nothing taken away.")
+            return done
         models = [gen.model]
         rounds: list[dict[str, Any]] = []
         report = _measure(config, gen, output, models, rounds, progress)
@@ -185,6 +189,12 @@ def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
         "yield": counts["pairs"] / counts["questions"] if counts["questions"] else None,
         "cells": audit["pairs"] and {name: cell["percent"] for name, cell in audit["pairs"]["cells"].items()},
     }
+
+
+def _report(output: Path) -> dict[str, Any]:
+    """The last report; of no round where there is none yet."""
+    path = output / "report.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rounds": 0}
 
 
 def _measure(

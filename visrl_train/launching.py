@@ -1,13 +1,30 @@
-"""How a stage is started: its options, from a file, a preset and flags; and its command in each process."""
+"""How a stage is started: its options, from a file, a preset and flags; its recipe; its command in each process."""
 
 from __future__ import annotations
 
+import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 from visrl_data.models import find_model
 from visrl_train.config import STAGES, TrainConfig, load_train_config, preset_for
 from visrl_train.formats import read_pairs
+
+# Where a stage's recipe is, when the module is not named like it.
+_RECIPES = {"sft-answers": "answers", "dpo-answers": "answers", "kto-answers": "answers", "rloo-answers": "rloo"}
+
+
+def train(stage: str, output: Path | None = None, config: str | None = None, **options: Any) -> Path:
+    """Train a stage as `visrl train STAGE` does; returns the model's folder.
+
+    stage: sft, rl1, rl2, or a baseline such as dpo-answers. config: a TOML file or a preset; options: those of the
+    stage (config.py), which win over it. Raises VisRLError; what was done until then goes on at the next call.
+    """
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    resolved = resolve(stage, config, given)
+    folder: Path = importlib.import_module(f"visrl_train.{_RECIPES.get(stage, stage)}").train(resolved, output)
+    return folder
 
 
 def resolve(stage: str, file: str | None, given: dict[str, Any]) -> TrainConfig:

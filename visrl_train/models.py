@@ -81,6 +81,7 @@ def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:
         quantization_config=four_bits(compute_dtype(config)),
         dtype=compute_dtype(config),
         trust_remote_code=config.trust_remote_code,
+        use_safetensors=True,
     )
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to that
 

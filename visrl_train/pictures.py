@@ -29,7 +29,7 @@ def encoded_once(model: Any, pictures: torch.Tensor | None) -> Iterator[None]:
     pictures (N,): which distinct picture each of the batch's N is, in reading order, numbered from 0 as they
     first appear. Without it, or with a model of another family, nothing is changed.
     """
-    inner = None if model is None or pictures is None else _encoder(model)
+    inner = None if model is None or pictures is None else encoder(model)
     if inner is None or pictures is None:
         yield
         return
@@ -43,7 +43,7 @@ def encoded_once(model: Any, pictures: torch.Tensor | None) -> Iterator[None]:
         if not kept or not shared:
             given = inspect.signature(encode).bind(*args, **options).arguments
             given |= given.pop("kwargs", {})
-            kept[:] = [encode(**given | _only(given, first)).pooler_output]
+            kept[:] = [encode(**given | only(given, first)).pooler_output]
         return BaseModelOutputWithPooling(pooler_output=_spread(kept[0], places))
 
     inner.get_image_features = once
@@ -55,16 +55,16 @@ def encoded_once(model: Any, pictures: torch.Tensor | None) -> Iterator[None]:
 
 def shares(model: Any) -> bool:
     """Whether repeated pictures of this model can be encoded once."""
-    return _encoder(model) is not None
+    return encoder(model) is not None
 
 
-def _encoder(model: Any) -> Any:
+def encoder(model: Any) -> Any:
     """The module whose get_image_features the model's forward asks."""
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
     return whole.model if family_of(whole.config.model_type).encodes_once else None
 
 
-def _only(given: dict[str, Any], first: list[int]) -> dict[str, Any]:
+def only(given: dict[str, Any], first: list[int]) -> dict[str, Any]:
     """The tensors of these pictures. Qwen lays the patches of all pictures in one row, (patches, D)."""
     grid = given.get("image_grid_thw")
     if grid is not None:

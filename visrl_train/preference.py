@@ -19,6 +19,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from visrl_train import models, reference, stage
+from visrl_train import branches, models, reference, stage
 from visrl_train.collator import PairCollator
 from visrl_train.config import Rl1Config
 from visrl_train.formats import PairSet
@@ -59,7 +60,9 @@ def train_pairs(
             return work.output
         model, processor = models.load_policy(work.folder, config), stage.load_processor(work)
         turns = Turns(processor, models.token_limit(model), shares(model))
-        collator = PairCollator(turns, pairs.prompts, pairs.read_image, terms.response_crop)
+        collator = PairCollator(
+            turns, pairs.prompts, pairs.read_image, terms.response_crop, branches=branches.branching(model, processor)
+        )
         train, validation = stage.split(pairs.pairs, config.validation)
         work = stage.counted(work, train=len(train), validation=len(validation))
         trainer = PreferenceTrainer(
@@ -116,18 +119,29 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):  # type: ignore[misc]  # a base
         reward_win, reward_lose = beta * (win - ref_win), beta * (lose - ref_lose)
         losses = -F.logsigmoid(reward_win - reward_lose)
         if self.terms.win_nll:
-            losses = losses - self.terms.win_nll * win / inputs["completion_mask"].sum(dim=1).chunk(2)[0]
+            losses = losses - self.terms.win_nll * win / branches.lengths(inputs).chunk(2)[0]
         for step, rows in zip(STEPS, (slice(0, pairs), slice(pairs, None)), strict=True):
             self._note(step, losses[rows], reward_win[rows], reward_lose[rows])
         return (self.terms.lambda_b * losses[:pairs].sum() + self.terms.lambda_r * losses[pairs:].sum()) / pairs
 
     def _log_probs(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """log pi of each completion under the policy, summed over its tokens: of the wins, of the loses."""
-        given = {name: value for name, value in inputs.items() if name != "completion_mask"}
+        given = {name: value for name, value in inputs.items() if name not in ("completion_mask", "completions")}
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         made = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
-        log_probs: tuple[torch.Tensor, ...] = made.log_probs.sum(dim=1).chunk(2)
-        return log_probs
+        return branches.sums(made.log_probs, inputs.get("completions")).chunk(2)
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """TRL's own, which sums what it takes for the tokens of a row."""
+        inputs = dict(inputs)
+        completions = inputs.pop("completions", None)
+
+        def forward(**given: Any) -> Any:
+            found = branches.sums(model(**given).log_probs, completions)
+            return SimpleNamespace(log_probs=found[:, None])
+
+        found: tuple[torch.Tensor, ...] = super().compute_ref_log_probs(forward, inputs)
+        return found
 
     @torch.no_grad()
     def _note(self, step: str, losses: torch.Tensor, win: torch.Tensor, lose: torch.Tensor) -> None:

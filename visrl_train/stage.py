@@ -51,7 +51,9 @@ _LARGE = 1_000_000_000  # parameters from which gradient checkpointing is worth 
 
 
 class Terminated(VisRLError):
-    """The stage was asked to stop (SIGTERM) and has saved a checkpoint. Exit code 143."""
+    """The stage was asked to stop (SIGTERM) and has saved a checkpoint."""
+
+    exit_code = 143
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ def begin(stage: Stage) -> Iterator[bool]:
         yield stage.finished
         return
     stage.output.mkdir(parents=True, exist_ok=True)
+    print(f"{stage.name}: from {stage.folder.id}, on {stage.data['name']}, to {stage.output}", file=sys.stderr)
     with store.locked(stage.output):
         _check_begun(stage)
         if not stage.finished:

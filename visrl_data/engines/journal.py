@@ -75,7 +75,9 @@ class Journal:
         with path.open("r+b") as file:
             file.truncate(len(whole + end))  # the next line must not be glued to a torn one
         for line in whole.splitlines():
-            with contextlib.suppress(ValueError):  # what a power cut left of a page
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError, AttributeError
+            ):  # what a power cut left of a page
                 told = json.loads(line)
                 key = told.pop("key")
                 self._outcomes[key] = Refusal(told["refused"]) if "refused" in told else Reply(**told)

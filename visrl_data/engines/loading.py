@@ -54,7 +54,7 @@ def load_model(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool)
     check_loadable(folder.id, folder.weights.path, trust_remote_code)
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code
+            folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except (ImportError, OSError, ValueError) as error:
         raise VisRLError(f"{folder.weights.id} could not be loaded: {_first_line(error)}.") from error

@@ -5,7 +5,8 @@
   growing pauses, or when Retry-After says (the openai package does this). What stays away ends the run with
   EngineLost; what came back until then is in the journal.
 - A first, tiny request shows at the start that the server is there, takes the key, knows the model, sees pictures
-  and takes the sampling options. After it, a 400, 413 or 422 is about one question, which becomes its drop.
+  and takes the sampling options. After it, a 400, 413 or 422 is about one question, which becomes its drop; so is a
+  403 that says that a moderation stopped the request, where any other is about the key.
 - The key is read from the environment when it is needed; it is in no option, file, log or message.
 """
 
@@ -15,10 +16,11 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -42,6 +44,9 @@ _PAUSES = (0.5, 1.0)  # seconds before a reply that can't be read is asked for a
 _SEEDS = 2**31  # every server takes seeds below it
 _QUESTIONS_FAULT = (400, 413, 422)
 _KEYS_FAULT = (401, 403)
+# How a 403 of a moderation differs from one of a key: by its code or type, or by what it says was flagged.
+_MODERATION = ("moderation", "content_filter", "content_policy")
+_FLAGGED = ("flagged_input", "reasons")
 _EMPTY = Refusal("the server's reply holds no choice")
 
 
@@ -78,7 +83,7 @@ class OpenAIEngine:
         self.usage = Usage()
         self.journal = Journal()
         self._processor: Any = None
-        self.served = asyncio.run(self._greet(sampling))
+        self.served = _run(self._greet(sampling))
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -104,7 +109,7 @@ class OpenAIEngine:
         missing = {call.key: call for group in calls for call in group if not self._has(call.key)}
         if missing:
             try:
-                asyncio.run(self._fetch(iter(missing.values()), min(self.in_flight, len(missing))))
+                _run(self._fetch(iter(missing.values()), min(self.in_flight, len(missing))))
             finally:
                 self.journal.sync()
         return [[self._reply(call.key) for call in group] for group in calls]
@@ -196,7 +201,7 @@ class OpenAIEngine:
         try:
             return _outcome(await client.chat.completions.create(**body))
         except openai.APIStatusError as error:
-            if error.status_code in _QUESTIONS_FAULT:
+            if error.status_code in _QUESTIONS_FAULT or _moderated(error):
                 return Refusal(f"{error.status_code}: {self._message(error)}")
             raise EngineLost(await self._explain(client, error)) from None
         except openai.APIConnectionError as error:
@@ -255,6 +260,28 @@ class OpenAIEngine:
         return " ".join((told.replace(key, "***") if key else told).split())[:300]
 
 
+T = TypeVar("T")
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run, also where a loop is running already, as in a notebook: there in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+def _moderated(error: openai.APIStatusError) -> bool:
+    """Whether a 403 is about what was asked, not about who asks."""
+    body = error.body if error.status_code == 403 and isinstance(error.body, dict) else {}
+    named = f"{body.get('code')} {body.get('type')}".lower()
+    about = body.get("metadata")
+    flagged = isinstance(about, dict) and any(about.get(key) for key in _FLAGGED)
+    return flagged or any(word in named for word in _MODERATION)
+
+
 def _outcome(completion: Any) -> Reply | Refusal | None:
     """A server's answer as ours; None when it is no chat completion."""
     choices = getattr(completion, "choices", None)
@@ -263,13 +290,14 @@ def _outcome(completion: Any) -> Reply | Refusal | None:
     if not choices:
         return _EMPTY
     message, finish = (getattr(choices[0], name, None) for name in ("message", "finish_reason"))
-    if message is None:
+    content = getattr(message, "content", None) or ""
+    if message is None or not isinstance(content, str):
         return None
     if finish == "content_filter" or getattr(message, "refusal", None):
         return Refusal(f"refused by the server: {getattr(message, 'refusal', None) or 'content_filter'}")
     usage = completion.usage
     return Reply(
-        (message.content or "").strip(),
+        content.encode("utf-8", "replace").decode().strip(),  # JSON can spell half a character; a file can't hold it
         "length" if finish == "length" else "stop",
         usage.prompt_tokens if usage else 0,
         usage.completion_tokens if usage else 0,

@@ -73,11 +73,12 @@ class Part:
 
 
 def run_part(path: Path) -> Part:
-    """Open a finished run. Raises VisRLError when it is none.
+    """Open a finished run. Raises VisRLError when it is none, or when its files are not those that it was made with.
 
     What the source's reader said of a row that it dropped is left out: it quotes the row, paths included.
     """
     run = Run(path)
+    _check_digests(run)
     member = run_member(run)
     images = tuple(sorted((path / "images").glob("part-*.parquet")))
     sizes = StoredImages(images).sizes
@@ -100,6 +101,16 @@ def run_part(path: Path) -> Part:
         report=path / "report.json",
         page=path / "report.html",
     )
+
+
+def _check_digests(run: Run) -> None:
+    """Of all but the page, which nobody reads data from."""
+    stated = {name: sha for name, sha in run.manifest()["sha256"].items() if name != "report.html"}
+    for name, sha in stated.items():
+        if not (run.path / name).is_file() or file_digest(run.path / name) != sha:
+            picked = name.startswith(("pairs", "unpaired", "report"))
+            mend = f"Pick the pairs anew: visrl filter {run.path}" if picked else "Make the run anew, in another folder"
+            raise VisRLError(f"{run.path / name} is missing or was changed since the run was finished. {mend}.")
 
 
 def dataset_part(dataset: Dataset, name: str, commit: str = "") -> Part:

@@ -63,6 +63,8 @@ def push(
     if tag is not None:
         release_plan.check_tag(tag)
     for one, kind in zip(what, kinds, strict=True):
+        if kind != "published":
+            _refuse_links(Path(one))
         if kind == "run":
             Run(Path(one)).manifest()  # an unfinished run is refused before anything is asked of the Hub
     published = [str(one).partition("@")[0] for one, kind in zip(what, kinds, strict=True) if kind == "published"]
@@ -85,6 +87,17 @@ def push(
         ]
         folder = _build(sources, output or Path(temporary) / "dataset", card or Card(), say)
         return publish(_dataset(folder, name), name, tag, options, say)
+
+
+def _refuse_links(folder: Path) -> None:
+    """What a link leads to is published with the folder: it must lie in it."""
+    root = folder.resolve()
+    for path in sorted(root.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise VisRLError(
+                f"{path} is a link that leads out of its folder, to {path.resolve()}, which would be published. "
+                "Nothing was sent. Put the file itself there, or remove the link."
+            )
 
 
 def _check_token() -> None:

@@ -66,7 +66,8 @@ def locate(dataset: str) -> Path:
     """A folder as it is, or USER/NAME[@TAG] downloaded from the Hub. Raises VisRLError."""
     if Path(dataset).is_dir():
         return Path(dataset)
-    if not is_hub_name(dataset):
+    mistyped = "@" not in dataset and Path(dataset).parent.is_dir()  # like runs/phtos beside runs/photos
+    if mistyped or not is_hub_name(dataset):
         raise VisRLError(f"{dataset}: no such folder, and no Hub id. Expected a dataset's folder or USER/NAME[@TAG].")
     return fetch(dataset).folder
 

@@ -11,19 +11,21 @@ Figures come from the two reports as they are; None means that a side has no suc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from visrl_data.report.audit import CELLS
 from visrl_data.report.measures import share_difference
-from visrl_data.report.subjects import Subject
+from visrl_data.report.subjects import Subject, open_subject
 
 _STAGES = (
     *("rows_read", "dropped_at_source", "questions", "candidates", "scored", "in_win", "in_lose", "pairs"),
     *("response_pairs", "pairs_per_question"),
 )
 _MODELS = ("actor", "critic", "origin_base", "box_space", "crop_rule", "zero_shot", "deterministic")
+_LEVELS = [("rows", "source"), ("attempts", "focus"), ("attempts", "answer"), ("questions", "filter")]
 Key = tuple[str, str, tuple[str, ...]]
 
 
@@ -35,8 +37,15 @@ class Outcome:
     reason: str
 
 
-def compare(a: Subject, b: Subject) -> dict[str, Any]:
-    """Everything that two subjects differ in; each figure as {"a": ..., "b": ...}."""
+def compare(a: str | Path, b: str | Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Everything that two runs, dataset folders or versions on the Hub differ in; each figure as {"a": ..., "b": ...}.
+
+    Raises VisRLError when one of them can't be opened.
+    """
+    return _compared(open_subject(str(a), say), open_subject(str(b), say))
+
+
+def _compared(a: Subject, b: Subject) -> dict[str, Any]:
     return {
         "a": _about(a),
         "b": _about(b),
@@ -123,19 +132,20 @@ def _figures(report: dict[str, Any]) -> dict[str, Any]:
 
 def _drops(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
     """Every reason that occurs on a side: of rows, attempts or questions; at which stage."""
-    sides = _both(*({level: n for level, n in _levels(report) if n} for report in (a, b)))
+    before, after = dict(_levels(a)), dict(_levels(b))
+    found = [(level, before.get(level, 0), after.get(level, 0)) for level in {**before, **after}]
     return [
-        {"of": of, "at": at, "reason": reason, "a": counts["a"] or 0, "b": counts["b"] or 0}
-        for (of, at, reason), counts in sides.items()  # type: ignore[misc]
+        {"of": of, "at": at, "reason": reason, "a": was, "b": now}
+        for (of, at, reason), was, now in sorted(found, key=lambda row: _LEVELS.index(row[0][:2]))
+        if was or now
     ]
 
 
-def _levels(report: dict[str, Any]) -> Iterator[tuple[Any, int]]:
+def _levels(report: dict[str, Any]) -> Iterator[tuple[tuple[str, str, str], int]]:
     drops = report["drops"]
-    stages = [("rows", "source", drops["source"])]
-    stages += [("attempts", stage, found) for stage, found in drops["attempts"].items()]
-    for of, at, found in [*stages, ("questions", "filter", drops["questions"])]:
-        for reason, count in found.items():
+    found = (drops["source"], drops["attempts"]["focus"], drops["attempts"]["answer"], drops["questions"])
+    for (of, at), reasons in zip(_LEVELS, found, strict=True):
+        for reason, count in reasons.items():
             yield (of, at, reason), count
 
 

@@ -14,7 +14,6 @@ win and lose boxes come from, and how well their shape alone gives them away.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter
 from typing import Any
 
@@ -117,6 +116,7 @@ def _focus(tables: RunTables, losses: list[Loss]) -> dict[str, Any]:
 
 def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
     """A critic's verdicts. An unparsed one is counted apart, never as a number; skipped (--lazy) is no verdict."""
+    candidates = candidates.select([name, f"{name}_state", f"{name}_mass"])
     skipped = pc.equal(candidates[f"{name}_state"], "skipped")
     candidates = candidates.filter(pc.invert(skipped))
     values = candidates[name].to_numpy()
@@ -138,7 +138,7 @@ def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
 def _exact(tables: RunTables, thresholds: Thresholds) -> dict[str, Any]:
     """The response score against exact match with a standard answer (normalised as in critics.py)."""
     answered = pc.not_equal(tables.candidates["response_score_state"], "skipped")
-    candidates = tables.candidates.filter(answered)
+    candidates = tables.candidates.select(["response", "response_score"]).filter(answered)
     exact = exact_matches(tables.questions, candidates, tables.candidate_question[answered.to_numpy()])
     score = candidates["response_score"].to_numpy()
     unparsed = np.isnan(score)
@@ -158,10 +158,18 @@ def _exact(tables: RunTables, thresholds: Thresholds) -> dict[str, Any]:
 
 def exact_matches(questions: pa.Table, candidates: pa.Table, candidate_question: np.ndarray) -> np.ndarray:
     """`critics.exact_match` for each candidate, with each distinct text normalised once."""
-    comparable = functools.cache(critics.comparable)
-    accepted = [{comparable(answer) for answer in answers} for answers in questions["answers"].to_pylist()]
-    said = zip(candidate_question.tolist(), candidates["response"].to_pylist(), strict=True)
-    return np.array([comparable(response) in accepted[question] for question, response in said], bool)
+    codes: dict[str, int] = {}  # of what is compared
+
+    def coded(texts: pa.ChunkedArray) -> np.ndarray:
+        distinct = texts.combine_chunks().dictionary_encode()
+        of_each = [codes.setdefault(critics.comparable(text), len(codes)) for text in distinct.dictionary.to_pylist()]
+        found: np.ndarray = np.array(of_each, np.int64)[distinct.indices.to_numpy()]
+        return found
+
+    answers = questions["answers"]
+    asked, accepted = pc.list_parent_indices(answers).to_numpy(), coded(pc.list_flatten(answers))
+    said = coded(candidates["response"])
+    return np.isin(candidate_question * len(codes) + said, asked * len(codes) + accepted)
 
 
 def _mean(values: np.ndarray) -> float | None:

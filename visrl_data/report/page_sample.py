@@ -26,7 +26,7 @@ from visrl_data.config import Thresholds
 from visrl_data.filtering import membership
 from visrl_data.report.page_text import embedded, shown
 from visrl_data.seeds import keyed_seed
-from visrl_data.store import Run
+from visrl_data.store import TABLES, Run
 
 MOST_PAIRS = 200
 MOST_UNPAIRED = 50
@@ -222,8 +222,12 @@ def _pixels(box: list[float], question: dict[str, Any]) -> list[float]:
 
 
 def _rows_of(run: Run, name: str, wanted: pc.Expression) -> pa.Table:
-    shards = sorted((run.path / name).glob("part-*.parquet"))
-    return pa.concat_tables([pq.read_table(shard, filters=wanted) for shard in shards])
+    """The wanted rows of a table; one row group is in memory at a time."""
+    found = [TABLES[name].empty_table()]
+    for shard in sorted((run.path / name).glob("part-*.parquet")):
+        file = pq.ParquetFile(shard)
+        found += [file.read_row_group(group).filter(wanted) for group in range(file.num_row_groups)]
+    return pa.concat_tables(found)
 
 
 def read_pictures(run: Run, wanted: set[str]) -> dict[str, str]:
@@ -254,7 +258,7 @@ def small_picture(data: bytes) -> str:
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     forms = {"jpeg": _encoded(picture, "JPEG", quality=JPEG_QUALITY)}
     if picture.getcolors(FEW_COLOURS) is not None:
-        forms["png"] = _encoded(picture, "PNG", compress_level=9)
+        forms["png"] = _encoded(picture, "PNG")
     form = min(forms, key=lambda name: len(forms[name]))
     return f"data:image/{form};base64,{base64.b64encode(forms[form]).decode()}"
 

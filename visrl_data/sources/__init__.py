@@ -52,9 +52,9 @@ def open_source(
 
     source: None, "spotlight" or "spotlight:SETTINGS" (see sources/spotlight.py); a .jsonl file; a .parquet file;
     a folder from `save_to_disk` or of data files; user/name[:config][@revision] on the Hub ("hf:" before it,
-    where a folder has the same name); "visual-cot:" and a file or the folder of that benchmark, "visual-cot-train:"
-    and a file or the folder of its training rows; a published set by its name, as in native.py; "mix:" and a file or
-    the name of a mix (mix.py).
+    where there is a folder `user` here); "visual-cot:" and a file or the folder of that benchmark,
+    "visual-cot-train:" and a file or the folder of its training rows; a published set by its name, as in native.py;
+    "mix:" and a file or the name of a mix (mix.py).
     split: picks the rows in folders, Hub datasets and spotlight; a single file has no splits, there it is
     only a label. limit: the first rows only; None is all of them (of spotlight, which has no end, 200).
     Raises VisRLError.
@@ -99,7 +99,7 @@ def open_source(
         table = open_folder(Path(folder).expanduser(), config, split)
     elif path.suffix == ".parquet" and path.is_file():
         table = open_parquet(path)
-    elif is_hub_id(source) and not path.exists() and path.suffix not in _DATA_FILES | {".parquet"}:
+    elif is_hub_id(source) and not path.parent.is_dir() and path.suffix not in _DATA_FILES | {".parquet"}:
         table = open_hub(source, split)
     else:
         raise _unknown(source)

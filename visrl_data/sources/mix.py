@@ -124,7 +124,7 @@ def read_mix(file: Path, path: str = "") -> list[Part]:
     """The parts that a file names, {path} in their sources replaced. Raises VisRLError."""
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VisRLError(f"--mix {file}: {error}") from error
     if not tables:
         raise VisRLError(f'--mix {file}: no part. Expected tables such as [signs] with source = "photos.jsonl".')

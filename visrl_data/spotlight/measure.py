@@ -157,7 +157,7 @@ def _answers(speaker: Speaker, asked: list[Example]) -> list[Row]:
 
 
 def _box_critic(speaker: Speaker, asked: list[Example], name: str, prompt: prompts.Prompt) -> list[Row]:
-    kinds = {"good": _good, "other object": _other, "cut": _half, "too loose": _loose, "elsewhere": _elsewhere}
+    kinds = {"good": good_box, "other object": other_box, "cut": _half, "too loose": _loose, "elsewhere": _elsewhere}
     scores: dict[str, list[float]] = {}
     failed = []
     for kind, make in kinds.items():
@@ -237,11 +237,11 @@ def target(e: Example) -> SceneObject:
     return next(item for item in e.objects if item.box == e.gold_box)
 
 
-def _good(rng: random.Random, e: Example) -> Box:
+def good_box(rng: random.Random, e: Example) -> Box:
     return _until(lambda: views.jitter(rng, e.gold_box, rng.uniform(0.8, 1.8), 0.15), e, 0.8, 1.0)
 
 
-def _other(rng: random.Random, e: Example) -> Box:
+def other_box(rng: random.Random, e: Example) -> Box:
     item = rng.choice([item for item in e.objects if item.box != e.gold_box])
     return _until(lambda: views.jitter(rng, item.box, rng.uniform(0.8, 1.8), 0.15), e, 0.0, 0.2)
 

@@ -1,0 +1,94 @@
+"""How fast a large pool is filtered again: `visrl filter` on a million candidates, aim 5 s and 1 GB.
+
+    python -m benchmarks.pool [--candidates 1000000]
+
+A run on scripted replies is made once and its rows repeated under new ids, so that texts, ties and gold boxes are
+those of a run; then the command filters the pool under new thresholds, timed from its start to its end. Making the
+pool takes longer than filtering it: a minute or two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tests.conftest import scripted_reply
+from visrl_data import factory, finishing, store
+from visrl_data.config import GenConfig, to_toml
+from visrl_data.engines import Role
+from visrl_data.engines.scripted import ScriptedEngine
+
+QUESTIONS = 500  # of the run that is repeated
+IDS = {"questions": "id", "candidates": "question_id", "drops": "id", "images": None}
+
+
+def build(folder: Path, candidates: int) -> store.Run:
+    """A finished run of at least so many candidates."""
+    engine = ScriptedEngine(scripted_reply)
+    config = GenConfig(source="spotlight", limit=QUESTIONS, chunk_size=100)
+    small = factory.generate(config, folder / "small", roles=(Role(engine, True), Role(engine, False)))
+    tables = {name: small.table(name) for name in store.TABLES}
+    copies = -(-candidates // tables["candidates"].num_rows)
+    config = dataclasses.replace(config, limit=QUESTIONS * copies, chunk_size=QUESTIONS)
+    identity = small.identity()
+    identity["source"]["rows"] = QUESTIONS * copies
+    with store.open_run(folder / "pool", to_toml(config), identity) as run:
+        for i in range(copies):
+            store.write_chunk(run, i, {name: _copy(table, IDS[name], i) for name, table in tables.items()})
+        finishing.finish(run, config, [run.chunk_path(i) for i in range(copies)])
+    return run
+
+
+def _copy(table: pa.Table, key: str | None, number: int) -> pa.Table:
+    if key is None:
+        return table
+    ids = pc.binary_join_element_wise(f"{number}", table[key].cast(pa.string()), "-")
+    return table.set_column(table.schema.get_field_index(key), key, ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """What the command said, and what it took: seconds by the clock and of the processor, MiB at its peak."""
+
+    said: str
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+def refilter(path: Path) -> Filtered:
+    """`visrl filter` under other thresholds, from its start to its end."""
+    command = [sys.executable, "-m", "visrl_cli", "filter", str(path), "--box-win", "0.7", "--response-lose", "0.1"]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said, _ = process.stdout.read(), process.stdout.close()
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{said}")
+    return Filtered(said, time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=1_000_000)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        run = build(Path(work), given.candidates)
+        found = refilter(run.path)
+        print(found.said)
+        print(f"{run.rows('candidates'):,} candidates of {run.rows('questions'):,} questions: {found.seconds:.1f} s "
+              f"({found.cpu_seconds:.1f} s of the processor), peak {found.peak_mib:.0f} MiB")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""How fast a preference step is: this project's trainer against TRL's DPOTrainer with TRL's own collator of pictures.
+
+    python -m benchmarks.training [--shapes qwen,llava] [--stages rl1,rl2] [--pairs N] [--steps N] [--output FILE]
+
+The same pairs, adapter, optimizer and type of numbers for all; a way of a stage runs in a process of its own:
+
+    stock      TRL's, on the rows that `visrl push` publishes (configs rl1 and rl2)
+    rows       ours, each side of a pair a row of its own, each picture encoded once
+    branches   ours as it is: the rows of a pair are one
+    cached     the same with --cache-reference; filling the table is not in the step's time
+
+Prints Markdown and writes JSON. A step is one batch of pairs with pictures of several sizes, from the end of the step
+before; the first is dropped, the median counts. Peak memory is what the steps need over what the process
+held before the first. The adapter has left its reference before the first step, so that the losses say something.
+About five minutes on two idle cores; on a machine with a GPU that is what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import models, photos
+from benchmarks.process import alone
+from benchmarks.steps import PARTS, Watch, held_mib
+from visrl_data.engines.loading import load_processor
+from visrl_data.factory import versions
+from visrl_data.models import find_model
+from visrl_data.prompts import PromptSet
+from visrl_train.config import Rl2Config
+from visrl_train.formats import Pair
+from visrl_train.models import load_policy, token_limit
+from visrl_train.pictures import shares
+
+WAYS = ("stock", "rows", "branches", "cached")
+SIZES = ((640, 480), (1024, 768), (480, 640))
+BETA = 0.1
+QUESTIONS = (
+    "What number is on the sign?",
+    "Who stands next to the old door, and what does she wear?",
+    "Where is the dog?",
+)
+RESPONSES = (("7", "17"), ("a yellow jacket", "blue"), ("next to the old bridge", "on the left, under the tree"))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One way of one stage. model: a folder that benchmarks/models.py wrote; pairs: in each of the steps."""
+
+    shape: str
+    model: Path
+    stage: str
+    way: str
+    pairs: int
+    steps: int
+    max_pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What a job gave. seconds, cpu_seconds: of each step, the latter of all threads together. parts: mean seconds a
+    step, without the first. peak_mib: over the start.
+
+    losses: of each step; terms: the means of box and response at the first, which stock does not tell.
+    """
+
+    shape: str
+    stage: str
+    way: str
+    seconds: list[float]
+    cpu_seconds: list[float]
+    parts: dict[str, float]
+    peak_mib: float
+    losses: list[float]
+    terms: dict[str, float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds[1:])
+
+    @property
+    def median_cpu(self) -> float:
+        """Told beside the time: on a machine that is busy with other work it is the steadier of the two."""
+        return statistics.median(self.cpu_seconds[1:])
+
+
+def made_up_pairs(count: int) -> tuple[tuple[Pair, ...], dict[str, bytes]]:
+    """So many pairs with boxes at random, the sizes in turn, and their pictures' bytes by sha256."""
+    draw, pairs, pictures = np.random.default_rng(0), [], {}
+    for i in range(count):
+        size, said = SIZES[i % len(SIZES)], RESPONSES[i % len(RESPONSES)]
+        held = io.BytesIO()
+        photos.photo(i, size).save(held, "JPEG", quality=90)
+        sha = hashlib.sha256(held.getvalue()).hexdigest()
+        pictures[sha] = held.getvalue()
+        sides: dict[str, Any] = {}
+        for side, response in zip(("win", "lose"), said, strict=True):
+            corner, reach = draw.uniform(0.05, 0.5, 2), draw.uniform(0.2, 0.4, 2)
+            box = np.concatenate([corner, corner + reach])
+            pixels = (box * [*size, *size]).astype(int).tolist()
+            text = "[" + ", ".join(f"{edge:.3f}" for edge in box) + "]"
+            sides |= {f"{side}_box": text, f"{side}_crop": tuple(pixels), f"{side}_response": response}
+        pairs.append(Pair(f"p{i}", QUESTIONS[i % len(QUESTIONS)], (said[0],), sha, has_response=True, **sides))
+    return tuple(pairs), pictures
+
+
+def measure(job: Job) -> Timed:
+    """Run a job in this process."""
+    models.stand_in_for_videos()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["VISRL_CACHE"] = folder
+        trainer = (stock if job.way == "stock" else ours)(job, folder)
+        watch = Watch(trainer)
+        before = held_mib()
+        trainer.train()
+    peak = held_mib() - before
+    parts = {name: statistics.mean(step[name] for step in watch.parts[1:]) for name in PARTS}
+    terms = {name: values[0] for name, values in watch.noted.items() if name.endswith("/loss")}
+    return Timed(job.shape, job.stage, job.way, watch.seconds, watch.cpu_seconds, parts, peak, watch.losses, terms)
+
+
+def stock(job: Job, folder: str) -> Any:
+    """TRL's trainer and collator, the rows in the layout of a published dataset."""
+    import pyarrow as pa
+    from datasets import Dataset
+    from trl import DPOTrainer
+
+    from visrl_data.publishing.dataset_rows import CONFIGS, PairSet, training_rows
+
+    pairs, pictures = made_up_pairs(job.pairs)
+    names = {"image": "image_sha256", "win_box": "win_box_text", "lose_box": "lose_box_text"}
+    columns = [
+        {names.get(name, name): value for name, value in dataclasses.asdict(pair).items()}
+        | {"same_response": not pair.has_response}
+        for pair in pairs
+    ]
+    given = PairSet(pa.Table.from_pylist(columns), PromptSet(), pictures.__getitem__, frozenset(pictures))
+    rows = [row for _, row in training_rows(given, job.stage)]
+    model, processor = policy(job)
+    trainer = DPOTrainer(
+        model=model, args=arguments(job, folder, len(rows)), processing_class=processor,
+        train_dataset=Dataset.from_list(rows, features=CONFIGS[job.stage]),
+    )  # fmt: skip
+    return leave_reference(trainer)
+
+
+def ours(job: Job, folder: str) -> Any:
+    """As preference.train_pairs sets it up."""
+    from datasets import Dataset
+
+    from visrl_train import branches, reference  # these change TRL for the process, so not in stock's
+    from visrl_train.collator import PairCollator
+    from visrl_train.preference import PreferenceTrainer, Terms
+    from visrl_train.turns import Turns
+
+    pairs, pictures = made_up_pairs(job.pairs)
+    rl2 = job.stage == "rl2"
+    terms = Terms(BETA, BETA, 0.5, 0.5, "win") if rl2 else Terms(BETA)
+    model, processor = policy(job)
+    turns = Turns(processor, token_limit(model), shares(model))
+    joins = None if job.way == "rows" else branches.branching(model, processor)
+    collator = PairCollator(turns, PromptSet(), pictures.__getitem__, terms.response_crop, branches=joins)
+    rows = [dataclasses.asdict(pair) for pair in pairs]
+    trainer = PreferenceTrainer(
+        terms=terms, model=model, args=arguments(job, folder, len(rows)), processing_class=processor,
+        data_collator=collator, train_dataset=Dataset.from_list(rows),
+    )  # fmt: skip
+    if job.way == "cached":
+        trainer.use_reference(reference.table(trainer, collator, rows, (job.stage,)))
+    return leave_reference(trainer)
+
+
+def policy(job: Job) -> tuple[Any, Any]:
+    """The model under a fresh adapter on its language model, and its processor."""
+    folder = find_model(str(job.model))
+    processor = load_processor(folder, job.max_pixels, False)
+    return load_policy(folder, Rl2Config(dtype="float32")), processor
+
+
+def arguments(job: Job, folder: str, rows: int) -> Any:
+    """A pass is one batch, so that each step has the same pairs."""
+    from trl import DPOConfig
+
+    return DPOConfig(
+        folder, beta=BETA, max_length=None, num_train_epochs=job.steps, per_device_train_batch_size=rows,
+        learning_rate=1e-4, lr_scheduler_type="constant", bf16=False, gradient_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(), remove_unused_columns=False, report_to=[], save_strategy="no",
+        logging_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+
+
+def leave_reference(trainer: Any) -> Any:
+    """A fresh adapter changes nothing, and all losses would be log 2: give it something to say."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.requires_grad and "lora_B" in name:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=draw).to(parameter.device)
+    return trainer
+
+
+def tables(found: list[Timed]) -> str:
+    """Markdown: time and memory, where the time goes, and whether the losses agree."""
+    names = ("shape", "stage", "way", "seconds a step", "stock / this", "CPU seconds", "stock / this", "peak MiB")
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    at = {(timed.shape, timed.stage, timed.way): timed for timed in found}
+    for timed in found:
+        first = at.get((timed.shape, timed.stage, "stock"), timed)
+        wall = f"{timed.median:.2f} | {first.median / timed.median:.2f}"
+        busy = f"{timed.median_cpu:.2f} | {first.median_cpu / timed.median_cpu:.2f}"
+        lines.append(f"| {timed.shape} | {timed.stage} | {timed.way} | {wall} | {busy} | {timed.peak_mib:.0f} |")
+    lines += ["", "| shape | stage | way | " + " | ".join(PARTS) + " |", "|---" * (3 + len(PARTS)) + "|"]
+    for timed in found:
+        spent = " | ".join(f"{timed.parts[name]:.2f}" for name in PARTS)
+        lines.append(f"| {timed.shape} | {timed.stage} | {timed.way} | {spent} |")
+    lines += ["", "| shape | loss at the first step | stock | ours | difference |", "|---|---|---|---|---|"]
+    for shape, name, stocks, other in agreement(at):
+        lines.append(f"| {shape} | {name} | {stocks:.6f} | {other:.6f} | {abs(stocks - other):.1e} |")
+    return "\n".join(lines)
+
+
+def agreement(at: dict[tuple[str, str, str], Timed]) -> list[tuple[str, str, float, float]]:
+    """(shape, what, stock's, ours). Stock's rl2 is the mean over box and response rows: twice it less rl1's."""
+    found = []
+    for shape in dict.fromkeys(key[0] for key in at):
+        runs = [at.get((shape, stage, way)) for way in ("stock", "branches") for stage in ("rl1", "rl2")]
+        if all(runs):
+            rl1, rl2, our1, our2 = (run.losses[0] for run in runs if run)
+            response = at[shape, "rl2", "branches"].terms["response/loss"]
+            found += [(shape, "rl1", rl1, our1), (shape, "rl2", rl2, our2)]
+            found.append((shape, "rl2, the response term", 2 * rl2 - rl1, response))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="qwen,llava")
+    parser.add_argument("--stages", default="rl1,rl2")
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--max-pixels", type=int, default=500_000)
+    parser.add_argument("--output", type=Path, default=Path("training.json"))
+    given = parser.parse_args()
+    load, began, found = os.getloadavg(), time.perf_counter(), []
+    models.stand_in_for_videos()
+    with tempfile.TemporaryDirectory() as work:
+        for shape in given.shapes.split(","):
+            folder = getattr(models, shape)(Path(work) / shape)
+            for stage in given.stages.split(","):
+                for way in given.ways.split(","):
+                    found.append(
+                        alone(measure, Job(shape, folder, stage, way, given.pairs, given.steps, given.max_pixels))
+                    )
+                    print(f"{shape} {stage} {way}: {found[-1].median:.2f} s a step", file=sys.stderr, flush=True)
+    about = {
+        "asked": {name: value for name, value in vars(given).items() if name != "output"},
+        "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": torch.cuda.is_available(),
+        "load": [load, os.getloadavg()], "seconds": round(time.perf_counter() - began), "versions": versions(),
+    }  # fmt: skip
+    text = tables(found)
+    given.output.write_text(
+        json.dumps({"about": about, "runs": [dataclasses.asdict(run) for run in found], "tables": text}, indent=1)
+    )
+    print(text)
+    print(f"\n{about['seconds']} s; load average before and after: {load[0]:.1f}, {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Ways to make the candidates of a list of questions with one model. generation.py times them against each other.
+
+    plain     as a script would: a processor call and a `model.generate` for each reply. 2N boxes, 2N responses, 2N box
+              scores and 2N response scores a question: 24 calls for N = 3
+    twice     as the paper's public code calls a model: every rollout runs twice, first to see whether it gives
+              anything, then for its result: 48 calls
+    factory   the whole of `visrl gen`, but for loading the model: passes in batches, and a run folder on disk
+
+All three use the package's own prompts, keyed draws, grammars, parsers, diversity controller and crop rule, on the
+same loaded model: what differs is how the model is called. The model is loaded once, in inference mode, and keeps its
+key-value cache in each. `plain` and `twice` hold their results in memory and write nothing.
+
+An untrained model needs two crutches, the same in all three ways. The four numbers of its boxes would be in order
+in a quarter of its replies, so half the attempts would be lost; and it would never end a response. `crutches` holds
+its boxes to a list of valid ones, and cuts its responses at the length of a short phrase.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from transformers import LogitsProcessorList
+
+from visrl_data import factory, images, sampling, store
+from visrl_data.boxes import Cells, Frame, crop_pixels
+from visrl_data.config import GenConfig
+from visrl_data.diversity import second_box
+from visrl_data.engines import Reply, Request, Role, Sampling
+from visrl_data.engines.decoding import Grammars, KeyedSampler
+from visrl_data.factory import Factory
+from visrl_data.prompts import SCORE_GRAMMAR, parse_score, standard_answer
+from visrl_data.records import Question
+from visrl_data.seeds import generator, keyed_seed
+
+RESPONSE_TOKENS = 8  # of an untrained model's responses
+LISTED = 200  # boxes that an untrained model may write about a picture
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a way made. candidates: question id and index -> box text, response, box score, response score.
+
+    seconds of each stage; stages that a way doesn't tell apart are not among them.
+    """
+
+    questions: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    stages: dict[str, float]
+    candidates: dict[str, tuple[Any, ...]]
+
+
+def plain(built: Factory, times: int = 1) -> Made:
+    """One call a reply. times: how often each is made; the last one counts."""
+    script = _Script(built, times)
+    with torch.inference_mode():
+        for i in range(len(built.source)):
+            question = built.source.read(i)
+            assert isinstance(question, Question)
+            script.question(question)
+    return Made(len(built.source), *script.counts, script.stages, script.candidates)
+
+
+def whole_factory(built: Factory, output: Path) -> Made:
+    """`visrl gen` into the folder `output`."""
+    run = factory.generate(built.config, output, crew=contextlib.nullcontext(factory.Alone(built)))
+    times = store.times(run)
+    counts = [sum(record[name] for record in times) for name in ("calls", "prompt_tokens", "completion_tokens")]
+    stages = {name: sum(record[f"{name}_seconds"] for record in times) for name in ("focus", "answer", "judge")}
+    columns = ("box_text", "response", "box_score", "response_score")
+    rows = run.table("candidates", ["question_id", "index", *columns]).to_pylist()
+    candidates = {f"{row['question_id']}/{row['index']}": tuple(row[name] for name in columns) for row in rows}
+    return Made(len(built.source), *counts, stages, candidates)
+
+
+class _Script:
+    """The plain way, question by question, and what it has made so far."""
+
+    def __init__(self, built: Factory, times: int) -> None:
+        self.built, self.config, self.times = built, built.config, times
+        self.counts = [0, 0, 0]  # calls, prompt tokens, completion tokens
+        self.stages = dict.fromkeys(("focus", "answer", "judge"), 0.0)
+        self.candidates: dict[str, tuple[Any, ...]] = {}
+        self._grammars: dict[int, Grammars] = {}
+        self._clock = 0.0
+
+    def question(self, question: Question) -> None:
+        config, prompts, text = self.config, self.built.prompts, question.question
+        image = images.decode(question.image)
+        frame = sampling.frame_of(image, self.built.box_space, self.built.actor)
+        drawn = Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
+        short = dataclasses.replace(drawn, max_new_tokens=_response_tokens(config))
+        greedy = Sampling(max_new_tokens=config.max_new_tokens)
+        answer = standard_answer(question.answers)
+        box_grammar, score_grammar = (frame.grammar, SCORE_GRAMMAR) if config.constrain else ("", "")
+        actor, critic = self.built.actor, self.built.critic
+        for attempt in range(config.attempts):
+            self._clock = time.perf_counter()
+            seeds = [self._seed(question, attempt, slot, "focus") for slot in (0, 1)]
+            asked = (prompts.focus.parts(question=text), (image,))
+            replies = [self.ask(actor, *asked, drawn, seed, box_grammar) for seed in seeds]
+            self._lap("focus")
+            for slot, cells in enumerate(self.settled(question, attempt, frame, replies)):
+                crop = image.crop(crop_pixels(frame.to_unit(cells), image.size, self.built.crop_rule))
+                parts = prompts.answer.parts(question=text)
+                seed = self._seed(question, attempt, slot, "answer")
+                response = self.ask(actor, parts, (image, crop), short, seed).text
+                self._lap("answer")
+                parts = prompts.box_critic.parts(question=text, answer=answer)
+                box_score = self.ask(critic, parts, (crop,), greedy, 0, score_grammar).text
+                parts = prompts.response_critic.parts(question=text, answer=answer, response=response)
+                score = self.ask(critic, parts, (image,), greedy, 0, score_grammar).text
+                scores = [parse_score(box_score)[0], parse_score(score)[0]]
+                self._lap("judge")
+                self.candidates[f"{question.id}/{2 * attempt + slot}"] = (frame.text(cells), response, *scores)
+
+    def settled(self, question: Question, attempt: int, frame: Frame, replies: Sequence[Reply]) -> list[Cells]:
+        """The attempt's two boxes (Eq. 3); none when neither reply holds one."""
+        found = [frame.parse(reply.text)[0] for reply in replies]
+        valid = [cells for cells in found if cells is not None]
+        if not valid:
+            return []
+        second = valid[1] if len(valid) == 2 else None
+        seed = self._seed(question, attempt, 1, "diversity")
+        slack = self.config.iou_max, self.config.area_slack
+        return [valid[0], second_box(valid[0], second, [], frame, *slack, seed).cells]
+
+    def ask(
+        self, role: Role, parts: Sequence[Any], pictures: tuple[Any, ...], drawn: Sampling, seed: int, grammar: str = ""
+    ) -> Reply:
+        """One reply, by as many calls as this way makes for one."""
+        for _ in range(self.times):
+            reply = self._call(role, parts, pictures, drawn, seed, grammar)
+            self.counts[0] += 1
+            self.counts[1] += reply.prompt_tokens
+            self.counts[2] += reply.completion_tokens
+        return reply
+
+    def _call(
+        self, role: Role, parts: Sequence[Any], pictures: tuple[Any, ...], drawn: Sampling, seed: int, grammar: str
+    ) -> Reply:
+        model, processor = role.engine.model, role.engine.processor  # type: ignore[attr-defined]
+        tokenizer, sampled = processor.tokenizer, drawn.temperature > 0
+        content = [{"type": "text", "text": part.text} if part.kind == "text" else {"type": "image"} for part in parts]
+        chat = [{"role": "user", "content": content}]
+        text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        begins = tokenizer.bos_token and text.startswith(tokenizer.bos_token)
+        inputs = processor(
+            text=[text], images=[list(pictures)], add_special_tokens=not begins, return_tensors="pt"
+        ).to(model.device, dtype=model.dtype)  # fmt: skip
+        held = LogitsProcessorList([KeyedSampler(drawn, [seed])] if sampled else [])
+        if grammar:
+            grammars = self._grammars.setdefault(id(tokenizer), Grammars(tokenizer, [tokenizer.eos_token_id]))
+            held.insert(0, grammars.processor([grammar]))
+        adapted = role.adapter or not hasattr(model, "disable_adapter")
+        with contextlib.nullcontext() if adapted else model.disable_adapter():
+            ids = model.generate(
+                **inputs, logits_processor=held, max_new_tokens=drawn.max_new_tokens, do_sample=sampled,
+                top_k=0 if sampled else None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+        length = inputs["input_ids"].shape[1]
+        written = tokenizer.decode(ids[0, length:], skip_special_tokens=True).strip()
+        return Reply(written, "", length, ids.shape[1] - length)
+
+    def _seed(self, question: Question, attempt: int, slot: int, purpose: str) -> int:
+        return keyed_seed(self.config.seed, self.config.round, question.id, attempt, slot, purpose)
+
+    def _lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stages[stage] += now - self._clock
+        self._clock = now
+
+
+def _response_tokens(config: GenConfig) -> int:
+    """Only an untrained model is asked with --constrain here."""
+    return RESPONSE_TOKENS if config.constrain else config.max_new_tokens
+
+
+@contextlib.contextmanager
+def crutches(built: Factory) -> Iterator[None]:
+    """For an untrained model, see the head of this file; nothing for a model that runs without --constrain."""
+    if not built.config.constrain:
+        yield
+        return
+    engine: Any = built.actor.engine
+    run = engine.generate
+
+    def cut(request: Request) -> Request:
+        if len(request.images) < 2:  # boxes and scores end by their grammars
+            return request
+        return dataclasses.replace(
+            request, sampling=dataclasses.replace(request.sampling, max_new_tokens=RESPONSE_TOKENS)
+        )
+
+    with (
+        mock.patch.object(Frame, "grammar", property(_listed)),
+        mock.patch.object(engine, "generate", lambda requests: run([cut(request) for request in requests])),
+    ):
+        yield
+
+
+def _listed(frame: Frame) -> str:
+    """A grammar of some boxes about this picture, between a tenth and six tenths of its sides."""
+    low_x, low_y, high_x, high_y = frame.bounds
+    rng = generator(keyed_seed(frame.space, *frame.bounds))
+    low, span = np.array([low_x, low_y]), np.array([high_x - low_x, high_y - low_y])
+    sides = rng.uniform(0.1, 0.6, (LISTED, 2))
+    starts = rng.uniform(0, 1, (LISTED, 2)) * (1 - sides)
+    corners = np.concatenate([low + starts * span, low + (starts + sides) * span], axis=1).astype(int)
+    return "start: " + " | ".join(json.dumps(frame.text(tuple(cells))) for cells in corners.tolist())
