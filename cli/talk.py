@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
 import sys
 import time
 import traceback
@@ -62,10 +63,16 @@ def takes_volume(command: Callable[..., None]) -> Callable[..., None]:
             except KeyboardInterrupt:
                 raise Interrupted("Interrupted. Run the same command again to go on.") from None
 
-    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+    run.__name__, run.__doc__, run.__module__ = command.__name__, _unwrapped(command.__doc__ or ""), command.__module__
     run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
     return run
+
+
+def _unwrapped(text: str) -> str:
+    """Help with a line for each paragraph: it is wrapped to the terminal's width, which is seldom the source's."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(re.sub(r"\s*\n\s*", " ", paragraph) for paragraph in paragraphs)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,6 +75,7 @@ def _section(name: str, command: Any) -> str:
     text, _, examples = re.split(r"\n\n(Examples?):\n\n", _plain(command.help))
     arguments = [_argument(p) for p in command.params if p.param_type_name == "argument"]
     usage = " ".join([name, *(word for word, _ in arguments), "[OPTIONS]"])
+    text = "\n\n".join(textwrap.fill(paragraph, 118, break_on_hyphens=False) for paragraph in text.split("\n\n"))
     parts = [f"## {name}", f"`{usage}`", text, f"```bash\n{_code(examples)}\n```"]
     if arguments:
         parts.append("\n".join(f"- `{word}`: {help}" for word, help in arguments))

@@ -102,8 +102,8 @@ class Branches:
         if self.rope_index is None:
             return torch.arange(ids.shape[1]).expand(ids.shape)
         names = ("mm_token_type_ids", "image_grid_thw", "attention_mask")
-        found: torch.Tensor = self.rope_index(ids, **{name: rows[name] for name in names})[0]
-        return found
+        positions: torch.Tensor = self.rope_index(ids, **{name: rows[name] for name in names})[0]
+        return positions
 
 
 def branching(model: Any, processor: Any) -> Branches | None:
@@ -146,8 +146,8 @@ def _rope_index(inner: Any) -> Callable[..., Any] | None:
     bare: Any = object.__new__(type(inner))
     nn.Module.__init__(bare)
     bare.config = inner.config
-    method: Callable[..., Any] = bare.get_rope_index
-    return method
+    index: Callable[..., Any] = bare.get_rope_index
+    return index
 
 
 @dataclass(frozen=True, slots=True)

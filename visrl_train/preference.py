@@ -129,7 +129,8 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):  # type: ignore[misc]  # a base
         given = {name: value for name, value in inputs.items() if name not in ("completion_mask", "completions")}
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         made = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
-        return branches.sums(made.log_probs, inputs.get("completions")).chunk(2)
+        summed: tuple[torch.Tensor, ...] = branches.sums(made.log_probs, inputs.get("completions")).chunk(2)
+        return summed
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """TRL's own, which sums what it takes for the tokens of a row."""
@@ -137,8 +138,8 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):  # type: ignore[misc]  # a base
         completions = inputs.pop("completions", None)
 
         def forward(**given: Any) -> Any:
-            found = branches.sums(model(**given).log_probs, completions)
-            return SimpleNamespace(log_probs=found[:, None])
+            summed = branches.sums(model(**given).log_probs, completions)
+            return SimpleNamespace(log_probs=summed[:, None])
 
         found: tuple[torch.Tensor, ...] = super().compute_ref_log_probs(forward, inputs)
         return found

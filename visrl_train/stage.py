@@ -131,7 +131,8 @@ def begin(stage: Stage) -> Iterator[bool]:
         yield stage.finished
         return
     stage.output.mkdir(parents=True, exist_ok=True)
-    print(f"{stage.name}: from {stage.folder.id}, on {stage.data['name']}, to {stage.output}", file=sys.stderr)
+    learns_from = getattr(stage.config, "source" if stage.name == "sft" else "data")
+    print(f"{stage.name}: from {stage.folder.id}, on {learns_from}, to {stage.output}", file=sys.stderr)
     with store.locked(stage.output):
         _check_begun(stage)
         if not stage.finished:

@@ -163,8 +163,8 @@ def exact_matches(questions: pa.Table, candidates: pa.Table, candidate_question:
     def coded(texts: pa.ChunkedArray) -> np.ndarray:
         distinct = texts.combine_chunks().dictionary_encode()
         of_each = [codes.setdefault(critics.comparable(text), len(codes)) for text in distinct.dictionary.to_pylist()]
-        found: np.ndarray = np.array(of_each, np.int64)[distinct.indices.to_numpy()]
-        return found
+        coded_texts: np.ndarray = np.array(of_each, np.int64)[distinct.indices.to_numpy()]
+        return coded_texts
 
     answers = questions["answers"]
     asked, accepted = pc.list_parent_indices(answers).to_numpy(), coded(pc.list_flatten(answers))

@@ -92,7 +92,7 @@ def _dataset(name: str, folder: Path) -> Subject:
 
 def _report(name: str, folder: Path) -> dict[str, Any]:
     try:
-        report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return report
+        found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise VisRLError(f"{name}: its report.json can't be read: {error}") from error
+    return found
