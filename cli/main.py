@@ -44,7 +44,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and leave.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print versions and leave.")
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

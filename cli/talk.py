@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -54,6 +54,11 @@ def takes_volume(command: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
         for name, kind in zip(ALWAYS, (Quiet, Verbose), strict=True)
     ]
+
+    for parameter in [*own, *added]:
+        kind, option = get_args(parameter.annotation)
+        if kind in (bool, bool | None) and option.metavar is None:
+            option.metavar = ""  # a flag takes no value; the help would show <bool>
 
     def run(**given: Any) -> None:
         set_volume(*(given.pop(name) or _volume[name] for name in ALWAYS))
