@@ -88,11 +88,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         questions = source(Path(work), given.questions)
         found = alone(measure, questions, given.questions, Path(work) / "run")
-    print("| questions | MiB held |\n| --- | --- |")
-    for done, held in found.held:
-        print(f"| {done:,} | {held:.0f} |")
-    print(f"\n{found.slope:+.1f} MiB for each 10,000 questions; peak {found.generated:.0f} MiB while they were made, "
-          f"{found.peak:.0f} MiB with the last step; {found.seconds:.0f} s")  # fmt: skip
+        print("| questions | MiB held |\n| --- | --- |")
+        for done, held in found.held:
+            print(f"| {done:,} | {held:.0f} |")
+        peaks = f"peak {found.generated:.0f} MiB while they were made, {found.peak:.0f} MiB with the last step"
+        print(f"\n{found.slope:+.1f} MiB for each 10,000 questions; {peaks}; {found.seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -93,13 +93,13 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
 
 
 def _check_safetensors(model: str, path: Path, name: str) -> None:
-    """Weights in any other format are pickles, which run code when they are read."""
-    if any(path.glob(name)):
-        return
+    """Weights in any other format are pickles, which run code when they are read. None at all is told by the loader."""
     others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
+    if any(path.glob(name)) or not others:
+        return
     raise VisRLError(
-        f"{model}: {path} holds no {name}{f', only {others[0]}' if others else ''}; weights are read from "
-        "safetensors alone. Where you trust the files, load and save_pretrained them once, or take another revision."
+        f"{model}: {path} holds no {name}, only {others[0]}; weights are read from safetensors alone. "
+        "Where you trust the files, load and save_pretrained them once, or take another revision."
     )
 
 

@@ -157,8 +157,8 @@ def _own(path: Path, name: str, template: object) -> Prompt:
     pictures = [line for line in template.split("\n") if line in _PICTURES]
     if sorted(pictures) != sorted(needed):
         raise UsageError(
-            f"{path}: prompt {name!r} must have its picture {' and '.join(needed)} alone on a line, once, and "
-            f"no other; it has {', '.join(pictures) or 'none'}"
+            f"{path}: prompt {name!r} must have its picture {' and '.join(needed)} alone on a line, once, "
+            f"and no other; it has {', '.join(pictures) or 'none'}"
         )
     return Prompt(name, template)
 
