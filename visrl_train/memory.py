@@ -18,6 +18,9 @@ the type (float32 4, bfloat16 2), P parameters, of them P_l in the language mode
               b * rows * tokens * (10 h + 3 f)     and the one layer that is done again; without it, of every layer
               8 * rows * reply * vocabulary        log-probabilities of the replies
 
+Rows are counted as they are where each stands alone; where the rows of a pair are one (branches.py), a step of RL1
+takes about half as much, of RL2 a third.
+
 Left out: the vision tower at work, buffers of the libraries, fragmentation. Plan for a quarter more. With
 quadratic (eager) attention, long prompts take more still. Several devices (FSDP, DeepSpeed) divide what they shard.
 """
