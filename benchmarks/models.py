@@ -46,9 +46,10 @@ QWEN_CHAT = (
     "{% if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"
 )
 LLAVA_SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
-# As the published template: a turn's pictures come before all of its text.
+# As the published template, a turn's pictures come before all of its text; the beginning and the end of text are
+# written out, which TRL's collator expects of a template and the published one leaves to the tokenizer.
 LLAVA_CHAT = (
-    "{% for m in messages %}{{ m.role.upper() }}: "
+    "<s>{% for m in messages %}{{ m.role.upper() }}: "
     "{% if m.content is string %}{{ m.content }}{% else %}"
     "{% for p in m.content if p.type == 'image' %}<image>\n{% endfor %}"
     "{% for p in m.content if p.type == 'text' %}{{ p.text }}{{ '' if loop.last else ' ' }}{% endfor %}{% endif %}"
