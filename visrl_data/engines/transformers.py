@@ -205,8 +205,10 @@ class TransformersEngine:
         config = options["generation_config"]
         config.disable_compile = True  # shapes change from batch to batch
         cache = StaticCache(self.model.config, max_cache_len=ids.shape[1] + config.max_new_tokens)
+        same = rows == list(range(len(read.ids)))  # one reply a prompt: nothing to repeat
         for number, layer in enumerate(read.cache.layers):
-            cache.update(layer.keys[rows], layer.values[rows], number)
+            held = (layer.keys, layer.values) if same else (layer.keys[rows], layer.values[rows])
+            cache.update(*held, number)
             layer.reset()  # its memory is free for the next
         return self.model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options), mask
 
