@@ -153,7 +153,13 @@ def tables(cells: Sequence[Cell]) -> str:
                      f"{fitted(cell, rates):.2f}", f"{fitted(cell, fit(others)):.2f}"])  # fmt: skip
     found = generation._table(names, rows)
     found += "\n\nRates (parameters x tokens a second): vision {:.3g}, reading {:.3g}, writing {:.3g}.".format(*rates)
-    names = ("pictures", "N", "s reading", "s writing", *(f"{WANTED:,} questions, {n} GPUs" for n in GPUS))
+    names = (
+        "pictures",
+        "N",
+        "s reading",
+        "s writing",
+        *(f"{WANTED:,} questions, {n} GPU{'s' * (n > 1)}" for n in GPUS),
+    )
     rows = []
     for cell in cells:
         if cell.size == "M":
