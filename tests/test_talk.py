@@ -81,7 +81,13 @@ def test_exit_codes(error, code, photo_source, tmp_path, monkeypatch):
 def test_a_signal_keeps_what_is_done(sent, codes, untrained, tmp_path):
     """A shell shows 143 for a process that SIGTERM ended, which subprocess shows as -15."""
     words = ["gen", "--model", untrained, "--limit", "400", "--chunk-size", "1", "--max-new-tokens", "2"]
-    child = subprocess.Popen([*VISRL, *map(str, words), "-o", tmp_path / "run"], cwd=ROOT, stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        [*VISRL, *map(str, words), "-o", tmp_path / "run"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        # a shell's background job ignores Ctrl-C, and hands that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     first = tmp_path / "run" / "work" / "chunk-00000000"
     while not first.is_dir():
         assert child.poll() is None, child.stderr.read()
