@@ -194,6 +194,15 @@ def test_work_files_that_a_kill_left_beside_a_whole_model_go(sft_model, acts, tr
     assert not left.parent.exists() and len(trains) == 1
 
 
+def test_work_files_that_a_kill_left_beside_a_whole_run_go(sft_model, acts, trains, tmp_path):
+    evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model), tmp_path / "e")
+    left = tmp_path / "e" / "round0" / "work" / "chunk-00000000"
+    left.mkdir(parents=True)
+    (left / "drops.parquet").write_bytes(b"x")
+    evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model), tmp_path / "e")
+    assert not left.parent.exists()
+
+
 def test_more_rounds_go_on_from_the_last(sft_model, acts, trains, tmp_path):
     evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model), tmp_path / "e")
     trains.clear()

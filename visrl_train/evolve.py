@@ -140,6 +140,7 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
         made_by, now = run.identity()["actor"].get("digest"), find_model(config.model, config.trust_remote_code).digest
         if (path / "config.toml").read_text(encoding="utf-8") != to_toml(config) or made_by != now:
             raise VisRLError(f"{path} was made otherwise, or by other weights. Choose another --output.")
+        store.remove_chunks(run)  # left by a kill after the manifest was whole
         return run
     total = len(factory.open_questions(config))
     return factory.generate(
