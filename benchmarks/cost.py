@@ -151,7 +151,7 @@ def tables(cells: Sequence[Cell]) -> str:
         rows.append([cell.size, sides, str(cell.attempts), f"{cell.vision / 1e6:.1f} M", f"{cell.language / 1e6:.1f} M",
                      f"{cell.patches:.0f}", f"{cell.read:.0f}", f"{cell.written:.0f}", f"{cell.seconds:.2f}",
                      f"{fitted(cell, rates):.2f}", f"{fitted(cell, fit(others)):.2f}"])  # fmt: skip
-    found = generation._table(names, rows)
+    found = generation.markdown(names, rows)
     found += "\n\nRates (parameters x tokens a second): vision {:.3g}, reading {:.3g}, writing {:.3g}.".format(*rates)
     names = (
         "pictures",
@@ -167,7 +167,7 @@ def tables(cells: Sequence[Cell]) -> str:
             hours = [f"{WANTED * (reading + writing) / n / 3600:.1f} h" for n in GPUS]
             size = "{}x{}".format(*SIDES[cell.pictures])
             rows.append([size, str(cell.attempts), f"{reading:.2f}", f"{writing:.2f}", *hours])
-    return f"{found}\n\nA model of 7 billion parameters, at assumed rates {ASSUMED}:\n\n" + generation._table(
+    return f"{found}\n\nA model of 7 billion parameters, at assumed rates {ASSUMED}:\n\n" + generation.markdown(
         names, rows
     )
 

@@ -170,11 +170,13 @@ def tables(timed: Sequence[Timed]) -> str:
         parts.append([row.model, row.way, *(f"{value / n:.3f}" for value in seconds)])
     profile = ("model", "way", "focus", "answer", "judge", *MODEL, *AROUND)
     return (
-        _table(names, rows) + "\n\nSeconds a question, by stage and by what they went to:\n\n" + _table(profile, parts)
+        markdown(names, rows)
+        + "\n\nSeconds a question, by stage and by what they went to:\n\n"
+        + markdown(profile, parts)
     )
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [names, ["---"] * len(names), *rows])
 
 

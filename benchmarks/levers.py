@@ -102,7 +102,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
         seconds = [each[lever] for each in found.values()]
         times = [each[lever] / each["all of them"] for each in found.values()]
         rows.append([lever, *(f"{value:.2f}" for value in seconds), *(f"{value:.2f}" for value in times)])
-    return generation._table(names, rows)
+    return generation.markdown(names, rows)
 
 
 def main() -> None:

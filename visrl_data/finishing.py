@@ -99,8 +99,9 @@ def sweep_run(path: Path, box_critic: bool | None = None, grid: Iterable[Thresho
     setting = _setting(run, {}, box_critic)
     candidates = run.table("candidates", columns=list(filtering.CANDIDATE_COLUMNS))
     questions = run.table("questions", columns=["id"])
-    within = [thresholds for thresholds in grid or filtering.sweep_grid() if _beyond(run, thresholds) is None]
-    return filtering.sweep(candidates, questions, within, setting.box_critic, run.config()["seed"])
+    made = run.config()
+    within = [one for one in grid or filtering.sweep_grid() if _beyond(made, Setting(one, setting.box_critic)) is None]
+    return filtering.sweep(candidates, questions, within, setting.box_critic, made["seed"])
 
 
 def _setting(run: Run, given: dict[str, float], box_critic: bool | None) -> Setting:
@@ -110,21 +111,23 @@ def _setting(run: Run, given: dict[str, float], box_critic: bool | None) -> Sett
         setting = Setting(Thresholds(**values), before if box_critic is None else box_critic)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    beyond = "--no-box-critic" if not setting.box_critic else _beyond(run, setting.thresholds)
-    if run.config().get("lazy") and beyond:
+    made = run.config()
+    if beyond := _beyond(made, setting):
         raise UsageError(
             f"{beyond}: {run.path} was made with --lazy, so boxes whose score lies between its own thresholds have no "
-            f"response (--box-win {run.config()['box_win']}, --box-lose {run.config()['box_lose']}). Filter within "
+            f"response (--box-win {made['box_win']}, --box-lose {made['box_lose']}). Filter within "
             "these, or make a run without --lazy."
         )
     return setting
 
 
-def _beyond(run: Run, thresholds: Thresholds) -> str | None:
-    """The flag by which thresholds ask a lazy pool for responses that it does not have."""
-    made = run.config()
+def _beyond(made: dict[str, Any], setting: Setting) -> str | None:
+    """The flag by which a setting asks a lazy pool for responses that it does not have. made: the run's options."""
     if not made.get("lazy"):
         return None
+    if not setting.box_critic:
+        return "--no-box-critic"
+    thresholds = setting.thresholds
     if thresholds.box_win < made["box_win"]:
         return f"--box-win {thresholds.box_win}"
     return f"--box-lose {thresholds.box_lose}" if thresholds.box_lose > made["box_lose"] else None

@@ -20,7 +20,6 @@ predictions chunk by chunk. More --rounds go on from the last one.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -149,7 +148,7 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
 
 
 def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Path, output: Path) -> Path:
-    from visrl_train.launching import resolve
+    from visrl_train.launching import train
 
     if (output / RECORD).is_file():
         started = json.loads((output / RECORD).read_text(encoding="utf-8"))["trained_from"]["digest"]
@@ -164,9 +163,7 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
         given["device"] = "cpu"
     if gen.dtype in ("float32", "bfloat16"):
         given["dtype"] = gen.dtype
-    recipe = importlib.import_module(f"visrl_train.{stage}")
-    made: Path = recipe.train(resolve(stage, config.train_config, given), output)
-    return made
+    return train(stage, output, config.train_config, **given)
 
 
 def _eval_config(config: EvolveConfig, gen: GenConfig) -> EvalConfig:
