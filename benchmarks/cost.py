@@ -31,8 +31,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from benchmarks import generation, models, photos
 from benchmarks.process import alone, quiet
-from visrl_data.config import GenConfig
-from visrl_data.engines.reading import Reader
+from visrl_data.core.config import GenConfig
+from visrl_data.engines.prefix_cache import Reader
 
 QUESTIONS = 4
 SIDES = {"small": (320, 240), "middle": (640, 480), "large": (1024, 768)}

@@ -29,10 +29,11 @@ from PIL import Image
 from benchmarks import large, models, photos, ways
 from benchmarks.process import alone, peak_mib, quiet
 from benchmarks.watch import AROUND, MODEL, watching
-from visrl_data import factory
-from visrl_data.config import GenConfig, to_toml
-from visrl_data.engines import Request, Sampling, Usage
-from visrl_data.prompts import Part
+from visrl_data.core import versions
+from visrl_data.core.config import GenConfig, to_toml
+from visrl_data.core.prompts import Part
+from visrl_data.engines.protocol import Request, Sampling, Usage
+from visrl_data.pipeline import factory
 
 WAYS = ("plain", "twice", "factory")
 FOLDERS: dict[str, Callable[[Path], Path]] = {"qwen": models.qwen, "llava": models.llava, "qwen7b": large.qwen7b}
@@ -187,7 +188,7 @@ def about(todo: Sequence[Job], timed: Sequence[Timed]) -> dict[str, Any]:
         told = dataclasses.asdict(row) | {"in_model": row.in_model, "seconds_a_question": row.each}
         del told["made"]["candidates"]
         rows.append(told | {"config": to_toml(job.config), "threads": job.threads or torch.get_num_threads()})
-    machine: dict[str, Any] = {"cpus": os.cpu_count(), "load": os.getloadavg(), "versions": factory.versions()}
+    machine: dict[str, Any] = {"cpus": os.cpu_count(), "load": os.getloadavg(), "versions": versions.versions()}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     crutches = {"response_tokens": ways.RESPONSE_TOKENS, "listed_boxes": ways.LISTED, "pictures": photos.SIZES}

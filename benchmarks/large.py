@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from benchmarks import models
 from visrl_data.engines import loading
 from visrl_data.engines import transformers as engine
-from visrl_data.models import ModelFolder
+from visrl_data.models.model_folder import ModelFolder
 
 TEXT = {
     "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,

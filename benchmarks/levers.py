@@ -23,11 +23,12 @@ import torch
 
 from benchmarks import generation
 from benchmarks.process import alone, quiet
-from visrl_data import factory
-from visrl_data.engines import Request, reading
+from visrl_data.core import versions
+from visrl_data.engines import prefix_cache
 from visrl_data.engines import transformers as engine
 from visrl_data.engines.batching import batches
-from visrl_data.engines.reading import Prompt, Read, Reader
+from visrl_data.engines.prefix_cache import Prompt, Read, Reader
+from visrl_data.engines.protocol import Request
 from visrl_data.engines.transformers import TransformersEngine
 
 
@@ -75,7 +76,7 @@ LEVERS: dict[str, Callable[[], Any]] = {
     "all of them": contextlib.nullcontext,
     "shared: the prompt of a question's boxes alone": boxes_alone,
     "without keeping pictures' features": looked_at_anew,
-    "without shared beginnings": lambda: mock.patch.object(reading, "beginnings", apart),
+    "without shared beginnings": lambda: mock.patch.object(prefix_cache, "beginnings", apart),
     "without a cache of its final size": lambda: mock.patch.object(TransformersEngine, "_continue", growing),
     "without batches of like length": lambda: mock.patch.object(engine, "batches", in_order),
     "with --score-mode expected": contextlib.nullcontext,
@@ -120,7 +121,7 @@ def main() -> None:
                 timed = alone(measure, job, lever)
                 found.setdefault(job.model, {})[lever] = timed.cpu_seconds / timed.made.questions
                 print(job.model, lever, f"{found[job.model][lever]:.2f}", file=sys.stderr, flush=True)
-    about = {"questions": given.questions, "versions": factory.versions(), "cpu_seconds_a_question": found}
+    about = {"questions": given.questions, "versions": versions.versions(), "cpu_seconds_a_question": found}
     given.json.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     print(table(found))
 

@@ -25,7 +25,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny_models
-from visrl_data.prompts import PromptSet
+from visrl_data.core.prompts import PromptSet
 
 VOCABULARY = 4096  # rows of the embedding; the tokenizer has fewer tokens, as real ones have
 TEXT = {

@@ -24,29 +24,31 @@ import pyarrow.compute as pc
 
 from benchmarks.process import alone
 from tests.conftest import scripted_reply
-from visrl_data import factory, finishing, store
-from visrl_data.config import GenConfig, to_toml
-from visrl_data.engines import Role
+from visrl_data.core.config import GenConfig, to_toml
+from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
+from visrl_data.executors import generate
+from visrl_data.pipeline import finalize
+from visrl_data.runs import run_folder
 
 QUESTIONS = 500  # of the run that is repeated
 IDS = {"questions": "id", "candidates": "question_id", "drops": "id", "images": None}
 
 
-def build(folder: Path, candidates: int) -> store.Run:
+def build(folder: Path, candidates: int) -> run_folder.Run:
     """A finished run of at least so many candidates."""
     engine = ScriptedEngine(scripted_reply)
     config = GenConfig(source="spotlight", limit=QUESTIONS, chunk_size=100)
-    small = factory.generate(config, folder / "small", roles=(Role(engine, True), Role(engine, False)))
-    tables = {name: small.table(name) for name in store.TABLES}
+    small = generate.generate(config, folder / "small", roles=(Role(engine, True), Role(engine, False)))
+    tables = {name: small.table(name) for name in run_folder.TABLES}
     copies = -(-candidates // tables["candidates"].num_rows)
     config = dataclasses.replace(config, limit=QUESTIONS * copies, chunk_size=QUESTIONS)
     identity = small.identity()
     identity["source"]["rows"] = QUESTIONS * copies
-    with store.open_run(folder / "pool", to_toml(config), identity) as run:
+    with run_folder.open_run(folder / "pool", to_toml(config), identity) as run:
         for i in range(copies):
-            store.write_chunk(run, i, {name: _copy(table, IDS[name], i) for name, table in tables.items()})
-        finishing.finish(run, config, [run.chunk_path(i) for i in range(copies)])
+            run_folder.write_chunk(run, i, {name: _copy(table, IDS[name], i) for name, table in tables.items()})
+        finalize.finish(run, config, [run.chunk_path(i) for i in range(copies)])
     return run
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from benchmarks.process import peak_mib
-from visrl_train.pictures import encoder
+from visrl_train.image_features import encoder
 
 PARTS = ("collating", "vision", "language model", "output layer", "backward", "rest")
 

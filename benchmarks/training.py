@@ -37,14 +37,14 @@ import torch
 from benchmarks import models, photos
 from benchmarks.process import alone
 from benchmarks.steps import PARTS, Watch, held_mib
+from visrl_data.core.prompts import PromptSet
+from visrl_data.core.versions import versions
 from visrl_data.engines.loading import load_processor
-from visrl_data.factory import versions
-from visrl_data.models import find_model
-from visrl_data.prompts import PromptSet
+from visrl_data.models.model_folder import find_model
 from visrl_train.config import Rl2Config
-from visrl_train.formats import Pair
+from visrl_train.image_features import shares
 from visrl_train.models import load_policy, token_limit
-from visrl_train.pictures import shares
+from visrl_train.pairs import Pair
 
 WAYS = ("stock", "rows", "branches", "cached")
 SIZES = ((640, 480), (500, 375), (1024, 768))
@@ -139,7 +139,9 @@ def stock(job: Job, folder: str) -> Any:
     from datasets import Dataset
     from trl import DPOTrainer
 
-    from visrl_data.publishing.dataset_rows import CONFIGS, PairSet, training_rows
+    from visrl_data.publishing.dataset_rows import training_rows
+    from visrl_data.runs.dataset_schema import CONFIGS
+    from visrl_data.runs.pair_set import PairSet
 
     pairs, pictures = made_up_pairs(job.pairs)
     names = {"image": "image_sha256", "win_box": "win_box_text", "lose_box": "lose_box_text"}
@@ -162,10 +164,10 @@ def ours(job: Job, folder: str) -> Any:
     """As preference.train_pairs sets it up."""
     from datasets import Dataset
 
-    from visrl_train import branches, reference  # these change TRL for the process, so not in stock's
+    from visrl_train import branches, reference_cache  # these change TRL for the process, so not in stock's
     from visrl_train.collator import PairCollator
     from visrl_train.preference import PreferenceTrainer, Terms
-    from visrl_train.turns import Turns
+    from visrl_train.tokenization import Turns
 
     pairs, pictures = made_up_pairs(job.pairs)
     rl2 = job.stage == "rl2"
@@ -180,7 +182,7 @@ def ours(job: Job, folder: str) -> Any:
         data_collator=collator, train_dataset=Dataset.from_list(rows),
     )  # fmt: skip
     if job.way == "cached":
-        trainer.use_reference(reference.table(trainer, collator, rows, (job.stage,)))
+        trainer.use_reference(reference_cache.table(trainer, collator, rows, (job.stage,)))
     return leave_reference(trainer)
 
 

@@ -24,9 +24,10 @@ from unittest import mock
 
 import torch
 
-from visrl_data import finishing, store
 from visrl_data.engines.decoding import HeldToGrammar, KeyedSampler
 from visrl_data.engines.transformers import TransformersEngine
+from visrl_data.pipeline import finalize
+from visrl_data.runs import run_folder
 
 MODEL = ("vision", "prefill", "decode")
 AROUND = ("preprocess", "sample", "write", "rest")
@@ -81,7 +82,7 @@ def watching(engine: TransformersEngine) -> Iterator[Watch]:
         (type(processor.image_processor), "__call__", "preprocess"),
         (type(processor.tokenizer), "__call__", "preprocess"),
         (KeyedSampler, "__call__", "sample"), (HeldToGrammar, "__call__", "sample"),
-        (store, "write_chunk", "write"), (finishing, "finish", "write"),
+        (run_folder, "write_chunk", "write"), (finalize, "finish", "write"),
         (model.model, "get_image_features", "vision"),
     ]  # fmt: skip
     hooks = []

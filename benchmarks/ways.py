@@ -31,16 +31,19 @@ import numpy as np
 import torch
 from transformers import LogitsProcessorList
 
-from visrl_data import factory, images, sampling, store
-from visrl_data.boxes import Cells, Frame, crop_pixels
-from visrl_data.config import GenConfig
-from visrl_data.diversity import second_box
-from visrl_data.engines import Reply, Request, Role, Sampling
+from visrl_data.core import images
+from visrl_data.core.boxes import Cells, Frame, crop_pixels
+from visrl_data.core.config import GenConfig
+from visrl_data.core.prompts import SCORE_GRAMMAR, parse_score, standard_answer
+from visrl_data.core.records import Question
+from visrl_data.core.seeds import generator, keyed_seed
 from visrl_data.engines.decoding import Grammars, KeyedSampler
-from visrl_data.factory import Factory
-from visrl_data.prompts import SCORE_GRAMMAR, parse_score, standard_answer
-from visrl_data.records import Question
-from visrl_data.seeds import generator, keyed_seed
+from visrl_data.engines.protocol import Reply, Request, Role, Sampling
+from visrl_data.executors import generate, local
+from visrl_data.pipeline.actor import frame_of
+from visrl_data.pipeline.diversity import second_box
+from visrl_data.pipeline.factory import Factory
+from visrl_data.runs import run_folder
 
 RESPONSE_TOKENS = 8  # of an untrained model's responses
 LISTED = 200  # boxes that an untrained model may write about a picture
@@ -75,8 +78,8 @@ def plain(built: Factory, times: int = 1) -> Made:
 
 def whole_factory(built: Factory, output: Path) -> Made:
     """`visrl gen` into the folder `output`."""
-    run = factory.generate(built.config, output, crew=contextlib.nullcontext(factory.Alone(built)))
-    times = store.times(run)
+    run = generate.generate(built.config, output, crew=contextlib.nullcontext(local.Alone(built)))
+    times = run_folder.times(run)
     names = ("calls", "prompt_tokens", "completion_tokens")
     calls, read, written = (sum(record[name] for record in times) for name in names)
     stages = {name: sum(record[f"{name}_seconds"] for record in times) for name in ("focus", "answer", "judge")}
@@ -100,7 +103,7 @@ class _Script:
     def question(self, question: Question) -> None:
         config, prompts, text = self.config, self.built.prompts, question.question
         image = images.decode(question.image)
-        frame = sampling.frame_of(image, self.built.box_space, self.built.actor)
+        frame = frame_of(image, self.built.box_space, self.built.actor)
         drawn = Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
         short = dataclasses.replace(drawn, max_new_tokens=_response_tokens(config))
         greedy = Sampling(max_new_tokens=config.max_new_tokens)

@@ -15,17 +15,16 @@ from typing import Any
 import jinja2
 import pyarrow.parquet as pq
 
-from visrl_data.config import Thresholds
-from visrl_data.publishing.dataset_rows import CONFIGS, PREFERENCES
-from visrl_data.publishing.shards import SPLITS, read_facts, split_files
+from visrl_data.core.config import Thresholds
 from visrl_data.report.page import commands
 from visrl_data.report.page_text import visible
+from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES, SPLITS, read_facts, split_files
 from visrl_data.spotlight import INJECTION
 
 from .front_matter import front_matter
 
 _FOLDER = Path(__file__).parent
-_STUDY = "python -m visrl_data.spotlight.injection"
+_STUDY = "python -m studies.spotlight.injection"
 _FIGURES = (
     ("rows_read", "rows read"),
     ("dropped_at_source", "dropped at the source"),

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
-from visrl_data.images import decode
-from visrl_data.publishing.dataset_rows import PairSet, split_of
+from visrl_data.core.images import decode
+from visrl_data.runs.dataset_schema import split_of
+from visrl_data.runs.pair_set import PairSet
 
 WIN, LOSE, INK, FAINT = "#1a7f37", "#cf222e", "#24292f", "#d0d7de"
 _SIDE = 480  # pixels: the longer side of the example's image

@@ -81,7 +81,7 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _libraries() -> list[dict[str, Any]]:
-    from visrl_data.factory import versions
+    from visrl_data.core.versions import versions
 
     checks = [_check(" ".join(f"{name} {version}" for name, version in versions().items()))]
     for module, (purpose, mend) in OPTIONAL.items():
@@ -91,7 +91,7 @@ def _libraries() -> list[dict[str, Any]]:
 
 
 def _spotlight() -> dict[str, Any]:
-    from visrl_data.models import ALIASES
+    from visrl_data.models.model_folder import ALIASES
 
     here = all((path / "visrl.json").is_file() for path in ALIASES.values())
     return _check("Spotlight, the shipped model", here, "pip install --force-reinstall visrl")

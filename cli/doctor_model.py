@@ -21,8 +21,8 @@ def look_at_model(model: str, max_pixels: int | None, dtype: str, trust_remote_c
     import torch
 
     from visrl_data.engines.loading import best_device, pick_dtype
-    from visrl_data.families import check_loadable, family_at, known_prompts, native
-    from visrl_data.models import find_model
+    from visrl_data.models.families import check_loadable, family_at, known_prompts, native
+    from visrl_data.models.model_folder import find_model
 
     folder = find_model(model, trust_remote_code, weights=False)
     check_loadable(folder.id, folder.weights.path, trust_remote_code)
@@ -55,10 +55,10 @@ def _picture(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> di
     """What the processor makes of a picture; with the reason when the processor can't be made."""
     from PIL import Image
 
+    from visrl_data.core.errors import VisRLError
+    from visrl_data.engines.image_processing import manner, picture_size, picture_tokens
     from visrl_data.engines.loading import load_processor
-    from visrl_data.engines.processing import manner, picture_size, picture_tokens
-    from visrl_data.errors import VisRLError
-    from visrl_data.families import family_at
+    from visrl_data.models.families import family_at
 
     try:
         processor = load_processor(folder, max_pixels, trust_remote_code)
@@ -73,7 +73,7 @@ def _picture(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> di
 
 def _sizes(folder: Any, tokens: int | None, number: int, trust_remote_code: bool) -> dict[str, Any]:
     """Parameters, and memory in GiB; 1,000 tokens a picture where their number is not known."""
-    from visrl_data.config import GenConfig
+    from visrl_data.core.config import GenConfig
     from visrl_train import memory
     from visrl_train.config import SftConfig
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .talk import hush_libraries, say
+from .console import hush_libraries, say
 
 
 def print_estimate(config: Any, target: Path, speed: float | None, as_json: bool) -> None:
@@ -42,7 +42,7 @@ def _stated(config: Any, speed: float) -> dict[str, Any]:
 
 def _rows(config: Any) -> dict[str, Any]:
     """The rows of the source, and of a mix those of each part."""
-    from visrl_data.factory import open_questions
+    from visrl_data.pipeline.factory import open_questions
 
     ids = open_questions(config).ids()
     if not config.source.startswith("mix:"):
@@ -51,15 +51,16 @@ def _rows(config: Any) -> dict[str, Any]:
 
 
 def _timed(config: Any, target: Path) -> dict[str, Any]:
-    from visrl_data import factory, store
+    from visrl_data.executors import generate
+    from visrl_data.runs import run_folder
 
     hush_libraries()
     rows = _rows(config)
-    new = 0 if store.times(store.Run(target)) else 1
+    new = 0 if run_folder.times(run_folder.Run(target)) else 1
     if new:
         say(f"Loading models, then timing the first {config.chunk_size} questions")
-    factory.generate(config, target, max_chunks=new)  # where a run was begun: sees that it is this one
-    records = store.times(store.Run(target))
+    generate.generate(config, target, max_chunks=new)  # where a run was begun: sees that it is this one
+    records = run_folder.times(run_folder.Run(target))
     size, total = config.chunk_size, rows["questions"]
     measured = sum(min(size, total - record["chunk"] * size) for record in records) or 1
 

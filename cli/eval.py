@@ -10,8 +10,8 @@ import typer
 
 from visrl_data.evaluation.config import EvalConfig
 
+from .console import Bars, Interrupted, fetch_models, hush_libraries, say
 from .options import ConfigFile, Json, Mix, given_options, takes_options
-from .talk import Bars, Interrupted, fetch_models, hush_libraries, say
 
 _MODEL = (
     r"A model: a Hub id\[@rev], a model or adapter folder, or spotlight. May be repeated; the first is compared with."
@@ -47,8 +47,8 @@ def eval(
 
       visrl eval --model models/rl2 --source visual-cot:benchmark/ --images-root images/ --protocol visual-cot
     """
-    from visrl_data.config import make_config, read_options
-    from visrl_data.errors import UsageError
+    from visrl_data.core.config import make_config, read_options
+    from visrl_data.core.errors import UsageError
 
     given = given_options(options)
     resolved = make_config(EvalConfig, read_options(config), given, where=f"--config {config}", command="visrl eval")

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from visrl_data.config import GenConfig
+from visrl_data.core.config import GenConfig
 from visrl_train.evolve_config import EvolveConfig
 
+from .console import Bars, Interrupted, hush_libraries, say
 from .gen import fetch_needed
 from .options import ConfigFile, Json, gen_config, takes_options
-from .talk import Bars, Interrupted, hush_libraries, say
 
 
 @takes_options(GenConfig, without=("round",))

@@ -36,7 +36,7 @@ def filter(
 
       visrl filter runs/photos --box-win 0.7 --response-win 0.9
     """
-    from visrl_data import finishing
+    from visrl_data.pipeline import finalize
 
     given = {
         name: value
@@ -49,10 +49,10 @@ def filter(
         if value is not None
     }
     if sweep:
-        table = finishing.sweep_run(run, box_critic)
+        table = finalize.sweep_run(run, box_critic)
         print(json.dumps(table.to_pylist())) if as_json else _print_sweep(table)
         return
-    before, after = finishing.filter_run(run, given, box_critic)
+    before, after = finalize.filter_run(run, given, box_critic)
     if as_json:
         print(json.dumps({"before": before, "after": after}))
         return
@@ -67,7 +67,7 @@ def _print_sweep(table: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from visrl_data.filtering import DROP_REASONS
+    from visrl_data.pipeline.pairing import DROP_REASONS
 
     shown = Table("box", "response", "pairs", "both steps", "without a pair", title="Win / lose thresholds")
     for row in table.to_pylist():

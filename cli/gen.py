@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from .console import Bars, Interrupted, fetch_models, hush_libraries, say
 from .options import ConfigFile, Json, Mix, Output, gen_config, takes_gen_options, with_mix
 from .push import HubId, Private, Tag, afterwards, summary
-from .talk import Bars, Interrupted, fetch_models, hush_libraries, say
 
 
 @takes_gen_options
@@ -69,7 +69,7 @@ def gen(
 
       visrl gen --source photos.jsonl --devices 8 --shard 2/4 -o runs/photos
     """
-    from visrl_data.errors import UsageError
+    from visrl_data.core.errors import UsageError
 
     if no_diversity:
         options["diversity"] = "off"
@@ -100,9 +100,9 @@ class Spread:
 
     def crew(self, config: Any) -> Any:
         """Who makes the chunks; None is this process. Raises UsageError."""
-        from visrl_data.devices import Devices
-        from visrl_data.errors import UsageError
-        from visrl_data.raying import Cluster
+        from visrl_data.core.errors import UsageError
+        from visrl_data.executors.multiprocess import Devices
+        from visrl_data.executors.ray_cluster import Cluster
 
         if self.devices is not None and self.ray is not None:
             raise UsageError("--devices with --ray: a cluster's devices are all used. Expected one of them.")
@@ -113,7 +113,7 @@ class Spread:
 
 def default_output(config: Any) -> Path:
     """runs/<source>-<split>-<digest of the options>: the same command finds its run again."""
-    from visrl_data.config import to_toml
+    from visrl_data.core.config import to_toml
 
     digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:8]
     return Path("runs") / f"{Path(config.source).stem or 'run'}-{config.split}-{digest}"
@@ -122,14 +122,14 @@ def default_output(config: Any) -> Path:
 def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish: Callable[[], Any] | None) -> None:
     from rich.console import Console
 
-    from visrl_data.sharding import parse_shard
+    from visrl_data.executors.shards import parse_shard
 
     shard = parse_shard(spread.shard) if spread.shard else None
     target = shard.folder(output) if shard else output
     crew = spread.crew(config)
     say(f"The run goes to {target}. Reading questions and loading models")
-    from visrl_data import factory
-    from visrl_data.report.inspecting import render
+    from visrl_data.executors import generate
+    from visrl_data.report.tables import render
 
     hush_libraries()
     started = time.perf_counter()
@@ -137,7 +137,7 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
         fetch_needed(config)
     with Bars("questions") as bars:
 
-        def on_chunk(step: factory.Progress) -> None:
+        def on_chunk(step: generate.Progress) -> None:
             if step.resumed and step.done == step.resumed + 1:
                 bars.say(f"Going on: {step.resumed} of {step.chunks} chunks were there already.")
             bars.update("questions", min(step.done * config.chunk_size, step.questions), step.questions)
@@ -145,7 +145,7 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
                 bars.say(event)
 
         try:
-            run = factory.generate(config, target, on_chunk, crew=crew, shard=shard)
+            run = generate.generate(config, target, on_chunk, crew=crew, shard=shard)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on."
@@ -167,8 +167,8 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
 
 def fetch_needed(config: Any) -> None:
     """Download models of the Hub, if there are any, once it is known that the questions can be read."""
-    from visrl_data import factory
-    from visrl_data.models import ALIASES
+    from visrl_data.models.model_folder import ALIASES
+    from visrl_data.pipeline import factory
 
     engines = {config.model: config.engine, config.critic: config.critic_engine or config.engine}
     wanted = [m for m, engine in engines.items() if m and engine != "openai" and m not in ALIASES]

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .console import say
 from .options import Json
-from .talk import say
 
 
 def inspect(
@@ -39,8 +39,8 @@ def inspect(
 
       visrl inspect user/photos@v1.0 user/photos@v1.1 --json
     """
-    from visrl_data.errors import UsageError
-    from visrl_data.report.subjects import open_subject
+    from visrl_data.core.errors import UsageError
+    from visrl_data.runs.opening import open_subject
 
     if other is not None and open_page:
         raise UsageError("--open is for one run: a comparison has no page. Leave it out.")
@@ -55,7 +55,7 @@ def inspect(
         return
     from rich.console import Console
 
-    from visrl_data.report.inspecting import render
+    from visrl_data.report.tables import render
 
     Console().print(render(subject.report))
     if subject.page:
@@ -63,7 +63,7 @@ def inspect(
 
 
 def _compare(run: str, other: str, as_json: bool) -> None:
-    from visrl_data.report.comparing import compare
+    from visrl_data.report.comparison import compare
 
     found = compare(run, other, say)
     if as_json:
@@ -71,7 +71,7 @@ def _compare(run: str, other: str, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from visrl_data.report.side_by_side import render
+    from visrl_data.report.comparison_tables import render
 
     Console().print(render(found))
 
@@ -80,7 +80,7 @@ def _open(name: str, page: Path | None) -> None:
     """Raises VisRLError where there is no page, or no browser can be started."""
     import webbrowser
 
-    from visrl_data.errors import VisRLError
+    from visrl_data.core.errors import VisRLError
 
     if page is None:
         raise VisRLError(f"{name} has no report.html: it shows pictures, and not all of these may be published.")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .console import say
 from .options import Json
-from .talk import say
 
 
 def join(
@@ -29,10 +29,10 @@ def join(
     """
     from rich.console import Console
 
-    from visrl_data import sharding
-    from visrl_data.report.inspecting import render
+    from visrl_data.executors.shards import join
+    from visrl_data.report.tables import render
 
-    run = sharding.join(shards, output)
+    run = join(shards, output)
     report = run.report()
     if as_json:
         print(json.dumps({"run": str(run.path), **report}))

@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from visrl_data.errors import VisRLError
+from visrl_data.core.errors import VisRLError
 
 from . import doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
-from .talk import Quiet, Verbose, set_volume, takes_volume, unexpected
+from .console import Quiet, Verbose, set_volume, takes_volume, unexpected
 
 app = typer.Typer(
     name="visrl",

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from visrl_data.config import GenConfig, load_config
-from visrl_data.errors import UsageError
+from visrl_data.core.config import GenConfig, load_config
+from visrl_data.core.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Output = Annotated[
@@ -94,7 +94,8 @@ def _default_text(spec: dataclasses.Field[Any]) -> str:
 
 def given_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, as a dataclass of options has them."""
-    from visrl_data.sources import parse_columns, parse_roots
+    from visrl_data.sources.image_roots import parse_roots
+    from visrl_data.sources.options import parse_columns
 
     given = {name: value for name, value in options.items() if value not in (None, [], ())}
     for name, parse in (("columns", parse_columns), ("images_root", parse_roots)):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .console import say
 from .options import Json
-from .talk import say
 
 if TYPE_CHECKING:
     from visrl_data.publishing.release import Published
@@ -95,7 +95,7 @@ def push(
 
       visrl push models/rl2 --private
     """
-    from visrl_data.publishing.pushing import Card, push
+    from visrl_data.publishing.push import Card, push
     from visrl_data.publishing.release import PushOptions
 
     options = PushOptions(
@@ -115,13 +115,13 @@ def afterwards(
     wanted: bool, run: Path, hub_id: str | None, tag: str | None, private: bool
 ) -> Callable[[], Published] | None:
     """For `visrl gen --push-to-hub`: what publishes the run. Name, tag and token are checked now, before the hours."""
-    from visrl_data.errors import UsageError
+    from visrl_data.core.errors import UsageError
 
     if not wanted:
         if hub_id or tag or private:
             raise UsageError("--hub-id, --tag and --private need --push-to-hub.")
         return None
-    from visrl_data.publishing.pushing import push
+    from visrl_data.publishing.push import push
     from visrl_data.publishing.release import PushOptions, default_hub_id
     from visrl_data.publishing.release_plan import check_tag
 

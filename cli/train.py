@@ -22,8 +22,8 @@ from visrl_train.config import (
     SftConfig,
 )
 
+from .console import hush_libraries, say, takes_volume
 from .options import Json, Mix, given_options, takes_options, with_mix
-from .talk import hush_libraries, say, takes_volume
 
 _BASELINES = "Baselines that learn the answer alone (the paper's Table 5)"
 
@@ -149,7 +149,7 @@ def rloo_answers(output: ModelOutput = None, config: Preset = None, as_json: Jso
 
 
 def _train(name: str, output: Path | None, file: str | None, as_json: bool, options: dict[str, Any]) -> None:
-    from visrl_train.launching import train
+    from visrl_train.launch import train
 
     hush_libraries()
     folder = train(name, output, file, **{key: value for key, value in options.items() if value is not None})

@@ -13,7 +13,7 @@ from typing import Any
 
 from studies.desk import Desk
 from studies.serving import served
-from visrl_data.models import ALIASES
+from visrl_data.models.model_folder import ALIASES
 
 QUESTIONS = 400
 """Questions of a run: about 300 pairs."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.outcomes import outcomes, pair_outcomes
-from visrl_data.models import digest_folder
+from visrl_data.models.model_folder import digest_folder
 
 
 @dataclass

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from visrl_data.boxes import Box, best_iou
+from visrl_data.core.boxes import Box, best_iou
+from visrl_data.core.seeds import keyed_seed
 from visrl_data.evaluation.predictions import parse_prediction
 from visrl_data.evaluation.scores import POSITIVE_IOU, answer_score, box_iou, interval, resampled_means
-from visrl_data.seeds import keyed_seed
 
 RESAMPLES = 10_000
 Outcomes = dict[str, dict[str, str]]

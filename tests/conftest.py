@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from visrl_data.engines import Request, Role
+from visrl_data.core.seeds import generator
+from visrl_data.engines.protocol import Request, Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.seeds import generator
 
 
 def draw_photo(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
@@ -70,7 +70,7 @@ def scripted_roles() -> tuple[Role, Role]:
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with Spotlight's architecture before any training: every sample is another text."""
-    from visrl_data.spotlight.build import build_model, build_processor, save_base
+    from studies.spotlight.build import build_model, build_processor, save_base
 
     folder = tmp_path_factory.mktemp("untrained")
     processor = build_processor()

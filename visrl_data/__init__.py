@@ -9,28 +9,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visrl_data.config import GenConfig as GenConfig
-    from visrl_data.errors import VisRLError as VisRLError
+    from visrl_data.core.config import GenConfig as GenConfig
+    from visrl_data.core.errors import VisRLError as VisRLError
     from visrl_data.evaluation.config import EvalConfig as EvalConfig
     from visrl_data.evaluation.evaluate import evaluate as evaluate
-    from visrl_data.factory import generate as generate
-    from visrl_data.finishing import filter_run as filter_run
-    from visrl_data.finishing import sweep_run as sweep_run
-    from visrl_data.publishing.pushing import push as push
-    from visrl_data.report.comparing import compare as compare
-    from visrl_data.store import Run as Run
+    from visrl_data.executors.generate import generate as generate
+    from visrl_data.pipeline.finalize import filter_run as filter_run
+    from visrl_data.pipeline.finalize import sweep_run as sweep_run
+    from visrl_data.publishing.push import push as push
+    from visrl_data.report.comparison import compare as compare
+    from visrl_data.runs.run_folder import Run as Run
 
 _MODULES = {
-    "GenConfig": "config",
-    "Run": "store",
-    "generate": "factory",
-    "filter_run": "finishing",
-    "sweep_run": "finishing",
-    "compare": "report.comparing",
-    "push": "publishing.pushing",
+    "GenConfig": "core.config",
+    "Run": "runs.run_folder",
+    "generate": "executors.generate",
+    "filter_run": "pipeline.finalize",
+    "sweep_run": "pipeline.finalize",
+    "compare": "report.comparison",
+    "push": "publishing.push",
     "EvalConfig": "evaluation.config",
     "evaluate": "evaluation.evaluate",
-    "VisRLError": "errors",
+    "VisRLError": "core.errors",
 }
 __all__ = list(_MODULES)
 

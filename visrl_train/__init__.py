@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visrl_train.launching import train as train
+    from visrl_train.launch import train as train
 
 __all__ = ["train"]
 
@@ -14,6 +14,6 @@ if not TYPE_CHECKING:  # a type checker sees the import above
     def __getattr__(name: str) -> Any:
         if name != "train":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from visrl_train.launching import train
+        from visrl_train.launch import train
 
         return train

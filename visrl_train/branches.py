@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from visrl_data.families import family_of
-from visrl_train.pictures import encoder, only
+from visrl_data.models.families import family_of
+from visrl_train.image_features import encoder, only
 
 Batch = dict[str, torch.Tensor]
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visrl_data.config import to_toml
-from visrl_data.publishing.fetching import is_hub_name
-from visrl_train.logs import read_metrics
+from visrl_data.core.config import to_toml
+from visrl_data.runs.hub_fetch import is_hub_name
+from visrl_train.metrics_log import read_metrics
 
 if TYPE_CHECKING:
     from visrl_train.stage import Stage

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from visrl_data import images
-from visrl_data.prompts import PromptSet
+from visrl_data.core import images
+from visrl_data.core.prompts import PromptSet
 from visrl_train.branches import Branches
-from visrl_train.formats import Pair
-from visrl_train.turns import Turn, Turns
+from visrl_train.pairs import Pair
+from visrl_train.tokenization import Turn, Turns
 
 Crop = tuple[int, int, int, int]
 ReadImage = Callable[[str], bytes]

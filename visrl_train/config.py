@@ -1,6 +1,6 @@
 """Every option of the training stages and of the baselines, declared once.
 
-As visrl_data/config.py does: a field's metadata is its help text, flags and TOML names are made from the
+As visrl_data/core/config.py does: a field's metadata is its help text, flags and TOML names are made from the
 fields, and the resolved options are saved beside the output. A TOML file may serve all stages: what stands at
 its top counts for each, a table such as [rl1] or [dpo-answers] for one. The shipped presets/ are such files.
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visrl_data.config import check_option, make_config, option, read_options
-from visrl_data.errors import UsageError
+from visrl_data.core.config import check_option, make_config, option, read_options
+from visrl_data.core.errors import UsageError
 
 PRESETS = Path(__file__).parent / "presets"
 

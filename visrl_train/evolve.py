@@ -26,14 +26,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from visrl_data import factory, store
-from visrl_data.config import GenConfig, to_toml
-from visrl_data.errors import UsageError, VisRLError
+from visrl_data.core import files
+from visrl_data.core.config import GenConfig, to_toml
+from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.scores import ALL
-from visrl_data.models import RECORD, find_model
-from visrl_data.store import Run
+from visrl_data.executors import generate
+from visrl_data.models.model_folder import RECORD, find_model
+from visrl_data.pipeline import factory
+from visrl_data.runs import run_folder
+from visrl_data.runs.run_folder import Run
 from visrl_train.evolve_config import EvolveConfig
 from visrl_train.evolve_curves import curves
 
@@ -61,7 +64,7 @@ def evolve(
     """
     check(config, gen)
     output.mkdir(parents=True, exist_ok=True)
-    with store.locked(output):
+    with files.locked(output):
         _begin(config, gen, output)
         done = _report(output)
         if done["rounds"] > config.rounds:
@@ -123,8 +126,8 @@ def _begin(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
     others = [f.name for f in output.iterdir() if f.name not in {".lock", "config.toml"} and f.suffix != ".tmp"]
     if others:
         raise VisRLError(f"{output} is not empty (it holds {others[0]}). Choose another --output.")
-    store.write_text(output / "config.toml", to_toml(gen))
-    store.write_json(begun, now)
+    files.write_text(output / "config.toml", to_toml(gen))
+    files.write_json(begun, now)
 
 
 def _round_config(config: EvolveConfig, gen: GenConfig, model: str, k: int) -> GenConfig:
@@ -139,16 +142,16 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
         made_by, now = run.identity()["actor"].get("digest"), find_model(config.model, config.trust_remote_code).digest
         if (path / "config.toml").read_text(encoding="utf-8") != to_toml(config) or made_by != now:
             raise VisRLError(f"{path} was made otherwise, or by other weights. Choose another --output.")
-        store.remove_chunks(run)  # left by a kill after the manifest was whole
+        run_folder.remove_chunks(run)  # left by a kill after the manifest was whole
         return run
     total = len(factory.open_questions(config))
-    return factory.generate(
+    return generate.generate(
         config, path, lambda step: progress(path.name, min(step.done * config.chunk_size, total), total)
     )
 
 
 def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Path, output: Path) -> Path:
-    from visrl_train.launching import train
+    from visrl_train.launch import train
 
     if (output / RECORD).is_file():
         started = json.loads((output / RECORD).read_text(encoding="utf-8"))["trained_from"]["digest"]
@@ -180,7 +183,7 @@ def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
     counts, audit = found["yields"]["all"], found["audit"]
     return {
         "run": str(run.path),
-        "manifest_sha256": store.file_digest(run.manifest_path),
+        "manifest_sha256": files.file_digest(run.manifest_path),
         "critic": critic,
         "questions": counts["questions"],
         "pairs": counts["pairs"],
@@ -230,6 +233,6 @@ def _measure(
         "models": entries,
         "baseline": next(row for row in measured["models"] if row["steps"] == 1),
     }
-    store.write_json(output / "report.json", report)
-    store.write_text(output / "curves.svg", curves(report))
+    files.write_json(output / "report.json", report)
+    files.write_text(output / "curves.svg", curves(report))
     return report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from visrl_data.config import check_option, option
+from visrl_data.core.config import check_option, option
 from visrl_data.evaluation.config import SCORES
 
 

@@ -31,9 +31,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from visrl_data.config import GenConfig
-from visrl_data.engines.reading import KEPT_BYTES
-from visrl_data.models import ModelFolder
+from visrl_data.core.config import GenConfig
+from visrl_data.engines.prefix_cache import KEPT_BYTES
+from visrl_data.models.model_folder import ModelFolder
 from visrl_train.config import Rl1Config, Rl2Config, SftConfig, TrainConfig
 
 STAGES: dict[str, tuple[type[TrainConfig], int]] = {"sft": (SftConfig, 1), "rl1": (Rl1Config, 2), "rl2": (Rl2Config, 4)}

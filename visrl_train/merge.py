@@ -12,9 +12,9 @@ import json
 import shutil
 from pathlib import Path
 
-from visrl_data import store
-from visrl_data.errors import VisRLError
-from visrl_data.models import RECORD, find_model
+from visrl_data.core import files
+from visrl_data.core.errors import VisRLError
+from visrl_data.models.model_folder import RECORD, find_model
 
 
 def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
@@ -48,7 +48,7 @@ def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
         "base": None,
         "merged_from": {"id": portable_id(folder), "digest": folder.digest},
     }
-    store.write_json(temporary / RECORD, record)
+    files.write_json(temporary / RECORD, record)
     if output.exists():
         output.rmdir()
     temporary.rename(output)

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from visrl_data.core.errors import VisRLError
 from visrl_data.engines.loading import load_model
-from visrl_data.errors import VisRLError
-from visrl_data.models import ALIASES, RECORD, ModelFolder, find_model
+from visrl_data.models.model_folder import ALIASES, RECORD, ModelFolder, find_model
 from visrl_train.config import TrainConfig
 
 # Towers, projectors and output layers, as the families name them.

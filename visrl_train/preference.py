@@ -28,13 +28,13 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from visrl_train import branches, models, reference, stage
+from visrl_train import branches, models, reference_cache, stage
 from visrl_train.collator import PairCollator
 from visrl_train.config import Rl1Config
-from visrl_train.formats import PairSet
-from visrl_train.pictures import shares
+from visrl_train.image_features import shares
+from visrl_train.pairs import PairSet
 from visrl_train.stage import Stage
-from visrl_train.turns import Turns
+from visrl_train.tokenization import Turns
 
 STEPS = ("focus", "response")
 
@@ -78,7 +78,7 @@ def train_pairs(
         )
         if config.cache_reference:
             key = reference_key(work, pairs, terms)
-            trainer.use_reference(reference.table(trainer, collator, [*train, *validation], key))
+            trainer.use_reference(reference_cache.table(trainer, collator, [*train, *validation], key))
         stage.fit(trainer, work)
         return stage.publish(trainer, work)
 
@@ -101,7 +101,7 @@ class PreferenceTrainer(stage.ours(DPOTrainer)):  # type: ignore[misc]  # a base
         super().__init__(**options)
         self.terms = terms
 
-    def use_reference(self, table: reference.Table) -> None:
+    def use_reference(self, table: reference_cache.Table) -> None:
         """Take the reference's log-probabilities from a table; the reference model is let go."""
         collator: Any = self.data_collator
         self.data_collator: Any = dataclasses.replace(collator, reference=table)

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visrl_data.errors import VisRLError
-from visrl_data.models import ModelFolder, find_model
-from visrl_data.prompts import Prompt
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.prompts import Prompt
+from visrl_data.models.model_folder import ModelFolder, find_model
 from visrl_train.config import PairsConfig, Rl1Config
-from visrl_train.formats import PairSet, read_pairs
+from visrl_train.pairs import PairSet, read_pairs
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -97,6 +97,6 @@ def prepare(
 
 
 if __name__ == "__main__":
-    from visrl_train.launching import main
+    from visrl_train.launch import main
 
     main("rl1")

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visrl_data.errors import UsageError, VisRLError
-from visrl_data.models import RECORD, ModelFolder, find_model
+from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.models.model_folder import RECORD, ModelFolder, find_model
 from visrl_train.config import Rl2Config
-from visrl_train.formats import PairSet, read_pairs
+from visrl_train.pairs import PairSet, read_pairs
 from visrl_train.rl1 import actor, prepare
 
 if TYPE_CHECKING:
@@ -73,6 +73,6 @@ def rl1_model(pairs: PairSet) -> ModelFolder:
 
 
 if __name__ == "__main__":
-    from visrl_train.launching import main
+    from visrl_train.launch import main
 
     main("rl2")

@@ -36,17 +36,17 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from trl import RLOOConfig, RLOOTrainer
 
-from visrl_data.critics import exact_match
-from visrl_data.errors import VisRLError
-from visrl_data.seeds import keyed_seed
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.metrics import exact_match
+from visrl_data.core.seeds import keyed_seed
 from visrl_train import models, stage
-from visrl_train.answers import DIRECT_PROMPT, AnswerWriter, begin_from_original, different, dpo_batch
+from visrl_train.answer_baselines import DIRECT_PROMPT, AnswerWriter, begin_from_original, different, dpo_batch
 from visrl_train.collator import Album
 from visrl_train.config import RlooAnswersConfig
-from visrl_train.formats import Pair, read_pairs
-from visrl_train.logs import MetricsLog
+from visrl_train.metrics_log import MetricsLog
+from visrl_train.pairs import Pair, read_pairs
 from visrl_train.stage import Stage
-from visrl_train.turns import Turns
+from visrl_train.tokenization import Turns
 
 Reward = Callable[..., list[float | None]]
 """As TRL has it: None would leave a row out, which ours never do."""

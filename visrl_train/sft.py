@@ -5,7 +5,7 @@ From questions with labelled boxes, two kinds of row for each:
     focus    image, question and focus request -> the canonical text of the gold box on the model's lattice
     answer   the same, then the crop of the gold box, cut by the recorded crop rule -> the first answer
 
-Only the reply carries loss. The turns are those of visrl_data/sampling.py, token for token.
+Only the reply carries loss. The turns are those of visrl_data/pipeline/actor.py, token for token.
 
 Departures from the paper: the boxes are quantised and cropped as in generation, so that the model learns
 from crops like those that it will see; several gold boxes become the one around all (--gold-target union,
@@ -25,14 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visrl_data import images
-from visrl_data.boxes import Box, CropRule, ImageTooThin, crop_pixels, frame, needs_seen_size
-from visrl_data.errors import VisRLError
-from visrl_data.models import find_model
-from visrl_data.prompts import load_prompts
-from visrl_data.records import Drop, Question
-from visrl_data.roles import agreement
-from visrl_data.sources import Source, SourceOptions, open_source
+from visrl_data.core import images
+from visrl_data.core.boxes import Box, CropRule, ImageTooThin, crop_pixels, frame, needs_seen_size
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.prompts import load_prompts
+from visrl_data.core.records import Drop, Question
+from visrl_data.models.model_folder import find_model
+from visrl_data.pipeline.model_pair import agreement
+from visrl_data.sources.dispatch import open_source
+from visrl_data.sources.options import SourceOptions
+from visrl_data.sources.protocol import Source
 from visrl_train.config import SftConfig
 
 if TYPE_CHECKING:
@@ -62,8 +64,8 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
 
     from visrl_train import models, stage
     from visrl_train.collator import LessonCollator
-    from visrl_train.pictures import shares
-    from visrl_train.turns import Turns
+    from visrl_train.image_features import shares
+    from visrl_train.tokenization import Turns
 
     prompts = load_prompts(Path(config.prompts) if config.prompts else None)
     folder = find_model(config.model or "spotlight-base", config.trust_remote_code)
@@ -185,6 +187,6 @@ class SourceImages:
 
 
 if __name__ == "__main__":
-    from visrl_train.launching import main
+    from visrl_train.launch import main
 
     main("sft")

@@ -31,19 +31,19 @@ from accelerate import PartialState
 from transformers import Trainer, TrainerCallback
 from trl.trainer import utils
 
-from visrl_data import store
-from visrl_data.boxes import CropRule
-from visrl_data.config import to_toml
+from visrl_data.core import files
+from visrl_data.core.boxes import CropRule
+from visrl_data.core.config import to_toml
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.versions import versions
 from visrl_data.engines import loading
-from visrl_data.engines.processing import tell_model
-from visrl_data.errors import VisRLError
-from visrl_data.factory import versions
-from visrl_data.models import RECORD, ModelFolder
-from visrl_data.publishing.dataset_rows import split_of
+from visrl_data.engines.image_processing import tell_model
+from visrl_data.models.model_folder import RECORD, ModelFolder
+from visrl_data.runs.dataset_schema import split_of
 from visrl_train import card, models
 from visrl_train.config import TrainConfig
-from visrl_train.logs import MetricsLog, curves
-from visrl_train.pictures import encoded_once
+from visrl_train.image_features import encoded_once
+from visrl_train.metrics_log import MetricsLog, curves
 
 Kind = TypeVar("Kind", bound=Trainer)
 MODELS = Path("models")
@@ -133,12 +133,12 @@ def begin(stage: Stage) -> Iterator[bool]:
     stage.output.mkdir(parents=True, exist_ok=True)
     learns_from = getattr(stage.config, "source" if stage.name == "sft" else "data")
     print(f"{stage.name}: from {stage.folder.id}, on {learns_from}, to {stage.output}", file=sys.stderr)
-    with store.locked(stage.output):
+    with files.locked(stage.output):
         _check_begun(stage)
         if not stage.finished:
             stage.work.mkdir(exist_ok=True)
-            store.write_json(stage.work / "begun.json", _begun(stage))
-            store.write_text(stage.output / "config.toml", to_toml(stage.config))
+            files.write_json(stage.work / "begun.json", _begun(stage))
+            files.write_text(stage.output / "config.toml", to_toml(stage.config))
         else:
             shutil.rmtree(stage.work, ignore_errors=True)  # left by a kill after the model was whole
         yield stage.finished
@@ -359,5 +359,5 @@ def _write(model: Any, processor: Any, stage: Stage, state: dict[str, Any] | Non
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(file, stage.output / file.name)
-    store.write_json(stage.output / RECORD, stage.record())
+    files.write_json(stage.output / RECORD, stage.record())
     shutil.rmtree(stage.work, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from visrl_data.engines import Request
+from visrl_data.engines.protocol import Request
 
 _PADDING = 1.5  # at most so many times the length of a batch's shortest prompt
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from visrl_data.engines import Reply, Sampling
-from visrl_data.errors import VisRLError
-from visrl_data.seeds import generator
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.seeds import generator
+from visrl_data.engines.protocol import Reply, Sampling
 
 
 class KeyedSampler(LogitsProcessor):

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from visrl_data.engines.processing import limit_pixels, show_whole
-from visrl_data.errors import VisRLError
-from visrl_data.families import check_loadable, family_at
-from visrl_data.models import ModelFolder
+from visrl_data.core.errors import VisRLError
+from visrl_data.engines.image_processing import limit_pixels, show_whole
+from visrl_data.models.families import check_loadable, family_at
+from visrl_data.models.model_folder import ModelFolder
 
 
 def best_device() -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL.Image import Image
 
-from visrl_data.engines import Request
-from visrl_data.errors import VisRLError
+from visrl_data.core.errors import VisRLError
+from visrl_data.engines.protocol import Request
 
 
 def chat_messages(

@@ -24,14 +24,14 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from visrl_data.engines import EngineLost, Reply, Request, Sampling, Usage
-from visrl_data.engines.journal import Journal, Refusal
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.prompts import Part
+from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.messages import chat_messages, data_url, refuse_choices
-from visrl_data.engines.processing import picture_size
-from visrl_data.errors import VisRLError
-from visrl_data.models import ALIASES
-from visrl_data.prompts import Part
-from visrl_data.served import ServedModel
+from visrl_data.engines.protocol import EngineLost, Reply, Request, Sampling, Usage
+from visrl_data.engines.reply_journal import Journal, Refusal
+from visrl_data.models.model_folder import ALIASES
+from visrl_data.models.served import ServedModel
 
 try:
     import openai

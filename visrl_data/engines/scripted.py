@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from visrl_data.engines import Reply, Request, Usage
+from visrl_data.engines.protocol import Reply, Request, Usage
 
 if TYPE_CHECKING:
     from PIL.Image import Image

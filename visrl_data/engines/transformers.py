@@ -5,7 +5,7 @@ How a batch is run:
   inverse of its cumulative distribution, so a reply depends on its seed, not on its neighbours.
 - Several replies to one prompt share its prefill: the prompt is read once, its key-value cache is
   repeated. Families whose cache can't be repeated fall back to `num_return_sequences`.
-- Where the family can (reading.py), prompts that begin alike share the beginning, and pictures are encoded once.
+- Where the family can (prefix_cache.py), prompts that begin alike share the beginning, and pictures are encoded once.
 - A grammar, where a request has one, leaves each step only the tokens that it allows.
 - Out of memory halves the batch, records it, and goes on.
 - Text stays text: special tokens that occur inside a question or a response are broken up.
@@ -23,16 +23,16 @@ import torch
 from PIL.Image import Image
 from transformers import GenerationConfig, LogitsProcessorList, StaticCache
 
-from visrl_data.engines import Reply, Request, Sampling, Usage
+from visrl_data.core.errors import VisRLError
 from visrl_data.engines.batching import batches
 from visrl_data.engines.decoding import Grammars, KeyedSampler, branch_nodes, choice_reply
+from visrl_data.engines.image_processing import picture_size, tell_model
 from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
 from visrl_data.engines.messages import plain_text
-from visrl_data.engines.processing import picture_size, tell_model
-from visrl_data.engines.reading import Read, Reader, can_share
-from visrl_data.errors import VisRLError
-from visrl_data.families import family_at
-from visrl_data.models import ModelFolder
+from visrl_data.engines.prefix_cache import Read, Reader, can_share
+from visrl_data.engines.protocol import Reply, Request, Sampling, Usage
+from visrl_data.models.families import family_at
+from visrl_data.models.model_folder import ModelFolder
 
 logger = logging.getLogger(__name__)
 

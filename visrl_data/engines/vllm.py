@@ -16,12 +16,12 @@ from typing import Any
 
 from PIL.Image import Image
 
-from visrl_data.engines import Reply, Request, Usage
+from visrl_data.core.errors import VisRLError
+from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.loading import load_processor
 from visrl_data.engines.messages import chat_messages, plain_text, refuse_choices
-from visrl_data.engines.processing import picture_size
-from visrl_data.errors import VisRLError
-from visrl_data.models import ModelFolder
+from visrl_data.engines.protocol import Reply, Request, Usage
+from visrl_data.models.model_folder import ModelFolder
 
 PICTURES = 2  # in one prompt at most: the image and a crop
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for

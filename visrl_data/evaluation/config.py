@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from visrl_data.config import GenConfig, check_option, option
+from visrl_data.core.config import GenConfig, check_option, option
 
 SCORES = ("exact", "normalised", "anls", "critic")
 PROTOCOLS = ("visrl", "visual-cot")

@@ -1,7 +1,7 @@
 """`visrl eval`: models and labelled questions in, one table of what they can do out. Start reading here.
 
     find       each model, and the ORIGINAL models under them: the baseline and the judge   subjects.py
-    ask        focus box, crop, answer; the baseline in one step, without a box     asking.py
+    ask        focus box, crop, answer; the baseline in one step, without a box     inference.py
     judge      only where the score is "critic": the original model reads the responses
     keep       predictions, chunk by chunk                                          predictions.py
     score      answer score, box accuracy, format validity, paired intervals        scores.py
@@ -20,22 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visrl_data import critics, factory, roles, store
-from visrl_data.config import GenConfig, to_toml
-from visrl_data.engines import EngineLost, Role
-from visrl_data.engines import journal as journals
-from visrl_data.errors import UsageError, VisRLError
-from visrl_data.evaluation import asking, page
-from visrl_data.evaluation.asking import Outcome, Way
+from visrl_data.core import files, versions
+from visrl_data.core.config import GenConfig, to_toml
+from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.prompts import PromptSet, load_prompts
+from visrl_data.core.records import Drop, Question
+from visrl_data.engines import reply_journal as journals
+from visrl_data.engines.protocol import EngineLost, Role
+from visrl_data.evaluation import inference, page
 from visrl_data.evaluation.config import SCORES, EvalConfig
+from visrl_data.evaluation.eval_models import Subject, find_judge, find_subjects, which
+from visrl_data.evaluation.inference import Outcome, Way
 from visrl_data.evaluation.predictions import Prediction, Shelf, open_shelf, read_predictions, write_chunk
 from visrl_data.evaluation.scores import Settings, figures
-from visrl_data.evaluation.subjects import Subject, find_judge, find_subjects, which
-from visrl_data.models import ModelFolder
-from visrl_data.prompts import PromptSet, load_prompts
-from visrl_data.records import Drop, Question
-from visrl_data.roles import Model
-from visrl_data.sources import Source
+from visrl_data.models.model_folder import ModelFolder
+from visrl_data.pipeline import critics, factory, model_pair
+from visrl_data.pipeline.model_pair import Model
+from visrl_data.sources.protocol import Source
 
 _AGAIN = "so are the replies received since. Once the server answers again, run the same command to go on."
 OTHERS = ""  # the score of groups that have none of their own
@@ -83,13 +84,13 @@ def evaluate(
     anything that the user can mend; what was made until then stays.
     """
     prompts = load_prompts(Path(config.prompts) if config.prompts else None)
-    roles.check_engines(config.gen_config(""))
+    model_pair.check_engines(config.gen_config(""))
     asked = _open_sources(sources, config, dict(scores or {}))
     subjects = find_subjects(models, config, prompts)
     judge = find_judge(subjects, config) if any(one.judged for one in asked) else None
     output.mkdir(parents=True, exist_ok=True)
-    with store.locked(output):
-        store.write_text(output / "config.toml", to_toml(config))
+    with files.locked(output):
+        files.write_text(output / "config.toml", to_toml(config))
         shelves = {
             (i, j): _shelf(output, subject, one, judge, config)
             for i, subject in enumerate(subjects)
@@ -100,7 +101,7 @@ def evaluate(
             [p for j in range(len(asked)) for p in read_predictions(shelves[i, j])] for i in range(len(subjects))
         ]
         report = _report(subjects, asked, predictions, judge, config)
-        store.write_json(output / "report.json", report)
+        files.write_json(output / "report.json", report)
         page.write_page(output, report, predictions, [one.source for one in asked])
     return report
 
@@ -151,7 +152,7 @@ def _shelf(output: Path, subject: Subject, asked: Asked, judge: Model | None, co
         "engine": config.engine,
         "device": loading.best_device() if config.device == "auto" else config.device,
         "dtype": config.dtype,
-        "versions": factory.versions(),
+        "versions": versions.versions(),
     }
     if asked.judged and judge is not None:
         known = {"digest": judge.digest} if isinstance(judge, ModelFolder) else which(judge)
@@ -197,8 +198,8 @@ def _rows(shelf: Shelf, index: int) -> int:
 
 def _load(config: GenConfig, model: Model, judge: Model | None) -> tuple[Role, Role | None]:
     if judge is not None:
-        return roles.load_roles(config, model, judge)
-    return roles.load_role(config, model), None
+        return model_pair.load_roles(config, model, judge)
+    return model_pair.load_role(config, model), None
 
 
 def _make_chunk(
@@ -208,14 +209,14 @@ def _make_chunk(
     first = index * shelf.size
     rows = {i: asked.source.read(i) for i in range(first, first + _rows(shelf, index))}
     questions = {i: row for i, row in rows.items() if isinstance(row, Question)}
-    actor, critic = roles
-    outcomes = dict(zip(questions, asking.ask([*questions.values()], actor, way, asked.config), strict=True))
+    actor, critic = model_pair
+    outcomes = dict(zip(questions, inference.ask([*questions.values()], actor, way, asked.config), strict=True))
     verdicts = {}
     judged = [i for i, q in questions.items() if asked.score(q.source) == "critic" and outcomes[i].response is not None]
     if judged and critic is not None:
         responses = [outcomes[i].response or "" for i in judged]
         scores = critics.response_scores(
-            [asking.stand_in(questions[i]) for i in judged], responses, critic, asked.config, prompts
+            [inference.stand_in(questions[i]) for i in judged], responses, critic, asked.config, prompts
         )
         verdicts = dict(zip(judged, scores, strict=True))
     return [_prediction(i, row, outcomes.get(i), verdicts.get(i, critics.OFF)) for i, row in rows.items()]
@@ -302,5 +303,5 @@ def _report(
         "dropped": dict(sorted(dropped.items())),
         "judge": judge and {"id": judge.id, "digest": judge.digest},
         "config": json.loads(json.dumps({s: getattr(config, s) for s in config.__dataclass_fields__})),
-        "versions": factory.versions(),
+        "versions": versions.versions(),
     }

@@ -30,16 +30,17 @@ from loguru import logger
 from PIL.Image import Image
 from tqdm import tqdm
 
-from visrl_data import images, roles
-from visrl_data.boxes import Box, CropRule, crop_pixels
-from visrl_data.config import make_config
-from visrl_data.engines import Request, Sampling
-from visrl_data.errors import UsageError, VisRLError
-from visrl_data.evaluation.asking import DIRECT_PROMPT
+from visrl_data.core import images
+from visrl_data.core.boxes import Box, CropRule, crop_pixels
+from visrl_data.core.config import make_config
+from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.prompts import Part, load_prompts
+from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.evaluation.subjects import find_subjects
-from visrl_data.prompts import Part, load_prompts
-from visrl_data.sampling import frame_of
+from visrl_data.evaluation.eval_models import find_subjects
+from visrl_data.evaluation.inference import DIRECT_PROMPT
+from visrl_data.pipeline import model_pair
+from visrl_data.pipeline.actor import frame_of
 
 # Of the options of `visrl eval`, those that say how a model is asked and run.
 OPTIONS = (
@@ -99,14 +100,14 @@ class VisRL(lmms):
         given = options | {"batch_size": int(batch_size), "baseline": False}
         self.config = make_config(EvalConfig, given, {}, where="--model_args", command="visrl eval")
         gen = self.config.gen_config("")
-        roles.check_engines(gen)
+        model_pair.check_engines(gen)
         prompts = load_prompts(Path(self.config.prompts) if self.config.prompts else None)
         [subject] = find_subjects([pretrained], self.config, prompts)
         if steps is not None and steps not in range(1, subject.way.steps + 1):
             expected = "1 or 2" if subject.way.steps == 2 else "1"
             raise UsageError(f"--model_args steps={steps}: expected {expected} for {pretrained}.")
         self.way = replace(subject.way, steps=steps or subject.way.steps)
-        self.actor = roles.load_role(gen, subject.model)
+        self.actor = model_pair.load_role(gen, subject.model)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """One reply for each request, in order."""

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from visrl_data import store
-from visrl_data.errors import VisRLError
+from visrl_data.core import files
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.records import Question
+from visrl_data.core.seeds import keyed_seed
 from visrl_data.evaluation.predictions import Prediction
 from visrl_data.evaluation.scores import ALL, POSITIVE_IOU, answer_score, box_iou
-from visrl_data.records import Question
 from visrl_data.report import page
 from visrl_data.report.page_sample import MOST_BYTES, small_picture
 from visrl_data.report.page_text import embedded, shown
-from visrl_data.seeds import keyed_seed
-from visrl_data.sources import Source
+from visrl_data.sources.protocol import Source
 
 NAME = "report.html"
 MOST_QUESTIONS = 120
@@ -47,7 +47,7 @@ def write_page(
         "script": script,
         "policy": page.policy(style, script),
     }
-    store.write_text(output / NAME, page.environment().get_template("eval_page.html.j2").render(values))
+    files.write_text(output / NAME, page.environment().get_template("eval_page.html.j2").render(values))
 
 
 def _crop(model: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visrl_data import store
+from visrl_data.core import files
 
 Quad = tuple[float, float, float, float]
 
@@ -110,21 +110,21 @@ def open_shelf(folder: Path, about: dict[str, Any], rows: int, size: int) -> She
     path = folder / "predictions" / hashlib.sha256(text.encode()).hexdigest()[:12]
     path.mkdir(parents=True, exist_ok=True)
     if not (path / "about.json").is_file():
-        store.write_json(path / "about.json", json.loads(text))
+        files.write_json(path / "about.json", json.loads(text))
     return Shelf(path, rows, size)
 
 
 def write_chunk(shelf: Shelf, index: int, predictions: Sequence[Prediction]) -> None:
     """Store one unit of work; it is there as a whole or not at all."""
     rows = [dataclasses.asdict(prediction) for prediction in predictions]
-    store.write_table(shelf.chunk(index), pa.Table.from_pylist(rows, SCHEMA))
+    files.write_table(shelf.chunk(index), pa.Table.from_pylist(rows, SCHEMA))
 
 
 def read_predictions(shelf: Shelf) -> list[Prediction]:
     """All predictions of a source, in its order; the chunks become one file the first time."""
     if not shelf.whole.is_file():
         chunks = [shelf.chunk(i) for i in range(-(-shelf.rows // shelf.size))]
-        store.write_table(shelf.whole, pa.concat_tables([pq.read_table(chunk) for chunk in chunks]))
+        files.write_table(shelf.whole, pa.concat_tables([pq.read_table(chunk) for chunk in chunks]))
     for leftover in shelf.path.glob("chunk-*"):
         leftover.unlink()
     return [parse_prediction(row) for row in pq.read_table(shelf.whole).to_pylist()]

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from visrl_data.boxes import Box, best_iou
-from visrl_data.critics import anls, exact_match
-from visrl_data.errors import VisRLError
+from visrl_data.core.boxes import Box, best_iou
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.metrics import anls, exact_match
+from visrl_data.core.seeds import generator, keyed_seed
 from visrl_data.evaluation.predictions import Prediction
-from visrl_data.seeds import generator, keyed_seed
 
 POSITIVE_IOU = 0.5  # strictly above, as the audit and the Visual-CoT benchmark have it
 ALL = "all"

@@ -1,10 +1,10 @@
 """Finished runs, and datasets made of runs before -> a dataset folder that can be committed to the Hub as it is.
 
-    open       runs, dataset folders, datasets of the Hub                 parts.py, fetching.py
-    merge      runs that were made alike, without what occurs twice       merging.py
-    settle     a licence for every row; which pictures go out             licences.py
+    open       runs, dataset folders, datasets of the Hub                 parts.py, hub_fetch.py
+    merge      runs that were made alike, without what occurs twice       merge.py
+    settle     a licence for every row; which pictures go out             licenses.py
     rows       preferences, rl1, rl2, candidates, images                  dataset_rows.py
-    write      parquet shards by config and split                         shards.py
+    write      parquet shards by config and split                         dataset_shards.py
     tell       report, card with its pictures, manifest                   visrl_cards
 
     data/<config>/<split>-00000-of-0000N.parquet
@@ -35,16 +35,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrl_data.errors import VisRLError
-from visrl_data.publishing import dataset_rows, licences, merging, parts
-from visrl_data.publishing.dataset_folder import KIND, SCHEMA_VERSION, Dataset, digests, is_dataset, open_dataset
-from visrl_data.publishing.dataset_rows import CONFIGS, PairSet
-from visrl_data.publishing.fetching import Fetched
-from visrl_data.publishing.licences import Terms
-from visrl_data.publishing.merging import Pool
-from visrl_data.publishing.parts import RUN_TABLES, Part
-from visrl_data.publishing.shards import grouped, read_facts, write_config
-from visrl_data.store import Run, file_digest, write_json, write_table, write_text
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import file_digest, write_json, write_table, write_text
+from visrl_data.publishing import dataset_rows, licenses, merge
+from visrl_data.publishing.dataset_shards import grouped, write_config
+from visrl_data.publishing.licenses import Terms
+from visrl_data.publishing.merge import Pool
+from visrl_data.runs import dataset_schema, parts
+from visrl_data.runs.dataset_folder import Dataset, digests, is_dataset, open_dataset
+from visrl_data.runs.dataset_schema import CONFIGS, KIND, SCHEMA_VERSION, read_facts
+from visrl_data.runs.hub_fetch import Fetched
+from visrl_data.runs.pair_set import PairSet
+from visrl_data.runs.parts import RUN_TABLES, Part
+from visrl_data.runs.run_folder import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +97,21 @@ def build_dataset(
     that they may be redistributed, True all, False none.
     Raises VisRLError: runs that don't go together, no pair, no licence, a folder that holds something else.
     """
-    pool = merging.merge([_part(source) for source in sources])
-    questions, terms = licences.settle(
-        merging.with_candidates(pool), license, ship_images, pool.images.sizes, pool.published
+    pool = merge.merge([_part(source) for source in sources])
+    questions, terms = licenses.settle(
+        merge.with_candidates(pool), license, ship_images, pool.images.sizes, pool.published
     )
     images = frozenset(questions["image_sha256"].to_pylist())
 
     def candidates() -> Iterator[pa.Table]:
-        for table in merging.candidate_batches(pool):
+        for table in merge.candidate_batches(pool):
             yield dataset_rows.candidate_columns(table, questions, pool.members)
 
     pairs = dataset_rows.pair_columns(pool.distinct, questions, pool.members)
     contents = Contents(
         pairs=PairSet(pairs, pool.prompts, pool.images, terms.shipped),
         candidates=candidates,
-        runs=pool.tables | {"questions": licences.filled(pool.questions, license)},
+        runs=pool.tables | {"questions": licenses.filled(pool.questions, license)},
         about=_about(pool, terms, images, ship_images) | _stamped(release or Release()),
         report=pool.report,
         license_text=terms.text,
@@ -152,7 +155,7 @@ def _about(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool |
         "repeated_questions": pool.repeated_questions,
         "images": len(images),
         "unavailable": len(images - pool.images.sizes.keys()),
-        "validation_share": dataset_rows.VALIDATION_SHARE,
+        "validation_share": dataset_schema.VALIDATION_SHARE,
         "license": {"id": terms.id, "name": terms.name, "sources": [dataclasses.asdict(s) for s in terms.sources]},
         "ship_images": ship_images,
     }

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visrl_data.errors import UsageError, VisRLError
-from visrl_data.images import sha256
-from visrl_data.prompts import Part
-from visrl_data.publishing import dataset_rows, merging, pixels
-from visrl_data.publishing.dataset_folder import is_dataset, open_dataset, pair_set
-from visrl_data.publishing.dataset_rows import PairSet
-from visrl_data.store import write_json, write_text
+from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.files import write_json, write_text
+from visrl_data.core.images import sha256
+from visrl_data.core.prompts import Part
+from visrl_data.publishing import dataset_rows, merge
+from visrl_data.runs import pair_set, stored_images
+from visrl_data.runs.dataset_folder import dataset_pairs, is_dataset, open_dataset
+from visrl_data.runs.pair_set import PairSet
 
 MARKER = "<image>"
 
@@ -75,8 +76,8 @@ def export(source: Path, form: str, output: Path) -> Exported:
 
 def _pairs(source: Path) -> PairSet:
     if is_dataset(source):
-        return pair_set(open_dataset(source))
-    pool = merging.merge_run(source)
+        return dataset_pairs(open_dataset(source))
+    pool = merge.merge_run(source)
     pairs = dataset_rows.pair_columns(pool.distinct, pool.questions, pool.members)
     return PairSet(pairs, pool.prompts, pool.images, frozenset(pool.images.sizes))
 
@@ -96,7 +97,7 @@ def _collect(pairs: PairSet, folder: Path) -> tuple[dict[str, list[Line]], int]:
     """The rows of each file that has some, and how many were left out for an empty answer (trainers refuse it)."""
     tables: dict[str, list[Line]] = {}
     empty = 0
-    for split, example in dataset_rows.examples(pairs, responses=True):
+    for split, example in pair_set.examples(pairs, responses=True):
         if not example.chosen:
             empty += 1
             continue
@@ -114,7 +115,7 @@ def _prompt(parts: tuple[Part, ...]) -> str:
 
 def _picture_file(folder: Path, data: bytes) -> str:
     """Write a picture under its checksum, once; the path relative to the folder."""
-    path = f"images/{sha256(data)}{pixels.suffix(data)}"
+    path = f"images/{sha256(data)}{stored_images.suffix(data)}"
     if not (folder / path).is_file():
         (folder / path).write_bytes(data)
     return path

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from visrl_data.errors import VisRLError
-from visrl_data.models import RECORD
-from visrl_data.publishing.parts import shareable
-from visrl_data.store import write_text
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import write_text
+from visrl_data.models.model_folder import RECORD
+from visrl_data.runs.parts import shareable
 
 # What a model consists of, with the record of its training. Everything else in its folder (checkpoints, optimiser
 # state, pickles) stays at home.

@@ -1,7 +1,7 @@
 """A dataset that was published without its images -> the complete one, on this machine.
 
     need     checksum and size of every image that the rows are about and the dataset leaves out
-    find     the files of a folder that have one of these sizes, and then the checksum      finding.py
+    find     the files of a folder that have one of these sizes, and then the checksum      image_search.py
     write    the dataset again, by the code that wrote it first (dataset.py)
 
 Rows, crops and shards come out as a build with all images would have given them.
@@ -17,14 +17,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from visrl_data.errors import VisRLError
+from visrl_data.core.errors import VisRLError
 from visrl_data.publishing.dataset import Contents, write_dataset
-from visrl_data.publishing.dataset_folder import Dataset, open_dataset, pair_set, tables
-from visrl_data.publishing.dataset_rows import PairSet
-from visrl_data.publishing.fetching import fetch, is_hub_name
-from visrl_data.publishing.finding import Missing, Place, Search, find_images, read_found
-from visrl_data.publishing.parts import RUN_TABLES
-from visrl_data.publishing.pixels import Pixels
+from visrl_data.publishing.image_search import Missing, Place, Search, find_images, read_found
+from visrl_data.runs.dataset_folder import Dataset, dataset_pairs, open_dataset, tables
+from visrl_data.runs.hub_fetch import fetch, is_hub_name
+from visrl_data.runs.pair_set import PairSet
+from visrl_data.runs.parts import RUN_TABLES
+from visrl_data.runs.stored_images import Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = Fals
     missing = tuple(image for image in needed if image.sha256 not in search.found)
     if missing and not allow_missing:
         raise VisRLError(_told(missing, search, len(needed), Path(images)))
-    pairs = pair_set(dataset)
+    pairs = dataset_pairs(dataset)
     contents = Contents(
         pairs=dataclasses.replace(pairs, pixels=_pixels(pairs, search), embedded=pairs.embedded.union(search.found)),
         candidates=lambda: tables(dataset, "candidates"),

@@ -1,6 +1,6 @@
 """The release: a finished folder becomes one commit and one tag on the Hub, read back before it is called done.
 
-    look      refs, files and last tag of the repository (hub_look.py); what would change (release_plan.py)
+    look      refs, files and last tag of the repository (hub_state.py); what would change (release_plan.py)
     stamp     the tag and the changes, on the card and the manifest
     refuse    a tag that exists with other content, a breaking schema change, a repository that is not ours
     upload    large files; invisible until the commit (this and the rest: release_steps.py)
@@ -11,7 +11,7 @@
 
 Every step looks first at what is there already, so a rerun goes on where the last one stopped, and the same
 content pushed again changes nothing. hub_access.py repeats what may pass and words what does not.
-pushing.py finds or makes the folder.
+push.py finds or makes the folder.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from visrl_data.errors import VisRLError
-from visrl_data.publishing import hub_look, release_plan, release_steps
-from visrl_data.publishing.hub_access import HubFailure, attempt, careful_client, diagnose, disk_full
-from visrl_data.publishing.hub_look import Look, Place
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.hub_access import HubFailure, attempt, careful_client, diagnose, disk_full
+from visrl_data.publishing import hub_state, release_plan, release_steps
+from visrl_data.publishing.hub_state import Look, Place
 from visrl_data.publishing.release_plan import CardChange, LocalFile
 from visrl_data.publishing.release_steps import Held, Release, some
 
@@ -138,8 +138,8 @@ def default_hub_id(given: str | None, name: str) -> str:
 
 def _publish(job: Job, tag: str | None) -> Published:
     place, options = job.place, job.options
-    before = hub_look.look(place) or Look()
-    known = tag if tag in before.tags else None if tag else hub_look.tag_before(place, before.head, before.tags)
+    before = hub_state.look(place) or Look()
+    known = tag if tag in before.tags else None if tag else hub_state.tag_before(place, before.head, before.tags)
     if known and (same := _as_tagged(job, before, known)):
         place.say(f"{place.id} holds exactly this as {known} already; nothing to do.")
         return _done(job, "unchanged", same, before.tags[known])
@@ -178,20 +178,20 @@ def _as_tagged(job: Job, before: Look, tag: str) -> Release | None:
     """The release as it would have been made under a tag that exists, if that is what the tag names."""
     commit = before.tags[tag]
     others = {name: at for name, at in before.tags.items() if at != commit}
-    release = _under(job, tag, hub_look.tag_before(job.place, commit, others), before, commit)
+    release = _under(job, tag, hub_state.tag_before(job.place, commit, others), before, commit)
     return release if release.plan.empty else None
 
 
 def _stamped(job: Job, before: Look, tag: str | None) -> Release:
     """The release under a new tag, against the branch as it is."""
-    return _under(job, tag, hub_look.tag_before(job.place, before.head, before.tags), before, before.head)
+    return _under(job, tag, hub_state.tag_before(job.place, before.head, before.tags), before, before.head)
 
 
 def _under(job: Job, tag: str | None, previous: str, before: Look, commit: str) -> Release:
     """The folder stamped with a tag, compared with a commit. Schema and counts are compared with `previous`."""
     place, kind, card = job.place, job.options.kind, CardChange((), ())
     if kind == "dataset":
-        old = release_plan.card_facts(hub_look.read_card(place, before.tags[previous])) if previous else None
+        old = release_plan.card_facts(hub_state.read_card(place, before.tags[previous])) if previous else None
         new = release_plan.card_facts((job.folder.path / "README.md").read_text(encoding="utf-8"))
         if not new.features:
             raise VisRLError(f"{job.folder.path}/README.md has no dataset_info, so nothing can be compared with it.")
@@ -199,7 +199,7 @@ def _under(job: Job, tag: str | None, previous: str, before: Look, commit: str) 
     tag = tag or release_plan.next_tag(before.tags, bool(card.breaking))
     job.folder.stamp(tag, previous, card.lines if previous else ())
     job.files = release_plan.local_files(job.folder.path, kind, job.files)
-    there = before.files if commit == before.head else hub_look.digests(place, commit)
+    there = before.files if commit == before.head else hub_state.digests(place, commit)
     plan = release_plan.plan_files(job.files, there, kind)
     return Release(place, tag, previous, job.files, plan, card, job.held)
 
@@ -249,7 +249,7 @@ def _propose(job: Job, before: Look, release: Release) -> Published:
         place.say("There is nothing to propose. Without --create-pr the same command tags it.")
         return _done(job, "unchanged", release, before.head)
     number = release_steps.open_pull_request(release, before)
-    job.held.commit = commit = hub_look.commit_of(place, f"refs/pr/{number}")
+    job.held.commit = commit = hub_state.commit_of(place, f"refs/pr/{number}")
     release_steps.verify_commit(release, commit, job.options.reload)
     url = f"{place.url}/discussions/{number}"
     place.say(f"Proposed as {url}. After its merge the same command without --create-pr tags it.")

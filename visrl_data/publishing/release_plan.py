@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visrl_data.errors import UsageError, VisRLError
-from visrl_data.models import RECORD
+from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.models.model_folder import RECORD
 from visrl_data.publishing.model_release import is_model_file
 
 # What a release puts on the Hub, and therefore deletes there when a later one has it no more. Other files stay.

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from visrl_data.errors import VisRLError
-from visrl_data.publishing import hub_look
-from visrl_data.publishing.hub_access import attempt
-from visrl_data.publishing.hub_look import Look, Place
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.hub_access import attempt
+from visrl_data.publishing import hub_state
+from visrl_data.publishing.hub_state import Look, Place
 from visrl_data.publishing.release_plan import MARK, CardChange, FilePlan, LocalFile, size_text
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def create_repository(place: Place, private: bool) -> Look:
 
     def create() -> Look | None:
         place.api.create_repo(**place.named, private=private or None, exist_ok=True)
-        return hub_look.look(place)
+        return hub_state.look(place)
 
-    made = attempt("creating the repository", create, place.say, lambda: hub_look.look(place))
+    made = attempt("creating the repository", create, place.say, lambda: hub_state.look(place))
     if made is None or (private and not made.private):
         raise VisRLError(
             f"{place.id} could not be made as asked: after its creation it "
@@ -76,10 +76,10 @@ def commit_release(release: Release, before: Look) -> str:
     operations = _upload(release, create_pr=False)
 
     def arrived() -> str | None:
-        now = hub_look.head(place)
+        now = hub_state.head(place)
         if now in (None, before.head):
             return None
-        if not hub_look.differing(place, now, release.files):
+        if not hub_state.differing(place, now, release.files):
             return now
         raise VisRLError(
             f"{place.branch} of {place.id} moved from {before.head[:12]} to {now[:12]} meanwhile: somebody else "
@@ -98,7 +98,7 @@ def open_pull_request(release: Release, before: Look) -> str:
     place = release.place
 
     def opened() -> str | None:
-        return hub_look.pull_request(place, release.files)
+        return hub_state.pull_request(place, release.files)
 
     number = opened()
     if number is not None:
@@ -116,7 +116,7 @@ def _create_branch(place: Place, start: str) -> None:
         place.api.create_branch(**place.named, branch=place.branch, revision=start)
         return start
 
-    attempt("creating the branch", create, place.say, lambda: hub_look.head(place))
+    attempt("creating the branch", create, place.say, lambda: hub_state.head(place))
 
 
 def _upload(release: Release, create_pr: bool) -> list[CommitOperationAdd | CommitOperationDelete]:
@@ -155,10 +155,10 @@ def _send(
 def verify_commit(release: Release, commit: str, reload: bool) -> None:
     """Compare the commit with the folder: by the Hub's digests, then by the bytes that a user would get."""
     place = release.place
-    others = hub_look.differing(place, commit, release.files)
+    others = hub_state.differing(place, commit, release.files)
     if not others and reload:
         place.say(f"Reading {size_text(sum(file.size for file in release.files))} back from commit {commit[:12]}")
-        others = hub_look.differing_bytes(place, commit, release.files)
+        others = hub_state.differing_bytes(place, commit, release.files)
     if others:
         raise VisRLError(
             f"Commit {commit[:12]} of {place.id} does not hold what was sent; other or missing there: {some(others)}. "
@@ -172,7 +172,7 @@ def tag_commit(release: Release, commit: str) -> None:
     place, tag = release.place, release.tag
 
     def at() -> str | None:
-        found = hub_look.tag_commit(place, tag)
+        found = hub_state.tag_commit(place, tag)
         if found in (None, commit):
             return found
         raise VisRLError(
@@ -187,8 +187,8 @@ def tag_commit(release: Release, commit: str) -> None:
     attempt("tagging", create, place.say, at)
     release.held.tagged = True
     told = [file for file in release.files if file.path in _TOLD_BY_TAG]
-    named = hub_look.commit_of(place, tag)
-    if named != commit or hub_look.differing_bytes(place, tag, told):
+    named = hub_state.commit_of(place, tag)
+    if named != commit or hub_state.differing_bytes(place, tag, told):
         raise VisRLError(
             f"{place.id} at {tag} reads otherwise than the commit {commit[:12]} that was verified and tagged "
             f"(it names {named[:12]}). Look at {place.url}/tree/{tag}; the same command looks once more."

@@ -1,6 +1,6 @@
 """Counting a run: what came through each stage, what was lost and why, and that it all adds up.
 
-The first part of the report (diagnostics.py). `open_tables` brings a run's four tables together; from them
+The first part of the report (run_statistics.py). `open_tables` brings a run's four tables together; from them
 come the losses by reason, the yields by source, and the equations between them.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrl_data.errors import VisRLError
-from visrl_data.filtering import DROP_REASONS
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.membership import DROP_REASONS
 
 # All that the report reads of a candidate table.
 REPORT_COLUMNS = (

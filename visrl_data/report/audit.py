@@ -1,6 +1,6 @@
 """The audit (Tab. 6): are the win's boxes on the labelled region, and the lose's off it?
 
-Part of the report (diagnostics.py), for questions that have gold boxes; nothing else of the pipeline
+Part of the report (run_statistics.py), for questions that have gold boxes; nothing else of the pipeline
 reads them. A box is positive when its IoU with the label is > 0.5: the public code's rule, since the
 paper states none. With several gold boxes the rule is named: "any" (the best of them) or "union" (the box
 around them all).
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrl_data.boxes import BOX_RULES
+from visrl_data.core.boxes import BOX_RULES
 from visrl_data.report.accounting import RunTables, box_array
 from visrl_data.report.measures import auc, ious, wilson
 

@@ -25,12 +25,12 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
-from visrl_data import store
-from visrl_data.config import GenConfig, Thresholds
+from visrl_data.core import files
+from visrl_data.core.config import GenConfig, Thresholds
 from visrl_data.report import page_figures, page_flow, page_sample
 from visrl_data.report.accounting import value_counts
 from visrl_data.report.page_text import embedded, shown
-from visrl_data.store import Run
+from visrl_data.runs.run_folder import Run
 
 NAME = "report.html"
 MOST_SOURCES = 40  # rows of the table by source
@@ -68,7 +68,7 @@ def write_page(
         "script": script,
         "policy": policy(style, script),
     }
-    store.write_text(run.path / NAME, environment().get_template("page.html.j2").render(values))
+    files.write_text(run.path / NAME, environment().get_template("page.html.j2").render(values))
 
 
 def commands(config: dict[str, Any], thresholds: Thresholds, box_critic: bool) -> list[str]:

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from visrl_data.report.accounting import box_array, question_rows
 from visrl_data.report.audit import POSITIVE_IOU, gold_ious
-from visrl_data.report.diagnostics import FINEST_BIN
 from visrl_data.report.measures import histogram, iou_histogram
+from visrl_data.report.run_statistics import FINEST_BIN
 
 WIDTH, HEIGHT = 340, 176
 _LEFT, _RIGHT, _TOP, _BASE = 8, 332, 30, 150

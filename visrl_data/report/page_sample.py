@@ -20,13 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from visrl_data import images
-from visrl_data.boxes import Box, best_iou, iou_xyxy
-from visrl_data.config import Thresholds
-from visrl_data.filtering import membership
+from visrl_data.core import images
+from visrl_data.core.boxes import Box, best_iou, iou_xyxy
+from visrl_data.core.config import Thresholds
+from visrl_data.core.membership import membership
+from visrl_data.core.seeds import keyed_seed
 from visrl_data.report.page_text import embedded, shown
-from visrl_data.seeds import keyed_seed
-from visrl_data.store import TABLES, Run
+from visrl_data.runs.run_folder import TABLES, Run
 
 MOST_PAIRS = 200
 MOST_UNPAIRED = 50

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visrl_data.errors import VisRLError
-from visrl_data.records import Drop, Question
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import check_unique, files_digest
+from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
-from visrl_data.sources.roots import open_roots
 from visrl_data.sources.rows import BadRow, Reader, Row, read_row, row_id, value_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from visrl_data.errors import VisRLError
+from visrl_data.core.errors import VisRLError
 
 
 def files_digest(paths: Iterable[Path]) -> str:

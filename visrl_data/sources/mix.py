@@ -28,16 +28,16 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from visrl_data.errors import VisRLError
-from visrl_data.records import Drop, Question
-from visrl_data.sources import Source, open_source
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import halves, interleaved, sft_rows
 from visrl_data.sources.options import SourceOptions
+from visrl_data.sources.protocol import Source
 
 SHIPPED = Path(__file__).parent / "mixes"
 PAPER_SHARE = (30647, 180000)  # SFT and RL questions in all, Table 7
@@ -78,17 +78,21 @@ class _Opened:
 class MixSource:
     """The parts of a mix as one Source. asked: FILE.toml, or the name of a shipped mix, with :PATH for its {path}.
 
+    open_source: opens each part, as dispatch.py does.
+
     Raises VisRLError when the file or a part cannot be opened, or has no row in the split.
     """
 
-    def __init__(self, asked: str, split: str, limit: int | None, options: SourceOptions) -> None:
+    def __init__(
+        self, asked: str, split: str, limit: int | None, options: SourceOptions, open_source: Callable[..., Source]
+    ) -> None:
         if options.columns or options.license:
             raise VisRLError("--columns and --license have no meaning with a mix: its file says them for each part.")
         self.split = split
         file, path = _file_and_path(asked)
         self.name = f"mix-{file.stem}"
         parts = read_mix(file, path)
-        self._parts = [_open(part, split, options) for part in parts]
+        self._parts = [_open(part, split, options, open_source) for part in parts]
         counts = [len(opened.rows) for opened in self._parts]
         weights = [opened.part.weight or len(opened.rows) for opened in self._parts]
         self._order = list(interleaved(counts, weights))[:limit]
@@ -169,7 +173,7 @@ def _part(file: Path, name: str, table: Any) -> Part:
     return Part(name=name, **table)
 
 
-def _open(part: Part, split: str, options: SourceOptions) -> _Opened:
+def _open(part: Part, split: str, options: SourceOptions, open_source: Callable[..., Source]) -> _Opened:
     own = part.source.partition(":")[0] in _OWN_SPLITS and not part.split
     parted = split in ("sft", "train") and not own
     count = part.count(split)

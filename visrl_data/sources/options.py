@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from visrl_data.errors import VisRLError
-from visrl_data.images import MAX_IMAGE_PIXELS
-from visrl_data.sources.roots import open_roots
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.images import MAX_IMAGE_PIXELS
+from visrl_data.sources.image_roots import open_roots
 
 GOLD_SPACES = ("unit", "pixels")
 # Field -> the column names that are looked for when `columns` does not name one; the first with a value counts.
@@ -37,7 +37,7 @@ class SourceOptions:
     """How the rows of a source are to be read.
 
     images_root: the folder or archive that image paths are relative to, and may not leave, or several by name
-    (roots.py; "" is the one for all others); None: the file's own folder. allow_urls: the hosts from which images
+    (image_roots.py; "" is the one for all others); None: the file's own folder. allow_urls: the hosts from which images
     at URLs are fetched (urls.py); None: none are.
     columns: field -> column, for fields whose column has another name; "" says that there is none.
     gold_space: of the boxes, where a row does not say: "unit" (fractions) or "pixels" of the original image.

@@ -5,7 +5,7 @@ a reason of its own.
 
 Reasons: bad_json (jsonl only), bad_id, no_question, no_answer, bad_answer, bad_text (not valid Unicode),
 bad_box, bad_field (box_space, license, ship_image, ...), several_images, and the image_* of `BadImage`; sources
-of published sets have some more (native.py, visual_cot_train.py).
+of published sets have some more (published_sets.py, visual_cot_train.py).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visrl_data.boxes import Box, pixel_box
-from visrl_data.images import BadImage, decode, sha256
-from visrl_data.records import Drop, Question
+from visrl_data.core.boxes import Box, pixel_box
+from visrl_data.core.images import BadImage, decode, sha256
+from visrl_data.core.records import Drop, Question
+from visrl_data.sources.image_roots import Roots
 from visrl_data.sources.options import GOLD_SPACES, Columns, SourceOptions
-from visrl_data.sources.roots import Roots
 from visrl_data.sources.urls import fetch, shown
 
 Row = Mapping[str, Any]

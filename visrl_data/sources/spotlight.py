@@ -12,10 +12,10 @@ import hashlib
 from io import BytesIO
 from typing import Any
 
-from visrl_data.boxes import Box
-from visrl_data.errors import VisRLError
-from visrl_data.images import sha256
-from visrl_data.records import Drop, Question
+from visrl_data.core.boxes import Box
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.images import sha256
+from visrl_data.core.records import Drop, Question
 from visrl_data.spotlight import world
 
 NAME = "spotlight"

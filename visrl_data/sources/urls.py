@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from visrl_data.images import BadImage
+from visrl_data.core.images import BadImage
 
 MAX_BYTES = 32 * 2**20
 SECONDS = 30.0  # a fetch in all, redirects included; looking up a name is not counted

@@ -32,11 +32,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visrl_data.errors import VisRLError
-from visrl_data.records import Drop, Question
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import files_digest, halves, interleaved
+from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
-from visrl_data.sources.roots import open_roots
 from visrl_data.sources.rows import BadRow, Reader, Row, read_row
 from visrl_data.sources.visual_cot import image_paths, load, plain_row, row_ids
 

@@ -1,0 +1,185 @@
+"""The command line: results on stdout, one message and an exit code for what the user can mend."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command import visrl
+from tests.helpers.hub_world import scripted_generate
+from visrl_data.core.config import GenConfig
+from visrl_data.executors import generate
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(photo_source, scripted_roles, tmp_path):
+    return generate.generate(GenConfig(source=str(photo_source)), tmp_path / "run", roles=scripted_roles).path
+
+
+def test_inspect_prints_the_report(run):
+    code, out, _ = visrl("inspect", run)
+    assert code == 0
+    assert "Yields" in out
+    code, out, _ = visrl("inspect", run, "--json")
+    assert json.loads(out) == json.loads((run / "report.json").read_text())
+
+
+def test_filter_says_how_the_yield_changes(run):
+    code, out, _ = visrl("filter", run, "--box-win", 1.0, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["after"]["pairs"] == json.loads((run / "manifest.json").read_text())["counts"]["pairs"]
+    code, out, _ = visrl("filter", run, "--box-win", 0.8)
+    assert re.match(rf"Pairs: {told['after']['pairs']} -> {told['before']['pairs']} of 10 questions", out)
+
+
+def test_filter_takes_the_box_critic_out_and_in_again(run):
+    before = json.loads((run / "manifest.json").read_text())
+    counts = [
+        json.loads(visrl("filter", run, *flags, "--json")[1])["after"]["pairs"]
+        for flags in (["--no-box-critic"], [], ["--box-critic"])
+    ]
+    assert counts[0] == counts[1] != counts[2], "what is not given stays as it is"
+    assert json.loads((run / "manifest.json").read_text()) == before
+
+
+def test_sweep_changes_nothing(run):
+    before = (run / "manifest.json").read_bytes()
+    code, out, _ = visrl("filter", run, "--sweep", "--json")
+    assert code == 0 and len(json.loads(out)) == 25
+    code, out, _ = visrl("filter", run, "--sweep")
+    assert code == 0 and "0.8 / 0.2" in out
+    assert (run / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["gen", "--attempts", "0"], 2, "--attempts 0: expected at least 1"),
+        (["gen", "--attempts", "many"], 2, "'--attempts'"),
+        (["gen", "--nonsense"], 2, "nonsense"),
+        (["gen", "--speed", "3"], 2, "--estimate"),
+        (["gen", "--columns", "a"], 1, "FIELD=COLUMN"),
+        (["gen", "--source", "not/there.jsonl"], 1, "not/there.jsonl"),
+        (["gen", "--config", "not-there.toml"], 2, "not-there.toml"),
+        (["inspect", "not-there"], 1, "not-there"),
+        (["filter", "not-there"], 1, "visrl gen"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message(arguments, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    got, out, err = visrl(*arguments)
+    assert (got, out) == (code, "")
+    assert message in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == [], "nothing may be left behind by a refused command"
+
+
+def test_a_threshold_that_contradicts_is_refused_and_nothing_changes(run):
+    before = (run / "manifest.json").read_bytes()
+    code, _, err = visrl("filter", run, "--box-win", 0.1)
+    assert code == 2 and "above" in err
+    assert (run / "manifest.json").read_bytes() == before
+
+
+def test_estimate_from_a_stated_speed(photo_source):
+    """10 questions of 24 calls at 2 calls a second: 2 minutes."""
+    code, out, _ = visrl("gen", "--source", photo_source, "--estimate", "--speed", 2)
+    assert code == 0
+    assert out == "10 questions, at most 240 model calls, about 2.0 minutes.\n"
+
+
+def test_doctor_looks_at_this_machine():
+    _, out, _ = visrl("doctor", "--json")
+    assert any("CPU" in check["what"] for check in json.loads(out)["checks"])
+
+
+def test_help_is_quick_and_shows_an_example():
+    """No torch behind --help: a quarter of a second, here with room for a busy machine."""
+    code = "import sys, visrl_cli.main; sys.exit(bool({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for command in ("gen", "filter", "inspect", "doctor"):
+        _, out, _ = visrl(command, "--help")
+        assert f"visrl {command}" in out.split("xample", 1)[1]
+
+
+def test_ci_runs_the_readmes_test_command():
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [command] = [block.strip() for block in blocks if block.strip().endswith("/pytest")]
+    assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_estimate_times_the_first_chunk_and_keeps_it(untrained, tmp_path):
+    arguments = [
+        "gen",
+        "--model",
+        untrained,
+        "--limit",
+        8,
+        "--chunk-size",
+        2,
+        "--max-new-tokens",
+        4,
+        "-o",
+        tmp_path / "r",
+    ]
+    code, out, _ = visrl(*arguments, "--estimate", "--json")
+    told = json.loads(out)
+    assert (code, told["questions"], told["measured_questions"], told["calls"]) == (0, 8, 2, 192)
+    assert told["prompt_tokens"] > 0 and told["hours"] > 0
+    assert [f.name for f in (tmp_path / "r" / "work").iterdir()] == ["chunk-00000000"]
+    code, out, err = visrl(*arguments, "--json")
+    assert code == 0
+    assert "1 of 4 chunks were there already" in err
+    assert json.loads(out)["yields"]["all"]["questions"] == 8
+
+
+def test_an_estimate_of_another_run_in_the_folder_is_refused(run, photo_source, tmp_path):
+    """Its times say nothing about this one."""
+    code, out, err = visrl("gen", "--source", photo_source, "--seed", 7, "-o", run, "--estimate")
+    assert (code, out) == (1, "") and "seed: 0 -> 7" in err
+
+
+def test_an_estimate_counts_the_rows_that_were_dropped_too(photo_source, tmp_path):
+    """4 of 12 rows timed, 2 of them without an answer: three times their tokens for all, not six times."""
+    rows = photo_source.read_text().splitlines()
+    bad = [row.replace('"answers"', '"no_answers"') for row in rows[:2]]
+    photo_source.write_text("\n".join([*(row.replace('"q', '"bad') for row in bad), *rows]) + "\n")
+    with scripted_generate():
+        words = ["gen", "--source", photo_source, "--chunk-size", 4, "-o", tmp_path / "r", "--estimate", "--json"]
+        told = json.loads(visrl(*words)[1])
+    [timed] = [json.loads(line) for line in (tmp_path / "r" / "times.jsonl").read_text().splitlines()]
+    assert (told["questions"], told["measured_questions"], timed["questions"]) == (12, 4, 2)
+    assert told["completion_tokens"] == 3 * timed["completion_tokens"]
+
+
+def test_who_gets_no_pair_is_told_what_to_do(photo_source, tmp_path):
+    words = ["gen", "--source", photo_source, "--box-win", 1.0, "--response-win", 1.0, "--box-lose", 0, "--attempts", 1]
+    with scripted_generate():
+        code, out, err = visrl(*words, "--limit", 1, "-o", tmp_path / "r")
+        assert code == 0 and "Spotlight is a small model of its own drawn world" in err
+        _, _, err = visrl("gen", "--source", photo_source, "--box-win", 0.6, "-o", tmp_path / "more")
+    assert f"Next: visrl train rl1 --data {tmp_path}/more" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "runs/phtos"],
+        ["train", "rl1", "--data", "runs/phtos"],
+        ["rebuild", "runs/phtos", "--images", "runs"],
+        ["gen", "--model", "runs/phtos"],
+        ["gen", "--source", "runs/phtos"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(words, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = visrl(*words)
+    assert (code, out) == (1, "")
+    assert re.search(r"runs/phtos'?: (no such folder|it is no folder here|was not found)", err) and "again" not in err

@@ -1,0 +1,98 @@
+"""`visrl doctor --model`: what it says of a model is so, and it says it without the weights."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.helpers.command import visrl
+from tests.helpers.tiny_models import stand_in_for_videos
+from visrl_data.models.model_folder import ALIASES, find_model
+from visrl_train import memory
+from visrl_train.config import SftConfig
+
+GIB = 2**30
+
+
+def numbers(path):
+    """Parameters in a safetensors file, from its header."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    total = 0
+    for name, about in header.items():
+        if name != "__metadata__":
+            count = 1
+            for side in about["shape"]:
+                count *= side
+            total += count
+    return total
+
+
+def test_the_shipped_model_is_described_without_its_weights(tmp_path):
+    folder = tmp_path / "bare"
+    shutil.copytree(ALIASES["spotlight-base"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    code, out, _ = visrl("doctor", "--model", folder, "--json", "--dtype", "float32")
+    told = json.loads(out)
+    assert code == 0
+    assert (told["family"], told["box_space"], told["box_space_from"]) == ("LLaVA-1.5", "unit", "its own record")
+    assert (told["seen_size"], told["picture_tokens"], told["picture"]) == ([96, 96], 36, "squashed")
+    assert told["chat_template"] and told["prefill_shared"]
+    assert told["parameters"] == numbers(ALIASES["spotlight-base"] / "model.safetensors")
+    adapter = numbers(ALIASES["spotlight"] / "adapter_model.safetensors")
+    assert told["lora_parameters"] == adapter, "of rank 16, as the shipped one"
+    code, out, _ = visrl("doctor", "--model", folder)
+    assert code == 0 and "sft" in out and "96x96 (squashed), 36 tokens; --max-pixels changes nothing" in out
+
+
+def test_an_un_tuned_model_gets_its_familys_box_space(tmp_path, monkeypatch):
+    from tests.helpers.tiny_families import qwen2_vl, save
+
+    stand_in_for_videos(monkeypatch)
+    folder = save(qwen2_vl, tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    told = json.loads(visrl("doctor", "--model", folder, "--json")[1])
+    assert (told["family"], told["box_space"], told["box_space_from"]) == ("Qwen2-VL", "per_mille_points", "its family")
+    smaller = json.loads(visrl("doctor", "--model", folder, "--max-pixels", 28 * 28, "--json")[1])
+    assert smaller["picture_tokens"] < told["picture_tokens"]
+
+
+def test_a_processor_that_is_missing_is_told_and_the_rest_too(tmp_path, monkeypatch):
+    from tests.helpers.tiny_families import qwen2_vl, save
+
+    with monkeypatch.context() as patch:
+        stand_in_for_videos(patch)
+        folder = save(qwen2_vl, tmp_path / "m")
+    monkeypatch.setattr("visrl_data.engines.loading.AutoProcessor.from_pretrained", _needs_torchvision)
+    code, out, _ = visrl("doctor", "--model", folder)
+    assert code == 0 and "pip install torchvision" in out and "parameters" in out
+
+
+def _needs_torchvision(*_, **__):
+    raise ImportError("VideoProcessor requires the Torchvision library")
+
+
+def test_a_model_that_cannot_be_used_is_an_error(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "minicpmo"}')
+    code, _, err = visrl("doctor", "--model", tmp_path)
+    assert code == 1 and "MiniCPM-o" in err
+
+
+@pytest.fixture(scope="module")
+def shape():
+    return memory.shape_of(find_model("spotlight-base"), SftConfig().lora_rank)
+
+
+def test_memory_by_hand(shape):
+    """The terms of the docstring for float32, whose numbers have 4 bytes; this model keeps every layer."""
+    layers = 4 * shape.layers * (10 * shape.hidden + 3 * shape.intermediate)
+    rows, tokens = 2, 2 * 36 + memory.WORDS + memory.REPLY
+    step = rows * tokens * layers + 8 * rows * memory.REPLY * shape.vocabulary
+    assert memory.training(shape, 4, 36, "sft", "full") == 4 * shape.parameters + 12 * shape.language + step
+    assert memory.training(shape, 4, 36, "sft", "lora") == 4 * shape.parameters + 16 * shape.adapter + step
+    saved = memory.training(shape, 4, 36, "sft", "lora") - memory.training(shape, 4, 36, "sft", "4 bits")
+    assert saved == round(3.45 * shape.linears)
+
+
+def test_rl2_takes_more_than_rl1(shape):
+    for way in memory.WAYS:
+        assert memory.training(shape, 2, 576, "rl2", way) > memory.training(shape, 2, 576, "rl1", way)

@@ -1,0 +1,142 @@
+"""Shared beginnings and kept features (engines/prefix_cache.py) change no reply, in any family that has them."""
+
+import pytest
+import torch
+
+from tests.conftest import draw_photo
+from tests.helpers.tiny_families import TINY, stand_ins
+from tests.tools.family_table import model_folder
+from visrl_data.core.prompts import SCORE_CHOICES, SCORE_PREFIX, PromptSet
+from visrl_data.engines import prefix_cache
+from visrl_data.engines.batching import batches
+from visrl_data.engines.prefix_cache import Prompt, Seen, beginnings
+from visrl_data.engines.protocol import Request, Sampling
+from visrl_data.engines.transformers import TransformersEngine
+from visrl_data.models.families import family_of
+from visrl_data.models.model_folder import find_model
+
+SHARING = [name for name in TINY if family_of(name).shares_prefix]
+HOT = Sampling(temperature=1.5, top_k=20, max_new_tokens=6)
+PROMPTS = PromptSet()
+
+
+@pytest.fixture(scope="module")
+def engine_of(tmp_path_factory):
+    """An engine on a tiny model of a family whose replies depend on what it sees."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        stand_ins(patch)
+
+        def build(name):
+            if name not in made:
+                folder = model_folder(name, tmp_path_factory.mktemp(name), seed=1)
+                made[name] = TransformersEngine(find_model(str(folder)), batch_size=12)
+            return made[name]
+
+        yield build
+
+
+def passes(score):
+    """The requests of three questions on pictures of three shapes: boxes, answers (two under one crop), verdicts."""
+    focus, answer, verdict = [], [], []
+    for i, size in enumerate([(120, 90), (60, 130), (100, 100)]):
+        image, question = draw_photo(i, size), "what is there?" + " and there?" * i
+        crops = [image.crop((5 * k, 5, 5 * k + 30, 45)) for k in range(4)]
+        focus.append(Request(PROMPTS.focus.parts(question=question), (image,), tuple(range(6)), HOT))
+        for k, crop in enumerate([*crops, crops[1]]):
+            answer.append(Request(PROMPTS.answer.parts(question=question), (image, crop), (10 * i + k,), HOT))
+        for response in ("7", "a long answer of words", "seven"):
+            parts = PROMPTS.response_critic.parts(question=question, answer="7", response=response)
+            verdict.append(Request(parts, (image,), (0,), Sampling(max_new_tokens=6), **score))
+        for crop in crops:
+            parts = PROMPTS.box_critic.parts(question=question, answer="7")
+            verdict.append(Request(parts, (crop,), (0,), Sampling(max_new_tokens=6), **score))
+    return [focus, answer, verdict]
+
+
+@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("score", [{}, {"prefix": SCORE_PREFIX, "choices": SCORE_CHOICES}], ids=["text", "expected"])
+def test_replies_are_those_of_prompts_read_one_by_one(engine_of, name, score, monkeypatch):
+    engine = engine_of(name)
+    assert engine._reader is not None
+    shared = [engine.generate(requests) for requests in passes(score)]
+    monkeypatch.setattr(engine, "_reader", None)
+    plain = [engine.generate(requests) for requests in passes(score)]
+    distinct = {reply.text for group in plain[0] + plain[1] for reply in group}
+    assert len(distinct) > 20, "replies must depend on what is seen"
+    for ours, theirs in zip(shared, plain, strict=True):
+        for a, b in zip([r for g in ours for r in g], [r for g in theirs for r in g], strict=True):
+            assert (a.text, a.finish, a.prompt_tokens, a.completion_tokens) == (
+                b.text, b.finish, b.prompt_tokens, b.completion_tokens
+            )  # fmt: skip
+            assert a.choice_probs == pytest.approx(b.choice_probs, abs=1e-5)
+            assert a.choice_mass == (None if b.choice_mass is None else pytest.approx(b.choice_mass, abs=1e-5))
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_each_picture_is_encoded_once_and_each_beginning_read_once(engine_of, name, monkeypatch):
+    engine = engine_of(name)
+    engine._reader.forget()
+    looked, read = [], []
+    encode, forward = engine._reader._encode, engine._reader._forward
+    monkeypatch.setattr(engine._reader, "_encode", lambda pictures: looked.append(len(pictures)) or encode(pictures))
+    monkeypatch.setattr(
+        engine._reader, "_forward", lambda ids, *rest: read.append(tuple(ids.shape)) or forward(ids, *rest)
+    )
+    focus, answer, _ = requests = passes({})
+    engine.generate(focus)
+    assert sum(rows for rows, _ in read) == 3, "each question is read once"
+    del read[:]
+    engine.generate(answer)
+    assert sum(rows for rows, _ in read) == 3 + 3 * 4, "the beginning for each question, the rest for each crop"
+    engine.generate(requests[2])
+    assert sum(looked) == 3 + 3 * 4, "three images and their four distinct crops"
+
+
+def test_kept_features_are_bounded(engine_of, monkeypatch):
+    engine = engine_of("llava")
+    reader = engine._reader
+    reader.forget()
+    images = [draw_photo(i, (40, 40)) for i in range(6)]
+    with torch.inference_mode():
+        one = reader.look(images[:1], False)[0].features.nbytes
+        monkeypatch.setattr(prefix_cache, "KEPT_BYTES", 3 * one)
+        found = reader.look(images, False)
+        assert len(found) == 6 and len(reader._kept) == 3
+        assert reader.look(images[5:], False)[0] is found[5], "the latest are kept"
+        assert reader.look(images[:1], False)[0] is not found[0]
+
+
+def seen(tokens):
+    return Seen(None, torch.zeros(tokens, 2), None)
+
+
+def test_a_beginning_never_cuts_a_picture_and_leaves_a_token():
+    """0 is the placeholder. The crops' runs begin alike; only what lies before them is shared."""
+    image, one, two = seen(3), seen(2), seen(4)
+    a = Prompt([5, 0, 0, 0, 6, 0, 0, 7], (image, one))
+    b = Prompt([5, 0, 0, 0, 6, 0, 0, 0, 0, 7], (image, two))
+    assert beginnings([a, b], 0) == ([[0, 1]], [5])
+    c = Prompt([5, 0, 0, 0, 6], (image,))
+    d = Prompt([5, 0, 0, 0, 6, 8], (image,))
+    assert beginnings([c, d], 0) == ([[0, 1]], [4]), "the last token of the shorter is read apart"
+    other = Prompt([5, 0, 0, 0, 6], (seen(3),))
+    assert beginnings([c, other], 0) == ([[0], [1]], [4, 4]), "another picture begins another group"
+    early = Prompt([9, 0, 0, 0, 6], (image,))
+    assert beginnings([c, early], 0) == ([[0, 1]], [0])
+
+
+def test_batches_keep_a_question_together_and_sort_by_size():
+    large, small = draw_photo(0, (80, 80)), draw_photo(1, (20, 20))
+
+    def ask(image, n, seeds=1):
+        return [Request((), (image,), tuple(range(seeds)), HOT) for _ in range(n)]
+
+    assert batches([*ask(large, 3), *ask(small, 3)], 4) == [[3, 4, 5], [0, 1, 2]]
+    assert batches([*ask(large, 3), *ask(small, 3)], 8) == [[3, 4, 5], [0, 1, 2]], "little padding"
+    assert batches([*ask(large, 3), *ask(small, 3)], 8, sizes_vary=False) == [[0, 1, 2, 3, 4, 5]]
+    medium = draw_photo(2, (70, 80))
+    assert batches([*ask(large, 3), *ask(medium, 3)], 8) == [[3, 4, 5, 0, 1, 2]]
+    assert batches(ask(large, 5), 2) == [[0, 1], [2, 3], [4]], "a question larger than a batch is cut"
+    assert batches([*ask(small, 1, 6), *ask(small, 1, 2)], 6) == [[0], [1]], "only alike requests run together"
+    assert batches([], 4) == []

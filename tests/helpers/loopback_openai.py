@@ -1,0 +1,183 @@
+"""A server with OpenAI's chat API on a loopback port: replies by a script, a log of what was asked, faults on demand.
+
+A reply depends on the request alone, so a run against it can be compared with another. The engine's trial request
+(the text "?") is answered and logged apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from PIL import Image
+
+from visrl_data.core.prompts import Part
+from visrl_data.engines.protocol import Request, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request as it arrived. digest: of its whole body; before: how often that body had come already."""
+
+    digest: str
+    before: int
+    body: dict[str, Any]
+    authorization: str
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part.text for part in as_request(self.body).parts if part.text)
+
+
+# What goes wrong with a request: "" or None is nothing; else a key of FAULTS, "drop" or "slow".
+Fault = Callable[[Asked], str | None]
+FAULTS: dict[str, tuple[int, str, dict[str, str]]] = {
+    "400": (400, '{"error": {"message": "this picture is too large"}}', {}),
+    "401": (401, '{"error": {"message": "Incorrect API key provided: KEY"}}', {}),
+    "403": (403, '{"error": {"message": "no access to this model", "code": "forbidden"}}', {}),
+    "moderated": (403, '{"error": {"code": 403, "message": "It was flagged", "metadata": {"reasons": ["x"]}}}', {}),
+    "policy": (403, '{"error": {"code": "content_policy_violation", "message": "no"}}', {}),
+    "404": (404, '{"error": {"message": "no such model", "code": "model_not_found"}}', {}),
+    "429": (429, '{"error": {"message": "slow down"}}', {"Retry-After": "0.3"}),
+    "500": (500, '{"error": {"message": "KEY crashed"}}', {"Retry-After": "0.01"}),
+    "garbage": (200, '{"choices": [{"mess', {"Content-Type": "application/json"}),
+    "page": (200, "<html>Welcome</html>", {"Content-Type": "text/html"}),
+    "empty": (200, '{"choices": []}', {}),
+    "filtered": (200, '{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}', {}),
+}
+
+
+@dataclass
+class Server:
+    """script: (request, seed) -> text. pause: seconds before each reply. busy, most: open requests, and their peak."""
+
+    script: Callable[[Request, int], str]
+    fault: Fault = lambda asked: None
+    models: tuple[str, ...] = ("actor", "critic")
+    pause: float = 0.0
+    log: list[Asked] = field(default_factory=list)
+    trials: list[Asked] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    most: int = 0
+    busy: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def repeats(self) -> dict[str, int]:
+        """Bodies that came more than once, with how often."""
+        counts: dict[str, int] = {}
+        for asked in self.log:
+            counts[asked.digest] = counts.get(asked.digest, 0) + 1
+        return {digest: count for digest, count in counts.items() if count > 1}
+
+    def take(self, body: dict[str, Any], authorization: str) -> tuple[Asked, str | None]:
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        with self._lock:
+            before = sum(asked.digest == digest for asked in self.log)
+            asked = Asked(digest, before, body, authorization)
+            (self.trials if asked.text == "?" else self.log).append(asked)
+            return asked, self.fault(asked)
+
+    def answer(self, asked: Asked) -> dict[str, Any]:
+        """A completion; the words of the reply, cut at max_tokens, count as its tokens."""
+        request = as_request(asked.body)
+        words = self.script(request, asked.body.get("seed", 0)).split(" ")
+        cut = words[: asked.body["max_tokens"]]
+        message = {"role": "assistant", "content": " ".join(cut)}
+        finish = "stop" if len(cut) == len(words) else "length"
+        usage = {"prompt_tokens": 10 + len(request.images), "completion_tokens": len(cut), "total_tokens": 0}
+        return {
+            "id": asked.digest[:8], "object": "chat.completion", "created": 0, "model": asked.body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage,
+        }  # fmt: skip
+
+
+def as_request(body: dict[str, Any]) -> Request:
+    """The body's turns as parts: a lone picture is the image, or the crop where the box critic speaks."""
+    parts: list[Part] = []
+    images: list[Image.Image] = []
+    for turn in body["messages"]:
+        if turn["role"] == "assistant":
+            parts.append(Part("reply", turn["content"]))
+            continue
+        for piece in turn["content"]:
+            if piece["type"] == "text":
+                parts.append(Part("text", piece["text"]))
+            else:
+                data = base64.b64decode(piece["image_url"]["url"].removeprefix("data:image/png;base64,"))
+                images.append(Image.open(io.BytesIO(data)).convert("RGB"))
+                parts.append(Part("crop" if len(images) > 1 else "image"))
+    text = "\n".join(part.text for part in parts)
+    if "Standard answer" in text and "Model answer" not in text:
+        parts = [Part("crop") if part.kind == "image" else part for part in parts]
+    return Request(tuple(parts), tuple(images), (0,), Sampling())
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            rows = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in server.models]
+            self._send(200, json.dumps({"object": "list", "data": rows}), {})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked, fault = server.take(body, self.headers.get("Authorization", ""))
+            with server._lock:
+                server.busy += 1
+                server.most = max(server.most, server.busy)
+            try:
+                time.sleep(server.pause)
+                self._reply(asked, fault)
+            finally:
+                with server._lock:
+                    server.busy -= 1
+
+        def _reply(self, asked: Asked, fault: str | None) -> None:
+            if asked.body["model"] not in server.models:
+                fault = "404"
+            if fault == "drop":
+                self.close_connection = True
+                self.connection.close()
+                return
+            if fault == "slow":
+                time.sleep(1.5)
+            if fault in FAULTS:
+                status, text, headers = FAULTS[fault]
+                self._send(status, text.replace("KEY", asked.authorization.removeprefix("Bearer ")), headers)
+                return
+            text = json.dumps(server.answer(asked))
+            server.answered.append(asked.digest)
+            self._send(200, text, {})
+
+        def _send(self, status: int, text: str, headers: dict[str, str]) -> None:
+            data = text.encode()
+            self.send_response(status)
+            for name, value in ({"Content-Type": "application/json"} | headers).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,242 @@
+"""More architectures, tiny and untrained, as tiny_models.py has them: with them the table of families is covered.
+
+Those whose processor has a video part are built with a stub in its place; what they do to pictures is their own.
+"""
+
+import torch
+
+from tests.helpers.tiny_models import (
+    EYE,
+    TEMPLATE,
+    NoVideos,
+    idefics3,
+    llava,
+    llava_next,
+    mllama,
+    paligemma,
+    qwen,
+    text,
+    words,
+)
+
+VISION = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+SEEN = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+def named(tokenizer, **tokens):
+    """Special tokens that a processor asks its tokenizer for by name, kept when it is saved."""
+    tokenizer.add_tokens(list(tokens.values()), special_tokens=True)
+    tokenizer._set_model_specific_special_tokens(special_tokens=tokens)
+    return tokenizer
+
+
+def ids(tokenizer, **tokens):
+    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
+
+
+def qwen_ids(tokenizer):
+    names = ("image", "video", "vision_start", "vision_end")
+    return ids(tokenizer, **dict(zip(names, VISION, strict=True)))
+
+
+def qwen2_vl():
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    tokenizer = words(*VISION, "<|box_start|>", "<|box_end|>")
+    processor = Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=84 * 84),
+        tokenizer=tokenizer,
+        video_processor=NoVideos(),
+        chat_template=TEMPLATE.replace("IMAGE", SEEN),
+    )
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
+    config = Qwen2VLConfig(
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2},
+        text_config={**text(tokenizer), "rope_parameters": rope},
+        **qwen_ids(tokenizer),
+    )
+    return processor, Qwen2VLForConditionalGeneration(config)
+
+
+def qwen3_vl():
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    tokenizer = words(*VISION)
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessorPil(min_pixels=32 * 32, max_pixels=96 * 96, patch_size=16),
+        tokenizer=tokenizer,
+        video_processor=NoVideos(),
+        chat_template=TEMPLATE.replace("IMAGE", SEEN),
+    )
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
+    eye = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32}
+    config = Qwen3VLConfig(
+        vision_config={**eye, "num_position_embeddings": 36, "deepstack_visual_indexes": [0]},
+        text_config={**text(tokenizer), "head_dim": 16, "rope_parameters": rope},
+        **qwen_ids(tokenizer),
+    )
+    return processor, Qwen3VLForConditionalGeneration(config)
+
+
+def llava_onevision():
+    from transformers import (
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        LlavaOnevisionProcessor,
+    )
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+
+    tokenizer, grid = words("<image>", "<video>"), [[56, 56], [56, 112], [112, 56], [112, 112]]
+    pictures = LlavaOnevisionImageProcessorPil(size={"height": 56, "width": 56}, image_grid_pinpoints=grid)
+    processor = LlavaOnevisionProcessor(
+        image_processor=pictures, tokenizer=tokenizer, video_processor=NoVideos(), num_image_tokens=16,
+        vision_feature_select_strategy="full", chat_template=TEMPLATE.replace("IMAGE", "<image>"),
+    )  # fmt: skip
+    config = LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **EYE},
+        text_config={"model_type": "qwen2", **text(tokenizer)},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=grid,
+    )
+    return processor, LlavaOnevisionForConditionalGeneration(config)
+
+
+def gemma3():
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    tokens = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tokenizer = named(words(bos="<|bos|>"), **tokens)
+    processor = Gemma3Processor(
+        image_processor=Gemma3ImageProcessorPil(size={"height": 56, "width": 56}),
+        tokenizer=tokenizer,
+        image_seq_length=4,
+        chat_template="<|bos|>" + TEMPLATE.replace("IMAGE", "<start_of_image>"),
+    )
+    config = Gemma3Config(
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **EYE},
+        text_config={"model_type": "gemma3_text", "head_dim": 16, "query_pre_attn_scalar": 16, **text(tokenizer)},
+        mm_tokens_per_image=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
+    )
+    model = Gemma3ForConditionalGeneration(config)
+    with torch.no_grad():  # untrained, the projector is zero
+        model.model.multi_modal_projector.mm_input_projection_weight.normal_()
+    return processor, model
+
+
+def smolvlm():
+    """The caller stands in for num2words, which writes the lengths of videos."""
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    tokenizer = words("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<video>")
+    processor = SmolVLMProcessor(
+        image_processor=SmolVLMImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56}),
+        tokenizer=tokenizer,
+        video_processor=NoVideos(),
+        image_seq_len=4,
+        chat_template=TEMPLATE.replace("IMAGE", "<image>"),
+    )
+    config = SmolVLMConfig(
+        vision_config=EYE,
+        text_config={"model_type": "llama", **text(tokenizer)},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    return processor, SmolVLMForConditionalGeneration(config)
+
+
+def internvl():
+    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    tokens = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+              "video_token": "<video>"}  # fmt: skip
+    tokenizer = named(words("<box>", "</box>"), **tokens)
+    processor = InternVLProcessor(
+        image_processor=GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=4),
+        tokenizer=tokenizer,
+        video_processor=NoVideos(),
+        image_seq_length=4,
+        chat_template=TEMPLATE.replace("IMAGE", "<IMG_CONTEXT>"),
+    )
+    config = InternVLConfig(
+        vision_config={**EYE, "image_size": [56, 56], "patch_size": [14, 14]},
+        text_config={"model_type": "qwen2", **text(tokenizer)},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    return processor, InternVLForConditionalGeneration(config)
+
+
+def minicpm():
+    """MiniCPM-V 4.6: sliced pictures, and a language model with linear attention."""
+    from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration, MiniCPMV4_6Processor
+    from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
+
+    tokens = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "image_start_token": "<image>",
+              "image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>",
+              "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>"}  # fmt: skip
+    tokenizer = named(words("<box>", "</box>"), **tokens)
+    processor = MiniCPMV4_6Processor(
+        image_processor=MiniCPMV4_6ImageProcessorPil(max_slice_nums=2, scale_resolution=112),
+        video_processor=NoVideos(),
+        tokenizer=tokenizer,
+        chat_template=TEMPLATE.replace("IMAGE", "<|image_pad|>"),
+    )
+    heads = {"linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2,
+             "linear_num_value_heads": 2, "head_dim": 16}  # fmt: skip
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 0], "rope_theta": 1e4, "partial_rotary_factor": 0.25}
+    config = MiniCPMV4_6Config(
+        vision_config={**EYE, "image_size": 112},
+        text_config={"model_type": "qwen3_5_text", **text(tokenizer), **heads, "rope_parameters": rope,
+                     "layer_types": ["linear_attention", "full_attention"]},
+        insert_layer_id=0,
+        image_size=112,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+    )  # fmt: skip
+    return processor, MiniCPMV4_6ForConditionalGeneration(config)
+
+
+# Every family of families.py that transformers has here, by its model_type.
+TINY = {
+    "llava": llava,
+    "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen,
+    "qwen3_vl": qwen3_vl,
+    "mllama": mllama,
+    "paligemma": paligemma,
+    "gemma3": gemma3,
+    "idefics3": idefics3,
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+    "minicpmv4_6": minicpm,
+}
+
+
+def stand_ins(monkeypatch):
+    """For torchvision's video processors and for num2words, neither of which pictures need."""
+    from transformers.models.smolvlm import processing_smolvlm
+
+    from tests.helpers.tiny_models import stand_in_for_videos
+
+    stand_in_for_videos(monkeypatch)
+    monkeypatch.setattr(processing_smolvlm, "num2words", processing_smolvlm.num2words or str)
+
+
+def save(family, folder, seed=0):
+    """A model folder with random weights, as save_pretrained writes it."""
+    torch.manual_seed(seed)
+    processor, model = family()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

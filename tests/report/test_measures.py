@@ -1,0 +1,107 @@
+"""The measures against scipy, against the scalar IoU, and against values worked out by hand."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from visrl_data.core.boxes import Box, iou
+from visrl_data.report.measures import auc, histogram, iou_histogram, ious, pairs_within, shape_auc, wilson
+
+
+def test_wilson_by_hand():
+    """z = 1.96: for 8 of 10, z^2 = 3.8415, centre (0.8 + 0.19207) / 1.38415 = 0.71674,
+    half width 1.95996 / 1.38415 * sqrt(0.016 + 0.0096037) = 0.22658: 0.49016 to 0.94332.
+    For 0 of 10: centre = half width = 0.19207 / 1.38415 = 0.13877: 0 to 0.27753.
+    """
+    assert wilson(8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-5)
+    assert wilson(0, 10) == pytest.approx((0, 0.27753), abs=1e-5)
+    assert wilson(0, 0) is None
+
+
+@given(st.integers(1, 1000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+@settings(max_examples=60, deadline=None)
+def test_wilson_agrees_with_scipy(counts):
+    expected = stats.binomtest(*counts).proportion_ci(method="wilson")
+    assert wilson(*counts) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_auc_by_hand():
+    """Positives 2, 3 against negatives 1, 2: won 2>1, 3>1, 3>2, tied 2=2, so 3.5 of 4."""
+    assert auc(np.array([1, 2, 2, 3]), np.array([False, False, True, True])) == 0.875
+    assert auc(np.array([1.0, 2.0]), np.array([True, True])) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 10), st.booleans()), min_size=2, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_auc_agrees_with_mann_whitney(rows):
+    scores, positive = np.array([s for s, _ in rows]) / 10, np.array([p for _, p in rows])
+    if positive.all() or not positive.any():
+        assert auc(scores, positive) is None
+        return
+    u = stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
+    assert auc(scores, positive) == pytest.approx(u / (positive.sum() * (~positive).sum()))
+
+
+sides = st.lists(st.integers(0, 20), min_size=2, max_size=2, unique=True).map(sorted)
+boxes = st.tuples(sides, sides).map(lambda xy: (xy[0][0], xy[1][0], xy[0][1], xy[1][1]))
+
+
+@given(st.lists(st.tuples(boxes, boxes), min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_ious_agree_with_the_scalar_one(pairs):
+    a, b = (np.array([p[i] for p in pairs]) / 20 for i in (0, 1))
+    assert ious(a, b).tolist() == pytest.approx([iou(Box(*p), Box(*q)) for p, q in zip(a, b, strict=True)])
+
+
+def test_histograms():
+    values = np.array([0.0, 0.1, 0.3, 0.1 * 3, 1.0, np.nan])
+    assert histogram(values, 0.1) == {f"{i / 10:.6g}": n for i, n in enumerate([1, 1, 0, 2, 0, 0, 0, 0, 0, 0, 1])}
+    assert list(histogram(values[:0], 0.25)) == ["0", "0.25", "0.5", "0.75", "1"]
+    assert list(histogram(np.array([0.9]), 0.3).items())[3] == ("0.9", 1)
+    assert list(iou_histogram(np.array([0.0, 0.05, 0.1, 0.95, 1.0])).values()) == [2, 1] + [0] * 7 + [2]
+
+
+def test_pairs_within_groups():
+    groups = np.array([0, 0, 0, 2, 3, 3])
+    found = {(int(i), int(j)) for first, second in pairs_within(groups) for i, j in zip(first, second, strict=True)}
+    assert found == {(i, j) for i, j in itertools.combinations(range(6), 2) if groups[i] == groups[j]}
+
+
+def some_boxes(n, seed=0):
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(0.1, 0.4, (n, 2))
+    low = rng.random((n, 2)) * (1 - size)
+    return np.concatenate([low, low + size], axis=1), rng
+
+
+def test_shape_auc_finds_a_difference_in_size_or_in_place_and_no_other():
+    boxes, rng = some_boxes(2000)
+    groups = np.arange(2000) // 2
+    chance = shape_auc(boxes, rng.random(2000) < 0.5, groups)
+    wide = shape_auc(boxes, boxes[:, 2] - boxes[:, 0] > 0.25, groups)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    outer = shape_auc(boxes, np.abs(centre - 0.5).max(axis=1) > 0.2, groups)
+    assert abs(chance - 0.5) < 0.04
+    assert wide > 0.97 and outer > 0.9
+    assert shape_auc(boxes, np.arange(2000) < 19, groups) is None
+
+
+def test_shape_auc_does_not_learn_a_group_by_heart():
+    """Both boxes of a group are the same and their class is the group's, by chance: nothing to learn."""
+    boxes, rng = some_boxes(300)
+    label = np.repeat(rng.random(300) < 0.5, 2)
+    assert abs(shape_auc(np.repeat(boxes, 2, axis=0), label, np.repeat(np.arange(300), 2)) - 0.5) < 0.12
+
+
+def test_shape_auc_of_many_rows_is_quick():
+    boxes, rng = some_boxes(200_000)
+    start = time.process_time()
+    assert abs(shape_auc(boxes, rng.random(200_000) < 0.5, np.arange(200_000) // 6) - 0.5) < 0.02
+    assert time.process_time() - start < 3

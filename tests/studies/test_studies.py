@@ -1,0 +1,201 @@
+"""The studies' own code: cells are made once and survive a cut; tables and verdicts follow from the cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from studies import __main__ as study
+from studies import render, tables
+from studies.cells import CELLS
+from studies.desk import Desk
+from studies.outcomes import difference_interval, outcomes, pair_interval, pair_outcomes
+from visrl_data.core.config import GenConfig
+from visrl_data.evaluation import evaluate
+from visrl_data.evaluation.config import EvalConfig
+from visrl_data.executors import generate
+
+
+def figures(box: float, answer: float) -> dict:
+    """Of 100 questions a level, the first ones right."""
+    shares = {"box_accuracy": box, "answer": answer}
+    right = {name: "1" * round(100 * share) + "0" * (100 - round(100 * share)) for name, share in shares.items()}
+    levels = [level for level in tables.LEVELS if level != "all"]
+    return {level: shares | {"valid": 1.0} for level in tables.LEVELS} | {"outcomes": dict.fromkeys(levels, right)}
+
+
+def keep(folder: Path, cell: str, seed: int, found: dict) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{cell}-{seed}.json").write_text(json.dumps({"cell": cell, "seed": seed, "figures": found}))
+
+
+def keep_stages(folder: Path, rl1: list[float]) -> None:
+    for seed, box in enumerate(rl1):
+        rows = {"sft": figures(0.5, 0.5), "rl1": figures(box, 0.6), "rl2": figures(0.7, 0.7), "base": figures(0, 0.1)}
+        rows["rl2-alone"] = figures(0.6, 0.6)
+        keep(folder, "stages", seed, rows)
+
+
+def test_mean_and_interval_are_students():
+    """By hand: mean 2, s = 1, t(0.975, 2) = 4.3027, so half = 4.3027 / sqrt(3)."""
+    mean, half = tables.mean_and_half([1.0, 2.0, 3.0])
+    assert (mean, half) == (2.0, pytest.approx(2.4841, abs=1e-4))
+    assert tables.mean_and_half([5.0]) == (5.0, None)
+
+
+@pytest.mark.parametrize(
+    ("rl1", "difference", "over_seeds", "verdict"),
+    [
+        ([0.6, 0.61, 0.62], "+11.0", "+8.5 to +13.5", "confirmed"),
+        ([0.4, 0.39, 0.38], "-11.0", "-13.5 to -8.5", "refuted"),
+        ([0.4, 0.6, 0.5], "+0.0", "-24.8 to +24.8", "open"),
+        ([0.6], "+10.0", "", "one seed: no verdict"),
+    ],
+)
+def test_a_claim_is_judged_by_its_intervals(tmp_path, rl1, difference, over_seeds, verdict):
+    keep_stages(tmp_path, rl1)
+    row = [cell.strip() for cell in claim_row(tmp_path, "RL1 raises box accuracy over SFT")]
+    assert (row[1], row[2], row[4]) == (difference, over_seeds, verdict)
+
+
+def claim_row(results: Path, claim: str) -> list[str]:
+    lines = tables.claims(tables.load(results)).splitlines()
+    return next(line for line in lines if line.startswith(f"| {claim} |")).strip("| ").split("|")
+
+
+def test_seeds_that_agree_do_not_confirm_what_other_questions_could_turn(tmp_path):
+    """One question in 300 more is right, in each of three seeds: sure over the seeds, not over the questions."""
+    keep_stages(tmp_path, [0.51, 0.51, 0.51])
+    for seed in range(3):
+        cell = json.loads((tmp_path / f"stages-{seed}.json").read_text())
+        for level in ("relation", "superlative"):
+            for row in ("all", level):
+                cell["figures"]["rl1"][row]["box_accuracy"] = 0.5033 if row == "all" else 0.5
+            cell["figures"]["rl1"]["outcomes"][level] = cell["figures"]["sft"]["outcomes"][level]
+        (tmp_path / f"stages-{seed}.json").write_text(json.dumps(cell))
+    row = claim_row(tmp_path, "RL1 raises box accuracy over SFT")
+    assert row[2].strip() == "+0.3 to +0.3" and row[4].strip() == "open"
+
+
+def test_an_interval_over_questions_pairs_them():
+    """Right on the same questions and one in ten more: never below 0. Right on others: wide, around 0."""
+    level = {"answer": "1" * 20 + "0" * 20}
+    more = {"answer": "1" * 24 + "0" * 16}
+    others = {"answer": "0" * 20 + "1" * 20}
+    low, high = difference_interval([{"a": more}], [{"a": level}], "answer")
+    assert low > 0 and high < 0.25
+    low, high = difference_interval([{"a": others}], [{"a": level}], "answer")
+    assert low < -0.2 and high > 0.2
+
+
+def test_outcomes_are_read_from_an_evaluation(tmp_path):
+    """The evaluation of Spotlight that is asked in two steps, not the baseline of the same weights."""
+    report = evaluate.evaluate(
+        ["spotlight-base"],
+        ["spotlight"],
+        EvalConfig(split="test", limit=12, device="cpu", baseline=True),
+        tmp_path / "eval",
+    )
+    for entry in report["models"]:
+        found = outcomes(tmp_path / "eval", entry["digest"], entry["steps"])
+        assert sum(len(level["answer"]) for level in found.values()) == 12
+        for group, level in found.items():
+            figures = entry["figures"][f"spotlight-{group}"]
+            assert level["answer"].count("1") / len(level["answer"]) == pytest.approx(figures["answer"])
+            if entry["steps"] == 2:
+                assert level["box_accuracy"].count("1") / len(level["answer"]) == pytest.approx(figures["box_accuracy"])
+
+
+def test_a_claim_without_its_cells_is_not_judged(tmp_path):
+    keep_stages(tmp_path, [0.6])
+    assert [cell.strip() for cell in claim_row(tmp_path, "good pairs grow in round 2")][1:] == [
+        "",
+        "",
+        "",
+        "not run yet",
+    ]
+
+
+def test_results_show_every_cell_that_is_there(tmp_path):
+    keep_stages(tmp_path, [0.6, 0.61, 0.62])
+    keep(tmp_path, "validity-0", 0, {"model": figures(0.0, 0.0)})
+    text = render.render(tmp_path)
+    assert "| + RL1 | 61.0 ± 2.5 | 61.0 ± 2.5 | 61.0 ± 2.5 | 61.0 ± 2.5 |" in text
+    assert "| 0 | 100.0 | 0.0 |" in text
+    assert "Table 5" not in text and "Seeds: 0, 1, 2" in text
+
+
+def test_the_results_page_is_current():
+    assert (render.ROOT / "RESULTS.md").read_text(encoding="utf-8") == render.render(render.ROOT / "results")
+
+
+def test_every_cell_behind_the_results_is_one_that_can_be_made():
+    for path in (render.ROOT / "results").glob("*.json"):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        assert cell["cell"] in CELLS and path.name == f"{cell['cell']}-{cell['seed']}.json"
+        assert cell["commands"] and set(cell["digests"]) and all(c.startswith("visrl ") for c in cell["commands"])
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch) -> Desk:
+    """A desk whose commands only leave a manifest, and note that they were run."""
+    ran = []
+
+    def run(self, words) -> None:
+        ran.append(words)
+        folder = self.folder / words[words.index("-o") + 1]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").write_text(" ".join(words))
+
+    monkeypatch.setattr(Desk, "_run", run)
+    made = Desk(tmp_path / "seed3", 3)
+    made.ran = ran
+    return made
+
+
+def test_a_cell_names_the_commands_behind_it_and_shares_their_output(desk, tmp_path, monkeypatch):
+    def first(at: Desk) -> dict:
+        return {"at": str(at.made("models/a", "train", "rl1", "--data", str(at.made("runs/full", "gen"))))}
+
+    monkeypatch.setitem(study.CELLS, "first", first)
+    monkeypatch.setitem(study.CELLS, "second", lambda at: {"at": str(at.made("runs/full", "gen"))})
+    for name in ("first", "second", "first"):
+        study.fill(desk, name, tmp_path / "results")
+    assert len(desk.ran) == 2
+    one, two = (json.loads((tmp_path / f"results/{name}-3.json").read_text()) for name in ("first", "second"))
+    assert one["commands"] == [
+        "visrl gen -o runs/full --seed 3",
+        "visrl train rl1 --data runs/full -o models/a --seed 3",
+    ]
+    assert two["commands"] == one["commands"][:1]
+    assert set(one["digests"]) == {"runs/full", "models/a"} and two["digests"].items() < one["digests"].items()
+
+
+def test_a_cell_that_fails_leaves_no_file(desk, tmp_path, monkeypatch):
+    def broken(_) -> dict:
+        raise RuntimeError("no")
+
+    monkeypatch.setitem(study.CELLS, "broken", broken)
+    with pytest.raises(RuntimeError):
+        study.fill(desk, "broken", tmp_path / "results")
+    assert not list((tmp_path / "results").glob("*")) if (tmp_path / "results").exists() else True
+
+
+def test_an_interval_of_pairs_weighs_each_question_with_its_pairs():
+    """50 % good of 40 pairs against 50 % of 20: no difference in share, 20 pairs a run more, for sure."""
+    above, below = ["+0" * 20 + "-" * 10], ["+-0-" * 10 + "-" * 10]
+    low, high = pair_interval(above, below, "WP-LN")
+    assert low < -10 and high > 10
+    low, high = pair_interval(above, below, "pairs")
+    assert low > 10 and high < 30
+    assert pair_interval(["+" * 30], ["0" * 30], "WP-LN") == (100, 100)
+
+
+def test_pair_outcomes_agree_with_the_runs_own_report(tmp_path):
+    run = generate.generate(GenConfig(limit=12, device="cpu"), tmp_path / "run")
+    report = json.loads((run.path / "report.json").read_text())
+    found = pair_outcomes(run.path)
+    assert len(found) == 12 and 12 - found.count("-") == report["yields"]["all"]["pairs"] > 0
+    assert found.count("+") == report["audit"]["pairs"]["cells"]["WP-LN"]["count"]

@@ -1,0 +1,135 @@
+"""Other architectures, tiny and untrained: a row's log-probability is the same alone and in a batch with other rows,
+and each family goes through all stages.
+
+It fails when a mask, a tile or a cross-attention is cut, shifted or padded wrongly. Mllama fails in TRL's own
+collators, whose cross_attention_mask covers the prompt alone; PaliGemma's processor wants the reply apart.
+"""
+
+import json
+
+import pytest
+import torch
+from trl.trainer.utils import add_fused_lm_head
+
+from tests.conftest import draw_photo
+from tests.helpers.tiny_models import idefics3, llava, llava_next, mllama, paligemma, qwen, stand_in_for_videos
+from tests.train.test_helpers import QUICK
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.prompts import PromptSet
+from visrl_data.models.model_folder import find_model
+from visrl_train import rl1, rl2, sft
+from visrl_train.config import load_train_config
+from visrl_train.metrics_log import read_metrics
+from visrl_train.models import language_linears
+from visrl_train.tokenization import Turn, Turns
+
+pytest_plugins = ["tests.train.test_helpers"]
+
+FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen]
+
+
+@pytest.fixture(autouse=True)
+def without_torchvision(monkeypatch):
+    stand_in_for_videos(monkeypatch)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_is_the_same_alone_and_in_a_batch(family):
+    torch.manual_seed(0)
+    processor, model = family()
+    add_fused_lm_head(model.eval())
+    turns, prompts = Turns(processor), PromptSet()
+    wide, tall, small = draw_photo(1, (100, 60)), draw_photo(2, (60, 100)), draw_photo(3, (30, 30))
+    rows = [
+        Turn("a", prompts.focus.parts(question="which?"), (wide,), "[0.100, 0.200, 0.300, 0.400]"),
+        Turn("b", prompts.answer.parts(question="what a thing?"), (tall, small), "7"),
+    ]
+
+    def log_probs(some):
+        batch = turns.encode(some)
+        learnt = batch.pop("completion_mask")
+        labels = batch["input_ids"].masked_fill(learnt == 0, -100)
+        with torch.no_grad():
+            fused = model(**batch, labels=labels, use_cache=False, fused_lm_head=True).log_probs.sum(dim=1)
+            logits = model(**batch, use_cache=False).logits[:, :-1].log_softmax(dim=-1)
+        plain = logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0] * learnt[:, 1:]
+        assert fused.tolist() == pytest.approx(plain.sum(dim=1).tolist(), abs=1e-4)
+        return fused.tolist()
+
+    together = log_probs(rows)
+    assert together == pytest.approx([log_probs([row])[0] for row in rows], abs=1e-4)
+    swapped = Turn("c", rows[1].parts, (small, tall), "7")
+    assert abs(log_probs([swapped])[0] - together[1]) > 1e-4, "the pictures must be seen"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_prompt_is_what_generation_sees(family):
+    processor, _ = family()
+    turns = Turns(processor)
+    turn = Turn("a", PromptSet().answer.parts(question="which?"), (draw_photo(1), draw_photo(2, (30, 30))), "7")
+    prompt, bos = turns.prompt(turn), processor.tokenizer.bos_token
+    special = not (bos and prompt.startswith(bos))
+    asked = processor(text=[prompt], images=[list(turn.images)], add_special_tokens=special, return_tensors="pt")
+    batch = turns.encode([turn])
+    length = asked["input_ids"].shape[1]
+    assert batch["input_ids"][0, :length].tolist() == asked["input_ids"][0].tolist()
+    learnt = batch["input_ids"][0, length:]
+    assert batch["completion_mask"][0].tolist() == [0] * length + [1] * len(learnt)
+    assert processor.tokenizer.decode(learnt).startswith("7")
+    assert learnt[-1] == processor.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_are_put_on_the_language_model_alone(family):
+    import re
+
+    _, model = family()
+    pattern = language_linears(model)
+    hit = {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
+    assert len(hit) >= 14 and not any("vision" in name or "projector" in name or "lm_head" in name for name in hit)
+
+
+@pytest.mark.parametrize(
+    ("preset", "family"),
+    [
+        ("llava-1.5-7b", llava),
+        ("llava-next-7b", llava_next),
+        ("llama-3.2-vision-11b", mllama),
+        ("paligemma2-10b", paligemma),
+        ("qwen2.5-vl-7b", qwen),
+    ],
+)
+def test_a_preset_takes_its_family_through_all_stages(preset, family, scripted_run, tmp_path):
+    """A step each, from a saved folder: RL starts at log 2, and each stage leaves another model."""
+    base = save(family, tmp_path / "base")
+    quick = {**QUICK, "batch_size": 64}
+    warm = load_train_config("sft", preset, {"model": str(base), "limit": 2, **quick})
+    learnt = sft.train(warm, tmp_path / "sft")
+    assert json.loads((learnt / "visrl.json").read_text())["box_space"] == warm.box_space
+    folder, digests = base, set()
+    for stage, name in ((rl1, "rl1"), (rl2, "rl2")):
+        options = {"model": str(folder), "data": str(scripted_run), **quick}
+        folder = stage.train(load_train_config(name, preset, options), tmp_path / name)
+        records = read_metrics(folder / "metrics.jsonl")
+        assert records[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+        digests.add(find_model(str(folder)).digest)
+    assert len(digests) == 2
+    assert json.loads((folder / "visrl.json").read_text())["origin_base"]["digest"] == find_model(str(base)).digest
+
+
+def save(family, folder):
+    torch.manual_seed(0)
+    processor, model = family()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("model_type", ["minicpmo", "yi_vl"])
+def test_a_family_that_transformers_lacks_is_named(model_type, scripted_run, tmp_path):
+    """MiniCPM-o and Yi-VL: one message, no traceback."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": model_type}))
+    config = load_train_config("rl1", None, {"model": str(tmp_path / "m"), "data": str(scripted_run)})
+    with pytest.raises(VisRLError, match="could not be loaded"):
+        rl1.train(config, tmp_path / "out")

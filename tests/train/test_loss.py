@@ -1,0 +1,167 @@
+"""Losses against values derived by hand: each completion's log-probability from the model's own logits, one row
+at a time, without TRL, without a collator; then Eq. 6, 7 and 8 in plain Python.
+"""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import DPOConfig, DPOTrainer
+
+from visrl_data.core import images
+from visrl_train.collator import PairCollator
+from visrl_train.pairs import read_pairs
+from visrl_train.preference import PreferenceTrainer, Terms
+from visrl_train.tokenization import Turns
+
+pytest_plugins = ["tests.train.test_helpers"]
+
+
+@pytest.fixture(scope="module")
+def pairs(scripted_run):
+    """Four pairs; the third one's responses are the same."""
+    found = read_pairs(str(scripted_run))
+    kept = list(found.pairs[:4])
+    kept[2] = dataclasses.replace(kept[2], lose_response=kept[2].win_response, has_response=False)
+    return dataclasses.replace(found, pairs=tuple(kept))
+
+
+@pytest.fixture(scope="module")
+def world(untrained, sft_model, pairs, tmp_path_factory):
+    """A trainer whose policy has left its reference, and the adapters of both as plain models."""
+    processor = AutoProcessor.from_pretrained(untrained)
+    base = AutoModelForImageTextToText.from_pretrained(untrained)
+    model = PeftModel.from_pretrained(base, sft_model, is_trainable=True)
+    collator = PairCollator(Turns(processor), pairs.prompts, pairs.read_image)
+    from datasets import Dataset
+
+    trainer = PreferenceTrainer(
+        terms=Terms(0.1),
+        model=model,
+        args=DPOConfig(
+            output_dir=str(tmp_path_factory.mktemp("trainer")), bf16=False, use_cpu=True, max_length=None,
+            remove_unused_columns=False, gradient_checkpointing=False, report_to=[], beta=0.25,
+        ),
+        data_collator=collator,
+        train_dataset=Dataset.from_list([dataclasses.asdict(pair) for pair in pairs.pairs]),
+        processing_class=processor,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".default." in name:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return trainer, processor
+
+
+def log_prob(trainer, processor, adapter, prompt_parts, pictures, reply):
+    """log pi(reply, end of turn | prompt), from the logits of one unpadded row."""
+    words = {"image": "<|sl_image|>", "crop": "<|sl_image|>"}
+    prompt = "<|sl_user|>" + "".join(words.get(part.kind, part.text) for part in prompt_parts)
+    prompt += "<|sl_end|><|sl_assistant|>"
+    reply_ids = processor.tokenizer(reply + "<|sl_end|>", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    inputs = processor(text=prompt, images=pictures, return_tensors="pt")
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], reply_ids], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    model = trainer.model
+    model.set_adapter(adapter)
+    with torch.no_grad():
+        logits = model(**inputs).logits.double()
+    model.set_adapter("default")
+    n = reply_ids.shape[1]
+    chosen = torch.log_softmax(logits[0, -n - 1 : -1], dim=-1).gather(-1, reply_ids[0, :, None])
+    return chosen.sum().item()
+
+
+def expected(trainer, processor, pairs, terms):
+    """Eq. 6-8 over the pairs; with win_nll, the win's mean negative log-likelihood a token beside each term."""
+
+    def term(pair, prompt, win, lose, beta):
+        h = []
+        for pictures, reply in (win, lose):
+            parts = prompt.parts(question=pair.question)
+            now, then = (log_prob(trainer, processor, a, parts, pictures, reply) for a in ("default", "ref"))
+            h.append((now, then))
+        margin = beta * ((h[0][0] - h[0][1]) - (h[1][0] - h[1][1]))
+        tokens = len(processor.tokenizer(win[1] + "<|sl_end|>", add_special_tokens=False)["input_ids"])
+        return math.log1p(math.exp(-margin)) - terms.win_nll * h[0][0] / tokens
+
+    total = 0.0
+    for pair in pairs.pairs:
+        picture = images.decode(pairs.read_image(pair.image))
+        win_crop = picture.crop(tuple(pair.win_crop))
+        lose_crop = picture.crop(tuple(pair.lose_crop)) if terms.response_crop == "own" else win_crop
+        boxes = ([picture], pair.win_box), ([picture], pair.lose_box)
+        total += terms.lambda_b * term(pair, pairs.prompts.focus, *boxes, terms.beta_b)
+        if terms.response_crop and pair.win_response != pair.lose_response:
+            replies = ([picture, win_crop], pair.win_response), ([picture, lose_crop], pair.lose_response)
+            total += terms.lambda_r * term(pair, pairs.prompts.answer, *replies, terms.beta_r)
+    return total / len(pairs.pairs)
+
+
+def computed(trainer, pairs, terms, reference=None):
+    old = trainer.data_collator
+    collator = PairCollator(old.turns, pairs.prompts, pairs.read_image, terms.response_crop, reference)
+    trainer.terms = terms
+    rows = [dataclasses.asdict(pair) for pair in pairs.pairs]
+    with torch.no_grad():
+        return trainer.compute_loss(trainer.model, collator(rows)).item()
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        Terms(beta_b=0.25),
+        Terms(0.25, 0.6, 0.3, 0.7, "win"),
+        Terms(0.6, 0.25, 0.3, 0.7, "own"),
+        Terms(0.1, 0.1, 0.5, 0.5, "win"),
+        Terms(0.25, 0.6, 0.3, 0.7, "win", win_nll=0.5),
+    ],
+    ids=["rl1", "rl2-win", "rl2-own", "rl2-defaults", "rl2-nll"],
+)
+def test_losses_are_those_of_the_paper(world, pairs, terms):
+    trainer, processor = world
+    by_hand = expected(trainer, processor, pairs, terms)
+    assert abs(by_hand - (terms.lambda_b + terms.lambda_r) * math.log(2)) > 1e-3, "the policy must have moved"
+    assert computed(trainer, pairs, terms) == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_rl1_is_trls_own_loss(world, pairs):
+    trainer, _ = world
+    batch = trainer.data_collator([dataclasses.asdict(pair) for pair in pairs.pairs])
+    batch.pop("has_response")
+    with torch.no_grad():
+        trls = DPOTrainer._compute_loss(trainer, trainer.model, batch, False).item()
+    assert computed(trainer, pairs, Terms(beta_b=trainer.beta)) == pytest.approx(trls, abs=1e-6)
+
+
+def test_a_table_of_reference_values_gives_the_same_loss(world, pairs, monkeypatch, tmp_path):
+    from visrl_train import reference_cache
+
+    monkeypatch.setenv("VISRL_CACHE", str(tmp_path))
+    trainer, _ = world
+    terms = Terms(0.25, 0.6, 0.3, 0.7, "win")
+    collator = dataclasses.replace(trainer.data_collator, response_crop="win")
+    rows = [dataclasses.asdict(pair) for pair in pairs.pairs]
+    table = reference_cache.table(trainer, collator, rows, ("a", "key"))
+    assert len(table) == 4 + 3
+    monkeypatch.setattr(trainer, "compute_ref_log_probs", None)  # neither is asked again
+    assert reference_cache.table(trainer, collator, rows, ("a", "key")) == table
+    cached = computed(trainer, pairs, terms, table)
+    monkeypatch.undo()
+    assert cached == pytest.approx(computed(trainer, pairs, terms), abs=1e-6)
+
+
+def test_metrics_are_means_over_rows(world, pairs):
+    trainer, _ = world
+    trainer._metrics["train"].clear()
+    trainer.model.train()
+    terms = Terms(0.25, 0.6, 0.3, 0.7, "win")
+    loss = computed(trainer, pairs, terms)
+    noted = {name: values[0] for name, values in trainer._metrics["train"].items()}
+    assert loss == pytest.approx(0.3 * noted["focus/loss"] + 0.7 * noted["response/loss"] * 3 / 4, abs=1e-5)
+    assert noted["focus/margin"] == pytest.approx(noted["focus/reward_win"] - noted["focus/reward_lose"], abs=1e-5)
+    assert 0 <= noted["response/accuracy"] <= 1

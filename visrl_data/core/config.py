@@ -1,0 +1,226 @@
+"""Every option of a generation run, declared once.
+
+A field's metadata is its help text; the command line makes its flags from these fields, a TOML file uses the
+same names, and the resolved options are saved beside the output. Defaults that come from the paper's
+public reference code say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from visrl_data.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The four tau of Eq. 4, in [0, 1], win above lose. Defaults: the paper's public code."""
+
+    box_win: float = 0.8
+    box_lose: float = 0.2
+    response_win: float = 0.8
+    response_lose: float = 0.2
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"threshold {spec.name} is {value}; expected a number from 0 to 1")
+        for score in ("box", "response"):
+            win, lose = getattr(self, f"{score}_win"), getattr(self, f"{score}_lose")
+            if win <= lose:
+                raise ValueError(f"threshold {score}_win is {win}; it must be above {score}_lose, which is {lose}")
+
+
+ENGINES = ("transformers", "vllm", "openai")
+
+
+def option(default: Any, text: str, **extra: Any) -> Any:
+    """A documented field. extra: low, high, choices; panel opens a group in --help, which the fields after it join."""
+    metadata = {"help": text, **extra}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenConfig:
+    """The options of `visrl gen`. Raises UsageError when a value is out of its range."""
+
+    model: str = option(
+        "spotlight",
+        "Actor: a Hub id[@rev], a model or adapter folder, or the shipped spotlight.",
+        panel="Models and questions",
+    )
+    critic: str | None = option(None, "Critic; default: the ORIGINAL model that the actor was trained from.")
+    source: str = option("spotlight", "Questions: spotlight, a .jsonl or .parquet file, a dataset folder, a Hub id.")
+    split: str = option("train", "Split of the source.")
+    limit: int | None = option(None, "First N rows only; default: all, and 200 of the endless spotlight.", low=1)
+    skip: int | None = option(None, "Pass over so many rows first; the limit counts those after them.", low=0)
+    images_root: str | dict[str, str] | None = option(
+        None,
+        "Folder, .zip or .tar that image paths are relative to; NAME=DIR for one set. Repeatable. Default: the file's.",
+    )
+    allow_urls: str | None = option(
+        None, "Fetch images at URLs of these hosts: a.org,*.b.org, or any. Default: none are fetched."
+    )
+    columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
+    gold_space: str = option("unit", "Space of the source's gold boxes.", choices=("unit", "pixels"))
+    ship_images: bool | None = option(None, "Whether the source's images may be redistributed; default: as it says.")
+    license: str | None = option(None, "Licence of the source, when its rows state none (an SPDX id).")
+
+    attempts: int = option(
+        3, "Attempts a question (the paper's N); each gives two candidates.", low=1, panel="Sampling"
+    )
+    temperature: float = option(2.0, "Actor's temperature in both passes (reference code: 2.0).", low=0.0)
+    top_p: float = option(0.7, "Actor's nucleus (reference code: 0.7).", low=0.0, high=1.0)
+    top_k: int = option(50, "Actor's top-k (reference code: 50); 0 is off.", low=0)
+    max_new_tokens: int = option(64, "Longest reply, in tokens.", low=1)
+    constrain: bool = option(False, "Hold boxes and scores to their form by a grammar. Needs the extra visrl[grammar].")
+    diversity: str = option(
+        "attempt",
+        "Keep the second box clear of: its attempt's first box (the paper), every earlier box of the question, off.",
+        choices=("attempt", "question", "off"),
+    )
+    iou_max: float = option(0.05, "tau of Eq. 3: boxes with a larger IoU are replaced.", low=0.0, high=1.0)
+    area_slack: float = option(0.3, "delta of Eq. 3: largest relative difference in area of a replacement.", low=0.0)
+    box_space: str | None = option(
+        None, "Space in which the actor writes boxes; default: as its folder records, else unit."
+    )
+    crop_min_side: float | None = option(
+        None, "Smallest crop side, a fraction of the longer image side.", low=0.0, high=1.0
+    )
+    crop_max_aspect: float | None = option(None, "Longest crop side over its shortest.", low=1.0)
+
+    box_critic: bool = option(True, "Score the boxes; without it responses alone decide.", panel="Scoring")
+    response_critic: str = option("model", "Judge of the responses.", choices=("model", "exact", "anls"))
+    score_mode: str = option(
+        "text",
+        "Read the score from the critic's text, or expect it over the score tokens.",
+        choices=("text", "expected"),
+    )
+    score_step: float = option(0.1, "Scores are rounded to this step before any threshold.", low=0.001, high=0.5)
+    prompts: str | None = option(None, "TOML file with prompt templates of your own.")
+    lazy: bool = option(
+        False, "No response for a box whose score lies between the thresholds: the same pairs, but a pool with gaps."
+    )
+
+    gold_rule: str = option(
+        "any",
+        "Audit of several gold boxes: the IoU with the nearest, or with the box around all.",
+        choices=("any", "union"),
+    )
+    box_win: float = option(0.8, "Box score that a win needs at least.", low=0.0, high=1.0, panel="Filtering")
+    box_lose: float = option(0.2, "Box score that a lose may have at most.", low=0.0, high=1.0)
+    response_win: float = option(0.8, "Response score that a win needs at least.", low=0.0, high=1.0)
+    response_lose: float = option(0.2, "Response score that a lose may have at most.", low=0.0, high=1.0)
+
+    seed: int = option(0, "Seed of everything drawn.", panel="Running")
+    round: int = option(0, "Round of self-evolution; part of every seed.", low=0)
+    engine: str = option("transformers", "What runs the models: this machine, or openai: a server.", choices=ENGINES)
+    base_url: str | None = option(None, "Address of the server, like http://host:8000/v1; default: OPENAI_BASE_URL.")
+    critic_engine: str | None = option(None, "What runs the critic; default: what runs the actor.", choices=ENGINES)
+    critic_base_url: str | None = option(None, "Address of the critic's server; default: the actor's.")
+    dialect: str = option(
+        "standard",
+        "How servers are asked: by OpenAI's fields (and top_k, above 0), or as `transformers serve` wants.",
+        choices=("standard", "transformers"),
+    )
+    in_flight: int = option(16, "Requests that a server is sent at a time.", low=1)
+    device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the best there is.")
+    dtype: str = option("auto", "float32, bfloat16, float16; auto: float32 on a CPU, else bfloat16.")
+    batch_size: int = option(32, "Sequences in a batch; halved for a while when memory runs out.", low=1)
+    max_pixels: int | None = option(None, "Most pixels of a picture, for models that take any size.", low=1)
+    chunk_size: int = option(16, "Questions in a unit of work, which is also a point of resumption.", low=1)
+    trust_remote_code: bool = option(False, "Run code that comes with a model. Only for models that you trust.")
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            check_option(spec, getattr(self, spec.name))
+        self.thresholds  # noqa: B018  (checks win > lose)
+        if self.lazy and not self.box_critic:
+            raise UsageError("--lazy goes by the box scores, which --no-box-critic leaves out. Drop one of them.")
+
+    @property
+    def thresholds(self) -> Thresholds:
+        try:
+            return Thresholds(self.box_win, self.box_lose, self.response_win, self.response_lose)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+
+def check_option(spec: dataclasses.Field[Any], value: Any) -> None:
+    """Raise UsageError when a value is outside what its field declares."""
+    flag = "--" + spec.name.replace("_", "-")
+    if value is None:
+        return
+    low, high, choices = (spec.metadata.get(key) for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise UsageError(f"{flag} {value}: expected one of {', '.join(choices)}.")
+    # `not (a <= b)` so that NaN is refused too
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise UsageError(f"{flag} {value}: expected {bounds}.")
+
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "dict[str, str]": dict,
+    "str | dict[str, str]": (str, dict),
+}
+
+
+def load_config(path: Path | None, given: dict[str, Any]) -> GenConfig:
+    """Options from a TOML file, overridden by those given on the command line.
+
+    Raises UsageError for an unknown name or a value of the wrong type, with the names that exist.
+    """
+    return make_config(GenConfig, read_options(path), given, where=f"--config {path}", command="visrl gen")
+
+
+def read_options(path: Path | None) -> dict[str, Any]:
+    """What a TOML file of options says; nothing without a file. Raises UsageError."""
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # no file, no UTF-8, no TOML; lists in lists without end
+        raise UsageError(f"--config {path}: {error}") from error
+
+
+def make_config(kind: type[Config], values: dict[str, Any], given: dict[str, Any], where: str, command: str) -> Config:
+    """A dataclass of options from checked file values, overridden by the given ones. Raises UsageError."""
+    specs = {spec.name: spec for spec in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in specs:
+            raise UsageError(f"{where}: unknown option {name!r}; `{command} --help` lists them all.")
+        expected = str(specs[name].type).removesuffix(" | None")
+        if not isinstance(value, _TYPES[expected]) or (isinstance(value, bool) and expected != "bool"):
+            raise UsageError(f"{where}: {name} = {value!r}: expected {expected}.")
+    return kind(**(values | given))
+
+
+def to_toml(config: Any) -> str:
+    """The resolved options of such a dataclass; `make_config` reads them back. Unset options are left out."""
+    lines = []
+    for spec in dataclasses.fields(config):
+        value = getattr(config, spec.name)
+        if isinstance(value, dict):
+            inner = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in sorted(value.items()))
+            lines.append(f"{spec.name} = {{ {inner} }}" if inner else f"{spec.name} = {{}}")
+        elif value is not None:
+            lines.append(f"{spec.name} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"

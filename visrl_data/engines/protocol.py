@@ -1,0 +1,126 @@
+"""generate(requests) -> replies: the one door to a model.
+
+An engine runs chat turns with pictures. actor.py and critics.py build Requests; nothing else in the
+pipeline knows what kind of model answers, or where.
+
+    transformers.py   any local model, on this machine; the only one whose rows can be promised
+    openai.py         a server with OpenAI's API
+    vllm.py           vLLM inside this process
+    scripted.py       replies written by a test
+
+model_pair.py decides which model is on which engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.prompts import Part
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One user turn (with earlier turns and their replies, where parts hold some), to be answered once for each seed.
+
+    images: one RGB picture for each picture part, in order.
+    adapter: answer with the actor's adapter on; engines without an adapter ignore it.
+    prefix, choices: when choices are given nothing is sampled; the reply holds the probabilities of the
+    choices as the continuation of `prefix`, at the start of the assistant's turn.
+    grammar: a Lark grammar that the reply must obey (--constrain); "" asks for none. model_pair.py refuses the option
+    for engines that have no `constrains`.
+    """
+
+    parts: tuple[Part, ...]
+    images: tuple[Image, ...]
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    adapter: bool = False
+    prefix: str = ""
+    choices: tuple[str, ...] = ()
+    grammar: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. finish: "stop" or "length" (cut at max_new_tokens).
+
+    choice_probs: normalised over the choices; choice_mass: probability on all of them together.
+    """
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    completion_tokens: int
+    choice_probs: tuple[float, ...] = ()
+    choice_mass: float | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """What an engine did since the factory last asked. events: things worth recording, a halved batch for one."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    events: list[str] = field(default_factory=list)
+
+    def count(self, replies: Sequence[Sequence[Reply]]) -> None:
+        for reply in (reply for group in replies for reply in group):
+            self.calls += 1
+            self.prompt_tokens += reply.prompt_tokens
+            self.completion_tokens += reply.completion_tokens
+
+
+class EngineLost(VisRLError):
+    """The model can't be reached any more. What it has answered until then is kept (reply_journal.py)."""
+
+
+class Engine(Protocol):
+    """What a kind of engine is to the pipeline."""
+
+    name: str
+    usage: Usage  # replaced by a fresh one after each chunk
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same request gives the same reply whatever else is in the batch plan."""
+        ...
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
+        """One list of replies a request, one reply a seed, in order.
+
+        Raises ValueError when the model won't take a request: its question is found by asking one by one.
+        """
+        ...
+
+    def seen_size(self, image: Image) -> tuple[int, int]:
+        """(width, height) in pixels that the model's processor resizes this image to."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the replies depend on besides the requests: weights' digests, dtype, device class."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A model in its part: the engine that holds it, and whether its adapter is on."""
+
+    engine: Engine
+    adapter: bool

@@ -1,0 +1,1 @@
+"""Find a model, know exactly which one it is, and what is known of its family."""

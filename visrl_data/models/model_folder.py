@@ -1,0 +1,178 @@
+"""Finding a model and knowing exactly which one it is.
+
+A model folder is what `save_pretrained` writes: full weights, or a peft adapter. Next to it lies
+`visrl.json`, where this project records what a pipeline must agree on: the space in which the actor
+writes boxes, the crop rule it was trained with, and `origin_base`, the ORIGINAL model from before any
+training, which is the critic. A folder without it is an ordinary model and gets the defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from visrl_data.core.boxes import CropRule
+from visrl_data.core.errors import VisRLError
+
+RECORD = "visrl.json"
+_SPOTLIGHT = Path(__file__).parents[1] / "spotlight"
+ALIASES = {"spotlight": _SPOTLIGHT / "actor", "spotlight-base": _SPOTLIGHT / "base"}
+# Files of a model folder that shape its replies. Remote code is not fetched unless asked for.
+_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+_NOT_HASHED = {RECORD, "README.md", "trainer_state.json"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model on this disk.
+
+    id: as the user wrote it (an alias, a path or a Hub id). revision: the commit for a Hub model.
+    digest: sha256 over the names and contents of the files that shape its replies.
+    base: for an adapter, the model under it. box_space, crop_rule: None when not recorded.
+    origin_base: id of the original model; a model that records none is its own origin.
+    steps: how it learnt to answer: 2, box and then answer; or 1, at once (the answer-only baselines).
+    prompts: the templates that it was trained with, by name; empty when not recorded.
+    """
+
+    id: str
+    revision: str | None
+    path: Path
+    digest: str
+    base: ModelFolder | None
+    box_space: str | None
+    crop_rule: CropRule | None
+    origin_base: str
+    steps: int = 2
+    prompts: dict[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def weights(self) -> ModelFolder:
+        """The full weights: the base of an adapter, else the model itself."""
+        return self.base or self
+
+
+def find_model(model: str, trust_remote_code: bool = False, weights: bool = True) -> ModelFolder:
+    """Resolve `ID[@REV]`: an alias of a shipped model, a local folder, or a Hub id (downloaded, cached).
+
+    weights: False leaves the weights of a Hub id where they are, for who only looks at the model.
+
+    Raises VisRLError when there is no such model, when its weights are not in safetensors, or when the weights
+    under an adapter are not those that it was trained on (where its record keeps their digest).
+    """
+    path, revision = _locate(model, trust_remote_code, weights)
+    record = _read_json(path / RECORD) if (path / RECORD).is_file() else {}
+    base = None
+    if (path / "adapter_config.json").is_file():
+        base = find_model(_base_of(path), trust_remote_code, weights)
+        if weights:
+            _check_base(model, record.get("base"), base)
+    elif not (path / "config.json").is_file():
+        raise VisRLError(
+            f"{model}: {path} holds neither config.json nor adapter_config.json, so it is no model folder. "
+            "Give a folder written by save_pretrained, a Hub id, or nothing for the shipped Spotlight."
+        )
+    if weights:
+        _check_safetensors(model, path, "adapter_model.safetensors" if base else "*.safetensors")
+    fallback = base or ModelFolder(model, revision, path, "", None, None, None, model)
+    rule = record.get("crop_rule")
+    return ModelFolder(
+        id=model,
+        revision=revision,
+        path=path,
+        digest=digest_folder(path),
+        base=base,
+        box_space=record.get("box_space", fallback.box_space),
+        crop_rule=CropRule(**rule) if rule else fallback.crop_rule,
+        origin_base=(record.get("origin_base") or {}).get("id", fallback.origin_base),
+        steps=record.get("steps", 2),
+        prompts={name.partition("@")[0]: text for name, text in record.get("prompts", {}).items()},
+    )
+
+
+def _check_safetensors(model: str, path: Path, name: str) -> None:
+    """Weights in any other format are pickles, which run code when they are read. None at all is told by the loader."""
+    others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
+    if any(path.glob(name)) or not others:
+        return
+    raise VisRLError(
+        f"{model}: {path} holds no {name}, only {others[0]}; weights are read from safetensors alone. "
+        "Where you trust the files, load and save_pretrained them once, or take another revision."
+    )
+
+
+def fetch_model(model: str, trust_remote_code: bool = False) -> None:
+    """Download what is not here yet of a Hub id, and of the model under an adapter. Raises VisRLError."""
+    path, _ = _locate(model, trust_remote_code, weights=True)
+    if (path / "adapter_config.json").is_file():
+        fetch_model(_base_of(path), trust_remote_code)
+
+
+def _check_base(adapter: str, kept: dict[str, Any] | None, base: ModelFolder) -> None:
+    if kept and kept["digest"] != base.digest:
+        raise VisRLError(
+            f"{adapter} is an adapter on {kept['id']} as it was (digest {kept['digest'][:12]}); "
+            f"what lies there now has digest {base.digest[:12]}. "
+            "Put the old weights back, or train the adapter anew."
+        )
+
+
+def digest_folder(path: Path) -> str:
+    """sha256 over (name, content) of the files that shape a model's replies, in order of name."""
+    total = hashlib.sha256()
+    for file in sorted({f for pattern in _PATTERNS for f in path.glob(pattern)}):
+        if file.name in _NOT_HASHED:
+            continue
+        with file.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        total.update(f"{file.name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def _locate(model: str, trust_remote_code: bool, weights: bool) -> tuple[Path, str | None]:
+    if model in ALIASES:
+        return ALIASES[model], None
+    if Path(model).is_dir():
+        return Path(model).resolve(), None
+    name, _, revision = model.partition("@")
+    mistyped = not revision and "/" in name and Path(name).parent.is_dir()  # like models/rl3 beside models/rl2
+    if mistyped or name.count("/") != 1 or name.startswith((".", "/")):
+        raise VisRLError(
+            f"No model {model!r}: it is no folder here, no Hub id (user/name or user/name@revision), "
+            f"and none of the shipped ones ({', '.join(ALIASES)})."
+        )
+    return _download(name, revision or None, trust_remote_code, weights)
+
+
+def _download(name: str, revision: str | None, trust_remote_code: bool, weights: bool) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+
+    patterns = [*_PATTERNS[0 if weights else 1 :], *(["*.py"] if trust_remote_code else [])]
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:
+        raise VisRLError(
+            f"Model {name}{'@' + revision if revision else ''} could not be fetched from the Hub "
+            f"({type(error).__name__}). Check the id and the connection, or `hf auth login` for a gated model."
+        ) from error
+    return path, path.name  # a snapshot's folder is named by its commit
+
+
+def _base_of(adapter: Path) -> str:
+    config = _read_json(adapter / "adapter_config.json")
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise VisRLError(f"{adapter}/adapter_config.json names no base_model_name_or_path; the adapter can't be used.")
+    revision = config.get("revision")
+    return f"{base}@{revision}" if revision and "/" in base and not Path(base).is_dir() else base
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise VisRLError(f"{path} is not valid JSON: {error}") from error
+    return found

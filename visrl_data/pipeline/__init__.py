@@ -1,0 +1,1 @@
+"""The stages of the data factory, in the order of factory.py."""

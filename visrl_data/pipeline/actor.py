@@ -1,0 +1,162 @@
+"""The two passes of the actor: focus (image, question -> boxes) and answer (with the crop -> responses).
+
+One focus request asks for all 2N boxes of a question; the diversity controller then settles each
+attempt's second box. A box is quantised on the actor's lattice before it is cropped, wherever it came from,
+so that neither the crop nor the text gives its origin away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from PIL.Image import Image
+
+from visrl_data.core.boxes import Box, Cells, CropRule, Frame, crop_pixels, frame, needs_seen_size
+from visrl_data.core.config import GenConfig
+from visrl_data.core.prompts import PromptSet
+from visrl_data.core.records import Drop, Question
+from visrl_data.core.seeds import keyed_seed
+from visrl_data.engines.protocol import Reply, Request, Role, Sampling
+from visrl_data.pipeline.diversity import second_box
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A question with its decoded original image and the actor's box space bound to that image."""
+
+    question: Question
+    image: Image
+    frame: Frame
+    _crops: dict[tuple[int, int, int, int], Image] = field(default_factory=dict)
+
+    def crop(self, pixels: tuple[int, int, int, int]) -> Image:
+        """A crop of the image (left, top, right, bottom), made once: an engine knows a picture by its object."""
+        if pixels not in self._crops:
+            self._crops[pixels] = self.image.crop(pixels)
+        return self._crops[pixels]
+
+
+@dataclass(frozen=True, slots=True)
+class FocusBox:
+    """A settled focus box; the fields are those of Candidate."""
+
+    view: View
+    attempt: int
+    slot: int
+    box: Box
+    cells: Cells
+    text: str
+    origin: str
+    relaxed: str
+    reply: str
+    state: str
+    seed: int
+    crop: tuple[int, int, int, int]
+
+    def crop_image(self) -> Image:
+        return self.view.crop(self.crop)
+
+
+def frame_of(image: Image, box_space: str, actor: Role) -> Frame:
+    """The box space bound to a picture, as large as the actor sees it where that matters. Raises ImageTooThin."""
+    seen = actor.engine.seen_size(image) if needs_seen_size(box_space) else None
+    return frame(box_space, image.size, seen)
+
+
+def actor_sampling(config: GenConfig) -> Sampling:
+    return Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
+
+
+def focus_pass(
+    views: list[View], actor: Role, config: GenConfig, prompts: PromptSet, rule: CropRule
+) -> tuple[list[FocusBox], list[Drop]]:
+    """Sample 2N boxes for each question and settle them. Attempts with no valid box become drops."""
+    requests = [
+        Request(
+            parts=prompts.focus.parts(question=view.question.question),
+            images=(view.image,),
+            seeds=tuple(
+                _seed(config, view, attempt, slot, "focus") for attempt in range(config.attempts) for slot in (0, 1)
+            ),
+            sampling=actor_sampling(config),
+            adapter=actor.adapter,
+            grammar=view.frame.grammar if config.constrain else "",
+        )
+        for view in views
+    ]
+    boxes: list[FocusBox] = []
+    drops: list[Drop] = []
+    for view, request, replies in zip(views, requests, actor.engine.generate(requests), strict=True):
+        settled, lost = _settle_question(view, replies, request.seeds, config, rule)
+        boxes += settled
+        drops += lost
+    return boxes, drops
+
+
+def answer_pass(boxes: list[FocusBox], actor: Role, config: GenConfig, prompts: PromptSet) -> list[tuple[Reply, int]]:
+    """A response for each box, from the image, the question and the box's crop; with its seed."""
+    requests = [
+        Request(
+            parts=prompts.answer.parts(question=focus.view.question.question),
+            images=(focus.view.image, focus.crop_image()),
+            seeds=(_seed(config, focus.view, focus.attempt, focus.slot, "answer"),),
+            sampling=actor_sampling(config),
+            adapter=actor.adapter,
+        )
+        for focus in boxes
+    ]
+    return [
+        (reply, request.seeds[0]) for request, (reply,) in zip(requests, actor.engine.generate(requests), strict=True)
+    ]
+
+
+def _seed(config: GenConfig, view: View, attempt: int, slot: int, purpose: str) -> int:
+    return keyed_seed(config.seed, config.round, view.question.id, attempt, slot, purpose)
+
+
+def _settle_question(
+    view: View, replies: list[Reply], seeds: tuple[int, ...], config: GenConfig, rule: CropRule
+) -> tuple[list[FocusBox], list[Drop]]:
+    boxes: list[FocusBox] = []
+    drops: list[Drop] = []
+    for attempt in range(config.attempts):
+        both = slice(2 * attempt, 2 * attempt + 2)
+        settled, lost = _settle_attempt(view, attempt, replies[both], seeds[both], boxes, config, rule)
+        boxes += settled
+        drops += lost
+    return boxes, drops
+
+
+def _settle_attempt(
+    view: View,
+    attempt: int,
+    replies: list[Reply],
+    seeds: tuple[int, ...],
+    earlier: list[FocusBox],
+    config: GenConfig,
+    rule: CropRule,
+) -> tuple[list[FocusBox], list[Drop]]:
+    """Eq. 3 for one attempt. The first valid box of the two is b1; the controller fills the other slot."""
+    found, states = zip(*(view.frame.parse(reply.text) for reply in replies), strict=True)
+    order = sorted((0, 1), key=lambda i: found[i] is None)  # valid ones first, else as sampled
+    first, second = (found[i] for i in order)
+
+    def focus(slot: int, cells: Cells, origin: str, relaxed: str) -> FocusBox:
+        box, text = view.frame.to_unit(cells), view.frame.text(cells)
+        crop = crop_pixels(box, view.image.size, rule)
+        reply, state, seed = replies[order[slot]].text, states[order[slot]], seeds[order[slot]]
+        return FocusBox(view, attempt, slot, box, cells, text, origin, relaxed, reply, state, seed, crop)
+
+    question = view.question
+    if first is None:
+        detail = "; ".join(dict.fromkeys(states))
+        return [], [Drop(question.id, question.source, "focus", states[0], detail, attempt)]
+    kept = focus(0, first, "actor", "")
+    if config.diversity == "off":
+        if second is None:
+            return [kept], [Drop(question.id, question.source, "focus", states[order[1]], "second box", attempt)]
+        return [kept, focus(1, second, "actor", "")], []
+    others = [box.cells for box in earlier] if config.diversity == "question" else []
+    seed = _seed(config, view, attempt, 1, "diversity")
+    choice = second_box(first, second, others, view.frame, config.iou_max, config.area_slack, seed)
+    return [kept, focus(1, choice.cells, choice.origin, choice.relaxed)], []

@@ -1,0 +1,252 @@
+"""The data factory: questions in, preference pairs out. Start reading here.
+
+    read       source rows -> questions, or drops with a reason
+    focus      the actor samples two boxes an attempt; the diversity controller settles the second (Eq. 3)
+    judge      the original model scores the boxes
+    answer     image, question and crop -> a response for each box
+    judge      the original model scores the responses
+    filter     thresholds, then one win / lose pair a question (Eq. 4)
+    report     yields, drops, the audit
+
+A chunk of questions is a pure function of the options, the models and the questions themselves; it is also
+the unit of storage and of resumption. Where the work runs, and how often it is cut, changes no row: protocol.py
+tells who may do it, shards.py how a job array shares it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL.Image import Image
+
+from visrl_data.core import images, records
+from visrl_data.core.boxes import CropRule, ImageTooThin
+from visrl_data.core.config import GenConfig
+from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.prompts import PromptSet, load_prompts
+from visrl_data.core.records import Candidate, Drop, Question
+from visrl_data.core.versions import versions
+from visrl_data.engines import reply_journal as journals
+from visrl_data.engines.protocol import Engine, Reply, Role, Usage
+from visrl_data.pipeline import critics
+from visrl_data.pipeline.actor import View, answer_pass, focus_pass, frame_of
+from visrl_data.pipeline.model_pair import Cast, agreement, load_cast
+from visrl_data.runs import run_folder
+from visrl_data.sources.dispatch import open_source
+from visrl_data.sources.options import SourceOptions
+from visrl_data.sources.protocol import Source
+from visrl_data.sources.skipped import Rest
+
+_UNANSWERED = ((Reply("", "skipped", 0, 0), 0), critics.SKIPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class Factory:
+    """Everything that a chunk needs besides its questions."""
+
+    config: GenConfig
+    source: Source
+    prompts: PromptSet
+    actor: Role
+    critic: Role
+    box_space: str
+    crop_rule: CropRule
+    identity: dict[str, Any]
+
+
+def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
+    """Open the source and load the models. The cheap checks come first."""
+    prompts = load_prompts(Path(config.prompts) if config.prompts else None)  # a mistake in it is told at once
+    source = open_questions(config)
+    if not len(source):
+        raise VisRLError(f"Source {config.source} has no rows in split {config.split!r}: nothing to do.")
+    cast = load_cast(config) if roles is None else Cast(*roles, *agreement(config, None), prompts=prompts)
+    actor, critic = cast.actor, cast.critic
+    if config.constrain and not all(getattr(role.engine, "constrains", False) for role in (actor, critic)):
+        raise UsageError("--constrain: only the transformers engine can hold replies to a grammar.")
+    identity = {
+        "schema_version": records.SCHEMA_VERSION,
+        "source": {"name": source.name, "rows": len(source), "fingerprint": source.fingerprint()},
+        "actor": actor.engine.identity() | {"adapter": actor.adapter},
+        "critic": critic.engine.identity() | {"adapter": critic.adapter},
+        "box_space": cast.box_space,
+        "crop_rule": cast.crop_rule.as_dict(),
+        "prompts": {prompt.id: prompt.template for prompt in cast.prompts.all()},
+        "deterministic": actor.engine.deterministic and critic.engine.deterministic,
+        "versions": versions(),
+    }
+    if cast.origin:
+        identity["origin_base"] = cast.origin
+    if cast.zero_shot:
+        identity["zero_shot"] = cast.zero_shot
+    return Factory(config, source, cast.prompts, actor, critic, cast.box_space, cast.crop_rule, identity)
+
+
+def open_questions(config: GenConfig) -> Source:
+    """The source that the options name."""
+    options = SourceOptions(
+        images_root=config.images_root or None,
+        columns=config.columns,
+        gold_space=config.gold_space,
+        license=config.license or "",
+        ship_images=config.ship_images,
+        allow_urls=config.allow_urls,
+    )
+    if not config.skip:
+        return open_source(config.source, config.split, config.limit, options)
+    limit = None if config.limit is None else config.skip + config.limit
+    return Rest(open_source(config.source, config.split, limit, options), config.skip)
+
+
+def make(factory: Factory, index: int, replies: Path | None, asked: Asked | None = None) -> Made:
+    """A chunk with what it took. replies: where those of servers are kept until the chunk is written.
+
+    asked: what `read` gave for it, if that was done already.
+    """
+    started = time.perf_counter()
+    journals.keep(engines(factory), replies)
+    tables, seconds = make_chunk(factory, asked or read(factory, index))
+    usages = take_usage(factory)
+    record = {
+        "chunk": index,
+        "questions": tables["questions"].num_rows,
+        "candidates": tables["candidates"].num_rows,
+        "seconds": round(time.perf_counter() - started, 3),
+        **{f"{stage}_seconds": round(value, 3) for stage, value in seconds.items()},
+        "calls": sum(usage.calls for usage in usages),
+        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "completion_tokens": sum(usage.completion_tokens for usage in usages),
+        "events": [event for usage in usages for event in usage.events],
+    }
+    return Made(index, tables, record)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A chunk's questions with their decoded images, and its rows that are no questions."""
+
+    questions: list[Question]
+    pictures: list[Image]
+    drops: list[Drop]
+
+
+def read(factory: Factory, index: int) -> Asked:
+    """The part of a chunk's work that needs no model."""
+    size = factory.config.chunk_size
+    rows = [factory.source.read(i) for i in range(index * size, min((index + 1) * size, len(factory.source)))]
+    questions = [row for row in rows if isinstance(row, Question)]
+    pictures = [images.decode(question.image) for question in questions]
+    return Asked(questions, pictures, [row for row in rows if isinstance(row, Drop)])
+
+
+def make_chunk(factory: Factory, asked: Asked) -> tuple[dict[str, pa.Table], dict[str, float]]:
+    """One unit of work: the tables of its questions, and the seconds of each stage."""
+    questions = asked.questions
+    seconds = dict.fromkeys(("focus", "answer", "judge"), 0.0)
+    views, thin = _views(factory, asked)
+    candidates, lost = _process(factory, views, seconds)
+    rows = {
+        "questions": [records.question_row(question) for question in questions],
+        "candidates": [records.candidate_row(candidate) for candidate in candidates],
+        "drops": [records.drop_row(drop) for drop in [*asked.drops, *thin, *lost]],
+        "images": [records.image_row(question) for question in {q.image_sha256: q for q in questions}.values()],
+    }
+    return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in run_folder.TABLES.items()}, seconds
+
+
+def _views(factory: Factory, asked: Asked) -> tuple[list[View], list[Drop]]:
+    views, drops = [], []
+    for question, image in zip(asked.questions, asked.pictures, strict=True):
+        try:
+            views.append(View(question, image, frame_of(image, factory.box_space, factory.actor)))
+        except ImageTooThin as error:
+            drops.append(Drop(question.id, question.source, "focus", "image_too_thin", str(error)))
+    return views, drops
+
+
+def _process(factory: Factory, views: list[View], seconds: dict[str, float]) -> tuple[list[Candidate], list[Drop]]:
+    """The model's passes. A question that the processor refuses is found and dropped; the others go on."""
+    if not views:
+        return [], []
+    try:
+        return _passes(factory, views, seconds)
+    except ValueError as error:
+        if len(views) == 1:
+            question = views[0].question
+            return [], [Drop(question.id, question.source, "focus", "model_refused", str(error).partition("\n")[0])]
+    parts = [_process(factory, [view], seconds) for view in views]
+    return [c for candidates, _ in parts for c in candidates], [d for _, drops in parts for d in drops]
+
+
+def _passes(factory: Factory, views: list[View], seconds: dict[str, float]) -> tuple[list[Candidate], list[Drop]]:
+    config, prompts = factory.config, factory.prompts
+    clock = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal clock
+        seconds[stage] += time.perf_counter() - clock
+        clock = time.perf_counter()
+
+    boxes, drops = focus_pass(views, factory.actor, config, prompts, factory.crop_rule)
+    lap("focus")
+    box_scores = critics.box_scores(boxes, factory.critic, config, prompts)
+    lap("judge")
+    wanted = [i for i, score in enumerate(box_scores) if not config.lazy or critics.may_pair(score, config.thresholds)]
+    asked = [boxes[i] for i in wanted]
+    answers = answer_pass(asked, factory.actor, config, prompts)
+    lap("answer")
+    responses = [reply.text for reply, _ in answers]
+    judged = critics.response_scores(asked, responses, factory.critic, config, prompts)
+    lap("judge")
+    answered = dict(zip(wanted, zip(answers, judged, strict=True), strict=True))
+    candidates = [
+        Candidate(
+            question_id=focus.view.question.id,
+            index=2 * focus.attempt + focus.slot,
+            attempt=focus.attempt,
+            slot=focus.slot,
+            box=focus.box,
+            cells=focus.cells,
+            box_text=focus.text,
+            box_origin=focus.origin,
+            relaxed=focus.relaxed,
+            focus_reply=focus.reply,
+            focus_state=focus.state,
+            focus_seed=focus.seed,
+            crop=focus.crop,
+            response=reply.text,
+            response_finish=reply.finish,
+            response_seed=seed,
+            box_score=box_score,
+            response_score=response_score,
+        )
+        for i, (focus, box_score) in enumerate(zip(boxes, box_scores, strict=True))
+        for (reply, seed), response_score in [answered.get(i, _UNANSWERED)]
+    ]
+    return candidates, drops
+
+
+def engines(factory: Factory) -> list[Engine]:
+    """Those of actor and critic, which may be one."""
+    return list({id(role.engine): role.engine for role in (factory.actor, factory.critic)}.values())
+
+
+def take_usage(factory: Factory) -> list[Usage]:
+    """What the engines did since the last chunk; their counters start anew."""
+    usages = [engine.usage for engine in engines(factory)]
+    for engine in engines(factory):
+        engine.usage = Usage()
+    return usages
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A finished chunk: its tables by name, and its line for times.jsonl, where "events" tells what happened."""
+
+    index: int
+    tables: dict[str, pa.Table]
+    record: dict[str, Any]

@@ -1,0 +1,240 @@
+"""Which model plays which part, and what runs it.
+
+Called by factory.py and evaluation/: first find the models (cheap: nothing is loaded), then agree on the box space
+and the crop rule, then load each set of weights once. The critic is the ORIGINAL model; where nothing tells
+which one that is, it must be named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from visrl_data.core.boxes import CropRule, needs_seen_size
+from visrl_data.core.config import GenConfig
+from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.prompts import PromptSet, load_prompts
+from visrl_data.engines.protocol import Engine, Role, Sampling
+from visrl_data.models.families import known_prompts, native
+from visrl_data.models.model_folder import ModelFolder, find_model
+from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, find_served
+
+Model = ModelFolder | ServedModel
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Actor and critic, ready to be asked, with what they agree on.
+
+    origin: the critic's id and digest, if known. prompts: those the actor knows, some replaced by --prompts.
+    zero_shot: the family whose conventions are used, for an actor that nothing was taught here.
+    """
+
+    actor: Role
+    critic: Role
+    box_space: str
+    crop_rule: CropRule
+    origin: dict[str, str] | None = None
+    prompts: PromptSet = field(default_factory=PromptSet)
+    zero_shot: str | None = None
+
+
+def load_cast(config: GenConfig) -> Cast:
+    """Find and load the models that the options name. Raises VisRLError, before anything large is loaded if it can."""
+    check_engines(config)
+    actor = find_actor(config)
+    critic = find_critic(config, actor)
+    space, rule = agreement(config, actor, native_space(actor))
+    prompts = load_prompts(Path(config.prompts) if config.prompts else None, known_prompts(on_disk(actor), space))
+    zero_shot = _zero_shot(config, actor, space, prompts)
+    roles = load_roles(config, actor, critic)
+    check_sight(roles[0], space)
+    known = isinstance(critic, ModelFolder)
+    origin = {"id": critic.id, "digest": critic.digest} if known else None
+    return Cast(*roles, space, rule, origin, prompts, zero_shot)
+
+
+def on_disk(model: Model) -> ModelFolder | None:
+    """The model's folder here; None of a served model that has none."""
+    return model.folder if isinstance(model, ServedModel) else model
+
+
+def native_space(model: Model) -> str:
+    """The box space of a model that records none: its family's."""
+    family = native(on_disk(model))
+    return family.box_space if family else "unit"
+
+
+def _zero_shot(config: GenConfig, actor: Model, space: str, prompts: PromptSet) -> str | None:
+    """The name of the family whose conventions are used, and a line that says so."""
+    family = native(on_disk(actor))
+    if family is None or config.box_space is not None:
+        return None
+    own = "--prompts" if config.prompts else "its family's focus request" if family.focus else "the default prompts"
+    taught = "as its makers taught it" if family.taught else "a form it was not taught by its makers"
+    known = f"the family {family.name}" if family.types else "no family that visrl knows: the defaults are used"
+    logger.warning(
+        "%s records no box space. It is of %s; boxes: %s (%s), asked with %s (%s).",
+        actor.id, known, space, taught, own, prompts.focus.id,
+    )  # fmt: skip
+    return family.name
+
+
+def check_engines(config: GenConfig) -> None:
+    """Raise UsageError for options that the chosen engines can't follow, before anything is loaded."""
+    critic = critic_config(config)
+    if config.score_mode == "expected" and critic.engine != "transformers":
+        raise UsageError(
+            f"--score-mode expected reads the probabilities of the scores, which the {critic.engine} engine does not "
+            "give. Use --score-mode text, or --critic-engine transformers."
+        )
+    if "openai" not in (config.engine, critic.engine):
+        for name in ("base_url", "critic_base_url"):
+            if getattr(config, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} needs --engine openai or --critic-engine openai.")
+    for engine in (config.engine, critic.engine) if config.constrain else ():
+        if engine != "transformers":
+            raise UsageError(
+                f"--constrain: the {engine} engine can't hold replies to a grammar, only transformers can."
+            )
+    if config.constrain and importlib.util.find_spec("llguidance") is None:
+        raise UsageError("--constrain needs a package that reads grammars: pip install 'visrl[grammar]'.")
+    if config.engine == critic.engine == "openai" and config.max_pixels is not None:
+        raise UsageError("--max-pixels has no meaning with --engine openai: the server sets the size of pictures.")
+
+
+def critic_config(config: GenConfig) -> GenConfig:
+    """The options as they hold for the critic: its engine and address, greedy."""
+    return dataclasses.replace(
+        config,
+        engine=config.critic_engine or config.engine,
+        base_url=config.critic_base_url or config.base_url,
+        temperature=0.0,
+    )
+
+
+def find_actor(config: GenConfig) -> Model:
+    if config.engine == "openai":
+        return find_served(config.model, config.base_url)
+    return find_model(config.model, config.trust_remote_code)
+
+
+def find_critic(config: GenConfig, actor: Model) -> Model:
+    """The critic as named, else the ORIGINAL model of the actor.
+
+    A served critic's key is in CRITIC_KEY; that of the actor is used only at the actor's own address, or when the
+    actor needs none. Raises UsageError when nothing tells which model is the original.
+    """
+    options = critic_config(config)
+    name = options.critic or actor.origin_base
+    if name is None:
+        raise UsageError(
+            f"{actor.id} is behind an address, so nothing here tells which ORIGINAL model it was trained from. "
+            f"Name the critic: --critic ID; --critic {actor.id} if it was never trained."
+        )
+    if options.engine != "openai":
+        return find_model(name, options.trust_remote_code)
+    critic = find_served(name, options.base_url)
+    apart = isinstance(actor, ServedModel) and actor.address != critic.address
+    return dataclasses.replace(critic, key=CRITIC_KEY if apart or os.environ.get(CRITIC_KEY) else KEY)
+
+
+def agreement(config: GenConfig, actor: Model | None, else_space: str = "unit") -> tuple[str, CropRule]:
+    """The box space and crop rule, from the actor's record or the options; a contradiction is refused.
+
+    else_space: where neither names a box space.
+    """
+    space = config.box_space or (actor and actor.box_space) or else_space
+    default = (actor and actor.crop_rule) or CropRule()
+    rule = CropRule(
+        default.min_side if config.crop_min_side is None else config.crop_min_side,
+        default.max_aspect if config.crop_max_aspect is None else config.crop_max_aspect,
+    )
+    for name, recorded, wanted in (
+        ("box space", actor and actor.box_space, space),
+        ("crop rule", actor and actor.crop_rule, rule),
+    ):
+        if actor is not None and recorded is not None and recorded != wanted:
+            raise VisRLError(
+                f"{actor.id} was trained with {name} {recorded}, the options say {wanted}. "
+                "Leave the option out, or name a model trained that way."
+            )
+    return space, rule
+
+
+def load_roles(config: GenConfig, actor: Model, critic: Model) -> tuple[Role, Role]:
+    """Load each set of weights once. The critic is the actor's base with the adapter off only when the
+    digests agree; otherwise it is loaded apart.
+    """
+    options = critic_config(config)
+    role = load_role(config, actor)
+    if _same(actor, critic) and config.engine == options.engine:
+        return role, role
+    if _is_base(critic, actor) and config.engine == options.engine:
+        return role, Role(role.engine, False)
+    if config.engine == options.engine == "vllm":
+        raise VisRLError(
+            f"{critic.id} is not the base of {actor.id}, and vLLM fills the GPU with one set of weights. "
+            "Serve one of them: --critic-engine openai --critic-base-url URL."
+        )
+    return role, load_role(options, critic)
+
+
+def load_role(config: GenConfig, model: Model) -> Role:
+    """A model as it is: with its adapter on, if it has one."""
+    return Role(load_engine(config, model), isinstance(model, ModelFolder) and model.base is not None)
+
+
+def load_engine(config: GenConfig, model: Model) -> Engine:
+    """The engine that the options name, with this model in it."""
+    if isinstance(model, ServedModel):
+        from visrl_data.engines.openai import OpenAIEngine
+
+        sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
+        return OpenAIEngine(model, sampling, config.in_flight, config.dialect)
+    if config.engine == "vllm":
+        from visrl_data.engines.vllm import VLLMEngine
+
+        return VLLMEngine(model, config.dtype, config.max_pixels, config.trust_remote_code)
+    from visrl_data.engines.transformers import TransformersEngine
+
+    return TransformersEngine(
+        model,
+        device=config.device,
+        dtype=config.dtype,
+        batch_size=config.batch_size,
+        max_pixels=config.max_pixels,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def check_sight(role: Role, box_space: str) -> None:
+    """Raise VisRLError now when the box space needs what the actor's engine can't tell."""
+    if needs_seen_size(box_space):
+        role.engine.seen_size(Image.new("RGB", (64, 64)))
+
+
+def _same(actor: Model, critic: Model) -> bool:
+    if isinstance(actor, ServedModel) or isinstance(critic, ServedModel):
+        return isinstance(actor, ServedModel) and isinstance(critic, ServedModel) and _place(actor) == _place(critic)
+    return actor.digest == critic.digest
+
+
+def _place(model: ServedModel) -> tuple[str, str]:
+    return model.address, model.id
+
+
+def _is_base(critic: Model, actor: Model) -> bool:
+    return (
+        isinstance(actor, ModelFolder)
+        and isinstance(critic, ModelFolder)
+        and actor.base is not None
+        and actor.base.digest == critic.digest
+    )

@@ -1,0 +1,130 @@
+"""Looking for images by size and checksum in a folder; the search behind `visrl rebuild`.
+
+Image files count, and the pictures inside .parquet files, since many sources are published that way. What is
+read stays inside the folder: linked folders are not entered, and a link that leads out is not followed. Bytes of
+the right size with another checksum are another picture (edited, or encoded again), and are never taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from visrl_data.core.errors import VisRLError
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """An image that is looked for. ids: of the first questions about it; size: of its encoded bytes."""
+
+    sha256: str
+    size: int
+    ids: tuple[str, ...]
+    source_id: str
+    source_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a picture is: a file, or a row of a column in a row group of a parquet file."""
+
+    path: Path
+    column: str = ""
+    group: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a folder held. found: by checksum. wrong: places with a wanted size and another checksum."""
+
+    found: dict[str, Place]
+    wrong: tuple[Place, ...]
+    files: int
+
+
+def find_images(folder: Path, needed: tuple[Missing, ...]) -> Search:
+    """Look through a folder and its sub-folders. Bytes are hashed only when their number is that of an image.
+
+    Raises VisRLError when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise VisRLError(f"--images {folder}: no such folder.")
+    sizes = {image.size for image in needed}
+    wanted = {image.sha256 for image in needed}
+    found: dict[str, Place] = {}
+    wrong, files = [], 0
+    for path in _files(folder.resolve()):
+        files += 1
+        for place, sha in _candidates(path, sizes):
+            if sha in wanted:
+                found.setdefault(sha, place)
+            else:
+                wrong.append(place)
+    return Search(found, tuple(wrong), files)
+
+
+def read_found(search: Search, sha256: str) -> bytes:
+    """The bytes of a picture that was found. Raises VisRLError when they have changed since."""
+    place = search.found[sha256]
+    if place.column:
+        data: bytes = _column(place.path, place.group, place.column)[place.row].as_py()
+    else:
+        data = place.path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise VisRLError(f"{place.path} changed while it was being used. Start again.")
+    return data
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Files below root, in order of name. A linked file counts when what it leads to lies in root."""
+    for folder, folders, names in os.walk(root):  # does not follow links to folders
+        folders.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.is_file() and path.resolve().is_relative_to(root) and os.access(path, os.R_OK):
+                yield path
+
+
+def _candidates(path: Path, sizes: set[int]) -> Iterator[tuple[Place, str]]:
+    """Places in a file whose bytes have a wanted size, with their sha256."""
+    if path.suffix == ".parquet":
+        yield from _in_parquet(path, sizes)
+    elif path.stat().st_size in sizes:
+        with path.open("rb") as file:
+            yield Place(path), hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _in_parquet(path: Path, sizes: set[int]) -> Iterator[tuple[Place, str]]:
+    try:
+        schema, groups = pq.read_schema(path), pq.read_metadata(path).num_row_groups
+    except (pa.ArrowException, OSError):
+        return  # a damaged file, or something else by that name
+    for column in (field.name for field in schema if _holds_bytes(field.type)):
+        for group in range(groups):
+            values = _column(path, group, column)
+            for row, size in enumerate(pc.binary_length(values).to_pylist()):
+                if size in sizes:
+                    yield Place(path, column, group, row), hashlib.sha256(values[row].as_py()).hexdigest()
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """A column of bytes, or of the pictures of `datasets`: structs of bytes and path."""
+    if pa.types.is_struct(kind):
+        return any(member.name == "bytes" and _holds_bytes(member.type) for member in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+@functools.lru_cache(maxsize=2)
+def _column(path: Path, group: int, column: str) -> pa.ChunkedArray:
+    with pq.ParquetFile(path) as file:
+        values = file.read_row_group(group, columns=[column])[column]
+    return pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values

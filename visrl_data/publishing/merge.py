@@ -1,0 +1,244 @@
+"""Runs, and datasets that were made of runs before (parts.py), -> one pool: the first step of dataset.py.
+
+Runs go together when the same models made them in the same way from other questions, or with other seeds.
+What occurs twice is kept once: a question that was asked twice with the same seed, and a pair that another
+seed or another question repeats to the letter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrl_data.core.config import GenConfig, Thresholds
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.prompts import PromptSet, recorded_prompts
+from visrl_data.core.records import CANDIDATE_SCHEMA, QUESTION_SCHEMA
+from visrl_data.report import run_statistics
+from visrl_data.runs import parts
+from visrl_data.runs.parts import Member, Part
+from visrl_data.runs.stored_images import StoredImages
+
+# Options in which the runs of one dataset may differ. Thresholds are compared as the filter last used them,
+# models and prompts by their digests.
+MAY_DIFFER = {
+    *("source", "split", "skip", "limit", "images_root", "allow_urls", "columns", "gold_space"),
+    *("ship_images", "license"),
+    *("seed", "round", "device", "batch_size", "chunk_size", "trust_remote_code"),
+    *("model", "critic", "prompts", "box_win", "box_lose", "response_win", "response_lose", "box_critic"),
+}
+_MODEL_MAY_DIFFER = {"model", "revision", "device"}  # the name under which the same weights were found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """What a dataset is made of.
+
+    parts: as given, each without the runs of an earlier one. tables: RUN_TABLES of all parts; questions without
+    repeated ones, and of those alone the drops and pairs. distinct: the pairs without repeated ones.
+    report: of the questions, before repeated pairs are left out. published: sha256 of the pictures that a
+    part which is a dataset shows.
+    """
+
+    parts: tuple[Part, ...]
+    tables: dict[str, pa.Table]
+    distinct: pa.Table
+    repeated_questions: int
+    report: dict[str, Any]
+    images: StoredImages
+    published: frozenset[str]
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return tuple(member for part in self.parts for member in part.members)
+
+    @property
+    def questions(self) -> pa.Table:
+        return self.tables["questions"]
+
+    @property
+    def repeated_pairs(self) -> int:
+        return int(self.tables["pairs"].num_rows - self.distinct.num_rows)
+
+    @property
+    def prompts(self) -> PromptSet:
+        return recorded_prompts(self.members[0].about)
+
+
+def merge(given: Sequence[Part]) -> Pool:
+    """Put the questions and pairs of parts together, in the order given.
+
+    Raises VisRLError when their runs were made in different ways, or when there is no pair.
+    """
+    if not given:
+        raise VisRLError("No run was named. Give at least one finished run folder.")
+    kept = tuple(part for part in _without_earlier(given) if part.members)
+    members = [member for part in kept for member in part.members]
+    for other in members[1:]:
+        _check_alike(members[0], other)
+    asked = _all(kept, "questions")
+    questions = asked.filter(_first_of(_question_keys(asked, members)))
+    pairs = _of_questions(_all(kept, "pairs"), questions, "question_id")
+    distinct = pairs.filter(_first_of(_pair_keys(pairs)))
+    if not distinct.num_rows:
+        place = members[0].place
+        raise VisRLError(
+            f"{place} holds no pair, so there is nothing to publish. "
+            f"See why with `visrl inspect {place}`; other thresholds: `visrl filter {place} --sweep`."
+        )
+    tables = {"questions": questions, "drops": _drops(kept, questions), "pairs": pairs}
+    made = sum(member.about["counts"]["questions"] for part in given for member in part.members)
+    return Pool(
+        parts=kept,
+        tables=tables,
+        distinct=distinct,
+        repeated_questions=made - questions.num_rows,
+        report=_report(kept, tables, whole=asked.num_rows == questions.num_rows),
+        images=StoredImages(file for part in given for file in part.images),
+        published=frozenset(StoredImages(file for part in given if part.dataset for file in part.images).sizes),
+    )
+
+
+def merge_run(path: Path) -> Pool:
+    """The pool of one finished run. Raises VisRLError."""
+    return merge([parts.run_part(path)])
+
+
+def _without_earlier(given: Sequence[Part]) -> Iterator[Part]:
+    """A run that several parts hold counts in the first of them: what a later one has more, that one has otherwise."""
+    seen: set[str] = set()
+    for part in given:
+        new = [member for member in part.members if member.id not in seen]
+        seen.update(member.id for member in new)
+        yield parts.only(part, new)
+
+
+def _all(kept: Sequence[Part], name: str) -> pa.Table:
+    return pa.concat_tables([part.tables[name] for part in kept])
+
+
+def _drops(kept: Sequence[Part], questions: pa.Table) -> pa.Table:
+    """Those of rows that became no question, each once; then those of the questions."""
+    lost = _all(kept, "drops")
+    early = pc.equal(lost["stage"], "source")
+    at_source = lost.filter(early)
+    at_source = at_source.filter(_first_of([json.dumps(row) for row in _rows(at_source, ("source", "id", "reason"))]))
+    return pa.concat_tables([at_source, _of_questions(lost.filter(pc.invert(early)), questions, "id")])
+
+
+def with_candidates(pool: Pool) -> pa.Table:
+    """The questions that the dataset's tables speak of: those with a candidate."""
+    there: set[str] = set()
+    for part in pool.parts:
+        for table in parts.candidate_tables(part, ["question_id"]):
+            there.update(pc.unique(_run_and_id(table, "question_id")).to_pylist())
+    return pool.questions.filter(pc.is_in(_run_and_id(pool.questions, "id"), value_set=pa.array(there, pa.string())))
+
+
+def candidate_batches(pool: Pool) -> Iterator[pa.Table]:
+    """The candidates of the pool's questions, with the column `run`, in their stored order."""
+    for part in pool.parts:
+        for table in parts.candidate_tables(part, CANDIDATE_SCHEMA.names):
+            yield _of_questions(table, pool.questions, "question_id")
+
+
+def question_places(table: pa.Table, questions: pa.Table, column: str) -> pa.ChunkedArray:
+    """For each row its question's row number; null when the question is not there. Ids are unique in a run."""
+    return pc.index_in(_run_and_id(table, column), value_set=_run_and_id(questions, "id").combine_chunks())
+
+
+def _run_and_id(table: pa.Table, column: str) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(table["run"], table[column], ":")
+
+
+def _of_questions(table: pa.Table, questions: pa.Table, column: str) -> pa.Table:
+    return table.filter(pc.is_valid(question_places(table, questions, column)))
+
+
+def _check_alike(first: Member, other: Member) -> None:
+    mine, theirs = _conditions(first.about), _conditions(other.about)
+    differing = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+    if differing:
+        shown = "\n".join(f"  {key}: {mine.get(key, 'unset')} / {theirs.get(key, 'unset')}" for key in differing)
+        raise VisRLError(
+            f"{first.place} and {other.place} were made in different ways:\n{shown}\n"
+            "Their rows would not mean the same. Publish them as two datasets; if only thresholds differ, "
+            "`visrl filter` gives both runs the same ones."
+        )
+
+
+def _conditions(about: dict[str, Any]) -> dict[str, Any]:
+    run = about["run"]
+    options = {spec.name: about["config"].get(spec.name) for spec in dataclasses.fields(GenConfig)}
+    named = {name: value for name, value in options.items() if name not in MAY_DIFFER}
+    for role in ("actor", "critic"):
+        named |= {f"{role} {key}": value for key, value in run[role].items() if key not in _MODEL_MAY_DIFFER}
+    named |= {key: run[key] for key in ("schema_version", "box_space", "crop_rule")}
+    return named | {"prompts": sorted(run["prompts"])} | {f"filter {key}": v for key, v in about["filter"].items()}
+
+
+def _first_of(keys: list[str]) -> pa.Array:
+    """True where a key occurs for the first time."""
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    return pa.array([first[key] == i for i, key in enumerate(keys)], pa.bool_())
+
+
+def _question_keys(questions: pa.Table, members: Sequence[Member]) -> list[str]:
+    """Equal keys: the same question, with the same seeds."""
+    seeds = {member.id: [member.about["config"][name] for name in ("seed", "round")] for member in members}
+    columns = ("run", "source", "split", "id", "question", "answers", "image_sha256")
+    return [json.dumps([seeds[run], *rest]) for run, *rest in _rows(questions, columns)]
+
+
+def _pair_keys(pairs: pa.Table) -> list[str]:
+    """Equal keys: the same picture, question, boxes and responses."""
+    sides = (f"{side}_{name}" for side in ("win", "lose") for name in ("box_text", "response"))
+    return [json.dumps(row) for row in _rows(pairs, ("image_sha256", "question", *sides))]
+
+
+def pair_ids(pairs: pa.Table) -> list[str]:
+    """Of each pair its question's id and 8 hex digits for picture, boxes and responses; stays between versions."""
+    keys = [hashlib.sha256(key.encode()).hexdigest()[:8] for key in _pair_keys(pairs)]
+    return [f"{name}-{key}" for name, key in zip(pairs["question_id"].to_pylist(), keys, strict=True)]
+
+
+def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in columns), strict=True)
+
+
+def _report(kept: Sequence[Part], tables: dict[str, pa.Table], whole: bool) -> dict[str, Any]:
+    """The part's own report; of several parts, or of one without its repeated rows, a new one over all of them."""
+    if len(kept) == 1 and whole:
+        own: dict[str, Any] = json.loads(kept[0].report.read_text(encoding="utf-8"))
+        return own
+    from visrl_data.pipeline.finalize import COLUMNS
+
+    about = kept[0].members[0].about
+    config, used = about["config"], dict(about["filter"])
+    box_critic = used.pop("box_critic")
+    candidates = pa.concat_tables(table for part in kept for table in parts.candidate_tables(part, COLUMNS))
+    pool = _of_questions(candidates, tables["questions"], "question_id")
+    return run_statistics.report(
+        _own_ids(tables["questions"], "id").select(QUESTION_SCHEMA.names),
+        _own_ids(pool, "question_id"),
+        _own_ids(tables["drops"], "id"),
+        _own_ids(tables["pairs"], "question_id"),
+        thresholds=Thresholds(**used),
+        box_critic=box_critic,
+        attempts=config["attempts"],
+        score_step=config["score_step"],
+        gold_rule=config["gold_rule"],
+    )
+
+
+def _own_ids(table: pa.Table, column: str) -> pa.Table:
+    """Ids that are unique across the runs."""
+    return table.set_column(table.column_names.index(column), column, _run_and_id(table, column)).drop(["run"])

@@ -1,0 +1,200 @@
+"""`visrl push`: from what the user names to a folder that is ready to be published (release.py).
+
+Finished runs, and datasets that they are merged with, become a dataset folder (dataset.py); a single dataset folder
+goes out as it is, under a new stamp; of a model folder goes out what model_release.py makes of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.hub_access import MAKE_ROOM, disk_full
+from visrl_data.publishing import model_release, release_plan
+from visrl_data.publishing.release import Folder, Published, PushOptions, default_hub_id, publish
+from visrl_data.runs.hub_fetch import MERGED, Fetched, fetch, is_hub_name
+from visrl_data.runs.run_folder import Run
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the user decides about a dataset besides its rows.
+
+    license: for questions whose source states none. ship_images: None embeds those that may be redistributed,
+    True all, False none. languages: of the questions, as ISO codes.
+    """
+
+    license: str | None = None
+    ship_images: bool | None = None
+    languages: tuple[str, ...] = ()
+    pretty_name: str | None = None
+
+
+def push(
+    what: Sequence[str | Path],
+    hub_id: str | None = None,
+    tag: str | None = None,
+    options: PushOptions | None = None,
+    card: Card | None = None,
+    output: Path | None = None,
+    say: Say = lambda _: None,
+) -> Published:
+    """Publish runs merged into one dataset, a dataset folder or a model folder.
+
+    what: folders, and USER/NAME@TAG for datasets of the Hub that are merged with the others.
+    hub_id: by default that of the first dataset of the Hub, else the user's own name and the name of the first
+    folder. output: where a dataset that is built here is kept; without it, it is built in a temporary folder.
+    Raises VisRLError.
+    """
+    kinds = [kind_of(one) for one in what]
+    alone = kinds[0] if len(kinds) == 1 else ""
+    if "model" in kinds and alone != "model":
+        raise UsageError("A model folder goes out alone. Give it apart from runs and datasets.")
+    if alone in ("model", "dataset") and (card or output):
+        instead = " The licence of a model stands in the head of its README.md." if alone == "model" else ""
+        raise UsageError(f"{what[0]} is a {alone} folder; --output and the options of the card are for runs.{instead}")
+    if tag is not None:
+        release_plan.check_tag(tag)
+    for one, kind in zip(what, kinds, strict=True):
+        if kind != "published":
+            _refuse_links(Path(one))
+        if kind == "run":
+            Run(Path(one)).manifest()  # an unfinished run is refused before anything is asked of the Hub
+    published = [str(one).partition("@")[0] for one, kind in zip(what, kinds, strict=True) if kind == "published"]
+    if alone == "published" and (hub_id or published[0]) == published[0]:
+        raise UsageError(f"{what[0]} is published already. Name what to merge with it, or another --hub-id for a copy.")
+    name = default_hub_id(hub_id or next(iter(published), None), Path(what[0]).resolve().name)
+    options = dataclasses.replace(options or PushOptions(), kind="model" if alone == "model" else "dataset")
+    if alone == "dataset":
+        return publish(_dataset(Path(what[0]), name), name, tag, options, say)
+    with tempfile.TemporaryDirectory(prefix="visrl-push-") as temporary:
+        if alone == "model":
+            for note in model_release.notes(Path(what[0])):
+                say(note)
+            return publish(_model(Path(what[0]), Path(temporary), name), name, tag, options, say)
+        if not options.dry_run:
+            _check_token()
+        sources = [
+            fetch(str(one), MERGED, say) if kind == "published" else Path(one)
+            for one, kind in zip(what, kinds, strict=True)
+        ]
+        folder = _build(sources, output or Path(temporary) / "dataset", card or Card(), say)
+        return publish(_dataset(folder, name), name, tag, options, say)
+
+
+def _refuse_links(folder: Path) -> None:
+    """What a link leads to is published with the folder: it must lie in it."""
+    root = folder.resolve()
+    for path in sorted(root.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise VisRLError(
+                f"{path} is a link that leads out of its folder, to {path.resolve()}, which would be published. "
+                "Nothing was sent. Put the file itself there, or remove the link."
+            )
+
+
+def _check_token() -> None:
+    """Before the dataset is built, which can take long. Whether the Hub accepts the token is seen later."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise VisRLError(
+            "There is no Hub token on this machine, so nothing can be published. Log in with `hf auth login`, or set "
+            "HF_TOKEN to a token that may write. Then run the same command again."
+        )
+
+
+def kind_of(what: str | Path) -> str:
+    """run, dataset or model, which are folders, or published, for USER/NAME@TAG. Raises VisRLError for none of them.
+
+    A folder that is nothing else is taken for a run, which then says what it lacks.
+    """
+    from visrl_data.runs.dataset_folder import is_dataset
+
+    path = Path(what)
+    if not path.is_dir():
+        if "@" in str(what) and is_hub_name(str(what)):
+            return "published"
+        raise VisRLError(
+            f"{what}: no such folder. Give finished runs, a dataset folder or a model folder; or USER/NAME@TAG, for a "
+            "version on the Hub that is merged with them."
+        )
+    if is_dataset(path):
+        return "dataset"
+    return "model" if any((path / name).is_file() for name in ("config.json", "adapter_config.json")) else "run"
+
+
+def _build(sources: Sequence[Path | Fetched], folder: Path, card: Card, say: Say) -> Path:
+    from visrl_data.publishing.dataset import Release, build_dataset
+
+    say(f"Building the dataset of {', '.join(_named(source) for source in sources)}")
+    before = _stated_before(sources)
+    stated = Release(
+        pretty_name=card.pretty_name or before.get("pretty_name"),
+        languages=card.languages or tuple(before.get("languages") or ()),
+    )
+    try:
+        built = build_dataset(sources, folder, stated, license=card.license, ship_images=card.ship_images)
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise VisRLError(
+            f"The disk of {folder} is full ({error.strerror}). Nothing was sent. {MAKE_ROOM} Or build the dataset "
+            f"elsewhere with --output."
+        ) from None
+    for note in built.notes:
+        say(note)
+    return folder
+
+
+def _stated_before(sources: Sequence[Path | Fetched]) -> dict[str, Any]:
+    """The manifest of the first dataset among the sources, whose title and languages go on."""
+    from visrl_data.runs.dataset_folder import is_dataset, open_dataset
+
+    folders = [source.folder if isinstance(source, Fetched) else source for source in sources]
+    return next((open_dataset(folder).manifest for folder in folders if is_dataset(folder)), {})
+
+
+def _named(source: Path | Fetched) -> str:
+    return str(source) if isinstance(source, Path) else f"{source.name} (commit {source.commit[:12]})"
+
+
+def _model(folder: Path, temporary: Path, hub_id: str) -> Folder:
+    """A copy of a model folder that names nothing of this machine, and is stamped with its address and tag."""
+    copy = temporary / "model"
+    model_release.copy(folder, copy)
+
+    def stamped(tag: str, previous: str, changes: tuple[str, ...]) -> None:
+        model_release.stamp(folder, copy, f"{hub_id}@{tag}")
+
+    return Folder(copy, stamped)
+
+
+def _dataset(folder: Path, hub_id: str) -> Folder:
+    """A dataset folder with its stamp and its gates. What its card says besides stays."""
+    from visrl_data.publishing.dataset import Release, stamp
+    from visrl_data.publishing.dataset_checks import check_dataset
+    from visrl_data.runs.dataset_folder import open_dataset
+
+    dataset = open_dataset(folder)
+    if "rebuilt" in dataset.manifest:
+        raise VisRLError(
+            f"{folder} was rebuilt with images that its sources do not let others publish. Nothing was sent. If you "
+            f"may publish them, push its runs with --ship-images."
+        )
+    kept = {key: dataset.manifest.get(key) for key in ("pretty_name", "languages")}
+
+    def stamped(tag: str, previous: str, changes: tuple[str, ...]) -> None:
+        stamp(
+            dataset,
+            Release(tag, hub_id, kept["pretty_name"], tuple(kept["languages"] or ()), previous or None, changes),
+        )
+
+    return Folder(folder, stamped, lambda: check_dataset(folder))

@@ -1,0 +1,228 @@
+"""What a run was worth: yields, drops by reason, critics, boxes, and the audit, as one plain report.
+
+After the filter; `visrl gen` and `visrl filter` store the report, the card and `visrl inspect` show it.
+`report` reads the run's four tables and returns a dict that JSON can hold: fixed order of keys, floats
+rounded to 6 decimals, the same for the same tables. None means that a figure does not exist here.
+
+Counts add up, or `report` raises: rows = questions + dropped at the source, attempts and candidates
+expected = made + lost by reason, candidates = unparsed + W + L + between, questions = pairs + drops by reason.
+
+Beyond the paper's Tab. 6 (see audit.py): how the critics fail, how valid the actor's replies are, where
+win and lose boxes come from, and how well their shape alone gives them away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrl_data.core import metrics
+from visrl_data.core.config import Thresholds
+from visrl_data.core.membership import membership
+from visrl_data.report.accounting import (
+    Loss,
+    RunTables,
+    box_array,
+    check_balance,
+    count_yields,
+    filter_drops,
+    find_losses,
+    lost_by_reason,
+    open_tables,
+    value_counts,
+)
+from visrl_data.report.audit import POSITIVE_IOU, audit
+from visrl_data.report.measures import auc, histogram, iou_histogram, ious, pairs_within, shape_auc
+
+REPORT_VERSION = 1
+FINEST_BIN = 0.05  # score bins are the score step's, but no finer
+ORIGINS = ("actor", "controller")
+
+
+def report(
+    questions: pa.Table,
+    candidates: pa.Table,
+    drops: pa.Table,
+    pairs: pa.Table,
+    *,
+    thresholds: Thresholds,
+    box_critic: bool,
+    attempts: int,
+    score_step: float = 0.1,
+    gold_rule: str = "any",
+    rows_read: int | None = None,
+) -> dict[str, Any]:
+    """The report of a run under one filter setting.
+
+    drops: all of them, those of the filter (`filtering.drop_table`) included.
+    attempts: the paper's N. gold_rule: "any" or "union", as in `boxes.best_iou`.
+    rows_read: how many rows the source had, when known; it must agree with the tables.
+    Raises VisRLError when the counts do not add up.
+    """
+    tables = open_tables(questions, candidates, drops, pairs)
+    losses = find_losses(tables, attempts)
+    members = membership(tables.candidates, thresholds, box_critic)
+    yields = count_yields(tables, losses, members, attempts)
+    settings = dataclasses.asdict(thresholds) | {"box_critic": box_critic, "attempts": attempts}
+    found = {
+        "version": REPORT_VERSION,
+        "settings": settings | {"score_step": score_step, "gold_rule": gold_rule, "positive_iou": POSITIVE_IOU},
+        "yields": yields,
+        "drops": {
+            "source": value_counts(drops.filter(pc.equal(drops["stage"], "source"))["reason"]),
+            "attempts": lost_by_reason(losses, "attempts"),
+            "candidates": lost_by_reason(losses, "candidates"),
+            "questions": filter_drops(tables),
+        },
+        "balance": check_balance(tables, yields, members, rows_read),
+        "focus": _focus(tables, losses),
+        "critics": {
+            "box": _critic(tables.candidates, "box_score", score_step) if box_critic else None,
+            "response": _critic(tables.candidates, "response_score", score_step)
+            | {"exact": _exact(tables, thresholds)},
+        },
+        "boxes": _boxes(tables),
+        "audit": audit(tables, box_critic, gold_rule),
+    }
+    plain: dict[str, Any] = _plain(found)
+    return plain
+
+
+def _focus(tables: RunTables, losses: list[Loss]) -> dict[str, Any]:
+    """What the actor wrote when asked for boxes. A reply that the controller replaced counts as it was.
+
+    A lost attempt counts under its drop's reason, for both of its replies.
+    """
+    states = Counter(value_counts(tables.candidates["focus_state"]))
+    for loss in losses:
+        if loss.stage == "focus" and loss.replied:
+            states[loss.reason] += loss.candidates
+    replies, valid = states.total(), states["ok"]
+    origins = Counter(value_counts(tables.candidates["box_origin"]))
+    return {
+        "replies": replies,
+        "valid": valid,
+        "validity": valid / replies if replies else None,
+        "states": {state: n for state, n in sorted(states.items()) if n},
+        "boxes": {origin: origins[origin] for origin in ORIGINS},
+        "relaxed": {what: n for what, n in value_counts(tables.candidates["relaxed"]).items() if what},
+    }
+
+
+def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
+    """A critic's verdicts. An unparsed one is counted apart, never as a number; skipped (--lazy) is no verdict."""
+    candidates = candidates.select([name, f"{name}_state", f"{name}_mass"])
+    skipped = pc.equal(candidates[f"{name}_state"], "skipped")
+    candidates = candidates.filter(pc.invert(skipped))
+    values = candidates[name].to_numpy()
+    parsed = values[~np.isnan(values)]
+    unparsed = value_counts(candidates[f"{name}_state"].filter(pc.is_null(candidates[name])))
+    mass = pc.mean(candidates[f"{name}_mass"]).as_py()
+    return {
+        "verdicts": values.size,
+        "skipped": pc.sum(skipped).as_py() or 0,
+        "unparsed": values.size - parsed.size,
+        "unparsed_share": 1 - parsed.size / values.size if values.size else None,
+        "unparsed_reasons": {state.removeprefix("unparsed:"): n for state, n in unparsed.items()},
+        "mean": parsed.mean() if parsed.size else None,
+        "mean_mass": mass,
+        "histogram": histogram(values, max(step, FINEST_BIN)),
+    }
+
+
+def _exact(tables: RunTables, thresholds: Thresholds) -> dict[str, Any]:
+    """The response score against exact match with a standard answer (normalised as in critics.py)."""
+    answered = pc.not_equal(tables.candidates["response_score_state"], "skipped")
+    candidates = tables.candidates.select(["response", "response_score"]).filter(answered)
+    exact = exact_matches(tables.questions, candidates, tables.candidate_question[answered.to_numpy()])
+    score = candidates["response_score"].to_numpy()
+    unparsed = np.isnan(score)
+    _, high, low = membership(candidates, thresholds, box_critic=False)
+    kinds = {"high": high, "middle": ~(high | low | unparsed), "low": low, "unparsed": unparsed}
+    return {
+        "matches": int(exact.sum()),
+        "auc": auc(score[~unparsed], exact[~unparsed]),
+        "confusion": {
+            name: {kind: int((rows & of_kind).sum()) for kind, of_kind in kinds.items()}
+            for name, rows in (("match", exact), ("other", ~exact))
+        },
+        "mean_match": _mean(score[exact & ~unparsed]),
+        "mean_other": _mean(score[~exact & ~unparsed]),
+    }
+
+
+def exact_matches(questions: pa.Table, candidates: pa.Table, candidate_question: np.ndarray) -> np.ndarray:
+    """`critics.exact_match` for each candidate, with each distinct text normalised once."""
+    codes: dict[str, int] = {}  # of what is compared
+
+    def coded(texts: pa.ChunkedArray) -> np.ndarray:
+        distinct = texts.combine_chunks().dictionary_encode()
+        of_each = [codes.setdefault(metrics.comparable(text), len(codes)) for text in distinct.dictionary.to_pylist()]
+        coded_texts: np.ndarray = np.array(of_each, np.int64)[distinct.indices.to_numpy()]
+        return coded_texts
+
+    answers = questions["answers"]
+    asked, accepted = pc.list_parent_indices(answers).to_numpy(), coded(pc.list_flatten(answers))
+    said = coded(candidates["response"])
+    return np.isin(candidate_question * len(codes) + said, asked * len(codes) + accepted)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def _boxes(tables: RunTables) -> dict[str, Any]:
+    """How far apart the boxes are, where those of the pairs come from, and what their shape gives away.
+
+    A lose that shape alone gives away may be a shortcut that preference training takes instead of
+    looking; the controller's boxes are meant to be no such thing.
+    """
+    win, lose = box_array(tables.pairs["win_box"]), box_array(tables.pairs["lose_box"])
+    apart = ious(win, lose)
+    origins = {side: Counter(value_counts(tables.pairs[f"{side}_box_origin"])) for side in ("win", "lose")}
+    controller = pc.equal(tables.candidates["box_origin"], "controller").to_numpy()
+    is_lose = np.arange(2 * len(lose)) < len(lose)
+    both, question = np.concatenate([lose, win]), np.tile(tables.pair_question, 2)
+    return {
+        **_pairwise(tables),
+        "iou_win_lose": {"mean": _mean(apart), "pairs": apart.size, "histogram": iou_histogram(apart)},
+        "origin": {side: {name: found[name] for name in ORIGINS} for side, found in origins.items()},
+        "shape_tells": {
+            "controller": {
+                "auc": shape_auc(tables.boxes, controller, tables.candidate_question),
+                "rows": controller.size,
+            },
+            "lose": {"auc": shape_auc(both, is_lose, question), "rows": is_lose.size},
+        },
+    }
+
+
+def _pairwise(tables: RunTables) -> dict[str, Any]:
+    """Mean IoU over all pairs of a question's candidates: those of one attempt, and those of two."""
+    attempt = tables.candidates["attempt"].to_numpy()
+    totals, pairs = {True: 0.0, False: 0.0}, {True: 0, False: 0}
+    for first, second in pairs_within(tables.candidate_question):
+        iou, same = ious(tables.boxes[first], tables.boxes[second]), attempt[first] == attempt[second]
+        for kind in totals:
+            totals[kind] += iou[same == kind].sum()
+            pairs[kind] += int((same == kind).sum())
+    return {
+        name: {"mean": totals[kind] / pairs[kind] if pairs[kind] else None, "pairs": pairs[kind]}
+        for name, kind in (("iou_in_attempt", True), ("iou_across_attempts", False))
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON holds: numpy numbers become Python's, floats have 6 decimals."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), 6)
+    return int(value) if isinstance(value, np.integer) else value

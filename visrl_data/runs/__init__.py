@@ -1,0 +1,1 @@
+"""The run folder and the dataset folder: write, resume, open and read them."""

@@ -1,0 +1,94 @@
+"""A dataset folder as it lies on the disk: what marks it as one of ours, and how its tables are read.
+
+dataset.py writes such folders; dataset_checks.py, rebuild.py, export.py and publishing read them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import ROWS, file_digest
+from visrl_data.core.prompts import recorded_prompts
+from visrl_data.runs.dataset_schema import KIND, PREFERENCES, SCHEMA_VERSION, SPLITS, split_files
+from visrl_data.runs.pair_set import PairSet
+from visrl_data.runs.stored_images import StoredImages
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset folder. manifest: what its manifest.json says.
+
+    notes: what the caller should tell the user, such as pictures that were left out.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Rows by config and split."""
+        rows: dict[str, dict[str, int]] = self.manifest["counts"]
+        return rows
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a dataset of ours."""
+    try:
+        return bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("kind") == KIND)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Read a dataset folder's manifest. Raises VisRLError when it is none, or of a newer kind."""
+    if not is_dataset(folder):
+        raise VisRLError(
+            f"{folder} is no dataset that visrl made: its manifest.json is missing or says something else. "
+            "Give the folder of a dataset, or USER/NAME@TAG of one on the Hub."
+        )
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    schema = manifest.get("schema_version")
+    if not isinstance(schema, int) or schema > SCHEMA_VERSION:
+        raise VisRLError(
+            f"{folder} has dataset schema {schema}; this visrl knows {SCHEMA_VERSION}. "
+            "Get a newer one: pip install --upgrade visrl"
+        )
+    lacking = sorted({"runs", "counts", "pairs", "images", "license", "sha256"} - manifest.keys())
+    if lacking:
+        raise VisRLError(f"{folder}/manifest.json lacks {', '.join(lacking)}: it was changed. Fetch the dataset anew.")
+    return Dataset(folder, manifest)
+
+
+def tables(dataset: Dataset, config: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a config in pieces: those of train, then those of validation."""
+    for shard in shards(dataset, config):
+        with pq.ParquetFile(shard) as file:
+            for batch in file.iter_batches(ROWS, columns=columns):
+                yield pa.Table.from_batches([batch])
+
+
+def shards(dataset: Dataset, config: str) -> list[Path]:
+    return [file for split in SPLITS for file in split_files(dataset.folder, config, split)]
+
+
+def dataset_pairs(dataset: Dataset) -> PairSet:
+    """The pairs of a dataset folder, with the pictures that it holds."""
+    columns = [name for name in PREFERENCES if name != "image"]
+    pairs = pa.concat_tables(tables(dataset, "preferences", columns)).replace_schema_metadata(None)
+    stored = StoredImages(shards(dataset, "images"))
+    return PairSet(pairs, recorded_prompts(dataset.manifest["runs"][0]), stored, frozenset(stored.sizes))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a dataset folder but its manifest, by path."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f != folder / "manifest.json")
+    return {f.relative_to(folder).as_posix(): file_digest(f) for f in files}

@@ -1,0 +1,53 @@
+"""Datasets of the Hub, fetched onto this disk: for `visrl rebuild`, for training, and for merging with new runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.hub_access import HubFailure, attempt, careful_client
+
+# What merging reads of a dataset (parts.py); the training rows are made anew.
+MERGED = ("manifest.json", "report.json", "runs/*", "data/candidates/*", "data/images/*")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A dataset of the Hub. name: USER/NAME[@TAG] as it was asked for; commit: what that named."""
+
+    folder: Path
+    name: str
+    commit: str
+
+    @property
+    def hub_id(self) -> str:
+        return self.name.partition("@")[0]
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether a text has the form USER/NAME or USER/NAME@TAG."""
+    name, at, tag = text.partition("@")
+    return name.count("/") == 1 and all(name.split("/")) and not name.startswith((".", "~")) and bool(tag) == bool(at)
+
+
+def fetch(name: str, files: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None) -> Fetched:
+    """Download USER/NAME[@TAG] into the Hub's cache. files: patterns of what is needed. Raises VisRLError."""
+    from huggingface_hub import snapshot_download
+
+    hub_id, _, tag = name.partition("@")
+
+    def download() -> str:
+        patterns = list(files) if files else None
+        return snapshot_download(hub_id, repo_type="dataset", revision=tag or None, allow_patterns=patterns)
+
+    try:
+        with careful_client():
+            folder = Path(attempt(f"fetching {name}", download, say))
+    except HubFailure as error:
+        reason, mend = error.failure.reason, error.failure.mend
+        if error.failure.status in (401, 403, 404):
+            mend = "Check the name and the tag; a private one needs `hf auth login` with an account that may read it."
+        raise VisRLError(f"The dataset {name} could not be fetched: {reason}. {mend}") from None
+    return Fetched(folder, name, folder.name)  # a snapshot's folder is named by its commit

@@ -1,0 +1,98 @@
+"""What `visrl inspect` looks at: a finished run, a dataset folder, or a version on the Hub, opened alike.
+
+A dataset keeps the questions, drops and pairs of its runs in runs/ (runs/parts.py), so it can be compared like
+the runs themselves. Of one on the Hub only these files are fetched; no picture is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from visrl_data.core.errors import VisRLError
+from visrl_data.runs.run_folder import Run
+
+_FETCHED = ("manifest.json", "report.json", "report.html", "runs/*")
+_TABLES = {
+    "questions": ["id", "image_sha256", "question", "answers"],
+    "pairs": ["question_id", "win_box", "win_response", "lose_box", "lose_response"],
+    "unpaired": ["id", "reason"],
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """name: as the user gave it. kind: run or dataset. report: its report.json, as `diagnostics.report` made it.
+
+    runs: by id, what is said of each run that it is made of: config, run (its identity) and filter.
+    """
+
+    name: str
+    kind: str
+    folder: Path
+    report: dict[str, Any]
+    runs: dict[str, dict[str, Any]]
+
+    @property
+    def page(self) -> Path | None:
+        """The report with charts and pictures, where there is one."""
+        page = self.folder / "report.html"
+        return page if page.is_file() else None
+
+    def table(self, name: str) -> pa.Table:
+        """questions, pairs or unpaired with the columns that a comparison reads; `run` tells the runs apart."""
+        columns = _TABLES[name]
+        if self.kind == "run":
+            read = Run(self.folder).table("questions", columns) if name == "questions" else self._read(name, columns)
+            return read.append_column("run", pa.repeat(pa.scalar(""), read.num_rows))
+        if name != "unpaired":
+            return self._read(f"runs/{name}", [*columns, "run"])
+        drops = self._read("runs/drops", [*columns, "run", "stage"])
+        return drops.filter(pc.equal(drops["stage"], "filter")).drop(["stage"])
+
+    def _read(self, name: str, columns: list[str]) -> pa.Table:
+        file = self.folder / f"{name}.parquet"
+        if not file.is_file():
+            raise VisRLError(f"{self.name} has no {name}.parquet, so it can't be compared question by question.")
+        return pq.read_table(file, columns=columns)
+
+
+def open_subject(name: str, say: Callable[[str], None] = lambda _: None) -> Subject:
+    """Open a run folder, a dataset folder or USER/NAME@TAG. Raises VisRLError when it is none of them."""
+    from visrl_data.runs.dataset_folder import is_dataset
+    from visrl_data.runs.hub_fetch import fetch, is_hub_name
+    from visrl_data.runs.parts import run_member
+
+    folder = Path(name)
+    if is_dataset(folder):
+        return _dataset(name, folder)
+    if folder.is_dir():
+        member = run_member(Run(folder))
+        return Subject(name, "run", folder, _report(name, folder), {member.id: member.about})
+    if "@" in name and is_hub_name(name):
+        return _dataset(name, fetch(name, _FETCHED, say).folder)
+    raise VisRLError(
+        f"{name}: no such folder. Give a finished run, a dataset folder, or USER/NAME@TAG for a version on the Hub."
+    )
+
+
+def _dataset(name: str, folder: Path) -> Subject:
+    from visrl_data.runs.dataset_folder import open_dataset
+
+    runs = {run["id"]: run for run in open_dataset(folder).manifest["runs"]}
+    return Subject(name, "dataset", folder, _report(name, folder), runs)
+
+
+def _report(name: str, folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VisRLError(f"{name}: its report.json can't be read: {error}") from error
+    return found

@@ -1,0 +1,212 @@
+"""What a dataset is made of: finished runs, and datasets that were made of runs before. Opened here, merged after.
+
+A dataset folder keeps the tables of its runs in runs/ (questions, drops, pairs), its candidates and the images
+that it may show; so it stands for its runs again, and merging it with a new run gives the rows that merging
+all the runs would give. merge.py puts parts together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import file_digest
+from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
+from visrl_data.runs.dataset_schema import SPLITS, split_files
+from visrl_data.runs.run_folder import Run
+from visrl_data.runs.stored_images import StoredImages
+
+if TYPE_CHECKING:
+    from visrl_data.runs.dataset_folder import Dataset
+
+_RUN = pa.field("run", pa.string())
+# The tables of a part: those of its runs with the column `run` (a member's id), and image_bytes, the size of
+# the encoded image.
+RUN_TABLES = {
+    "questions": QUESTION_SCHEMA.append(_RUN).append(pa.field("image_bytes", pa.int64())),
+    "drops": DROP_SCHEMA.append(_RUN),
+    "pairs": PAIR_SCHEMA.append(_RUN),
+}
+_PATHS = ("model", "critic", "source", "images_root", "prompts")
+_READ = ("report.json", "runs/", "data/candidates/", "data/images/")  # what is read of a dataset folder
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One run of a dataset. id: 12 hex digits of a digest of `about`. place: where it lies, for messages.
+
+    about: what the dataset says of it: config, run (its identity), filter, counts, sha256. Absolute paths are
+    cut to their last part: they are of no use to others, and name folders of the machine.
+    """
+
+    id: str
+    about: dict[str, Any]
+    place: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A run or a dataset. tables: those of RUN_TABLES. candidates, images: parquet files.
+
+    dataset: USER/NAME@TAG or the folder's name, "" for a run. commit: what the tag named, "" when none did.
+    page: the report page of a run.
+    """
+
+    members: tuple[Member, ...]
+    tables: dict[str, pa.Table]
+    candidates: tuple[Path, ...]
+    images: tuple[Path, ...]
+    report: Path
+    page: Path | None = None
+    dataset: str = ""
+    commit: str = ""
+
+
+def run_part(path: Path) -> Part:
+    """Open a finished run. Raises VisRLError when it is none, or when its files are not those that it was made with.
+
+    What the source's reader said of a row that it dropped is left out: it quotes the row, paths included.
+    """
+    run = Run(path)
+    _check_digests(run)
+    member = run_member(run)
+    images = tuple(sorted((path / "images").glob("part-*.parquet")))
+    sizes = StoredImages(images).sizes
+    questions, drops = run.table("questions"), run.table("drops")
+    at_source = pc.equal(drops["stage"], "source")
+    detail = pc.if_else(at_source, pa.scalar(""), drops["detail"])
+    drops = drops.set_column(drops.column_names.index("detail"), "detail", detail)
+    tables = {
+        "questions": questions.append_column(
+            "image_bytes", pa.array([sizes.get(sha, 0) for sha in questions["image_sha256"].to_pylist()], pa.int64())
+        ),
+        "drops": pa.concat_tables([drops, pq.read_table(path / "unpaired.parquet")]),
+        "pairs": pq.read_table(path / "pairs.parquet"),
+    }
+    return Part(
+        members=(member,),
+        tables={name: _with_run(table, member).select(RUN_TABLES[name].names) for name, table in tables.items()},
+        candidates=tuple(sorted((path / "candidates").glob("part-*.parquet"))),
+        images=images,
+        report=path / "report.json",
+        page=path / "report.html",
+    )
+
+
+def _check_digests(run: Run) -> None:
+    """Of all but the page, which nobody reads data from."""
+    stated = {name: sha for name, sha in run.manifest()["sha256"].items() if name != "report.html"}
+    for name, sha in stated.items():
+        if not (run.path / name).is_file() or file_digest(run.path / name) != sha:
+            picked = name.startswith(("pairs", "unpaired", "report"))
+            mend = f"Pick the pairs anew: visrl filter {run.path}" if picked else "Make the run anew, in another folder"
+            raise VisRLError(f"{run.path / name} is missing or was changed since the run was finished. {mend}.")
+
+
+def dataset_part(dataset: Dataset, name: str, commit: str = "") -> Part:
+    """Take a dataset folder for the runs that it was made of. name, commit: where it comes from.
+
+    Raises VisRLError when the folder was changed, was rebuilt, or keeps no tables of its runs.
+    """
+    folder, manifest = dataset.folder, dataset.manifest
+    if "rebuilt" in manifest:
+        raise VisRLError(
+            f"{name} was rebuilt with images that its sources do not let others publish, so it can't be a part of "
+            "another dataset. Give the published one, as USER/NAME@TAG."
+        )
+    stated = {path: sha for path, sha in manifest["sha256"].items() if path.startswith(_READ)}
+    if lacking := [f"runs/{table}.parquet" for table in RUN_TABLES if f"runs/{table}.parquet" not in stated]:
+        raise VisRLError(f"{name} has no {lacking[0]}, so it can't be merged. Merge the runs that it was made of.")
+    for path, sha in stated.items():
+        if not (folder / path).is_file() or file_digest(folder / path) != sha:
+            anew = f"Fetch it anew: `hf cache rm dataset/{name.partition('@')[0]}`" if commit else "Build it anew"
+            raise VisRLError(
+                f"{name}: {path} is missing or was changed since the dataset was made. {anew}, then run the same "
+                "command again."
+            )
+    members = []
+    for run in manifest["runs"]:
+        about = {key: value for key, value in run.items() if key != "id"}
+        members.append(Member(run["id"], about, f"{name}, run {run['id']}"))
+    return Part(
+        members=tuple(members),
+        tables={table: pq.read_table(folder / "runs" / f"{table}.parquet") for table in RUN_TABLES},
+        candidates=tuple(file for split in SPLITS for file in split_files(folder, "candidates", split)),
+        images=tuple(file for split in SPLITS for file in split_files(folder, "images", split)),
+        report=folder / "report.json",
+        dataset=name,
+        commit=commit,
+    )
+
+
+def only(part: Part, members: Sequence[Member]) -> Part:
+    """The part without its other members, but for their images."""
+    if tuple(members) == part.members:
+        return part
+    ids = pa.array([member.id for member in members], pa.string())
+    tables = {name: table.filter(pc.is_in(table["run"], value_set=ids)) for name, table in part.tables.items()}
+    return dataclasses.replace(part, members=tuple(members), tables=tables)
+
+
+def candidate_tables(part: Part, columns: Sequence[str], rows: int = 10_000) -> Iterator[pa.Table]:
+    """The candidates of a part's members in pieces, in their stored order: these columns and `run`."""
+    ids = pa.array([member.id for member in part.members], pa.string())
+    schema = pa.schema([*(CANDIDATE_SCHEMA.field(name) for name in columns), _RUN])
+    for file in part.candidates:
+        with pq.ParquetFile(file) as parquet:
+            named = "run" in parquet.schema_arrow.names
+            for batch in parquet.iter_batches(rows, columns=schema.names if named else list(columns)):
+                table = pa.Table.from_batches([batch])
+                table = table if named else _with_run(table, part.members[0])
+                yield table.select(schema.names).cast(schema).filter(pc.is_in(table["run"], value_set=ids))
+
+
+def shareable(text: str) -> str:
+    """An option's value without the folders of this machine: an absolute path is cut to its last part, also behind
+    a source's kind ("visual-cot:/data/gqa.json").
+    """
+    if "://" in text:
+        return text
+    paths = [PurePath(part) for part in text.split(":")]
+    return ":".join(
+        path.name if path.is_absolute() or part.startswith("~") else part
+        for path, part in zip(paths, text.split(":"), strict=True)
+    )
+
+
+def _with_run(table: pa.Table, member: Member) -> pa.Table:
+    return table.append_column(_RUN, pa.repeat(pa.scalar(member.id), table.num_rows))
+
+
+def run_member(run: Run) -> Member:
+    """What a dataset says of a finished run. Raises VisRLError when the run is none."""
+    manifest = json.loads(json.dumps(run.manifest()))
+    config, identity = manifest["config"], manifest["run"]
+    for name in _PATHS:
+        if name in config:
+            value = config[name]
+            named = isinstance(value, dict)
+            config[name] = {key: shareable(text) for key, text in value.items()} if named else shareable(value)
+    for name in ("base_url", "critic_base_url"):  # whose servers they were is not for publishing
+        config.pop(name, None)
+    for role in ("actor", "critic"):
+        for name in ("address", "served"):
+            identity[role].pop(name, None)
+        if "model" in identity[role]:
+            identity[role]["model"] = shareable(identity[role]["model"])
+    if "origin_base" in identity:
+        identity["origin_base"]["id"] = shareable(identity["origin_base"]["id"])
+    # the digests of these two are of texts that hold the paths
+    digests = {name: sha for name, sha in manifest["sha256"].items() if name not in ("config.toml", "run.json")}
+    about = {**manifest, "sha256": digests}
+    return Member(hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12], about, str(run.path))

@@ -1,0 +1,290 @@
+"""The run folder: what is on disk, in which order it gets there, and how an interrupted run goes on.
+
+    config.toml       the resolved options
+    run.json          what the rows depend on besides them: digests, versions, engine, prompts, source
+    work/chunk-N/     one finished unit of work, with its digests; appears by a rename, so it is whole or not there
+    work/replies-N.jsonl   what servers have answered for a unit at hand (engines/reply_journal.py)
+    questions/ candidates/ drops/ images/    shards, compacted from the chunks when all are done
+    pairs.parquet  report.json
+    times.jsonl       how long each chunk took, and what happened; outside every digest
+    manifest.json     counts and digests of all of the above; written last
+
+Compaction reads the chunks in order and writes with fixed settings, so the shards of a finished run are
+the same bytes however it was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import ROWS, file_digest, fsync, locked, write_json, write_text
+from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, QUESTION_SCHEMA
+
+logger = logging.getLogger(__name__)
+
+TABLES = {
+    "questions": QUESTION_SCHEMA,
+    "candidates": CANDIDATE_SCHEMA,
+    "drops": DROP_SCHEMA,
+    "images": IMAGE_SCHEMA,
+}
+SHARD_BYTES = 256 * 2**20  # of Arrow memory; a shard may exceed it by one chunk
+ROW_GROUP = {"images": 100}  # pictures are large; other tables use ROWS
+_CHUNK_DIGESTS = "sha256.json"
+SHARD_FOLDER = "shard-*-of-*"  # a part that a job array makes (shards.py); its run may be joined around it
+# Where the models are served and how fast they are asked: may differ when a run goes on; no row depends on it.
+_WHERE = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address"}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder on disk."""
+
+    path: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest_path.is_file()
+
+    def manifest(self) -> dict[str, Any]:
+        if not self.finished:
+            raise VisRLError(
+                f"{self.path} is no finished run (it has no manifest.json). "
+                f"If a run was interrupted there, go on with: {go_on(self.path)}"
+            )
+        found: dict[str, Any] = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        return found
+
+    def config(self) -> dict[str, Any]:
+        """The resolved options; those that were left unset are missing."""
+        return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+
+    def identity(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return found
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """All rows of a table of a finished run, in question order."""
+        shards = sorted((self.path / name).glob("part-*.parquet"))
+        tables = [pq.read_table(shard, columns=columns) for shard in shards]
+        schema = TABLES[name] if columns is None else pa.schema([TABLES[name].field(c) for c in columns])
+        return pa.concat_tables([schema.empty_table(), *tables])
+
+    def pairs(self) -> pa.Table:
+        """The pairs of a finished run, as the filter last picked them; columns: records.PAIR_SCHEMA."""
+        return pq.read_table(self.path / "pairs.parquet")
+
+    def report(self) -> dict[str, Any]:
+        """What a finished run was worth, as diagnostics.report made it."""
+        found: dict[str, Any] = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+        return found
+
+    def rows(self, name: str) -> int:
+        """Number of rows of a table of a finished run, without reading it."""
+        return sum(pq.read_metadata(shard).num_rows for shard in (self.path / name).glob("part-*.parquet"))
+
+    def chunk_path(self, index: int) -> Path:
+        return self.path / "work" / f"chunk-{index:08d}"
+
+    @property
+    def chunks(self) -> int:
+        """How many units of work the whole run is."""
+        rows: int = self.identity()["source"]["rows"]
+        return -(-rows // int(self.config()["chunk_size"]))
+
+    def replies_path(self, index: int) -> Path:
+        return self.path / "work" / f"replies-{index:08d}.jsonl"
+
+    def has_chunk(self, index: int) -> bool:
+        """Whether a unit of work is there with the bytes that were written; one that the disk spoilt is told of."""
+        chunk = self.chunk_path(index)
+        if not chunk.is_dir():
+            return False
+        whole = _chunk_digests(chunk) == _stated(chunk)
+        if not whole:
+            logger.warning("%s was damaged on the disk after it was written: it is made again.", chunk)
+        return whole
+
+
+def go_on(path: Path) -> str:
+    """The command that goes on with an unfinished run, or with a shard of one."""
+    shard = re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name)
+    where = f"--shard {shard[1]}/{shard[2]} -o {path.parent}" if shard else f"-o {path}"
+    return f"visrl gen --config {path}/config.toml {where}"
+
+
+@contextlib.contextmanager
+def open_run(path: Path, config_text: str, identity: dict[str, Any]) -> Iterator[Run]:
+    """Create a run folder, or re-open it under the very same options; locked while open.
+
+    Raises VisRLError when another process is at work in it, when the folder holds something else, or when
+    it was begun under other options (the differences are shown; nothing in it is touched).
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        _check_same(path, config_text, identity)
+        if not (path / "run.json").is_file():
+            write_text(path / "config.toml", config_text)
+            write_json(path / "run.json", identity)
+        for leftover in (path / "work").glob("*.tmp"):
+            shutil.rmtree(leftover)
+        yield Run(path)
+
+
+def _check_same(path: Path, config_text: str, identity: dict[str, Any]) -> None:
+    if not (path / "run.json").is_file():
+        ours = {".lock", "config.toml"}
+        others = [f.name for f in path.iterdir() if not (f.name in ours or f.suffix == ".tmp" or f.match(SHARD_FOLDER))]
+        if others:
+            raise VisRLError(f"{path} is not empty and no run folder (it holds {others[0]}). Choose another --output.")
+        return
+    changed = differences(path, config_text, identity)
+    if changed:
+        raise VisRLError(
+            f"{path} was begun under other conditions; mixing them would spoil its rows. It had -> you gave:\n"
+            + "\n".join(f"  {key}: {change}" for key, change in changed.items())
+            + f"\nChoose another --output, or go on as it was with: {go_on(path)}"
+            + ("\nNew thresholds need no new run: visrl filter." if all(_is_threshold(k) for k in changed) else "")
+        )
+
+
+def differences(path: Path, config_text: str, identity: dict[str, Any]) -> dict[str, str]:
+    """How a begun run's conditions differ from the given ones: "its -> given" by name, of all that rows depend on."""
+    run = Run(path)
+    old = _flat(run.identity()) | _lines((path / "config.toml").read_text("utf-8"))
+    new = _flat(json.loads(json.dumps(identity))) | _lines(config_text)
+    return {
+        key: f"{old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+        for key in sorted({*old, *new} - _WHERE)
+        if old.get(key) != new.get(key)
+    }
+
+
+def _is_threshold(key: str) -> bool:
+    return key in {"box_win", "box_lose", "response_win", "response_lose"}
+
+
+def _lines(toml: str) -> dict[str, str]:
+    return dict(line.split(" = ", 1) for line in toml.splitlines() if " = " in line)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}".strip(".")).items()}
+
+
+def write_chunk(run: Run, index: int, tables: dict[str, pa.Table]) -> None:
+    """Store one unit of work, in place of a damaged one. It is there as a whole or not at all."""
+    target = run.chunk_path(index)
+    temporary = target.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, schema in TABLES.items():
+        pq.write_table(tables[name].cast(schema), temporary / f"{name}.parquet")
+        fsync(temporary / f"{name}.parquet")
+    write_json(temporary / _CHUNK_DIGESTS, _chunk_digests(temporary))
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(temporary, target)
+    fsync(target.parent)
+
+
+def _chunk_digests(chunk: Path) -> dict[str, str]:
+    return {file.name: file_digest(file) for file in sorted(chunk.glob("*.parquet"))}
+
+
+def _stated(chunk: Path) -> dict[str, str] | None:
+    """The digests as they were written; None where they can't be read."""
+    try:
+        stated: dict[str, str] = json.loads((chunk / _CHUNK_DIGESTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stated
+
+
+def log_time(run: Run, record: dict[str, Any]) -> None:
+    """Append to times.jsonl; a line cut short by a kill is skipped by readers."""
+    with (run.path / "times.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def times(run: Run) -> list[dict[str, Any]]:
+    path = run.path / "times.jsonl"
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+def compact(run: Run, chunks: Sequence[Path]) -> None:
+    """Write the shards from the chunks' folders, in order. Pictures that occur in several chunks are kept once."""
+    for name in TABLES:
+        final = run.path / name
+        if final.is_dir():  # whole: it came by a rename, in an earlier try
+            continue
+        temporary = run.path / f"{name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write_shards(name, (pq.read_table(chunk / f"{name}.parquet") for chunk in chunks), temporary)
+        fsync(temporary)
+        os.rename(temporary, final)
+    fsync(run.path)
+
+
+def _write_shards(name: str, tables: Iterator[pa.Table], folder: Path) -> None:
+    seen: set[str] = set()
+    shard, held, held_bytes = 0, [TABLES[name].empty_table()], 0
+
+    def flush() -> None:
+        nonlocal shard, held, held_bytes
+        path = folder / f"part-{shard:05d}.parquet"
+        table = pa.concat_tables(held).combine_chunks()
+        pq.write_table(table, path, row_group_size=ROW_GROUP.get(name, ROWS), compression="zstd")
+        fsync(path)
+        shard, held, held_bytes = shard + 1, [TABLES[name].empty_table()], 0
+
+    for table in tables:
+        if name == "images":
+            fresh = [sha not in seen for sha in table["sha256"].to_pylist()]
+            seen.update(table["sha256"].to_pylist())
+            table = table.filter(pa.array(fresh, pa.bool_()))
+        held.append(table)
+        held_bytes += table.nbytes
+        if held_bytes >= SHARD_BYTES:
+            flush()
+    if held_bytes or not shard:
+        flush()
+
+
+def remove_chunks(run: Run) -> None:
+    """Drop the work files, once the manifest stands for them."""
+    shutil.rmtree(run.path / "work", ignore_errors=True)
+
+
+def digests(run: Run, names: list[str]) -> dict[str, str]:
+    """sha256 of the named files and of the shards of the named folders, by relative path."""
+    files = [
+        f
+        for name in names
+        for f in ([run.path / name] if (run.path / name).is_file() else sorted((run.path / name).iterdir()))
+    ]
+    return {str(f.relative_to(run.path)): file_digest(f) for f in files}

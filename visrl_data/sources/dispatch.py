@@ -1,0 +1,102 @@
+"""Where questions come from. One file per kind of source; `open_source` tells which is meant.
+
+First stage of the flow: source -> Question | Drop. A source is random-access, so that a run can be cut into
+chunks by index and an interrupted one goes on without reading what is done. One bad row is a Drop with its
+reason and never an error; what makes the whole source unusable is a VisRLError when it is opened.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from visrl_data.core.errors import VisRLError
+from visrl_data.sources.image_roots import parse_roots
+from visrl_data.sources.options import SourceOptions, parse_columns
+from visrl_data.sources.protocol import Source
+
+__all__ = ["Source", "SourceOptions", "open_source", "parse_columns", "parse_roots"]
+
+PUBLISHED = ("gqa", "textvqa", "docvqa", "infographicsvqa", "vsr", "visual7w")  # NATIVES of published_sets.py
+_DATA_FILES = {".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".zip", ".tar"}
+
+
+def open_source(
+    source: str | None = None, split: str = "train", limit: int | None = None, options: SourceOptions | None = None
+) -> Source:
+    """Open a source, and check all that can be checked without reading images.
+
+    source: None, "spotlight" or "spotlight:SETTINGS" (see sources/spotlight.py); a .jsonl file; a .parquet file;
+    a folder from `save_to_disk` or of data files; user/name[:config][@revision] on the Hub ("hf:" before it,
+    where there is a folder `user` here); "visual-cot:" and a file or the folder of that benchmark,
+    "visual-cot-train:" and a file or the folder of its training rows; a published set by its name (published_sets.py);
+    "mix:" and a file or the name of a mix (mix.py).
+    split: picks the rows in folders, Hub datasets and spotlight; a single file has no splits, there it is
+    only a label. limit: the first rows only; None is all of them (of spotlight, which has no end, 200).
+    Raises VisRLError.
+    """
+    options = options or SourceOptions()
+    if limit is not None and limit < 1:
+        raise VisRLError(f"--limit {limit}: expected at least 1.")
+    if source is None or source.partition(":")[0] == "spotlight":
+        return _spotlight((source or "").partition(":")[2], split, limit, options)
+    if not source:
+        raise _unknown(source)
+    kind, _, rest = source.partition(":")
+    if kind == "visual-cot" and rest:
+        from visrl_data.sources.visual_cot import VisualCotSource
+
+        return VisualCotSource(Path(rest).expanduser(), split, limit, options)
+    if kind == "visual-cot-train" and rest:
+        from visrl_data.sources.visual_cot_train import VisualCotTrainSource
+
+        return VisualCotTrainSource(rest, split, limit, options)
+    if kind == "mix" and rest:
+        from visrl_data.sources.mix import MixSource
+
+        return MixSource(rest, split, limit, options, open_source)
+    if kind.partition("@")[0] in PUBLISHED:
+        from visrl_data.sources.published_sets import NativeSource
+
+        return NativeSource(source, split, limit, options)
+    path = Path(source).expanduser()
+    if path.suffix == ".jsonl" and not path.is_dir():
+        from visrl_data.sources.jsonl import JsonlSource
+
+        return JsonlSource(path, split, limit, options)
+    from visrl_data.sources.hf import HfSource, is_hub_id, open_folder, open_hub, open_parquet
+
+    folder, _, config = source.rpartition(":")
+    if source.startswith("hf:"):
+        table = open_hub(source.removeprefix("hf:"), split)
+    elif path.is_dir():
+        table = open_folder(path, None, split)
+    elif folder and Path(folder).expanduser().is_dir():
+        table = open_folder(Path(folder).expanduser(), config, split)
+    elif path.suffix == ".parquet" and path.is_file():
+        table = open_parquet(path)
+    elif is_hub_id(source) and not path.parent.is_dir() and path.suffix not in _DATA_FILES | {".parquet"}:
+        table = open_hub(source, split)
+    else:
+        raise _unknown(source)
+    return HfSource(table, split, limit, options)
+
+
+def _spotlight(asked: str, split: str, limit: int | None, options: SourceOptions) -> Source:
+    from visrl_data.sources.spotlight import SpotlightSource
+
+    if options.images_root is not None or options.columns or options.license:
+        raise VisRLError(
+            "spotlight draws its own rows: --images-root, --columns and --license have no meaning with it. "
+            "Leave them out, or name another --source."
+        )
+    return SpotlightSource(split, limit, options.ship_images, asked)
+
+
+def _unknown(source: str) -> VisRLError:
+    there = source and Path(source).expanduser().exists()
+    problem = "is no kind of file that can be read" if there else "was not found"
+    return VisRLError(
+        f"--source {source}: {problem}. Expected spotlight, a .jsonl file (one JSON object a line), a .parquet file, "
+        "a folder of a dataset, a dataset on the Hub as user/name[:config][@revision], visual-cot:PATH, "
+        f"visual-cot-train:PATH, mix:FILE.toml, or a published set: {', '.join(PUBLISHED)}."
+    )

@@ -1,0 +1,183 @@
+"""Where the images of a source are: folders, .zip and .tar files, one for all rows or one for each set.
+
+Between a row's path and images.decode: rows.py asks `Roots.read` for the bytes. An archive is read in place,
+member by member, by an index of its names that is made once a process; nothing is unpacked to disk. A path
+leads nowhere but into the folder or the archive that was named: `..`, absolute paths and links that lead out are
+refused, and no member is read that is larger than an image may be.
+
+    --images-root photos/                               a folder, for all rows
+    --images-root gqa=images.zip --images-root vsr=coco/    by set, or by the first folder of the path
+    --images-root cot=all.tar/cot_image_data            a folder inside an archive
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import posixpath
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.images import MAX_IMAGE_BYTES, BadImage, read_under_root
+
+_NAMED = re.compile(r"(?P<name>[\w-][\w.-]*)=(?P<path>.+)", re.DOTALL)
+_ARCHIVES = (".zip", ".tar")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A folder, or an archive with the folder inside it ("" for all of it)."""
+
+    path: Path
+    inside: str = ""
+
+    def read(self, relative: str) -> bytes:
+        """The bytes of an image file. Raises BadImage with the reasons of `read_under_root`."""
+        if self.path.is_dir():
+            return read_under_root(self.path, relative)
+        shown = repr(relative[:200])
+        name = posixpath.normpath(relative) if relative.strip() else ""
+        if name.startswith(("/", "../")) or name == "..":
+            raise BadImage("image_outside_root", f"{shown} leads out of the images' archive")
+        return _read_member(self.path, posixpath.join(self.inside, name), shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The root of rows that no name fits, and those by name: of a set (a row's `source`) or of a first folder."""
+
+    default: Root
+    named: Mapping[str, Root]
+
+    def read(self, paths: Sequence[str], source: str) -> bytes:
+        """The bytes of the first of `paths` (other ways to write one place) that is there, under the first root.
+
+        Raises BadImage: of the first path when none is there, and at once when a path leads out of its root.
+        """
+        missing: BadImage | None = None
+        for path in paths:
+            for root, relative in self._places(path, source):
+                try:
+                    return root.read(relative)
+                except BadImage as error:
+                    if error.reason != "image_missing":
+                        raise
+                    missing = missing or BadImage(error.reason, error.detail)
+        raise missing or BadImage("image_missing", "the path is empty")
+
+    def _places(self, path: str, source: str) -> Iterator[tuple[Root, str]]:
+        """Where a path may be: in a named root without its first folder, or as it stands; then in the default."""
+        first, _, rest = path.partition("/")
+        for name in dict.fromkeys((first, source)):
+            if name in self.named:
+                yield from ((self.named[name], way) for way in (rest, path) if way)
+        yield self.default, path
+
+
+def open_roots(asked: str | Path | Mapping[str, str | Path] | None, otherwise: Path) -> Roots:
+    """The roots that --images-root names; `otherwise` is the default's folder. Raises VisRLError."""
+    given = asked if isinstance(asked, Mapping) else {} if asked is None else {"": asked}
+    roots = {name: open_root(path) for name, path in given.items()}
+    return Roots(roots.pop("", Root(otherwise)), roots)
+
+
+def open_root(asked: str | Path) -> Root:
+    """A folder, an archive, or a folder inside an archive. Raises VisRLError; an archive's names are read here."""
+    path = Path(asked).expanduser()
+    archive = next((p for p in (path, *path.parents) if p.is_file()), None)
+    if archive is None and path.is_dir():
+        return Root(path)
+    if archive is None:
+        raise VisRLError(f"--images-root {asked}: no such folder or archive.")
+    if archive.suffix not in _ARCHIVES:
+        hint = ""
+        if archive.name.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")):
+            hint = " A compressed tar can only be read from its beginning: uncompress it once (gunzip), or unpack it."
+        raise VisRLError(f"--images-root {asked}: expected a folder, a .zip or a .tar file.{hint}")
+    inside = path.relative_to(archive).as_posix()
+    root = Root(archive, "" if inside == "." else inside)
+    names = _names(archive)
+    if not any(name.startswith(f"{root.inside}/") or not root.inside for name in names):
+        raise VisRLError(f"--images-root {asked}: the archive holds no file{' there' * bool(root.inside)}.")
+    return root
+
+
+def parse_roots(given: Sequence[str]) -> str | dict[str, str]:
+    """["DIR"] -> "DIR"; ["gqa=DIR", "b.zip"] -> {"gqa": "DIR", "": "b.zip"}. Raises VisRLError for a name given twice.
+
+    A folder whose own name has a "=" is written ./a=b.
+    """
+    roots: dict[str, str] = {}
+    for text in given:
+        match = _NAMED.fullmatch(text)
+        name, path = (match["name"], match["path"]) if match else ("", text)
+        if name in roots or not path:
+            raise VisRLError(f"--images-root {text}: expected DIR, or NAME=DIR with each NAME once.")
+        roots[name] = path
+    return roots[""] if list(roots) == [""] else roots
+
+
+def _read_member(archive: Path, name: str, shown: str) -> bytes:
+    try:
+        member = _names(archive).get(name)
+        if member is None:
+            raise BadImage("image_missing", f"no file {shown} in {archive.name}")
+        if member.size > MAX_IMAGE_BYTES:
+            raise BadImage("image_too_large", f"{member.size} bytes; at most {MAX_IMAGE_BYTES}")
+        if archive.suffix == ".zip":
+            return _open_zip(archive, _stamp(archive), os.getpid()).read(member.name)
+        with open(archive, "rb") as file:
+            file.seek(member.offset)
+            data = file.read(member.size)
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        detail = f"{shown} in {archive.name}: {type(error).__name__}: {error}"  # damaged, or with a password
+        raise BadImage("image_unreadable", detail[:200]) from error
+    if len(data) < member.size:
+        raise BadImage("image_truncated", f"{archive.name} ends inside {shown}")
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A file in an archive: its name there, its size when unpacked, and, in a .tar, where its bytes begin."""
+
+    name: str
+    size: int
+    offset: int
+
+
+def _names(archive: Path) -> Mapping[str, _Member]:
+    try:
+        return _index(archive, _stamp(archive))
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise VisRLError(f"{archive} cannot be read as an archive: {type(error).__name__}: {error}") from error
+
+
+@functools.lru_cache(maxsize=32)
+def _index(archive: Path, stamp: tuple[int, int]) -> Mapping[str, _Member]:
+    """The plain files of an archive (no links, none outside it) by their normal names; of two, the last counts."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as file:
+            found = [_Member(info.filename, info.file_size, 0) for info in file.infolist() if not info.is_dir()]
+    else:
+        with tarfile.open(archive, "r:") as tar:
+            found = [_Member(info.name, info.size, info.offset_data) for info in tar if info.isreg()]
+    named = ((posixpath.normpath(member.name), member) for member in found)
+    return {name: member for name, member in named if not name.startswith(("/", "../"))}
+
+
+@functools.lru_cache(maxsize=32)
+def _open_zip(archive: Path, stamp: tuple[int, int], process: int) -> zipfile.ZipFile:
+    """Kept open; each process has its own, for two that share an open file would move each other's place in it."""
+    return zipfile.ZipFile(archive)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns

@@ -1,0 +1,262 @@
+"""Sets in the form in which they are published, with their own questions: a table of what each looks like.
+
+    visrl gen --source gqa --split train                     from the Hub: lmms-lab/GQA, its newest commit
+    visrl gen --source docvqa@COMMIT --split validation      another revision
+    visrl gen --source vsr:FOLDER --images-root coco.zip     the same files, already on disk
+
+Opened by hf.py's `open_hub` or as local .parquet and .jsonl files, read by rows.py like any other table. The licence
+is what the set's own makers state, "" where this project knows of none: the tags of those who uploaded a set again
+often contradict it and are never taken on. Images are withheld from publication wherever their terms are not known
+to allow it.
+
+Reasons of drops besides those of rows.py: bad_label (vsr: neither 0 nor 1), bad_turn (visual7w: not in its form).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.records import Drop, Question
+from visrl_data.sources.hf import Table, check_paths, open_files, open_hub
+from visrl_data.sources.identity import check_unique
+from visrl_data.sources.image_roots import open_roots
+from visrl_data.sources.options import SourceOptions, named_columns
+from visrl_data.sources.rows import BadRow, Reader, Row, read_row, row_id
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_CHOICES = re.compile(r"\s*Question:\s*(?P<question>.+?)\s*\nChoices:\s*\n(?P<choices>.+?)\s*", re.DOTALL)
+_CHOICE = re.compile(r"^([A-Z])\.\s*(.*\S)\s*$", re.MULTILINE)
+_LETTER = re.compile(r"\s*(?:Answer:)?\s*([A-Z])\b")
+_SPLIT_FILES = {"validation": ("validation", "val", "dev")}  # how files name a split; others by the split's name
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """A set as it is published. hub: USER/NAME, with config where it has several ("{split}" stands for the split).
+
+    needs: the columns that are read. row: a table's row -> the columns of other sources. turns: the column of
+    lists of which each item is a question. pictures: the config of images, joined by `id` to a row's imageId.
+    ship: whether its images may be redistributed; None: it depends on the image, the user decides.
+    """
+
+    hub: str
+    config: str
+    needs: tuple[str, ...]
+    row: Callable[[Mapping[str, Any]], Row]
+    id: str = ""
+    turns: str = ""
+    pictures: str = ""
+    license: str = ""
+    ship: bool | None = False
+
+
+def _gqa(row: Mapping[str, Any]) -> Row:
+    name = row["imageId"]
+    return {"question": row["question"], "answers": row["answer"], "image": (f"{name}.jpg", f"images/{name}.jpg")}
+
+
+def _textvqa(row: Mapping[str, Any]) -> Row:
+    plain = {name: row[name] for name in ("question", "answers", "image")}
+    return plain | {"source_url": row["flickr_original_url"]}
+
+
+def _docvqa(row: Mapping[str, Any]) -> Row:
+    return {name: row[name] for name in ("question", "answers", "image")}
+
+
+def _infographicsvqa(row: Mapping[str, Any]) -> Row:
+    return {**_docvqa(row), "source_url": row["image_url"]}
+
+
+def _vsr(row: Mapping[str, Any]) -> Row:
+    """A caption that is true or false of the picture becomes a question."""
+    caption, label, name, link = (row[key] for key in ("caption", "label", "image", "image_link"))
+    if label not in (0, 1):
+        raise BadRow("bad_label", f"expected 0 or 1, got {label!r}"[:200])
+    if not isinstance(caption, str) or not caption.strip():
+        raise BadRow("no_question", f"caption: expected text, got {caption!r}"[:200])
+    return {
+        "question": f"Is this true of the picture? {caption.strip()}",
+        "answers": "yes" if label else "no",
+        "image": tuple(way for way in (name, link) if isinstance(way, str)),
+        "source_url": link,
+    }
+
+
+def _visual7w(row: Mapping[str, Any]) -> Row:
+    """One turn; the question is asked openly, its answer is the text of the right choice."""
+    turn = row["texts"]
+    asked, said = (turn.get(key) if isinstance(turn, Mapping) else None for key in ("user", "assistant"))
+    block = _CHOICES.fullmatch(asked) if isinstance(asked, str) else None
+    letter = _LETTER.match(said) if isinstance(said, str) else None
+    choices = dict(_CHOICE.findall(block["choices"])) if block else {}
+    if block is None or letter is None or letter[1] not in choices:
+        raise BadRow("bad_turn", f"expected a question with choices and a letter, got {asked!r}, {said!r}"[:200])
+    return {"question": block["question"], "answers": choices[letter[1]], "image": row["images"]}
+
+
+NATIVES = {
+    "gqa": Native(
+        "lmms-lab/GQA",
+        "{split}_balanced_instructions",
+        ("id", "imageId", "question", "answer"),
+        _gqa,
+        id="id",
+        pictures="{split}_balanced_images",
+    ),
+    "textvqa": Native(
+        "lmms-lab/textvqa",
+        "",
+        ("question_id", "question", "answers", "image", "flickr_original_url"),
+        _textvqa,
+        id="question_id",
+        license="CC-BY-4.0",
+        ship=None,
+    ),
+    "docvqa": Native(
+        "lmms-lab/DocVQA", "DocVQA", ("questionId", "question", "answers", "image"), _docvqa, id="questionId"
+    ),
+    "infographicsvqa": Native(
+        "lmms-lab/DocVQA",
+        "InfographicVQA",
+        ("questionId", "question", "answers", "image", "image_url"),
+        _infographicsvqa,
+        id="questionId",
+    ),
+    "vsr": Native(
+        "cambridgeltl/vsr_zeroshot", "", ("image", "image_link", "caption", "label"), _vsr, license="CC-BY-4.0"
+    ),
+    "visual7w": Native("HuggingFaceM4/the_cauldron", "visual7w", ("images", "texts"), _visual7w, turns="texts"),
+}
+
+
+class NativeSource:
+    """The rows of a published set, or, where a row holds several questions, those.
+
+    Ids: the set's own; without one SPLIT and the row's number, with the number of the question in the row where
+    it holds several. Raises VisRLError when it cannot be opened, lacks columns, or repeats an id.
+    """
+
+    def __init__(self, asked: str, split: str, limit: int | None, options: SourceOptions) -> None:
+        if options.columns:
+            raise VisRLError(f"--source {asked}: its columns are known. Leave --columns out.")
+        self.name = re.split("[:@]", asked, maxsplit=1)[0]
+        self.split = split
+        self._kind = kind = NATIVES[self.name]
+        self._table = table = _open(kind, asked, kind.config, split)
+        _check_columns(table, kind.needs, split)
+        check_paths(table, [name for name in ("image",) if name in kind.needs], options)
+        self._rows = table.rows.select_columns(list(kind.needs)).with_format("arrow")
+        self._index = _questions(self._rows, kind.turns)[:limit]
+        self._ids = self._find_ids()
+        check_unique(table.name, self._ids, [f"row {row}" for row, _ in self._index])
+        self._pictures: Dataset | None = None
+        self._places: dict[str, int] = {}
+        if kind.pictures and options.images_root is None:
+            joined = _open(kind, asked, kind.pictures, split)
+            _check_columns(joined, ("id", "image"), split)
+            self._pictures = joined.rows.select_columns(["id", "image"]).with_format("arrow")
+            self._places = {name: i for i, name in enumerate(_column(joined.rows, "id"))}
+        roots = open_roots(options.images_root, table.root)
+        self._reader = Reader(self.name, split, named_columns(SourceOptions()), options, roots, table.url)
+
+    def fingerprint(self) -> str:
+        """Of the files' sizes and contents; from the Hub the commit. A separate config of images is not in it."""
+        return self._table.fingerprint()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def ids(self) -> list[str]:
+        return list(self._ids)
+
+    def read(self, i: int) -> Question | Drop:
+        """Raises IndexError."""
+        if not 0 <= i < len(self._ids):
+            raise IndexError(f"row {i} of {len(self._ids)}")
+        return read_row(self._reader, self._ids[i], f"{self.split}/{self._index[i][0]}", lambda: self._row(i))
+
+    def _row(self, i: int) -> Row:
+        number, turn = self._index[i]
+        stored = self._rows[number : number + 1].to_pylist()[0]
+        if turn is not None:
+            stored[self._kind.turns] = (stored[self._kind.turns] or [None])[turn]
+        row = self._kind.row(stored)
+        if self._pictures is not None:
+            row = {**row, "image": self._picture(stored["imageId"])}
+        return {"license": self._kind.license, "ship_image": self._kind.ship, **row}
+
+    def _picture(self, name: Any) -> Any:
+        place = self._places.get(name)
+        if place is None or self._pictures is None:
+            raise BadRow("image_missing", f"no picture {name!r} among the set's images"[:200])
+        return self._pictures[place : place + 1].to_pylist()[0]["image"]
+
+    def _find_ids(self) -> list[str]:
+        own = _column(self._rows, self._kind.id) if self._kind.id else []
+        ids = []
+        for number, turn in self._index:
+            try:
+                name = row_id(own[number]) if own else None
+            except BadRow:
+                name = None
+            ids.append((name or f"{self.split}-{number:08d}") + ("" if turn is None else f"-{turn}"))
+        return ids
+
+
+def _column(rows: Dataset, name: str) -> list[Any]:
+    values: list[Any] = rows.select_columns([name]).with_format("arrow")[:][name].to_pylist()
+    return values
+
+
+def _check_columns(table: Table, needs: Sequence[str], split: str) -> None:
+    missing = [name for name in needs if name not in table.rows.features]
+    if missing:
+        there = ", ".join(sorted(table.rows.features))
+        raise VisRLError(f"{table.name}: split {split!r} has no column {', '.join(missing)}. Columns there: {there}.")
+
+
+def _questions(rows: Dataset, turns: str) -> list[tuple[int, int | None]]:
+    """(row, number of the question in it) of each question; None where a row is one. A row without turns is one too,
+    and becomes a Drop.
+    """
+    if not turns:
+        return [(number, None) for number in range(len(rows))]
+    lists = enumerate(_column(rows, turns))
+    return [(number, turn) for number, items in lists for turn in range(len(items or [None]))]
+
+
+def _open(kind: Native, asked: str, config: str, split: str) -> Table:
+    config = config.format(split=split)
+    name, _, path = asked.partition(":")
+    if path:
+        return _open_local(Path(path).expanduser(), name, config, split)
+    revision = asked.partition("@")[2]
+    return open_hub(kind.hub + f":{config}" * bool(config) + f"@{revision}" * bool(revision), split)
+
+
+def _open_local(path: Path, name: str, config: str, split: str) -> Table:
+    """A .parquet or .jsonl file, or a folder laid out as on the Hub: files of the split in CONFIG/, data/ or itself."""
+    if path.is_file():
+        return open_files(name, [path], split)
+    folders = [folder for folder in (path / config, path / "data", path) if folder.is_dir()]
+    for folder in folders:
+        for word in _SPLIT_FILES.get(split, (split,)):
+            found = [
+                p
+                for p in sorted(folder.iterdir())
+                if re.fullmatch(rf"{re.escape(word)}(-.+)?\.(parquet|jsonl)", p.name)
+            ]
+            if found:
+                return open_files(name, found, split)
+    raise VisRLError(
+        f"{path}: expected {split}.jsonl, {split}.parquet or {split}-00000-of-00001.parquet, ... "
+        f"in {config + '/, ' if config else ''}data/ or there."
+    )
