@@ -24,7 +24,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tests import tiny_models
+from tests.helpers import tiny_models
 from visrl_data.core.prompts import PromptSet
 
 VOCABULARY = 4096  # rows of the embedding; the tokenizer has fewer tokens, as real ones have

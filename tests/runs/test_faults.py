@@ -1,7 +1,7 @@
 """What the machine does to a run: a full disk, a folder that can't be written, bytes that rot.
 
-Kills: test_kills.py, and `python -m tests.tools.kill_table` for a hundred in all. Ctrl-C: test_console.py. Two processes
-and other options: test_factory.py. The Hub: `python -m tests.tools.fault_table`.
+Kills: test_kills.py, and `python -m tests.tools.kill_table` for a hundred in all. Ctrl-C: test_console.py. Two
+processes and other options: test_factory.py. The Hub: `python -m tests.tools.fault_table`.
 """
 
 from __future__ import annotations
