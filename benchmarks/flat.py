@@ -24,7 +24,7 @@ from tests.conftest import scripted_reply
 from visrl_data.core.config import GenConfig
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 
 CHUNK = 100
 POINTS = 10
@@ -69,7 +69,7 @@ def measure(questions: Path, count: int, output: Path) -> Memory:
     generated = 0.0
     each = max(1, count // CHUNK // POINTS)
 
-    def look(progress: generate.Progress) -> None:
+    def look(progress: generation.Progress) -> None:
         nonlocal generated
         generated = peak_mib()
         if progress.done % each == 0:
@@ -77,7 +77,7 @@ def measure(questions: Path, count: int, output: Path) -> Memory:
 
     engine, started = ScriptedEngine(scripted_reply), time.perf_counter()
     config = GenConfig(source=str(questions), chunk_size=CHUNK)
-    generate.generate(config, output, look, roles=(Role(engine, True), Role(engine, False)))
+    generation.generate(config, output, look, roles=(Role(engine, True), Role(engine, False)))
     return Memory(held, generated, peak_mib(), time.perf_counter() - started)
 
 

@@ -27,7 +27,7 @@ from tests.conftest import scripted_reply
 from visrl_data.core.config import GenConfig, to_toml
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.pipeline import finalize
 from visrl_data.runs import run_folder
 
@@ -39,7 +39,7 @@ def build(folder: Path, candidates: int) -> run_folder.Run:
     """A finished run of at least so many candidates."""
     engine = ScriptedEngine(scripted_reply)
     config = GenConfig(source="spotlight", limit=QUESTIONS, chunk_size=100)
-    small = generate.generate(config, folder / "small", roles=(Role(engine, True), Role(engine, False)))
+    small = generation.generate(config, folder / "small", roles=(Role(engine, True), Role(engine, False)))
     tables = {name: small.table(name) for name in run_folder.TABLES}
     copies = -(-candidates // tables["candidates"].num_rows)
     config = dataclasses.replace(config, limit=QUESTIONS * copies, chunk_size=QUESTIONS)

@@ -39,7 +39,7 @@ from visrl_data.core.records import Question
 from visrl_data.core.seeds import generator, keyed_seed
 from visrl_data.engines.decoding import Grammars, KeyedSampler
 from visrl_data.engines.protocol import Reply, Request, Role, Sampling
-from visrl_data.executors import generate, local
+from visrl_data.executors import generation, local
 from visrl_data.pipeline.actor import frame_of
 from visrl_data.pipeline.diversity import second_box
 from visrl_data.pipeline.factory import Factory
@@ -78,7 +78,7 @@ def plain(built: Factory, times: int = 1) -> Made:
 
 def whole_factory(built: Factory, output: Path) -> Made:
     """`visrl gen` into the folder `output`."""
-    run = generate.generate(built.config, output, crew=contextlib.nullcontext(local.Alone(built)))
+    run = generation.generate(built.config, output, crew=contextlib.nullcontext(local.Alone(built)))
     times = run_folder.times(run)
     names = ("calls", "prompt_tokens", "completion_tokens")
     calls, read, written = (sum(record[name] for record in times) for name in names)

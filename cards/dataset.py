@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from visrl_data.core.config import Thresholds
 from visrl_data.report.page import commands
 from visrl_data.report.page_text import visible
-from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES, SPLITS, read_facts, split_files
+from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
+from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
 from visrl_data.spotlight import INJECTION
 
 from .front_matter import front_matter

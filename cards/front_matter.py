@@ -12,7 +12,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
-from visrl_data.runs.dataset_schema import Facts
+from visrl_data.runs.dataset_files import Facts
 
 DEFAULT_CONFIG = "preferences"
 TASKS = ["visual-question-answering", "image-text-to-text"]

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from visrl_data.core.images import decode
-from visrl_data.runs.dataset_schema import split_of
+from visrl_data.runs.dataset_files import split_of
 from visrl_data.runs.pair_set import PairSet
 
 WIN, LOSE, INK, FAINT = "#1a7f37", "#cf222e", "#24292f", "#d0d7de"

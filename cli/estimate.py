@@ -51,7 +51,7 @@ def _rows(config: Any) -> dict[str, Any]:
 
 
 def _timed(config: Any, target: Path) -> dict[str, Any]:
-    from visrl_data.executors import generate
+    from visrl_data.executors import generation
     from visrl_data.runs import run_folder
 
     hush_libraries()
@@ -59,7 +59,7 @@ def _timed(config: Any, target: Path) -> dict[str, Any]:
     new = 0 if run_folder.times(run_folder.Run(target)) else 1
     if new:
         say(f"Loading models, then timing the first {config.chunk_size} questions")
-    generate.generate(config, target, max_chunks=new)  # where a run was begun: sees that it is this one
+    generation.generate(config, target, max_chunks=new)  # where a run was begun: sees that it is this one
     records = run_folder.times(run_folder.Run(target))
     size, total = config.chunk_size, rows["questions"]
     measured = sum(min(size, total - record["chunk"] * size) for record in records) or 1

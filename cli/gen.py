@@ -128,7 +128,7 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
     target = shard.folder(output) if shard else output
     crew = spread.crew(config)
     say(f"The run goes to {target}. Reading questions and loading models")
-    from visrl_data.executors import generate
+    from visrl_data.executors import generation
     from visrl_data.report.tables import render
 
     hush_libraries()
@@ -137,7 +137,7 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
         fetch_needed(config)
     with Bars("questions") as bars:
 
-        def on_chunk(step: generate.Progress) -> None:
+        def on_chunk(step: generation.Progress) -> None:
             if step.resumed and step.done == step.resumed + 1:
                 bars.say(f"Going on: {step.resumed} of {step.chunks} chunks were there already.")
             bars.update("questions", min(step.done * config.chunk_size, step.questions), step.questions)
@@ -145,7 +145,7 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
                 bars.say(event)
 
         try:
-            run = generate.generate(config, target, on_chunk, crew=crew, shard=shard)
+            run = generation.generate(config, target, on_chunk, crew=crew, shard=shard)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on."

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from visrl_data.core.errors import VisRLError as VisRLError
     from visrl_data.evaluation.config import EvalConfig as EvalConfig
     from visrl_data.evaluation.evaluate import evaluate as evaluate
-    from visrl_data.executors.generate import generate as generate
+    from visrl_data.executors.generation import generate as generate
     from visrl_data.pipeline.finalize import filter_run as filter_run
     from visrl_data.pipeline.finalize import sweep_run as sweep_run
     from visrl_data.publishing.push import push as push
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "GenConfig": "core.config",
     "Run": "runs.run_folder",
-    "generate": "executors.generate",
+    "generate": "executors.generation",
     "filter_run": "pipeline.finalize",
     "sweep_run": "pipeline.finalize",
     "compare": "report.comparison",

@@ -32,7 +32,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.scores import ALL
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.models.model_folder import RECORD, find_model
 from visrl_data.pipeline import factory
 from visrl_data.runs import run_folder
@@ -145,7 +145,7 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
         run_folder.remove_chunks(run)  # left by a kill after the manifest was whole
         return run
     total = len(factory.open_questions(config))
-    return generate.generate(
+    return generation.generate(
         config, path, lambda step: progress(path.name, min(step.done * config.chunk_size, total), total)
     )
 

@@ -13,7 +13,12 @@ from visrl_train.config import STAGES, TrainConfig, load_train_config, preset_fo
 from visrl_train.pairs import read_pairs
 
 # Where a stage's recipe is, when the module is not named like it.
-_RECIPES = {"sft-answers": "answers", "dpo-answers": "answers", "kto-answers": "answers", "rloo-answers": "rloo"}
+_RECIPES = {
+    "sft-answers": "answer_baselines",
+    "dpo-answers": "answer_baselines",
+    "kto-answers": "answer_baselines",
+    "rloo-answers": "rloo",
+}
 
 
 def train(stage: str, output: Path | None = None, config: str | None = None, **options: Any) -> Path:

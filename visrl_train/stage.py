@@ -39,7 +39,7 @@ from visrl_data.core.versions import versions
 from visrl_data.engines import loading
 from visrl_data.engines.image_processing import tell_model
 from visrl_data.models.model_folder import RECORD, ModelFolder
-from visrl_data.runs.dataset_schema import split_of
+from visrl_data.runs.dataset_files import split_of
 from visrl_train import card, models
 from visrl_train.config import TrainConfig
 from visrl_train.image_features import encoded_once

@@ -11,14 +11,14 @@ import pytest
 from tests.helpers.command import visrl
 from tests.helpers.hub_world import scripted_generate
 from visrl_data.core.config import GenConfig
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def run(photo_source, scripted_roles, tmp_path):
-    return generate.generate(GenConfig(source=str(photo_source)), tmp_path / "run", roles=scripted_roles).path
+    return generation.generate(GenConfig(source=str(photo_source)), tmp_path / "run", roles=scripted_roles).path
 
 
 def test_inspect_prints_the_report(run):

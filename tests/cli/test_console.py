@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers.command import visrl
 from tests.helpers.hub_world import scripted_generate
-from visrl_data.pipeline import factory
+from visrl_data.executors import generation
 from visrl_train.stage import Terminated
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_a_bug_is_told_in_short_and_in_full_without_secrets(photo_source, tmp_pa
     def broken(*_, **__):
         raise RuntimeError("no such thing as hf_verysecret")
 
-    monkeypatch.setattr(factory, "generate", broken)
+    monkeypatch.setattr(generation, "generate", broken)
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
     words = ["gen", "--source", photo_source, "-o", tmp_path / "run"]
     code, out, err = visrl(*words)
@@ -68,7 +68,7 @@ def test_exit_codes(error, code, photo_source, tmp_path, monkeypatch):
     def stopped(*_, **__):
         raise error
 
-    monkeypatch.setattr(factory, "generate", stopped)
+    monkeypatch.setattr(generation, "generate", stopped)
     got, out, err = visrl("gen", "--source", photo_source, "-o", tmp_path / "run")
     assert (got, out) == (code, "") and "Traceback" not in err and err.splitlines()[-1].startswith("visrl: ")
 

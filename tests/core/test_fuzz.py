@@ -19,7 +19,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import load_prompts, parse_score
 from visrl_data.core.records import Question
 from visrl_data.engines.openai import _outcome
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.sources.dispatch import open_source
 
 
@@ -170,7 +170,7 @@ def test_spoilt_rows_are_questions_or_drops_with_a_reason(photo_source, scripted
     states = sorted_out(source, len(lines))
     assert set(states) <= REASONS | {"ok"} and states["ok"] >= 10 and len(states) >= 10, states
     config = GenConfig(source=str(file), chunk_size=50, attempts=1)
-    run = generate.generate(config, tmp_path / "run", roles=scripted_roles)
+    run = generation.generate(config, tmp_path / "run", roles=scripted_roles)
     counts = run.manifest()["counts"]
     dropped = [drop for drop in run.table("drops").to_pylist() if drop["stage"] == "source"]
     assert counts["questions"] + len(dropped) == len(lines) and counts["questions"] == states["ok"]

@@ -25,7 +25,7 @@ from visrl_data.engines.protocol import EngineLost, Request, Sampling
 from visrl_data.engines.reply_journal import NAME, keep
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, address
 from visrl_data.pipeline import factory
 from visrl_data.runs import run_folder
@@ -297,8 +297,8 @@ def test_a_run_drops_the_one_question_that_is_refused(serve, photo_source, tmp_p
         return "400" if "thing 3?" in asked.text else None
 
     calm, server = serve(), serve(scripted_reply, picky)
-    whole = generate.generate(options(calm, photo_source), tmp_path / "whole")
-    run = generate.generate(options(server, photo_source), tmp_path / "run")
+    whole = generation.generate(options(calm, photo_source), tmp_path / "whole")
+    run = generation.generate(options(server, photo_source), tmp_path / "run")
     [drop] = run.table("drops").to_pylist()
     assert (drop["id"], drop["reason"]) == ("q3", "model_refused") and "picture is too large" in drop["detail"]
     others = [c for c in rows(whole.path)["candidates"] if c["question_id"] != "q3"]
@@ -312,7 +312,7 @@ def test_actor_and_critic_at_two_addresses_with_two_keys(serve, photo_source, tm
     caplog.set_level(0)
     actor, critic = serve(models=("actor",)), serve(models=("critic",))
     config = options(actor, photo_source, critic_base_url=critic.url)
-    run = generate.generate(config, tmp_path / "run")
+    run = generation.generate(config, tmp_path / "run")
     assert {asked.authorization for asked in actor.log} == {f"Bearer {SECRET}"}
     assert {asked.authorization for asked in critic.log} == {f"Bearer {SECRET[::-1]}"}
     assert all("Standard answer" in asked.text for asked in critic.log)
@@ -373,7 +373,7 @@ def test_what_can_t_work_is_said_before_anything_is_asked(serve, photo_source, m
 def test_the_command_says_how_to_go_on_and_nothing_is_paid_twice(serve, photo_source, tmp_path):
     """The server dies in the second chunk; the next start, at another address, finishes the run."""
     whole, server = serve(), serve(scripted_reply, lambda asked: "500" if len(server.log) > 30 else None)
-    generate.generate(options(whole, photo_source), tmp_path / "whole")
+    generation.generate(options(whole, photo_source), tmp_path / "whole")
     command = ["gen", "--model", "actor", "--critic", "critic", "--engine", "openai", "--source", photo_source,
                "--chunk-size", 3, "--limit", 6, "--attempts", 1, "-o", tmp_path / "run"]  # fmt: skip
     code, _, err = visrl(*command, "--base-url", server.url)
@@ -392,7 +392,7 @@ def test_what_is_published_names_no_address(serve, photo_source, tmp_path):
     from visrl_data.runs.parts import run_member
 
     server = serve()
-    run = generate.generate(options(server, photo_source), tmp_path / "run")
+    run = generation.generate(options(server, photo_source), tmp_path / "run")
     assert server.url in json.dumps(run.manifest())
     about = run_member(run).about
     assert server.url not in json.dumps(about)
@@ -426,7 +426,7 @@ def test_an_evaluation_of_a_served_model_by_a_served_judge_goes_on(serve, photo_
 def test_a_killed_run_asks_for_no_reply_again(serve, photo_source, tmp_path):
     """SIGKILL in the middle of a chunk, while several requests are open."""
     whole, server = serve(), serve(pause=0.05)
-    generate.generate(options(whole, photo_source), tmp_path / "whole")
+    generation.generate(options(whole, photo_source), tmp_path / "whole")
     command = [sys.executable, "-m", "visrl_cli", "gen", "--model", "actor", "--critic", "critic", "--engine", "openai",
                "--base-url", server.url, "--source", str(photo_source), "--chunk-size", "6", "--in-flight", "4",
                "--limit", "6", "--attempts", "1", "-o", str(tmp_path / "run")]  # fmt: skip

@@ -19,7 +19,7 @@ from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.engines.protocol import EngineLost, Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.executors import generate, multiprocess
+from visrl_data.executors import generation, multiprocess
 from visrl_data.executors.multiprocess import Devices
 from visrl_data.pipeline import factory
 from visrl_data.runs import run_folder
@@ -90,10 +90,10 @@ def broken(place, request, seed):
 
 def test_two_processes_make_the_run_of_one(photo_source, scripted_roles, crew, tmp_path):
     """A run that one process began, two finish; nothing tells how it was made."""
-    whole = generate.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
-    generate.generate(config(photo_source), tmp_path / "run", max_chunks=1, roles=scripted_roles)
+    whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
+    generation.generate(config(photo_source), tmp_path / "run", max_chunks=1, roles=scripted_roles)
     told = []
-    run = generate.generate(config(photo_source), tmp_path / "run", told.append, crew=crew(plain))
+    run = generation.generate(config(photo_source), tmp_path / "run", told.append, crew=crew(plain))
     assert file_bytes(run) == file_bytes(whole)
     assert [(step.done, step.resumed) for step in told] == [(n, 1) for n in range(2, 6)]
     assert sorted(record["chunk"] for record in run_folder.times(run)) == [0, 1, 2, 3, 4]
@@ -101,9 +101,9 @@ def test_two_processes_make_the_run_of_one(photo_source, scripted_roles, crew, t
 
 
 def test_the_chunk_of_a_killed_process_is_done_again(photo_source, scripted_roles, crew, tmp_path, monkeypatch):
-    whole = generate.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
+    whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     monkeypatch.setenv("VISRL_TEST_MARK", str(tmp_path / "mark"))
-    run = generate.generate(config(photo_source), tmp_path / "run", crew=crew(killed_once))
+    run = generation.generate(config(photo_source), tmp_path / "run", crew=crew(killed_once))
     assert (tmp_path / "mark").exists()
     assert file_bytes(run) == file_bytes(whole)
     events = {record["chunk"]: record["events"] for record in run_folder.times(run)}
@@ -115,7 +115,7 @@ def test_the_chunk_of_a_killed_process_is_done_again(photo_source, scripted_role
 def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_source, crew, tmp_path, monkeypatch):
     monkeypatch.setattr(multiprocess, "MOST_DEATHS", 2)
     with pytest.raises(VisRLError, match="killed by signal 9 at chunk 2, the last of 2 tries"):
-        generate.generate(config(photo_source), tmp_path / "run", crew=crew(killed_always))
+        generation.generate(config(photo_source), tmp_path / "run", crew=crew(killed_always))
     run = run_folder.Run(tmp_path / "run")
     kept = [i for i in range(5) if run.has_chunk(i)]
     assert 2 not in kept and len(kept) >= 3, "it was tried again after the others"
@@ -132,7 +132,7 @@ def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_sourc
 )
 def test_what_a_process_raises_is_raised_here(photo_source, crew, tmp_path, script, kind, message):
     with pytest.raises(kind, match=f"(?s){message}"):
-        generate.generate(config(photo_source), tmp_path / "run", crew=crew(script))
+        generation.generate(config(photo_source), tmp_path / "run", crew=crew(script))
     assert not multiprocessing.active_children()
 
 

@@ -17,7 +17,7 @@ from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.engines.protocol import EngineLost, Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.executors import generate, ray_cluster
+from visrl_data.executors import generation, ray_cluster
 from visrl_data.pipeline import factory
 from visrl_data.runs import run_folder
 
@@ -97,7 +97,7 @@ def test_a_lost_actor_and_a_lost_node_change_no_byte(cluster, photo_source, scri
     monkeypatch.setattr(ray_cluster, "_identity", scripted_identity)
     monkeypatch.setattr(ray_cluster, "Actor", SlowActor)
     monkeypatch.chdir(tmp_path)
-    whole = generate.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
+    whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     lost = []
 
     def lose():
@@ -112,7 +112,7 @@ def test_a_lost_actor_and_a_lost_node_change_no_byte(cluster, photo_source, scri
                 os.kill(busy[0]["pid"], signal.SIGKILL)
 
     threading.Thread(target=lose, daemon=True).start()
-    run = generate.generate(
+    run = generation.generate(
         config(photo_source), tmp_path / "run", crew=ray_cluster.Cluster(config(photo_source), cluster.address)
     )
     assert len(lost) == 2 and lost[0]["node"] != lost[1]["node"], "an actor of one node, then the other node"
@@ -127,7 +127,7 @@ def test_what_an_actor_raises_is_raised_here(cluster, tmp_path):
     """The models are looked for on the cluster, not here; nothing is left behind."""
     wrong = GenConfig(model=str(tmp_path / "nowhere"), device="cpu")
     with pytest.raises(VisRLError, match="nowhere"):
-        generate.generate(wrong, tmp_path / "run", crew=ray_cluster.Cluster(wrong, cluster.address))
+        generation.generate(wrong, tmp_path / "run", crew=ray_cluster.Cluster(wrong, cluster.address))
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="shows no GPU"):
         ray_cluster.Cluster(dataclasses.replace(wrong, device="cuda"), cluster.address).__enter__()

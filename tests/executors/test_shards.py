@@ -10,7 +10,7 @@ from tests.helpers.hub_world import scripted_generate
 from tests.pipeline.test_factory import file_bytes
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.executors.shards import Shard, join, parse_shard
 
 
@@ -20,13 +20,13 @@ def config(source, **options):
 
 def make(source, output, roles, number, of, **options):
     shard = Shard(number, of)
-    return generate.generate(config(source, **options), shard.folder(output), roles=roles, shard=shard)
+    return generation.generate(config(source, **options), shard.folder(output), roles=roles, shard=shard)
 
 
 @pytest.mark.parametrize("of", [1, 3, 7])
 def test_joined_shards_are_the_run_of_one_process(photo_source, scripted_roles, tmp_path, of):
     """Five chunks; with seven shards two of these have none."""
-    whole = generate.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
+    whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     shards = [make(photo_source, tmp_path / "run", scripted_roles, number, of) for number in range(1, of + 1)]
     assert not any(shard.finished for shard in shards)
     assert sum(len(list((shard.path / "work").glob("chunk-*"))) for shard in shards) == 5, "each chunk is made once"
@@ -35,7 +35,7 @@ def test_joined_shards_are_the_run_of_one_process(photo_source, scripted_roles, 
 
 
 def test_a_run_is_joined_around_its_shards_and_joined_again_in_vain(photo_source, scripted_roles, tmp_path):
-    whole = generate.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
+    whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     folders = [make(photo_source, tmp_path / "run", scripted_roles, number, 2).path for number in (1, 2)]
     before = [sorted(folder.rglob("*")) for folder in folders]
     for _ in range(2):
@@ -48,8 +48,8 @@ def test_an_interrupted_shard_goes_on(photo_source, scripted_roles, tmp_path):
     shard = Shard(1, 2)
     folder = shard.folder(tmp_path / "run")
     told = []
-    generate.generate(config(photo_source), folder, told.append, max_chunks=1, roles=scripted_roles, shard=shard)
-    generate.generate(config(photo_source), folder, told.append, roles=scripted_roles, shard=shard)
+    generation.generate(config(photo_source), folder, told.append, max_chunks=1, roles=scripted_roles, shard=shard)
+    generation.generate(config(photo_source), folder, told.append, roles=scripted_roles, shard=shard)
     assert [(step.done, step.chunks, step.resumed, step.questions) for step in told] == [
         (1, 3, 0, 6), (2, 3, 1, 6), (3, 3, 1, 6),
     ]  # fmt: skip
@@ -88,7 +88,7 @@ def test_a_shard_begun_otherwise_than_those_beside_it_is_refused_at_once(photo_s
 
 
 def test_what_is_no_shard_is_refused(photo_source, scripted_roles, tmp_path):
-    whole = generate.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
+    whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     with pytest.raises(UsageError, match="no shard of a run"):
         join([whole.path], tmp_path / "joined")
     cuts = [make(photo_source, tmp_path / "run", scripted_roles, 1, of).path for of in (2, 3)]

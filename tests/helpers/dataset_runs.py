@@ -13,7 +13,7 @@ from tests.conftest import draw_photo, scripted_reply
 from visrl_data.core.config import GenConfig
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.runs.run_folder import Run
 
 SHIPPED = {"license": "CC0-1.0", "ship_image": True}
@@ -45,7 +45,7 @@ def turned_jpeg(path: Path, seed: int = 0) -> None:
 def make_run(folder: Path, source: Path | str = "spotlight", script=scripted_reply, **options: Any) -> Run:
     engine = ScriptedEngine(script)
     config = GenConfig(source=str(source), **options)
-    return generate.generate(config, folder, roles=(Role(engine, True), Role(engine, False)))
+    return generation.generate(config, folder, roles=(Role(engine, True), Role(engine, False)))
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:

@@ -76,10 +76,9 @@ def scripted_generate() -> Iterator[None]:
     from tests.conftest import scripted_reply
     from visrl_data.engines.protocol import Role
     from visrl_data.engines.scripted import ScriptedEngine
-    from visrl_data.executors import generate
-    from visrl_data.pipeline import factory
+    from visrl_data.executors import generation
 
     engine = ScriptedEngine(scripted_reply)
-    scripted = functools.partial(generate.generate, roles=(Role(engine, True), Role(engine, False)))
-    with mock.patch.object(factory, "generate", scripted):
+    scripted = functools.partial(generation.generate, roles=(Role(engine, True), Role(engine, False)))
+    with mock.patch.object(generation, "generate", scripted):
         yield

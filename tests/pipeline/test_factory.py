@@ -10,7 +10,7 @@ from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.executors.generate import generate
+from visrl_data.executors.generation import generate
 from visrl_data.pipeline import finalize
 from visrl_data.runs import run_folder
 

@@ -8,7 +8,7 @@ import pytest
 from tests.pipeline.test_factory import config
 from visrl_data.core.config import GenConfig, Thresholds
 from visrl_data.core.errors import UsageError
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.pipeline import finalize
 from visrl_data.runs import run_folder
 
@@ -16,7 +16,7 @@ from visrl_data.runs import run_folder
 @pytest.fixture
 def runs(photo_source, scripted_roles, tmp_path):
     return [
-        generate.generate(config(photo_source, lazy=lazy), tmp_path / f"lazy-{lazy}", roles=scripted_roles)
+        generation.generate(config(photo_source, lazy=lazy), tmp_path / f"lazy-{lazy}", roles=scripted_roles)
         for lazy in (False, True)
     ]
 
@@ -89,7 +89,7 @@ def test_an_unparsed_box_score_asks_for_no_response(photo_source, tmp_path):
 
     engine = ScriptedEngine(reply)
     role = Role(engine, False)
-    run = generate.generate(config(photo_source, lazy=True), tmp_path / "run", roles=(role, role))
+    run = generation.generate(config(photo_source, lazy=True), tmp_path / "run", roles=(role, role))
     assert {row["response_score_state"] for row in run.table("candidates").to_pylist()} == {"skipped"}
     assert set(table(run, "unpaired")["reason"].to_pylist()) == {"all_unparsed"}
 

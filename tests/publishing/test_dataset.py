@@ -22,7 +22,7 @@ from visrl_data.pipeline import pairing
 from visrl_data.publishing import dataset_rows, dataset_shards
 from visrl_data.publishing.dataset import Release, build_dataset, stamp
 from visrl_data.publishing.dataset_checks import check_dataset
-from visrl_data.runs import dataset_schema, pair_set, stored_images
+from visrl_data.runs import dataset_files, dataset_schema, pair_set, stored_images
 from visrl_data.runs.dataset_folder import dataset_pairs, open_dataset
 
 PIXEL_CONFIGS = {"rl1", "rl2", "images"}
@@ -93,8 +93,8 @@ def test_all_about_an_image_is_in_one_split(built):
     for config, column in (("preferences", "image_sha256"), ("candidates", "image_sha256"), ("images", "sha256")):
         sides = {s: {row[column] for row in rows_of(built.folder, config, s)} for s in ("train", "validation")}
         assert sides["train"] and sides["validation"], "60 images fall on both sides"
-        assert {dataset_schema.split_of(sha) for sha in sides["train"]} == {"train"}
-        assert {dataset_schema.split_of(sha) for sha in sides["validation"]} == {"validation"}
+        assert {dataset_files.split_of(sha) for sha in sides["train"]} == {"train"}
+        assert {dataset_files.split_of(sha) for sha in sides["validation"]} == {"validation"}
     for config in ("rl1", "rl2"):
         for split in ("train", "validation"):
             pairs = {row["id"] for row in rows_of(built.folder, "preferences", split)}
@@ -102,7 +102,7 @@ def test_all_about_an_image_is_in_one_split(built):
 
 
 def test_a_tenth_of_the_images_is_held_out():
-    held_out = sum(dataset_schema.split_of(f"{i:064x}") == "validation" for i in range(5_000))
+    held_out = sum(dataset_files.split_of(f"{i:064x}") == "validation" for i in range(5_000))
     assert 430 < held_out < 570
 
 

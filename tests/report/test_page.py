@@ -28,7 +28,7 @@ from visrl_data.core.boxes import Box, best_iou, iou
 from visrl_data.core.config import GenConfig, Thresholds, to_toml
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.executors.generate import generate
+from visrl_data.executors.generation import generate
 from visrl_data.pipeline import finalize
 from visrl_data.report import page, page_figures, page_flow, page_sample
 from visrl_data.report.page_text import MOST_CHARACTERS, embedded, shown, visible

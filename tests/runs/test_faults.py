@@ -20,14 +20,14 @@ import pytest
 from tests.helpers.command import visrl
 from tests.pipeline.test_factory import config, file_bytes
 from visrl_data.core.errors import VisRLError
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.runs import run_folder
 
 
 @pytest.fixture
 def whole(photo_source, scripted_roles, tmp_path):
     """The files of an undisturbed run."""
-    return file_bytes(generate.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles))
+    return file_bytes(generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles))
 
 
 @pytest.mark.parametrize("write", [1, 4, 10, 17, 21])
@@ -46,9 +46,9 @@ def test_a_disk_that_fills_up_at_any_write_costs_only_the_unit_at_hand(
     with monkeypatch.context() as patch:
         patch.setattr(pq, "write_table", full)
         with pytest.raises(OSError, match="No space left"):
-            generate.generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
+            generation.generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
     assert not (tmp_path / "run/manifest.json").exists()
-    run = generate.generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
+    run = generation.generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
     assert file_bytes(run) == whole
 
 
@@ -98,28 +98,28 @@ def spoil(kind, file):
 def test_a_chunk_that_rotted_is_found_said_and_made_again(
     photo_source, scripted_roles, tmp_path, whole, caplog, kind, name
 ):
-    run = generate.generate(config(photo_source), tmp_path / "run", max_chunks=2, roles=scripted_roles)
+    run = generation.generate(config(photo_source), tmp_path / "run", max_chunks=2, roles=scripted_roles)
     spoil(kind, run.chunk_path(0) / name)
     again = []
     with caplog.at_level(logging.WARNING):
-        run = generate.generate(config(photo_source), tmp_path / "run", on_chunk=again.append, roles=scripted_roles)
+        run = generation.generate(config(photo_source), tmp_path / "run", on_chunk=again.append, roles=scripted_roles)
     assert "chunk-00000000 was damaged on the disk" in caplog.text and "chunk-00000001" not in caplog.text
     assert len(again) == 3, "the two that were missing, and that one"
     assert file_bytes(run) == whole
 
 
 def test_a_finished_run_that_rotted_is_not_published(photo_source, scripted_roles, tmp_path):
-    run = generate.generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
+    run = generation.generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
     spoil("a bit flipped", next((run.path / "candidates").iterdir()))
     code, _, err = visrl("push", run.path, "--hub-id", "me/x", "--dry-run", "--ship-images")
     assert code == 1 and "candidates/part-00000.parquet is missing or was changed" in err and "Traceback" not in err
 
 
 def test_a_source_that_changed_under_a_run_is_shown(photo_source, scripted_roles, tmp_path):
-    generate.generate(config(photo_source), tmp_path / "run", max_chunks=1, roles=scripted_roles)
+    generation.generate(config(photo_source), tmp_path / "run", max_chunks=1, roles=scripted_roles)
     photo_source.write_text(photo_source.read_text().replace("thing 3", "thing X"))
     with pytest.raises(VisRLError, match=r"source\.fingerprint: \w+ -> \w+") as told:
-        generate.generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
+        generation.generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
     assert "begun under other conditions" in str(told.value) and "visrl gen --config" in str(told.value)
 
 

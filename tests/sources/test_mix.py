@@ -14,7 +14,7 @@ from tests.tools.source_table import lines, metadata, pictures, read_all
 from visrl_data.core.config import GenConfig, load_config, to_toml
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.records import Drop
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.runs.parts import run_part
 from visrl_data.sources.dispatch import open_source
 from visrl_data.sources.mix import SHIPPED, read_mix
@@ -195,7 +195,7 @@ def test_options_are_saved_and_read_back(tmp_path: Path) -> None:
 
 def test_gen_on_a_mix_and_its_yields(mix: Any, scripted_roles: Any, tmp_path: Path) -> None:
     config = GenConfig(source=mix("train = 8", "train = 4"), limit=6, images_root={"long": str(tmp_path)})
-    run = generate.generate(config, tmp_path / "run", roles=scripted_roles).path
+    run = generation.generate(config, tmp_path / "run", roles=scripted_roles).path
     report = json.loads((run / "report.json").read_text())
     assert {name: of["rows_read"] for name, of in report["yields"]["by_source"].items()} == {"long": 4, "short": 2}
     told = json.dumps(run_part(run).members[0].about["config"])

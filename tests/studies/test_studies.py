@@ -15,7 +15,7 @@ from studies.outcomes import difference_interval, outcomes, pair_interval, pair_
 from visrl_data.core.config import GenConfig
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 
 
 def figures(box: float, answer: float) -> dict:
@@ -194,7 +194,7 @@ def test_an_interval_of_pairs_weighs_each_question_with_its_pairs():
 
 
 def test_pair_outcomes_agree_with_the_runs_own_report(tmp_path):
-    run = generate.generate(GenConfig(limit=12, device="cpu"), tmp_path / "run")
+    run = generation.generate(GenConfig(limit=12, device="cpu"), tmp_path / "run")
     report = json.loads((run.path / "report.json").read_text())
     found = pair_outcomes(run.path)
     assert len(found) == 12 and 12 - found.count("-") == report["yields"]["all"]["pairs"] > 0

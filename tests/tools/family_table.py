@@ -27,7 +27,7 @@ from tests.helpers.tiny_families import TINY, stand_ins
 from visrl_data.core.config import GenConfig, Thresholds
 from visrl_data.engines.image_processing import picture_size, picture_tokens
 from visrl_data.engines.loading import load_processor
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 from visrl_data.models.families import FAMILIES, family_at
 from visrl_data.models.model_folder import find_model
 from visrl_data.pipeline import finalize
@@ -95,7 +95,7 @@ def run_family(model_type: str, work: Path) -> Row:
     source, picture = questions(work / "photos"), Image.new("RGB", (640, 480), "grey")
     for seed in range(6):
         base = model_folder(model_type, work / f"base{seed}", seed)
-        run = generate.generate(GenConfig(model=str(base), source=str(source), **GEN), work / f"run{seed}")
+        run = generation.generate(GenConfig(model=str(base), source=str(source), **GEN), work / f"run{seed}")
         pick_thresholds(run.path)
         about = run.manifest()
         if about["counts"]["pairs"]:

@@ -115,7 +115,7 @@ def test_metrics_stand_apart_for_both_steps(sft_model, scripted_run, tmp_path):
 
 
 def test_an_image_is_on_one_side_only(scripted_run):
-    from visrl_data.runs.dataset_schema import split_of
+    from visrl_data.runs.dataset_files import split_of
     from visrl_train.pairs import read_pairs
     from visrl_train.stage import split
 

@@ -13,7 +13,7 @@ from tests.conftest import scripted_reply
 from visrl_data.core.config import GenConfig
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.executors import generate
+from visrl_data.executors import generation
 
 # One pass of few, large steps: enough to see something move.
 QUICK = {"epochs": 1, "batch_size": 4, "accumulation": 1, "learning_rate": 1e-3, "validation": 0.0, "warmup": 0.0}
@@ -23,7 +23,7 @@ def make_run(folder: Path, limit: int = 24, **options: Any) -> Path:
     """A finished run of drawn questions, by dice; boxes as Spotlight writes them, crops as it sees them."""
     engine = ScriptedEngine(scripted_reply)
     config = GenConfig(limit=limit, crop_max_aspect=1.0, box_win=0.5, box_lose=0.4, **options)
-    return generate.generate(config, folder, roles=(Role(engine, True), Role(engine, False))).path
+    return generation.generate(config, folder, roles=(Role(engine, True), Role(engine, False))).path
 
 
 @pytest.fixture(scope="session")

@@ -209,7 +209,7 @@ def _make_chunk(
     first = index * shelf.size
     rows = {i: asked.source.read(i) for i in range(first, first + _rows(shelf, index))}
     questions = {i: row for i, row in rows.items() if isinstance(row, Question)}
-    actor, critic = model_pair
+    actor, critic = roles
     outcomes = dict(zip(questions, inference.ask([*questions.values()], actor, way, asked.config), strict=True))
     verdicts = {}
     judged = [i for i, q in questions.items() if asked.score(q.source) == "critic" and outcomes[i].response is not None]

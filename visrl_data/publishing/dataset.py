@@ -41,9 +41,10 @@ from visrl_data.publishing import dataset_rows, licenses, merge
 from visrl_data.publishing.dataset_shards import grouped, write_config
 from visrl_data.publishing.licenses import Terms
 from visrl_data.publishing.merge import Pool
-from visrl_data.runs import dataset_schema, parts
+from visrl_data.runs import dataset_files, parts
+from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, read_facts
 from visrl_data.runs.dataset_folder import Dataset, digests, is_dataset, open_dataset
-from visrl_data.runs.dataset_schema import CONFIGS, KIND, SCHEMA_VERSION, read_facts
+from visrl_data.runs.dataset_schema import CONFIGS
 from visrl_data.runs.hub_fetch import Fetched
 from visrl_data.runs.pair_set import PairSet
 from visrl_data.runs.parts import RUN_TABLES, Part
@@ -155,7 +156,7 @@ def _about(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool |
         "repeated_questions": pool.repeated_questions,
         "images": len(images),
         "unavailable": len(images - pool.images.sizes.keys()),
-        "validation_share": dataset_schema.VALIDATION_SHARE,
+        "validation_share": dataset_files.VALIDATION_SHARE,
         "license": {"id": terms.id, "name": terms.name, "sources": [dataclasses.asdict(s) for s in terms.sources]},
         "ship_images": ship_images,
     }

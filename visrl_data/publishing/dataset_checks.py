@@ -28,8 +28,9 @@ from huggingface_hub import DatasetCard
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import BadImage, decode, sha256
+from visrl_data.runs.dataset_files import Facts, read_facts, split_files, split_of
 from visrl_data.runs.dataset_folder import Dataset, digests, open_dataset, shards
-from visrl_data.runs.dataset_schema import CONFIGS, Facts, read_facts, split_files, split_of
+from visrl_data.runs.dataset_schema import CONFIGS
 
 GROUP_LIMIT = 300_000_000  # bytes: what the Hub's viewer reads of a row group at most
 _MOST_SHOWN = 20

@@ -28,7 +28,8 @@ from visrl_data.core.files import ROWS
 from visrl_data.core.prompts import Part
 from visrl_data.core.records import CANDIDATE_SCHEMA
 from visrl_data.publishing.merge import pair_ids, question_places
-from visrl_data.runs.dataset_schema import CANDIDATES, CONFIGS, PREFERENCES, QUESTION_COLUMNS, SPLITS, split_of
+from visrl_data.runs.dataset_files import SPLITS, split_of
+from visrl_data.runs.dataset_schema import CANDIDATES, CONFIGS, PREFERENCES, QUESTION_COLUMNS
 from visrl_data.runs.pair_set import PairSet, examples, rows_of
 from visrl_data.runs.parts import Member
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visrl_data.runs.dataset_schema import SPLITS
+from visrl_data.runs.dataset_files import SPLITS
 
 SHARD_BYTES = 300_000_000  # of Arrow memory; a shard holds at least one row group
 GROUP_ROWS = 100

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.prompts import recorded_prompts
-from visrl_data.runs.dataset_schema import KIND, PREFERENCES, SCHEMA_VERSION, SPLITS, split_files
+from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, SPLITS, split_files
+from visrl_data.runs.dataset_schema import PREFERENCES
 from visrl_data.runs.pair_set import PairSet
 from visrl_data.runs.stored_images import StoredImages
 

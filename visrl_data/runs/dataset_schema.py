@@ -9,34 +9,9 @@ images       each original image once
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
 from visrl_data.core.records import CANDIDATE_SCHEMA
-from visrl_data.core.seeds import keyed_seed
-
-SPLITS = ("train", "validation")
-
-
-def split_files(folder: Path, config: str, split: str) -> list[Path]:
-    """The shards of a config's split in a dataset folder, in order."""
-    return sorted((folder / "data" / config).glob(f"{split}-*-of-*.parquet"))
-
-
-KIND = "visrl dataset"
-
-
-SCHEMA_VERSION = 1
-"""Of the dataset's columns and files; apart from the data version, which is the tag."""
-
-
-VALIDATION_SHARE = 0.1
-
 
 _TEXT, _FLOAT, _INT, _FLAG, _LONG = (Value(kind) for kind in ("string", "float64", "int32", "bool", "int64"))
 
@@ -126,36 +101,3 @@ IMAGES = Features(
 
 
 CONFIGS = {"preferences": PREFERENCES, "rl1": RL1, "rl2": RL2, "candidates": CANDIDATES, "images": IMAGES}
-
-
-def split_of(image_sha256: str, share: float = VALIDATION_SHARE) -> str:
-    """The split of all rows about an image: a keyed hash decides, so an image never changes sides."""
-    return "validation" if keyed_seed("validation", image_sha256) < share * 2**64 else "train"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """One split of one config, as its files say. num_bytes: of the columns before compression."""
-
-    rows: int
-    num_bytes: int
-    file_bytes: int
-    schema: pa.Schema
-
-
-def read_facts(folder: Path, configs: Iterable[str]) -> dict[str, dict[str, Facts]]:
-    """What the parquet files of a dataset folder say of themselves, by config and split; only what is there."""
-    found = {config: {split: _facts(files) for split in SPLITS if (files := split_files(folder, config, split))}
-             for config in configs}  # fmt: skip
-    return {config: splits for config, splits in found.items() if splits}
-
-
-def _facts(files: list[Path]) -> Facts:
-    footers = [pq.read_metadata(file) for file in files]
-    groups = [footer.row_group(i) for footer in footers for i in range(footer.num_row_groups)]
-    return Facts(
-        rows=sum(footer.num_rows for footer in footers),
-        num_bytes=sum(group.total_byte_size for group in groups),
-        file_bytes=sum(file.stat().st_size for file in files),
-        schema=pq.read_schema(files[0]),
-    )

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from visrl_data.core.prompts import Part, PromptSet
 from visrl_data.runs import stored_images
-from visrl_data.runs.dataset_schema import split_of
+from visrl_data.runs.dataset_files import split_of
 
 # What models write for a picture, a turn or a control token: <image>, <|im_end|>, <start_of_turn>, [INST] ...
 _MARKER = re.compile(

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import file_digest
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
-from visrl_data.runs.dataset_schema import SPLITS, split_files
+from visrl_data.runs.dataset_files import SPLITS, split_files
 from visrl_data.runs.run_folder import Run
 from visrl_data.runs.stored_images import StoredImages
 
