@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from visrl_data.core.boxes import CropRule
 from visrl_data.core.config import to_toml
 from visrl_data.runs.hub_fetch import is_hub_name
+from visrl_train.config import TrainConfig
 from visrl_train.metrics_log import read_metrics
 
-if TYPE_CHECKING:
-    from visrl_train.stage import Stage
-
 _WHAT = {
-    "sft": "Warm-up on questions with labelled boxes: the format of boxes, and answers from crops (VisRL, Sec. 3.3).",
+    "sft": "Warm-up on questions with labelled boxes: the format of boxes, and answers from crops (VisRL, Sec. 3.2).",
     "rl1": "DPO on focus boxes, without box labels (VisRL, Eq. 5-6).",
     "rl2": "DPO on focus boxes and on responses together, without box labels (VisRL, Eq. 7-8).",
     "sft-answers": "An answer-only baseline: SFT on the wins' responses; no box, no crop (VisRL, Tab. 5).",
@@ -24,33 +23,34 @@ _WHAT = {
 }
 
 
-def render(stage: Stage, metrics: Path) -> str:
-    """The card, from the stage's record and its metrics."""
-    record, kind = stage.record(), "full weights" if stage.config.full else "LoRA adapter"
-    origin = record["origin_base"]["id"]
+def render(record: dict[str, Any], config: TrainConfig, output: Path, metrics: Path) -> str:
+    """Write the card of the model folder `output`. record: the content of its visrl.json."""
+    kind, stage = "full weights" if config.full else "LoRA adapter", record["stage"]
+    origin, start = record["origin_base"], record["trained_from"]
     front = {
-        **({"base_model": origin.partition("@")[0]} if is_hub_name(origin) else {}),
-        "library_name": "transformers" if stage.config.full else "peft",
+        **({"base_model": origin["id"].partition("@")[0]} if is_hub_name(origin["id"]) else {}),
+        "library_name": "transformers" if config.full else "peft",
         "pipeline_tag": "image-text-to-text",
-        "tags": ["visrl", stage.name],
+        "tags": ["visrl", stage],
     }
     header = "\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items())
     facts = {
-        "Started from": f"{record['trained_from']['id']} (digest {record['trained_from']['digest'][:12]})",
-        "Original model, the critic": f"{record['origin_base']['id']} (digest {record['origin_base']['digest'][:12]})",
+        "Started from": f"{start['id']} (digest {start['digest'][:12]})",
+        "Original model, the critic": f"{origin['id']} (digest {origin['digest'][:12]})",
         "Data": ", ".join(f"{name} {value}" for name, value in record["data"].items() if value),
         "Boxes": record["box_space"],
-        "Crop rule": stage.crop_rule.name,
+        "Crop rule": CropRule(**record["crop_rule"]).name,
         "Versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    merge = "" if config.full else f"\nvisrl merge {output} -o DIR                            # plain weights"
     return f"""---
 {header}
 ---
 
-# {stage.output.name}
+# {output.name}
 
-{_WHAT[stage.name]} A {kind}.
+{_WHAT[stage]} A {kind}.
 
 | | |
 |---|---|
@@ -62,25 +62,19 @@ def render(stage: Stage, metrics: Path) -> str:
 ## Use it
 
 ```bash
-visrl gen --model {stage.output} --source questions.jsonl    # the next round of candidates{_merge(stage)}
+visrl gen --model {output} --source questions.jsonl    # the next round of candidates{merge}
 ```
 
 ## Make it again
 
 ```bash
-visrl train {stage.name} --config {stage.output}/config.toml -o DIR
+visrl train {stage} --config {output}/config.toml -o DIR
 ```
 
 ```toml
-{to_toml(stage.config).rstrip()}
+{to_toml(config).rstrip()}
 ```
 """
-
-
-def _merge(stage: Stage) -> str:
-    return (
-        "" if stage.config.full else f"\nvisrl merge {stage.output} -o DIR                            # plain weights"
-    )
 
 
 def _results(metrics: Path) -> str:

@@ -352,12 +352,13 @@ def _write(model: Any, processor: Any, stage: Stage, state: dict[str, Any] | Non
     processor.save_pretrained(final)
     metrics = stage.output / "metrics.jsonl"
     (final / "curves.svg").write_text(curves(metrics), encoding="utf-8")
-    (final / "README.md").write_text(card.render(stage, metrics), encoding="utf-8")
+    record = stage.record()
+    (final / "README.md").write_text(card.render(record, stage.config, stage.output, metrics), encoding="utf-8")
     entry = {"config.json", "adapter_config.json"}  # what makes a folder a model
     for file in sorted(final.iterdir(), key=lambda path: (path.name in entry, path.name)):
         if file.is_file():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(file, stage.output / file.name)
-    files.write_json(stage.output / RECORD, stage.record())
+    files.write_json(stage.output / RECORD, record)
     shutil.rmtree(stage.work, ignore_errors=True)
