@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from huggingface_hub import DatasetCard
+
+from tests.conftest import scripted_reply
+from tests.helpers.dataset_runs import SHIPPED, make_run, photos
 from visrl_cards import pictures
 from visrl_cards.dataset import cell, fenced, limits, link, persuasion, render_dataset_card
 from visrl_cards.front_matter import size_category
 from visrl_cli.main import app
 from visrl_cli.options import gen_config
-
-from tests.conftest import scripted_reply
-from tests.helpers.dataset_runs import SHIPPED, make_run, photos
 from visrl_data.core.boxes import Box, iou
 from visrl_data.core.config import GenConfig, load_config
 from visrl_data.core.errors import VisRLError

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 from rich.markup import render
-from visrl_cli.options import given_options
 
 from tests.tools import command_reference
+from visrl_cli.options import given_options
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError
 from visrl_data.evaluation.config import EvalConfig

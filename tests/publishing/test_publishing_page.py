@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from visrl_cli.main import app
 
 from tests.tools.release_demo import CONFIGS as SHOWN
+from visrl_cli.main import app
 from visrl_data.publishing.release import PushOptions
 from visrl_data.runs.dataset_schema import CONFIGS
 

@@ -5,10 +5,10 @@ import os
 
 import pyarrow.parquet as pq
 import pytest
-from visrl_cli.main import app
 
 from tests.cli.test_cli import visrl
 from tests.helpers.dataset_runs import make_run, photos
+from visrl_cli.main import app
 from visrl_data.core.errors import VisRLError
 from visrl_data.publishing.dataset import Release, build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
+
 from visrl_cli.console import ALWAYS
 from visrl_cli.main import app
 

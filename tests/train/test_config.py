@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 from typer.testing import CliRunner
-from visrl_cli.main import app
 
 from tests.helpers.command import visrl
 from tests.train.test_helpers import QUICK
+from visrl_cli.main import app
 from visrl_data.core.boxes import SPACES
 from visrl_data.core.config import to_toml
 from visrl_data.core.errors import UsageError, VisRLError
