@@ -26,10 +26,10 @@ _MARGIN = 34
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The bars of one colour, one a label."""
+    """The bars of one color, one a label."""
 
     name: str
-    colour: str
+    color: str
     values: tuple[int, ...]
 
 
@@ -78,7 +78,7 @@ def score_panels(report: dict[str, Any]) -> list[Panel]:
 def box_panels(pairs: PairSet, report: dict[str, Any]) -> list[Panel]:
     """How far apart win and lose are, and how large they are."""
     apart = report["boxes"]["iou_win_lose"]["histogram"]
-    sizes = [Series(side, colour, _sides(pairs, f"{side}_box")) for side, colour in (("win", WIN), ("lose", LOSE))]
+    sizes = [Series(side, color, _sides(pairs, f"{side}_box")) for side, color in (("win", WIN), ("lose", LOSE))]
     tenths = tuple(f"{i / 10:.1f}" for i in range(10))
     return [
         Panel("IoU of win and lose box", tuple(apart), (Series("", INK, tuple(apart.values())),)),
@@ -115,13 +115,13 @@ def _panel(panel: Panel) -> Image.Image:
             tall = round(full * series.values[i] / top)
             if series.values[i]:
                 x = left + k * bar
-                pen.rectangle((x, floor - max(tall, 1), x + bar - 1, floor - 1), fill=series.colour)
+                pen.rectangle((x, floor - max(tall, 1), x + bar - 1, floor - 1), fill=series.color)
         if len(panel.labels) <= 11 or i % 2 == 0:
             pen.text((left + 0.4 * slot, floor + 4), label, fill=INK, font=font, anchor="ma")
     pen.line((_MARGIN, floor, width - _MARGIN, floor), fill=FAINT)
     pen.text((_MARGIN - 4, floor - full), f"{top:,}", fill=INK, font=font, anchor="rm")
     for k, series in enumerate(panel.series):
-        pen.text((width - _MARGIN - 60 + 30 * k, 26), series.name, fill=series.colour, font=font)
+        pen.text((width - _MARGIN - 60 + 30 * k, 26), series.name, fill=series.color, font=font)
     return canvas
 
 
@@ -131,10 +131,10 @@ def _example(row: dict[str, Any], image: Image.Image) -> Image.Image:
     shown = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     pen = ImageDraw.Draw(shown)
     crops: list[Image.Image] = []
-    for side, colour in (("lose", LOSE), ("win", WIN)):
+    for side, color in (("lose", LOSE), ("win", WIN)):
         corners = [v * size for v, size in zip(row[f"{side}_box"], (*shown.size, *shown.size), strict=True)]
-        pen.rectangle(corners, outline=colour, width=4)
-        crops.insert(0, _framed(image.crop(tuple(row[f"{side}_crop"])), colour))
+        pen.rectangle(corners, outline=color, width=4)
+        crops.insert(0, _framed(image.crop(tuple(row[f"{side}_crop"])), color))
     height = max(shown.height, sum(crop.height for crop in crops) + 8)
     canvas = Image.new("RGB", (shown.width + 8 + max(crop.width for crop in crops), height), "white")
     canvas.paste(shown, (0, 0))
@@ -143,9 +143,9 @@ def _example(row: dict[str, Any], image: Image.Image) -> Image.Image:
     return canvas
 
 
-def _framed(crop: Image.Image, colour: str) -> Image.Image:
+def _framed(crop: Image.Image, color: str) -> Image.Image:
     scale = 220 / max(crop.size)
     crop = crop.resize((max(1, round(crop.width * scale)), max(1, round(crop.height * scale))))
-    canvas = Image.new("RGB", (crop.width + 8, crop.height + 8), colour)
+    canvas = Image.new("RGB", (crop.width + 8, crop.height + 8), color)
     canvas.paste(crop, (4, 4))
     return canvas

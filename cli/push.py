@@ -43,7 +43,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build it, show what would change, send nothing.")] = False,
     license: Annotated[
         str | None,
-        typer.Option(metavar="SPDX", help="Licence of questions whose source states none.", rich_help_panel=_CARD),
+        typer.Option(metavar="SPDX", help="License of questions whose source states none.", rich_help_panel=_CARD),
     ] = None,
     ship_images: Annotated[
         bool | None,

@@ -172,11 +172,11 @@ def test_the_audit_is_that_of_the_boxes(made):
 
 
 def wilson(k, n, z=1.959964):
-    centre, half = k / n + z * z / 2 / n, z * ((k / n * (1 - k / n) + z * z / 4 / n) / n) ** 0.5
-    return tuple(100 * max(0, centre + side * half) / (1 + z * z / n) for side in (-1, 1))
+    center, half = k / n + z * z / 2 / n, z * ((k / n * (1 - k / n) + z * z / 4 / n) / n) ** 0.5
+    return tuple(100 * max(0, center + side * half) / (1 + z * z / n) for side in (-1, 1))
 
 
-def test_critics_models_and_licences_are_those_of_the_rows(run, made):
+def test_critics_models_and_licenses_are_those_of_the_rows(run, made):
     card = (made.folder / "README.md").read_text()
     pool = read(made.folder, "candidates")
     for name, verdicts, unparsed, share, mean in table(card, "critic"):
@@ -187,10 +187,10 @@ def test_critics_models_and_licences_are_those_of_the_rows(run, made):
         assert float(mean) == round(float(np.mean(known)), 3)
     for line in table(card, "run"):
         assert line[0].strip("`") in {row["run"] for row in pool} and line[1:3] == ["0", "0"]
-    licences = {tuple(row[:2]): row[2:] for row in table(card, "source", "licence")}
-    for (source, licence), (questions, images, left_out) in licences.items():
+    licenses = {tuple(row[:2]): row[2:] for row in table(card, "source", "license")}
+    for (source, license), (questions, images, left_out) in licenses.items():
         mine = {(row["question_id"], row["image_sha256"]) for row in pool if row["source"] == source}
-        assert {row["license"] for row in pool if row["source"] == source} == {licence}
+        assert {row["license"] for row in pool if row["source"] == source} == {license}
         shown = {row["sha256"] for row in read(made.folder, "images")}
         pictures_of = {sha for _, sha in mine}
         assert [int(questions), int(images), int(left_out)] == [len(mine), len(pictures_of), len(pictures_of - shown)]

@@ -1,4 +1,4 @@
-"""A dataset folder from runs: its rows, splits, licences, bytes, and that TRL takes it unchanged."""
+"""A dataset folder from runs: its rows, splits, licenses, bytes, and that TRL takes it unchanged."""
 
 import dataclasses
 import io
@@ -373,10 +373,10 @@ def test_an_unfinished_run_and_one_without_pairs_are_refused(tmp_path):
         build_dataset([run.path], tmp_path / "set")
 
 
-# Licences
+# Licenses
 
 
-def test_without_a_licence_the_user_is_asked(tmp_path):
+def test_without_a_license_the_user_is_asked(tmp_path):
     run = make_run(tmp_path / "run", photos(tmp_path / "photos"))
     with pytest.raises(VisRLError, match=r"24 of 24 questions state none.*--license cc-by-4\.0") as asked:
         build_dataset([run.path], tmp_path / "set")
@@ -389,13 +389,13 @@ def test_without_a_licence_the_user_is_asked(tmp_path):
 
 def test_an_answer_that_contradicts_the_source_is_refused(tmp_path):
     run = make_run(tmp_path / "run", photos(tmp_path / "photos", license="CC-BY-4.0"))
-    with pytest.raises(UsageError, match=r"every question states its licence \(CC-BY-4\.0\)"):
+    with pytest.raises(UsageError, match=r"every question states its license \(CC-BY-4\.0\)"):
         build_dataset([run.path], tmp_path / "set", license="mit")
     assert build_dataset([run.path], tmp_path / "set", license="cc-by-4.0").manifest["license"]["id"] == "cc-by-4.0"
 
 
 @pytest.mark.parametrize(
-    ("licences", "expected"),
+    ("licenses", "expected"),
     [
         (lambda i: "CC0-1.0" if i < 6 else "CC-BY-4.0", ("other", "mixed")),
         (lambda i: "CC BY 4.0" if i < 6 else "cc-by-4.0", ("cc-by-4.0", "")),
@@ -403,14 +403,14 @@ def test_an_answer_that_contradicts_the_source_is_refused(tmp_path):
         (lambda i: "ODbL-1.0", ("odbl", "")),
     ],
 )
-def test_mixed_and_unknown_licences_come_with_a_file(tmp_path, licences, expected):
-    source = photos(tmp_path / "photos", license=licences, ship_image=True)
+def test_mixed_and_unknown_licenses_come_with_a_file(tmp_path, licenses, expected):
+    source = photos(tmp_path / "photos", license=licenses, ship_image=True)
     made = build_dataset([make_run(tmp_path / "run", source).path], tmp_path / "set")
     assert (made.manifest["license"]["id"], made.manifest["license"]["name"]) == expected
     assert (made.folder / "LICENSE").exists() == (expected[0] == "other")
     for row in rows_of(made.folder, "preferences"):
-        assert row["license"] == licences(int(row["question_id"][1:]))
-    assert any("knows no licence 'Flickr Terms" in note for note in made.notes) == expected[1].startswith("flickr")
+        assert row["license"] == licenses(int(row["question_id"][1:]))
+    assert any("knows no license 'Flickr Terms" in note for note in made.notes) == expected[1].startswith("flickr")
     if expected[1] == "mixed":
         text = (made.folder / "LICENSE").read_text()
         assert "questions: CC-BY-4.0 (18 questions, 9 images, 9 of them published)" in text

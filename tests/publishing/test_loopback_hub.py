@@ -186,7 +186,7 @@ def test_a_model_goes_out_without_its_training(told):
 
 def test_a_model_is_published_without_the_folders_of_this_machine(told):
     code, err, card = told["model"]["local"]
-    assert code == 0 and "names no licence" in err
+    assert code == 0 and "names no license" in err
     assert card == "# rl1\n\nvisrl gen --model user/rl1@v1.0 --source questions.jsonl\n"
 
 

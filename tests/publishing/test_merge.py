@@ -1,4 +1,4 @@
-"""Datasets that were made before, merged with runs: the same rows as all their runs would give, licences kept."""
+"""Datasets that were made before, merged with runs: the same rows as all their runs would give, licenses kept."""
 
 import json
 import re
@@ -81,8 +81,8 @@ def test_a_single_run_lists_no_parts(first):
     assert "Merged from" not in (first.folder / "README.md").read_text()
 
 
-def test_licences_are_kept(tmp_path):
-    """The first version's answer to "which licence?" stays with its rows; the new run is asked about its own alone."""
+def test_licenses_are_kept(tmp_path):
+    """The first version's answer to "which license?" stays with its rows; the new run is asked about its own alone."""
     silent = make_run(tmp_path / "silent", photos(tmp_path / "p1", ship_image=True)).path
     stated = make_run(tmp_path / "stated", photos(tmp_path / "p2", rows=12, **SHIPPED), seed=1).path
     first = build_dataset([silent], tmp_path / "first", license="CC-BY-4.0")

@@ -108,7 +108,7 @@ def test_visual7w_turns_are_questions(tmp_path: Path) -> None:
     }
 
 
-def test_a_licence_of_ones_own_fills_only_what_is_open(tmp_path: Path) -> None:
+def test_a_license_of_ones_own_fills_only_what_is_open(tmp_path: Path) -> None:
     options = SourceOptions(license="my terms", ship_images=True)
     docvqa = read_all(replace(true.make_docvqa(tmp_path), options=options).open())[0][0]
     assert (docvqa.license, docvqa.ship_image) == ("my terms", False), "a no always wins"

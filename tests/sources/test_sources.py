@@ -422,7 +422,7 @@ def test_parquet_file(tmp_path: Path) -> None:
     ]
     assert [question.image for question in questions] == [png(i) for i in range(3)]
     assert [question.source_id for question in questions] == ["val/0", "val/1", "val/2"]
-    # a licence, and boxes of an unknown space, only when they are named
+    # a license, and boxes of an unknown space, only when they are named
     assert {(question.license, question.gold_boxes) for question in questions} == {("", ())}
     columns = {"license": "license", "boxes": "boxes"}
     named = open_source(path, options=SourceOptions(columns=columns, gold_space="pixels", ship_images=True)).read(0)

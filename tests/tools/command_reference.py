@@ -2,7 +2,7 @@
 
     python -m tests.tools.command_reference > docs/commands.md
 
-Nothing in it depends on the width or the colours of a terminal, or on the machine. test_docs.py says when the page
+Nothing in it depends on the width or the colors of a terminal, or on the machine. test_docs.py says when the page
 is out of date.
 """
 
@@ -28,7 +28,7 @@ docs/commands.md`); `visrl COMMAND --help` shows the same.
 
 Results go to stdout, progress and notes to stderr: bars on a terminal, a line a minute in a log. Every command takes
 `--quiet` (`-q`: the result and errors only) and `--verbose` (`-v`: warnings of libraries too, and the traceback of a
-bug), before or after its name. `NO_COLOR=1` switches colours off. `visrl --version` lists the versions of what is
+bug), before or after its name. `NO_COLOR=1` switches colors off. `visrl --version` lists the versions of what is
 installed. `visrl --install-completion` makes the shell (bash, zsh, fish, PowerShell) complete commands and options.
 
 | exit code | |

@@ -75,7 +75,7 @@ class GenConfig:
     columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
     gold_space: str = option("unit", "Space of the source's gold boxes.", choices=("unit", "pixels"))
     ship_images: bool | None = option(None, "Whether the source's images may be redistributed; default: as it says.")
-    license: str | None = option(None, "Licence of the source, when its rows state none (an SPDX id).")
+    license: str | None = option(None, "License of the source, when its rows state none (an SPDX id).")
 
     attempts: int = option(
         3, "Attempts a question (the paper's N); each gives two candidates.", low=1, panel="Sampling"

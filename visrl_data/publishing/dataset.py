@@ -2,7 +2,7 @@
 
     open       runs, dataset folders, datasets of the Hub                 parts.py, hub_fetch.py
     merge      runs that were made alike, without what occurs twice       merge.py
-    settle     a licence for every row; which pictures go out             licenses.py
+    settle     a license for every row; which pictures go out             licenses.py
     rows       preferences, rl1, rl2, candidates, images                  dataset_rows.py
     write      parquet shards by config and split                         dataset_shards.py
     tell       report, card with its pictures, manifest                   visrl_cards
@@ -10,7 +10,7 @@
     data/<config>/<split>-00000-of-0000N.parquet
     README.md  card/             the card and its pictures
     report.json  report.html     of the runs; the page of a single run, when it shows nothing that stays at home
-    LICENSE                      when the licence is none that the Hub knows, or several
+    LICENSE                      when the license is none that the Hub knows, or several
     runs/                        questions, drops and pairs of the runs, so that a later dataset can be merged from this
     manifest.json                runs, models, versions, counts, digests; written last
 
@@ -96,7 +96,7 @@ def build_dataset(
     sources: folders of finished runs or of datasets, and datasets of the Hub.
     license: for questions whose source states none. ship_images: None embeds the pictures whose source says
     that they may be redistributed, True all, False none.
-    Raises VisRLError: runs that don't go together, no pair, no licence, a folder that holds something else.
+    Raises VisRLError: runs that don't go together, no pair, no license, a folder that holds something else.
     """
     pool = merge.merge([_part(source) for source in sources])
     questions, terms = licenses.settle(
@@ -180,7 +180,7 @@ def _notes(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool |
             yield f"{place}: {kept['questions']} questions, {kept['pairs']} pairs in the dataset."
     if terms.id == "other" and terms.name != "mixed":
         stated = terms.sources[0].license
-        yield f"The Hub knows no licence {stated!r}: the card says other, and LICENSE names it. It knows cc-by-4.0."
+        yield f"The Hub knows no license {stated!r}: the card says other, and LICENSE names it. It knows cc-by-4.0."
     absent = len(images - pool.images.sizes.keys())
     withheld = len(images) - len(terms.shipped)
     if withheld:

@@ -1,6 +1,6 @@
-"""Under which licence a dataset goes out, and which pictures go with it.
+"""Under which license a dataset goes out, and which pictures go with it.
 
-A step of dataset.py, between merging and writing. Nothing is guessed: a question keeps the licence that its
+A step of dataset.py, between merging and writing. Nothing is guessed: a question keeps the license that its
 source stated; where none was stated the user is asked. A picture goes out when its source says that it
 may, when the user says so, or when a version that is merged shows it already.
 """
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from visrl_data.core.errors import UsageError, VisRLError
 
-# Licences of data (and some of code) by the names that the Hub knows: https://hf.co/docs/hub/repositories-licenses
-HUB_LICENCES = {
+# Licenses of data (and some of code) by the names that the Hub knows: https://hf.co/docs/hub/repositories-licenses
+HUB_LICENSES = {
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "wtfpl", "mpl-2.0", "zlib"),
     *("gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "agpl-3.0", "gfdl", "afl-3.0", "osl-3.0", "artistic-2.0"),
     *("cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"),
@@ -30,7 +30,7 @@ _SPDX = {"odc-by-1.0": "odc-by", "odbl-1.0": "odbl", "pddl-1.0": "pddl", "c-uda-
 
 @dataclass(frozen=True, slots=True)
 class SourceTerms:
-    """What holds for one source under one licence. withheld: pictures that the dataset leaves out.
+    """What holds for one source under one license. withheld: pictures that the dataset leaves out.
 
     overruled: pictures that go out because the user said so although the source says that they may not.
     """
@@ -45,7 +45,7 @@ class SourceTerms:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the card says about licences, and which pictures go out.
+    """What the card says about licenses, and which pictures go out.
 
     id: a name that the Hub knows, or "other"; then name stands beside it, and the file LICENSE holds `text`.
     shipped: sha256 of the pictures that the dataset embeds.
@@ -65,40 +65,40 @@ def settle(
     there: Container[str],
     published: frozenset[str] = frozenset(),
 ) -> tuple[pa.Table, Terms]:
-    """The questions with a licence each, and the terms of the dataset.
+    """The questions with a license each, and the terms of the dataset.
 
     license: for the questions whose source states none. ship_images: None goes by what the sources say,
     True embeds every picture, False none. there: sha256 of the pictures that can be embedded; the others were
     withheld by a dataset that is a part of this one. published: of those that such a dataset shows already,
     which stay whatever their sources say.
-    Raises VisRLError when a licence is missing, UsageError when `license` contradicts what was stated.
+    Raises VisRLError when a license is missing, UsageError when `license` contradicts what was stated.
     """
-    questions = _with_licences(questions, license)
+    questions = _with_licenses(questions, license)
     wanted = _shipped(questions, ship_images, published)
     shipped = frozenset(sha for sha in wanted if sha in there)
     sources = tuple(_source_terms(questions, shipped))
     known = sorted({hub_name(terms.license) for terms in sources})
-    if len(known) == 1 and known[0] in HUB_LICENCES:
+    if len(known) == 1 and known[0] in HUB_LICENSES:
         return questions, Terms(known[0], "", "", sources, shipped)
     name = "mixed" if len(known) > 1 else re.sub(r"[^a-z0-9.-]+", "-", known[0]).strip("-.")[:60] or "see-license"
     return questions, Terms("other", name, _license_file(sources), sources, shipped)
 
 
 def hub_name(license: str) -> str:
-    """A licence as the Hub spells it: "CC BY 4.0" and "CC-BY-4.0" are cc-by-4.0. Unknown ones keep their words."""
+    """A license as the Hub spells it: "CC BY 4.0" and "CC-BY-4.0" are cc-by-4.0. Unknown ones keep their words."""
     name = re.sub(r"[\s_]+", "-", license.strip().lower())
     name = _SPDX.get(name, name.removesuffix("-only").removesuffix("-or-later"))
-    return name if name in HUB_LICENCES else license.strip().lower()
+    return name if name in HUB_LICENSES else license.strip().lower()
 
 
-def _with_licences(questions: pa.Table, license: str | None) -> pa.Table:
+def _with_licenses(questions: pa.Table, license: str | None) -> pa.Table:
     stated = questions["license"]
     missing = pc.equal(pc.fill_null(stated, ""), "")
     if not pc.any(missing).as_py():
         known = sorted(set(stated.to_pylist()))
         if license and {hub_name(text) for text in known} != {hub_name(license)}:
             raise UsageError(
-                f"--license {license}: every question states its licence ({', '.join(known)}). "
+                f"--license {license}: every question states its license ({', '.join(known)}). "
                 "The option answers for questions that state none; leave it out."
             )
         return questions
@@ -106,7 +106,7 @@ def _with_licences(questions: pa.Table, license: str | None) -> pa.Table:
         silent = questions.filter(missing)
         names = ", ".join(sorted(set(silent["source"].to_pylist())))
         raise VisRLError(
-            f"Under which licence may {names} be used? {silent.num_rows} of {questions.num_rows} questions state none, "
+            f"Under which license may {names} be used? {silent.num_rows} of {questions.num_rows} questions state none, "
             "and a published dataset needs one. Answer with --license ID, for example --license cc-by-4.0 "
             "(--license unknown says openly that you don't know), or state it in the source's rows."
         )
@@ -142,9 +142,9 @@ def _source_terms(questions: pa.Table, shipped: frozenset[str]) -> Iterable[Sour
 
 def _license_file(sources: tuple[SourceTerms, ...]) -> str:
     lines = [
-        "Licences of this dataset",
+        "Licenses of this dataset",
         "",
-        "Each row states its licence in the column `license`, and where it comes from in `source`, `source_id`",
+        "Each row states its license in the column `license`, and where it comes from in `source`, `source_id`",
         "and `source_url`. It is what the source stated, or, where that stated none, who published the dataset.",
         "",
     ]

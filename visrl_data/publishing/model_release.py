@@ -20,7 +20,7 @@ from visrl_data.core.files import write_text
 from visrl_data.models.model_folder import RECORD
 from visrl_data.runs.parts import shareable
 
-# What a model consists of, with the record of its training. Everything else in its folder (checkpoints, optimiser
+# What a model consists of, with the record of its training. Everything else in its folder (checkpoints, optimizer
 # state, pickles) stays at home.
 MODEL_FILES = (
     "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*", "README.md", "LICENSE*",
@@ -82,7 +82,7 @@ def notes(folder: Path) -> list[str]:
     if not (folder / _CARD).is_file():
         told.append("The folder has no README.md, so the model will have no card.")
     elif not re.search(r"^license:", (folder / _CARD).read_text("utf-8"), re.MULTILINE):
-        told.append(f"{folder / _CARD} names no licence. Choose one and add a line to its head: license: ID")
+        told.append(f"{folder / _CARD} names no license. Choose one and add a line to its head: license: ID")
     for file, key in (("adapter_config.json", "base_model_name_or_path"), (RECORD, "origin_base")):
         value = json.loads((folder / file).read_text("utf-8")).get(key) if (folder / file).is_file() else None
         name = value.get("id", "") if isinstance(value, dict) else value

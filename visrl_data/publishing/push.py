@@ -58,7 +58,7 @@ def push(
     if "model" in kinds and alone != "model":
         raise UsageError("A model folder goes out alone. Give it apart from runs and datasets.")
     if alone in ("model", "dataset") and (card or output):
-        instead = " The licence of a model stands in the head of its README.md." if alone == "model" else ""
+        instead = " The license of a model stands in the head of its README.md." if alone == "model" else ""
         raise UsageError(f"{what[0]} is a {alone} folder; --output and the options of the card are for runs.{instead}")
     if tag is not None:
         release_plan.check_tag(tag)

@@ -114,7 +114,7 @@ def _largest_sources(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _stated(questions: pa.Table) -> list[tuple[str, int]]:
-    """The licences of the questions, most frequent first."""
+    """The licenses of the questions, most frequent first."""
     return sorted(value_counts(questions["license"]).items(), key=lambda entry: (-entry[1], entry[0]))[:10]
 
 

@@ -2,7 +2,7 @@
 
 The rows are read from Arrow storage without any decoding, so an image's bytes are those that were stored.
 question, answers (or answer), image and id are found by name; every other column only when `columns` names
-it: boxes of an unknown space, or a licence that a re-uploader chose, are never taken on silently. An
+it: boxes of an unknown space, or a license that a re-uploader chose, are never taken on silently. An
 image may be an Image feature, a struct of bytes and path, bytes, a path, or a list of one of these.
 """
 

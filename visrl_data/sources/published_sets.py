@@ -4,7 +4,7 @@
     visrl gen --source docvqa@COMMIT --split validation      another revision
     visrl gen --source vsr:FOLDER --images-root coco.zip     the same files, already on disk
 
-Opened by hf.py's `open_hub` or as local .parquet and .jsonl files, read by rows.py like any other table. The licence
+Opened by hf.py's `open_hub` or as local .parquet and .jsonl files, read by rows.py like any other table. The license
 is what the set's own makers state, "" where this project knows of none: the tags of those who uploaded a set again
 often contradict it and are never taken on. Images are withheld from publication wherever their terms are not known
 to allow it.
