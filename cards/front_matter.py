@@ -12,7 +12,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
-from visrl_data.runs.dataset_files import Facts
+from visrl_data.runs.dataset_files import SplitFacts
 
 DEFAULT_CONFIG = "preferences"
 TASKS = ["visual-question-answering", "image-text-to-text"]
@@ -20,7 +20,7 @@ TAGS = ["visrl", "preference", "dpo", "trl", "grounding", "bounding-box", "visua
 _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
 
 
-def front_matter(manifest: dict[str, Any], facts: dict[str, dict[str, Facts]], name: str) -> str:
+def front_matter(manifest: dict[str, Any], facts: dict[str, dict[str, SplitFacts]], name: str) -> str:
     """The head, without its two lines of dashes. facts: rows and schemas by config and split."""
     license = manifest["license"]
     other = {"license_name": license["name"], "license_link": "LICENSE"} if license["id"] == "other" else {}
@@ -58,12 +58,12 @@ def _sources(manifest: dict[str, Any]) -> list[str]:
     return [f"extended|{name}" for name in sorted(named) if "/" in name] or ["original"]
 
 
-def _files(config: str, splits: dict[str, Facts]) -> dict[str, Any]:
+def _files(config: str, splits: dict[str, SplitFacts]) -> dict[str, Any]:
     files = [{"split": split, "path": f"data/{config}/{split}-*.parquet"} for split in splits]
     return {"data_files": files} | ({"default": True} if config == DEFAULT_CONFIG else {})
 
 
-def _info(config: str, splits: dict[str, Facts]) -> DatasetInfo:
+def _info(config: str, splits: dict[str, SplitFacts]) -> DatasetInfo:
     found = SplitDict()
     for name, facts in splits.items():
         found.add(SplitInfo(name, num_bytes=facts.num_bytes, num_examples=facts.rows))

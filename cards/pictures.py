@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from visrl_data.core.images import decode
 from visrl_data.runs.dataset_files import split_of
-from visrl_data.runs.pair_set import PairSet
+from visrl_data.runs.pair_set import PairTable
 
 WIN, LOSE, INK, FAINT = "#1a7f37", "#cf222e", "#24292f", "#d0d7de"
 _SIDE = 480  # pixels: the longer side of the example's image
@@ -40,7 +40,7 @@ class Panel:
     series: tuple[Series, ...]
 
 
-def draw_pictures(folder: Path, pairs: PairSet, report: dict[str, Any]) -> str:
+def draw_pictures(folder: Path, pairs: PairTable, report: dict[str, Any]) -> str:
     """Write the card's pictures. Returns the id of the pair that the card shows; its picture is drawn only
     when the dataset embeds it.
     """
@@ -54,7 +54,7 @@ def draw_pictures(folder: Path, pairs: PairSet, report: dict[str, Any]) -> str:
     return shown
 
 
-def example_row(pairs: PairSet) -> dict[str, Any]:
+def example_row(pairs: PairTable) -> dict[str, Any]:
     """The first pair that can show most: its picture, two responses, and in the train split."""
     columns = [pairs.pairs[name].to_pylist() for name in ("image_sha256", "same_response")]
     worth = [(sha in pairs.embedded, not same, split_of(sha) == "train") for sha, same in zip(*columns, strict=True)]
@@ -75,7 +75,7 @@ def score_panels(report: dict[str, Any]) -> list[Panel]:
     ]
 
 
-def box_panels(pairs: PairSet, report: dict[str, Any]) -> list[Panel]:
+def box_panels(pairs: PairTable, report: dict[str, Any]) -> list[Panel]:
     """How far apart win and lose are, and how large they are."""
     apart = report["boxes"]["iou_win_lose"]["histogram"]
     sizes = [Series(side, color, _sides(pairs, f"{side}_box")) for side, color in (("win", WIN), ("lose", LOSE))]
@@ -86,7 +86,7 @@ def box_panels(pairs: PairSet, report: dict[str, Any]) -> list[Panel]:
     ]
 
 
-def _sides(pairs: PairSet, column: str) -> tuple[int, ...]:
+def _sides(pairs: PairTable, column: str) -> tuple[int, ...]:
     boxes = pc.list_flatten(pairs.pairs[column]).to_numpy().reshape(-1, 4)
     sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
     return tuple(np.histogram(sides, bins=np.arange(11) / 10)[0].tolist())

@@ -40,26 +40,26 @@ def inspect(
       visrl inspect user/photos@v1.0 user/photos@v1.1 --json
     """
     from visrl_data.core.errors import UsageError
-    from visrl_data.runs.opening import open_subject
+    from visrl_data.runs.opening import open_target
 
     if other is not None and open_page:
         raise UsageError("--open is for one run: a comparison has no page. Leave it out.")
     if other is not None:
         _compare(run, other, as_json)
         return
-    subject = open_subject(run, say)
+    target = open_target(run, say)
     if open_page:
-        _open(run, subject.page)
+        _open(run, target.page)
     if as_json:
-        print(json.dumps(subject.report))
+        print(json.dumps(target.report))
         return
     from rich.console import Console
 
     from visrl_data.report.tables import render
 
-    Console().print(render(subject.report))
-    if subject.page:
-        print(f"With charts and pictures: {subject.page}")
+    Console().print(render(target.report))
+    if target.page:
+        print(f"With charts and pictures: {target.page}")
 
 
 def _compare(run: str, other: str, as_json: bool) -> None:

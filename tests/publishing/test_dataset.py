@@ -153,7 +153,7 @@ def test_equal_responses_leave_no_response_row(built):
     column = pairs.pairs.column_names.index("same_response")
     same = pa.array([i == 0 for i in range(pairs.pairs.num_rows)])
     pairs = dataclasses.replace(pairs, pairs=pairs.pairs.set_column(column, "same_response", same))
-    made = [example for _, example in pair_set.examples(pairs, responses=True)]
+    made = [example for _, example in pair_set.training_examples(pairs, responses=True)]
     first = pairs.pairs["id"][0].as_py()
     assert [e.step for e in made if e.pair_id == first] == ["focus"]
     assert len(made) == 2 * pairs.pairs.num_rows - 1

@@ -12,7 +12,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.publishing.dataset import Release, build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.publishing.rebuild import rebuild
-from visrl_data.runs.hub_fetch import Fetched
+from visrl_data.runs.hub_fetch import HubDataset
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_versions_of_versions(runs, first, tmp_path):
 
 
 def test_where_the_parts_came_from(runs, first, tmp_path):
-    fetched = Fetched(first.folder, "me/spot@v1.0", "c" * 40)
+    fetched = HubDataset(first.folder, "me/spot@v1.0", "c" * 40)
     merged = build_dataset([fetched, runs["b"]], tmp_path / "merged")
     published, run = merged.manifest["parts"]
     assert (published["dataset"], published["commit"]) == ("me/spot@v1.0", "c" * 40)

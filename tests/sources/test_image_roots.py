@@ -218,7 +218,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def refused(url: str, hosts: str = "any") -> tuple[str, str]:
     with pytest.raises(BadImage) as caught:
-        urls.fetch(url, hosts)
+        urls.fetch_image(url, hosts)
     return caught.value.reason, caught.value.detail
 
 
@@ -308,7 +308,7 @@ def test_a_redirect_is_checked_like_a_url(server: str, monkeypatch: pytest.Monke
         "--allow-urls localhost does not name its host"
     )
     assert "expected http" in refused(f"{server}/to/file!/etc/passwd")[1]
-    assert urls.fetch(f"{server}/to/http!localhost/a.jpg", "localhost") == jpeg(1)
+    assert urls.fetch_image(f"{server}/to/http!localhost/a.jpg", "localhost") == jpeg(1)
     assert Pages.asked[-1] == "localhost /a.jpg"
 
 
@@ -321,6 +321,6 @@ def test_the_connection_goes_to_the_address_that_was_checked(server: str, monkey
         return real("127.0.0.1" if looked.count(host) == 1 else "127.0.0.2", *rest, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", once)
-    assert urls.fetch("http://rebind.org/a.jpg", "any") == jpeg(1)
+    assert urls.fetch_image("http://rebind.org/a.jpg", "any") == jpeg(1)
     assert [host for host in looked if host == "rebind.org"] == ["rebind.org"]
     assert Pages.asked == ["rebind.org /a.jpg"]

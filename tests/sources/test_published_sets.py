@@ -125,7 +125,7 @@ def test_native_errors(tmp_path: Path) -> None:
     parquet(tmp_path / "DocVQA/test-00000-of-00001.parquet", {"questionId": ["1"], "question": ["q"]})
     with pytest.raises(VisRLError, match="split 'test' has no column answers, image. Columns there: question, quest"):
         replace(made, split="test").open()
-    assert set(PUBLISHED) == set(published_sets.NATIVES)
+    assert set(PUBLISHED) == set(published_sets.PUBLISHED_SETS)
 
 
 def test_from_the_hub_by_the_same_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_the_docs_name_every_reason() -> None:
     code = Path(published_sets.__file__).parent
     raised = {
         name
-        for file in (*code.glob("*.py"), code.parent / "images.py")
+        for file in (*code.glob("*.py"), code.parent / "core/images.py")
         for name in re.findall(r'(?:BadRow|BadImage|_text)\((?:[^"\n]*, )?"([a-z_]+)"', file.read_text())
     }
     docs = (code.parent.parent / "docs/sources.md").read_text()

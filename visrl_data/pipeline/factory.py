@@ -39,7 +39,7 @@ from visrl_data.runs import run_folder
 from visrl_data.sources.dispatch import open_source
 from visrl_data.sources.options import SourceOptions
 from visrl_data.sources.protocol import Source
-from visrl_data.sources.skipped import Rest
+from visrl_data.sources.skipped import SkippedSource
 
 _UNANSWERED = ((Reply("", "skipped", 0, 0), 0), critics.SKIPPED)
 
@@ -99,7 +99,7 @@ def open_questions(config: GenConfig) -> Source:
     if not config.skip:
         return open_source(config.source, config.split, config.limit, options)
     limit = None if config.limit is None else config.skip + config.limit
-    return Rest(open_source(config.source, config.split, limit, options), config.skip)
+    return SkippedSource(open_source(config.source, config.split, limit, options), config.skip)
 
 
 def make(factory: Factory, index: int, replies: Path | None, asked: Asked | None = None) -> Made:

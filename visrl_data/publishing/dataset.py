@@ -45,9 +45,9 @@ from visrl_data.runs import dataset_files, parts
 from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, read_facts
 from visrl_data.runs.dataset_folder import Dataset, digests, is_dataset, open_dataset
 from visrl_data.runs.dataset_schema import CONFIGS
-from visrl_data.runs.hub_fetch import Fetched
-from visrl_data.runs.pair_set import PairSet
-from visrl_data.runs.parts import RUN_TABLES, Part
+from visrl_data.runs.hub_fetch import HubDataset
+from visrl_data.runs.pair_set import PairTable
+from visrl_data.runs.parts import RUN_TABLES, DatasetPart
 from visrl_data.runs.run_folder import Run
 
 
@@ -74,7 +74,7 @@ class Contents:
     candidates: the tables of CANDIDATES, anew at each call. runs: what stands in runs/, by name (parts.RUN_TABLES).
     """
 
-    pairs: PairSet
+    pairs: PairTable
     candidates: Callable[[], Iterator[pa.Table]]
     runs: dict[str, pa.Table]
     about: dict[str, Any]
@@ -84,7 +84,7 @@ class Contents:
 
 
 def build_dataset(
-    sources: Sequence[Path | Fetched],
+    sources: Sequence[Path | HubDataset],
     folder: Path,
     release: Release | None = None,
     *,
@@ -110,7 +110,7 @@ def build_dataset(
 
     pairs = dataset_rows.pair_columns(pool.distinct, questions, pool.members)
     contents = Contents(
-        pairs=PairSet(pairs, pool.prompts, pool.images, terms.shipped),
+        pairs=PairTable(pairs, pool.prompts, pool.images, terms.shipped),
         candidates=candidates,
         runs=pool.tables | {"questions": licenses.filled(pool.questions, license)},
         about=_about(pool, terms, images, ship_images) | _stamped(release or Release()),
@@ -122,8 +122,8 @@ def build_dataset(
     return dataclasses.replace(write_dataset(contents, Path(folder)), notes=notes)
 
 
-def _part(source: Path | Fetched) -> Part:
-    if isinstance(source, Fetched):
+def _part(source: Path | HubDataset) -> DatasetPart:
+    if isinstance(source, HubDataset):
         return parts.dataset_part(open_dataset(source.folder), source.name, source.commit)
     if is_dataset(source):
         return parts.dataset_part(open_dataset(source), source.resolve().name)

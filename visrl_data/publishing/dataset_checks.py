@@ -28,7 +28,7 @@ from huggingface_hub import DatasetCard
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import BadImage, decode, sha256
-from visrl_data.runs.dataset_files import Facts, read_facts, split_files, split_of
+from visrl_data.runs.dataset_files import SplitFacts, read_facts, split_files, split_of
 from visrl_data.runs.dataset_folder import Dataset, digests, open_dataset, shards
 from visrl_data.runs.dataset_schema import CONFIGS
 
@@ -81,7 +81,7 @@ def _files(dataset: Dataset) -> Iterator[str]:
             yield f"{path} {state} since the manifest was written"
 
 
-def _schemas(dataset: Dataset, facts: dict[str, dict[str, Facts]]) -> Iterator[str]:
+def _schemas(dataset: Dataset, facts: dict[str, dict[str, SplitFacts]]) -> Iterator[str]:
     for config in facts:
         for file in shards(dataset, config):
             name = file.relative_to(dataset.folder)
@@ -93,7 +93,7 @@ def _schemas(dataset: Dataset, facts: dict[str, dict[str, Facts]]) -> Iterator[s
                 yield f"{name}: a row group of {largest} bytes; the viewer reads at most {GROUP_LIMIT}"
 
 
-def _counts(dataset: Dataset, facts: dict[str, dict[str, Facts]]) -> Iterator[str]:
+def _counts(dataset: Dataset, facts: dict[str, dict[str, SplitFacts]]) -> Iterator[str]:
     """Manifest, YAML and the card's table against the shards."""
     card = DatasetCard.load(dataset.folder / "README.md")
     infos = DatasetInfosDict.from_dataset_card_data(card.data)

@@ -30,7 +30,7 @@ from visrl_data.core.records import CANDIDATE_SCHEMA
 from visrl_data.publishing.merge import pair_ids, question_places
 from visrl_data.runs.dataset_files import SPLITS, split_of
 from visrl_data.runs.dataset_schema import CANDIDATES, CONFIGS, PREFERENCES, QUESTION_COLUMNS
-from visrl_data.runs.pair_set import PairSet, examples, rows_of
+from visrl_data.runs.pair_set import PairTable, rows_of, training_examples
 from visrl_data.runs.parts import Member
 
 _OF_QUESTION = {"image_width": "width", "image_height": "height", "source_split": "split"}
@@ -111,7 +111,7 @@ def by_split(tables: Iterator[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
     yield from held.items()
 
 
-def preference_rows(pairs: PairSet) -> Iterator[tuple[str, dict[str, Any]]]:
+def preference_rows(pairs: PairTable) -> Iterator[tuple[str, dict[str, Any]]]:
     """(split, row of PREFERENCES); the picture is null where it is not embedded."""
     for row in rows_of(pairs.pairs):
         sha = row["image_sha256"]
@@ -119,10 +119,10 @@ def preference_rows(pairs: PairSet) -> Iterator[tuple[str, dict[str, Any]]]:
         yield split_of(sha), {**row, "image": picture}
 
 
-def training_rows(pairs: PairSet, config: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def training_rows(pairs: PairTable, config: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(split, row of RL1 or RL2) of the pairs whose picture is embedded."""
     names = CONFIGS[config]
-    for split, example in examples(pairs, responses=config == "rl2"):
+    for split, example in training_examples(pairs, responses=config == "rl2"):
         row = {
             "id": example.id,
             "pair_id": example.pair_id,
@@ -135,7 +135,7 @@ def training_rows(pairs: PairSet, config: str) -> Iterator[tuple[str, dict[str, 
         yield split, {name: row[name] for name in names}
 
 
-def image_rows(candidates: Iterator[pa.Table], pairs: PairSet) -> Iterator[tuple[str, dict[str, Any]]]:
+def image_rows(candidates: Iterator[pa.Table], pairs: PairTable) -> Iterator[tuple[str, dict[str, Any]]]:
     """(split, row of IMAGES): every embedded picture that a candidate is about, once, as its source had it."""
     seen: set[str] = set()
     columns = ["image_sha256", "image_width", "image_height", "source", "source_id", "source_url", "license"]

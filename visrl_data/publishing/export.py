@@ -29,7 +29,7 @@ from visrl_data.core.prompts import Part
 from visrl_data.publishing import dataset_rows, merge
 from visrl_data.runs import pair_set, stored_images
 from visrl_data.runs.dataset_folder import dataset_pairs, is_dataset, open_dataset
-from visrl_data.runs.pair_set import PairSet
+from visrl_data.runs.pair_set import PairTable
 
 MARKER = "<image>"
 
@@ -74,12 +74,12 @@ def export(source: Path, form: str, output: Path) -> Exported:
     )
 
 
-def _pairs(source: Path) -> PairSet:
+def _pairs(source: Path) -> PairTable:
     if is_dataset(source):
         return dataset_pairs(open_dataset(source))
     pool = merge.merge_run(source)
     pairs = dataset_rows.pair_columns(pool.distinct, pool.questions, pool.members)
-    return PairSet(pairs, pool.prompts, pool.images, frozenset(pool.images.sizes))
+    return PairTable(pairs, pool.prompts, pool.images, frozenset(pool.images.sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,11 @@ class Line:
     rejected: str
 
 
-def _collect(pairs: PairSet, folder: Path) -> tuple[dict[str, list[Line]], int]:
+def _collect(pairs: PairTable, folder: Path) -> tuple[dict[str, list[Line]], int]:
     """The rows of each file that has some, and how many were left out for an empty answer (trainers refuse it)."""
     tables: dict[str, list[Line]] = {}
     empty = 0
-    for split, example in pair_set.examples(pairs, responses=True):
+    for split, example in pair_set.training_examples(pairs, responses=True):
         if not example.chosen:
             empty += 1
             continue

@@ -24,7 +24,7 @@ from visrl_data.core.prompts import PromptSet, recorded_prompts
 from visrl_data.core.records import CANDIDATE_SCHEMA, QUESTION_SCHEMA
 from visrl_data.report import run_statistics
 from visrl_data.runs import parts
-from visrl_data.runs.parts import Member, Part
+from visrl_data.runs.parts import DatasetPart, Member
 from visrl_data.runs.stored_images import StoredImages
 
 # Options in which the runs of one dataset may differ. Thresholds are compared as the filter last used them,
@@ -48,7 +48,7 @@ class Pool:
     part which is a dataset shows.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[DatasetPart, ...]
     tables: dict[str, pa.Table]
     distinct: pa.Table
     repeated_questions: int
@@ -73,7 +73,7 @@ class Pool:
         return recorded_prompts(self.members[0].about)
 
 
-def merge(given: Sequence[Part]) -> Pool:
+def merge(given: Sequence[DatasetPart]) -> Pool:
     """Put the questions and pairs of parts together, in the order given.
 
     Raises VisRLError when their runs were made in different ways, or when there is no pair.
@@ -112,20 +112,20 @@ def merge_run(path: Path) -> Pool:
     return merge([parts.run_part(path)])
 
 
-def _without_earlier(given: Sequence[Part]) -> Iterator[Part]:
+def _without_earlier(given: Sequence[DatasetPart]) -> Iterator[DatasetPart]:
     """A run that several parts hold counts in the first of them: what a later one has more, that one has otherwise."""
     seen: set[str] = set()
     for part in given:
         new = [member for member in part.members if member.id not in seen]
         seen.update(member.id for member in new)
-        yield parts.only(part, new)
+        yield parts.keep_members(part, new)
 
 
-def _all(kept: Sequence[Part], name: str) -> pa.Table:
+def _all(kept: Sequence[DatasetPart], name: str) -> pa.Table:
     return pa.concat_tables([part.tables[name] for part in kept])
 
 
-def _drops(kept: Sequence[Part], questions: pa.Table) -> pa.Table:
+def _drops(kept: Sequence[DatasetPart], questions: pa.Table) -> pa.Table:
     """Those of rows that became no question, each once; then those of the questions."""
     lost = _all(kept, "drops")
     early = pc.equal(lost["stage"], "source")
@@ -214,7 +214,7 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
-def _report(kept: Sequence[Part], tables: dict[str, pa.Table], whole: bool) -> dict[str, Any]:
+def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> dict[str, Any]:
     """The part's own report; of several parts, or of one without its repeated rows, a new one over all of them."""
     if len(kept) == 1 and whole:
         own: dict[str, Any] = json.loads(kept[0].report.read_text(encoding="utf-8"))

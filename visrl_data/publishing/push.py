@@ -17,7 +17,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.hub_access import MAKE_ROOM, disk_full
 from visrl_data.publishing import model_release, release_plan
 from visrl_data.publishing.release import Folder, Published, PushOptions, default_hub_id, publish
-from visrl_data.runs.hub_fetch import MERGED, Fetched, fetch, is_hub_name
+from visrl_data.runs.hub_fetch import MERGED, HubDataset, fetch_dataset, is_hub_name
 from visrl_data.runs.run_folder import Run
 
 Say = Callable[[str], None]
@@ -82,7 +82,7 @@ def push(
         if not options.dry_run:
             _check_token()
         sources = [
-            fetch(str(one), MERGED, say) if kind == "published" else Path(one)
+            fetch_dataset(str(one), MERGED, say) if kind == "published" else Path(one)
             for one, kind in zip(what, kinds, strict=True)
         ]
         folder = _build(sources, output or Path(temporary) / "dataset", card or Card(), say)
@@ -131,7 +131,7 @@ def kind_of(what: str | Path) -> str:
     return "model" if any((path / name).is_file() for name in ("config.json", "adapter_config.json")) else "run"
 
 
-def _build(sources: Sequence[Path | Fetched], folder: Path, card: Card, say: Say) -> Path:
+def _build(sources: Sequence[Path | HubDataset], folder: Path, card: Card, say: Say) -> Path:
     from visrl_data.publishing.dataset import Release, build_dataset
 
     say(f"Building the dataset of {', '.join(_named(source) for source in sources)}")
@@ -154,15 +154,15 @@ def _build(sources: Sequence[Path | Fetched], folder: Path, card: Card, say: Say
     return folder
 
 
-def _stated_before(sources: Sequence[Path | Fetched]) -> dict[str, Any]:
+def _stated_before(sources: Sequence[Path | HubDataset]) -> dict[str, Any]:
     """The manifest of the first dataset among the sources, whose title and languages go on."""
     from visrl_data.runs.dataset_folder import is_dataset, open_dataset
 
-    folders = [source.folder if isinstance(source, Fetched) else source for source in sources]
+    folders = [source.folder if isinstance(source, HubDataset) else source for source in sources]
     return next((open_dataset(folder).manifest for folder in folders if is_dataset(folder)), {})
 
 
-def _named(source: Path | Fetched) -> str:
+def _named(source: Path | HubDataset) -> str:
     return str(source) if isinstance(source, Path) else f"{source.name} (commit {source.commit[:12]})"
 
 

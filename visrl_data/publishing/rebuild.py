@@ -21,8 +21,8 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.publishing.dataset import Contents, write_dataset
 from visrl_data.publishing.image_search import Missing, Place, Search, find_images, read_found
 from visrl_data.runs.dataset_folder import Dataset, dataset_pairs, open_dataset, tables
-from visrl_data.runs.hub_fetch import fetch, is_hub_name
-from visrl_data.runs.pair_set import PairSet
+from visrl_data.runs.hub_fetch import fetch_dataset, is_hub_name
+from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import RUN_TABLES
 from visrl_data.runs.stored_images import Pixels
 
@@ -69,7 +69,7 @@ def locate(dataset: str) -> Path:
     mistyped = "@" not in dataset and Path(dataset).parent.is_dir()  # like runs/phtos beside runs/photos
     if mistyped or not is_hub_name(dataset):
         raise VisRLError(f"{dataset}: no such folder, and no Hub id. Expected a dataset's folder or USER/NAME[@TAG].")
-    return fetch(dataset).folder
+    return fetch_dataset(dataset).folder
 
 
 def missing_images(dataset: Dataset) -> tuple[Missing, ...]:
@@ -89,7 +89,7 @@ def missing_images(dataset: Dataset) -> tuple[Missing, ...]:
     return tuple(found.values())
 
 
-def _pixels(pairs: PairSet, search: Search) -> Pixels:
+def _pixels(pairs: PairTable, search: Search) -> Pixels:
     def read(sha256: str) -> bytes:
         return pairs.pixels(sha256) if sha256 in pairs.embedded else read_found(search, sha256)
 

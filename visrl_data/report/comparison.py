@@ -18,7 +18,7 @@ from typing import Any
 
 from visrl_data.report.audit import CELLS
 from visrl_data.report.measures import share_difference
-from visrl_data.runs.opening import Subject, open_subject
+from visrl_data.runs.opening import InspectionTarget, open_target
 
 _STAGES = (
     *("rows_read", "dropped_at_source", "questions", "candidates", "scored", "in_win", "in_lose", "pairs"),
@@ -42,10 +42,10 @@ def compare(a: str | Path, b: str | Path, say: Callable[[str], None] = lambda _:
 
     Raises VisRLError when one of them can't be opened.
     """
-    return _compared(open_subject(str(a), say), open_subject(str(b), say))
+    return _compared(open_target(str(a), say), open_target(str(b), say))
 
 
-def _compared(a: Subject, b: Subject) -> dict[str, Any]:
+def _compared(a: InspectionTarget, b: InspectionTarget) -> dict[str, Any]:
     return {
         "a": _about(a),
         "b": _about(b),
@@ -58,13 +58,13 @@ def _compared(a: Subject, b: Subject) -> dict[str, Any]:
     }
 
 
-def _about(subject: Subject) -> dict[str, Any]:
+def _about(target: InspectionTarget) -> dict[str, Any]:
     return {
-        "name": subject.name,
-        "kind": subject.kind,
-        "runs": sorted(subject.runs),
-        "questions": subject.report["yields"]["all"]["questions"],
-        "pairs": subject.report["yields"]["all"]["pairs"],
+        "name": target.name,
+        "kind": target.kind,
+        "runs": sorted(target.runs),
+        "questions": target.report["yields"]["all"]["questions"],
+        "pairs": target.report["yields"]["all"]["pairs"],
     }
 
 
@@ -72,10 +72,10 @@ def _both(a: dict[str, Any], b: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {"a": a.get(name), "b": b.get(name)} for name in {**a, **b}}
 
 
-def _conditions(subject: Subject) -> dict[str, dict[str, Any]]:
+def _conditions(target: InspectionTarget) -> dict[str, dict[str, Any]]:
     """By group and name; where a dataset's runs differ among themselves, all their values, joined."""
     gathered: dict[str, dict[str, list[Any]]] = {}
-    for about in subject.runs.values():
+    for about in target.runs.values():
         run, used = about["run"], about["filter"]
         groups = {
             "options": {name: value for name, value in about["config"].items() if name not in used},
@@ -175,15 +175,15 @@ def _difference(a: dict[str, Any], b: dict[str, Any], cell: str) -> dict[str, fl
     return dict(zip(("points", "low", "high"), values, strict=True))
 
 
-def _outcomes(subject: Subject) -> dict[Key, Outcome]:
+def _outcomes(target: InspectionTarget) -> dict[Key, Outcome]:
     """Of every question, by what was asked. One that was asked several times has the pairs of all of them."""
-    asked = subject.table("questions").to_pylist()
+    asked = target.table("questions").to_pylist()
     keys = {(q["run"], q["id"]): (q["image_sha256"], q["question"], tuple(q["answers"])) for q in asked}
     pairs: dict[Key, set[tuple[Any, ...]]] = {}
-    for pair in subject.table("pairs").to_pylist():
+    for pair in target.table("pairs").to_pylist():
         made = (*pair["win_box"], pair["win_response"], *pair["lose_box"], pair["lose_response"])
         pairs.setdefault(keys[pair["run"], pair["question_id"]], set()).add(made)
-    reasons = {keys[drop["run"], drop["id"]]: drop["reason"] for drop in subject.table("unpaired").to_pylist()}
+    reasons = {keys[drop["run"], drop["id"]]: drop["reason"] for drop in target.table("unpaired").to_pylist()}
     return {key: Outcome(frozenset(pairs.get(key, ())), reasons.get(key, "")) for key in keys.values()}
 
 

@@ -35,7 +35,7 @@ def split_of(image_sha256: str, share: float = VALIDATION_SHARE) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class SplitFacts:
     """One split of one config, as its files say. num_bytes: of the columns before compression."""
 
     rows: int
@@ -44,17 +44,17 @@ class Facts:
     schema: pa.Schema
 
 
-def read_facts(folder: Path, configs: Iterable[str]) -> dict[str, dict[str, Facts]]:
+def read_facts(folder: Path, configs: Iterable[str]) -> dict[str, dict[str, SplitFacts]]:
     """What the parquet files of a dataset folder say of themselves, by config and split; only what is there."""
     found = {config: {split: _facts(files) for split in SPLITS if (files := split_files(folder, config, split))}
              for config in configs}  # fmt: skip
     return {config: splits for config, splits in found.items() if splits}
 
 
-def _facts(files: list[Path]) -> Facts:
+def _facts(files: list[Path]) -> SplitFacts:
     footers = [pq.read_metadata(file) for file in files]
     groups = [footer.row_group(i) for footer in footers for i in range(footer.num_row_groups)]
-    return Facts(
+    return SplitFacts(
         rows=sum(footer.num_rows for footer in footers),
         num_bytes=sum(group.total_byte_size for group in groups),
         file_bytes=sum(file.stat().st_size for file in files),

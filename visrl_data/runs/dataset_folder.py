@@ -19,7 +19,7 @@ from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.prompts import recorded_prompts
 from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, SPLITS, split_files
 from visrl_data.runs.dataset_schema import PREFERENCES
-from visrl_data.runs.pair_set import PairSet
+from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.stored_images import StoredImages
 
 
@@ -81,12 +81,12 @@ def shards(dataset: Dataset, config: str) -> list[Path]:
     return [file for split in SPLITS for file in split_files(dataset.folder, config, split)]
 
 
-def dataset_pairs(dataset: Dataset) -> PairSet:
+def dataset_pairs(dataset: Dataset) -> PairTable:
     """The pairs of a dataset folder, with the pictures that it holds."""
     columns = [name for name in PREFERENCES if name != "image"]
     pairs = pa.concat_tables(tables(dataset, "preferences", columns)).replace_schema_metadata(None)
     stored = StoredImages(shards(dataset, "images"))
-    return PairSet(pairs, recorded_prompts(dataset.manifest["runs"][0]), stored, frozenset(stored.sizes))
+    return PairTable(pairs, recorded_prompts(dataset.manifest["runs"][0]), stored, frozenset(stored.sizes))
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ MERGED = ("manifest.json", "report.json", "runs/*", "data/candidates/*", "data/i
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class HubDataset:
     """A dataset of the Hub. name: USER/NAME[@TAG] as it was asked for; commit: what that named."""
 
     folder: Path
@@ -32,7 +32,9 @@ def is_hub_name(text: str) -> bool:
     return name.count("/") == 1 and all(name.split("/")) and not name.startswith((".", "~")) and bool(tag) == bool(at)
 
 
-def fetch(name: str, files: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None) -> Fetched:
+def fetch_dataset(
+    name: str, files: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None
+) -> HubDataset:
     """Download USER/NAME[@TAG] into the Hub's cache. files: patterns of what is needed. Raises VisRLError."""
     from huggingface_hub import snapshot_download
 
@@ -50,4 +52,4 @@ def fetch(name: str, files: Sequence[str] | None = None, say: Callable[[str], No
         if error.failure.status in (401, 403, 404):
             mend = "Check the name and the tag; a private one needs `hf auth login` with an account that may read it."
         raise VisRLError(f"The dataset {name} could not be fetched: {reason}. {mend}") from None
-    return Fetched(folder, name, folder.name)  # a snapshot's folder is named by its commit
+    return HubDataset(folder, name, folder.name)  # a snapshot's folder is named by its commit

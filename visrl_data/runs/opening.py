@@ -28,7 +28,7 @@ _TABLES = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Subject:
+class InspectionTarget:
     """name: as the user gave it. kind: run or dataset. report: its report.json, as `diagnostics.report` made it.
 
     runs: by id, what is said of each run that it is made of: config, run (its identity) and filter.
@@ -64,10 +64,10 @@ class Subject:
         return pq.read_table(file, columns=columns)
 
 
-def open_subject(name: str, say: Callable[[str], None] = lambda _: None) -> Subject:
+def open_target(name: str, say: Callable[[str], None] = lambda _: None) -> InspectionTarget:
     """Open a run folder, a dataset folder or USER/NAME@TAG. Raises VisRLError when it is none of them."""
     from visrl_data.runs.dataset_folder import is_dataset
-    from visrl_data.runs.hub_fetch import fetch, is_hub_name
+    from visrl_data.runs.hub_fetch import fetch_dataset, is_hub_name
     from visrl_data.runs.parts import run_member
 
     folder = Path(name)
@@ -75,19 +75,19 @@ def open_subject(name: str, say: Callable[[str], None] = lambda _: None) -> Subj
         return _dataset(name, folder)
     if folder.is_dir():
         member = run_member(Run(folder))
-        return Subject(name, "run", folder, _report(name, folder), {member.id: member.about})
+        return InspectionTarget(name, "run", folder, _report(name, folder), {member.id: member.about})
     if "@" in name and is_hub_name(name):
-        return _dataset(name, fetch(name, _FETCHED, say).folder)
+        return _dataset(name, fetch_dataset(name, _FETCHED, say).folder)
     raise VisRLError(
         f"{name}: no such folder. Give a finished run, a dataset folder, or USER/NAME@TAG for a version on the Hub."
     )
 
 
-def _dataset(name: str, folder: Path) -> Subject:
+def _dataset(name: str, folder: Path) -> InspectionTarget:
     from visrl_data.runs.dataset_folder import open_dataset
 
     runs = {run["id"]: run for run in open_dataset(folder).manifest["runs"]}
-    return Subject(name, "dataset", folder, _report(name, folder), runs)
+    return InspectionTarget(name, "dataset", folder, _report(name, folder), runs)
 
 
 def _report(name: str, folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _MARKER = re.compile(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PairSet:
+class PairTable:
     """Pairs and what it takes to make training rows of them.
 
     pairs: the columns of PREFERENCES without `image`. embedded: sha256 of the pictures that `pixels` may be
@@ -34,7 +34,7 @@ class PairSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class TrainingExample:
     """One training row before any format. pictures: encoded, in the order of the prompt's pictures."""
 
     id: str
@@ -46,7 +46,7 @@ class Example:
     rejected: str
 
 
-def examples(pairs: PairSet, responses: bool) -> Iterator[tuple[str, Example]]:
+def training_examples(pairs: PairTable, responses: bool) -> Iterator[tuple[str, TrainingExample]]:
     """(split, training row): the focus row of each pair and, with `responses`, its response row after it.
 
     A pair whose responses are the same text has no response row: there is nothing to prefer.
@@ -59,13 +59,13 @@ def examples(pairs: PairSet, responses: bool) -> Iterator[tuple[str, Example]]:
         whole = stored_images.upright(original)
         boxes = (row["win_box_text"], row["lose_box_text"])
         parts = pairs.prompts.focus.parts(question=question)
-        yield split, Example(f"{name}-focus" if responses else name, name, "focus", parts, (whole,), *boxes)
+        yield split, TrainingExample(f"{name}-focus" if responses else name, name, "focus", parts, (whole,), *boxes)
         if responses and not row["same_response"]:
             parts = pairs.prompts.answer.parts(question=question)
             seen = {"image": whole, "crop": stored_images.crop(original, tuple(row["win_crop"]))}
             pictures = tuple(seen[part.kind] for part in parts if part.kind != "text")
             said = (as_text(row["win_response"]), as_text(row["lose_response"]))
-            yield split, Example(f"{name}-response", name, "response", parts, pictures, *said)
+            yield split, TrainingExample(f"{name}-response", name, "response", parts, pictures, *said)
 
 
 def rows_of(table: pa.Table, at_once: int = 1_000) -> Iterator[dict[str, Any]]:

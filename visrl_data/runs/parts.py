@@ -55,7 +55,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class DatasetPart:
     """A run or a dataset. tables: those of RUN_TABLES. candidates, images: parquet files.
 
     dataset: USER/NAME@TAG or the folder's name, "" for a run. commit: what the tag named, "" when none did.
@@ -72,7 +72,7 @@ class Part:
     commit: str = ""
 
 
-def run_part(path: Path) -> Part:
+def run_part(path: Path) -> DatasetPart:
     """Open a finished run. Raises VisRLError when it is none, or when its files are not those that it was made with.
 
     What the source's reader said of a row that it dropped is left out: it quotes the row, paths included.
@@ -93,7 +93,7 @@ def run_part(path: Path) -> Part:
         "drops": pa.concat_tables([drops, pq.read_table(path / "unpaired.parquet")]),
         "pairs": pq.read_table(path / "pairs.parquet"),
     }
-    return Part(
+    return DatasetPart(
         members=(member,),
         tables={name: _with_run(table, member).select(RUN_TABLES[name].names) for name, table in tables.items()},
         candidates=tuple(sorted((path / "candidates").glob("part-*.parquet"))),
@@ -113,7 +113,7 @@ def _check_digests(run: Run) -> None:
             raise VisRLError(f"{run.path / name} is missing or was changed since the run was finished. {mend}.")
 
 
-def dataset_part(dataset: Dataset, name: str, commit: str = "") -> Part:
+def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
     """Take a dataset folder for the runs that it was made of. name, commit: where it comes from.
 
     Raises VisRLError when the folder was changed, was rebuilt, or keeps no tables of its runs.
@@ -138,7 +138,7 @@ def dataset_part(dataset: Dataset, name: str, commit: str = "") -> Part:
     for run in manifest["runs"]:
         about = {key: value for key, value in run.items() if key != "id"}
         members.append(Member(run["id"], about, f"{name}, run {run['id']}"))
-    return Part(
+    return DatasetPart(
         members=tuple(members),
         tables={table: pq.read_table(folder / "runs" / f"{table}.parquet") for table in RUN_TABLES},
         candidates=tuple(file for split in SPLITS for file in split_files(folder, "candidates", split)),
@@ -149,7 +149,7 @@ def dataset_part(dataset: Dataset, name: str, commit: str = "") -> Part:
     )
 
 
-def only(part: Part, members: Sequence[Member]) -> Part:
+def keep_members(part: DatasetPart, members: Sequence[Member]) -> DatasetPart:
     """The part without its other members, but for their images."""
     if tuple(members) == part.members:
         return part
@@ -158,7 +158,7 @@ def only(part: Part, members: Sequence[Member]) -> Part:
     return dataclasses.replace(part, members=tuple(members), tables=tables)
 
 
-def candidate_tables(part: Part, columns: Sequence[str], rows: int = 10_000) -> Iterator[pa.Table]:
+def candidate_tables(part: DatasetPart, columns: Sequence[str], rows: int = 10_000) -> Iterator[pa.Table]:
     """The candidates of a part's members in pieces, in their stored order: these columns and `run`."""
     ids = pa.array([member.id for member in part.members], pa.string())
     schema = pa.schema([*(CANDIDATE_SCHEMA.field(name) for name in columns), _RUN])

@@ -10,13 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.sources.image_roots import parse_roots
-from visrl_data.sources.options import SourceOptions, parse_columns
+from visrl_data.sources.options import SourceOptions
 from visrl_data.sources.protocol import Source
 
-__all__ = ["Source", "SourceOptions", "open_source", "parse_columns", "parse_roots"]
-
-PUBLISHED = ("gqa", "textvqa", "docvqa", "infographicsvqa", "vsr", "visual7w")  # NATIVES of published_sets.py
+PUBLISHED = ("gqa", "textvqa", "docvqa", "infographicsvqa", "vsr", "visual7w")  # keys of PUBLISHED_SETS
 _DATA_FILES = {".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".zip", ".tar"}
 
 
@@ -55,9 +52,9 @@ def open_source(
 
         return MixSource(rest, split, limit, options, open_source)
     if kind.partition("@")[0] in PUBLISHED:
-        from visrl_data.sources.published_sets import NativeSource
+        from visrl_data.sources.published_sets import PublishedSetSource
 
-        return NativeSource(source, split, limit, options)
+        return PublishedSetSource(source, split, limit, options)
     path = Path(source).expanduser()
     if path.suffix == ".jsonl" and not path.is_dir():
         from visrl_data.sources.jsonl import JsonlSource

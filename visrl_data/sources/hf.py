@@ -25,7 +25,7 @@ from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import check_unique, files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
-from visrl_data.sources.rows import BadRow, Reader, Row, read_row, row_id, value_of
+from visrl_data.sources.rows import BadRow, Row, RowReader, read_row, row_id, value_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder
@@ -36,7 +36,7 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class SourceTable:
     """An opened dataset split. files: what its rows are stored in, or revision: the Hub's commit it is of.
 
     root: the folder that paths in its image column are relative to. url: its page, for the Hub.
@@ -61,7 +61,7 @@ class HfSource:
     the split, 8 digits from 0. Raises VisRLError when columns are missing or ids repeat.
     """
 
-    def __init__(self, table: Table, split: str, limit: int | None, options: SourceOptions) -> None:
+    def __init__(self, table: SourceTable, split: str, limit: int | None, options: SourceOptions) -> None:
         self.name = table.name
         self.split = split
         self._table = table
@@ -75,7 +75,7 @@ class HfSource:
         self._classes = {c: features[c].names for c in used if hasattr(features[c], "names")}
         self._rows = table.rows.select(range(count)).select_columns(used).with_format("arrow")
         roots = open_roots(options.images_root, table.root)
-        self._reader = Reader(self.name, split, columns, options, roots, table.url)
+        self._reader = RowReader(self.name, split, columns, options, roots, table.url)
         self._ids = self._find_ids([c for c in columns["id"] if c in used])
         check_unique(table.name, self._ids, [f"row {i}" for i in range(count)])
 
@@ -117,7 +117,7 @@ class HfSource:
         return f"{self.split}-{i:08d}"
 
 
-def check_paths(table: Table, columns: Sequence[str], options: SourceOptions) -> None:
+def check_paths(table: SourceTable, columns: Sequence[str], options: SourceOptions) -> None:
     """Raises VisRLError when a Hub dataset has paths in its image columns and nobody said where they lead."""
     from datasets import Value
 
@@ -134,7 +134,7 @@ def is_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None
 
 
-def open_parquet(path: Path) -> Table:
+def open_parquet(path: Path) -> SourceTable:
     """One .parquet file; image paths in it are relative to its folder. Raises VisRLError."""
     with _readable(str(path)):
         if not pq.read_metadata(path).num_rows:
@@ -142,17 +142,17 @@ def open_parquet(path: Path) -> Table:
     return open_files(path.stem, [path], "train")
 
 
-def open_files(name: str, paths: Sequence[Path], split: str) -> Table:
+def open_files(name: str, paths: Sequence[Path], split: str) -> SourceTable:
     """The rows of .parquet files, or of .jsonl files, as a split of that name. Raises VisRLError."""
     from datasets import load_dataset_builder
 
     kind = "parquet" if paths[0].suffix == ".parquet" else "json"
     with _readable(str(paths[0])):
         builder = load_dataset_builder(kind, data_files={split: [glob.escape(str(path.resolve())) for path in paths]})
-    return Table(name, _prepare(str(paths[0]), builder, split), paths[0].parent, files=tuple(paths))
+    return SourceTable(name, _prepare(str(paths[0]), builder, split), paths[0].parent, files=tuple(paths))
 
 
-def open_folder(path: Path, config: str | None, split: str) -> Table:
+def open_folder(path: Path, config: str | None, split: str) -> SourceTable:
     """A folder from `save_to_disk`, or one of data files that `datasets` can load. Raises VisRLError."""
     from datasets import load_dataset_builder
 
@@ -167,10 +167,10 @@ def open_folder(path: Path, config: str | None, split: str) -> Table:
         builder = load_dataset_builder(str(path.resolve()), config)
     rows = _prepare(str(path), builder, split)
     files = tuple(Path(file) for file in builder.config.data_files[split])
-    return Table(f"{name}:{config}" if config else name, rows, path, files=files)
+    return SourceTable(f"{name}:{config}" if config else name, rows, path, files=files)
 
 
-def open_hub(text: str, split: str) -> Table:
+def open_hub(text: str, split: str) -> SourceTable:
     """user/name[:config][@revision] on the Hub, pinned to the commit that the revision is at now.
 
     All splits of the config are downloaded. Offline, a dataset that is in the cache is opened, under the
@@ -190,7 +190,7 @@ def open_hub(text: str, split: str) -> Table:
         # `datasets` falls back to whatever commit is in its cache when the Hub does not answer.
         raise VisRLError(f"{text}: the Hub does not answer, and the cache holds commit {builder.hash}, not {commit}.")
     rows = _prepare(text, builder, split)
-    return Table(
+    return SourceTable(
         f"{name}:{config}" if config else name,
         rows,
         Path(HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}",
@@ -221,7 +221,7 @@ def _commit(name: str, revision: str | None) -> str | None:
         return revision
 
 
-def _saved(name: str, root: Path, folder: Path, split: str | None = None) -> Table:
+def _saved(name: str, root: Path, folder: Path, split: str | None = None) -> SourceTable:
     """A dataset from `save_to_disk`; `split` is checked against the one that it says it is."""
     from datasets import load_from_disk
 
@@ -229,7 +229,7 @@ def _saved(name: str, root: Path, folder: Path, split: str | None = None) -> Tab
         rows = load_from_disk(str(folder))
     if split is not None and rows.split is not None:
         _check_split(str(folder), split, [str(rows.split)])
-    return Table(name, rows, root, files=tuple(sorted(folder.glob("*.arrow"))))
+    return SourceTable(name, rows, root, files=tuple(sorted(folder.glob("*.arrow"))))
 
 
 def _prepare(what: str, builder: DatasetBuilder, split: str) -> Dataset:

@@ -144,7 +144,7 @@ def _read_member(archive: Path, name: str, shown: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class _ArchiveFile:
     """A file in an archive: its name there, its size when unpacked, and, in a .tar, where its bytes begin."""
 
     name: str
@@ -152,7 +152,7 @@ class _Member:
     offset: int
 
 
-def _names(archive: Path) -> Mapping[str, _Member]:
+def _names(archive: Path) -> Mapping[str, _ArchiveFile]:
     try:
         return _index(archive, _stamp(archive))
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
@@ -160,14 +160,14 @@ def _names(archive: Path) -> Mapping[str, _Member]:
 
 
 @functools.lru_cache(maxsize=32)
-def _index(archive: Path, stamp: tuple[int, int]) -> Mapping[str, _Member]:
+def _index(archive: Path, stamp: tuple[int, int]) -> Mapping[str, _ArchiveFile]:
     """The plain files of an archive (no links, none outside it) by their normal names; of two, the last counts."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as file:
-            found = [_Member(info.filename, info.file_size, 0) for info in file.infolist() if not info.is_dir()]
+            found = [_ArchiveFile(info.filename, info.file_size, 0) for info in file.infolist() if not info.is_dir()]
     else:
         with tarfile.open(archive, "r:") as tar:
-            found = [_Member(info.name, info.size, info.offset_data) for info in tar if info.isreg()]
+            found = [_ArchiveFile(info.name, info.size, info.offset_data) for info in tar if info.isreg()]
     named = ((posixpath.normpath(member.name), member) for member in found)
     return {name: member for name, member in named if not name.startswith(("/", "../"))}
 

@@ -24,7 +24,7 @@ from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import check_unique, files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
-from visrl_data.sources.rows import BadRow, Reader, read_row, row_id, value_of
+from visrl_data.sources.rows import BadRow, RowReader, read_row, row_id, value_of
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -52,7 +52,7 @@ class JsonlSource:
         columns = named_columns(options)
         check_columns(f"{path}" if limit is None else f"{path}, rows 1 to {len(self)}", there, columns, options)
         check_unique(str(path), self._ids, [f"line {number}" for number in self._numbers])
-        self._reader = Reader(self.name, split, columns, options, open_roots(options.images_root, path.parent))
+        self._reader = RowReader(self.name, split, columns, options, open_roots(options.images_root, path.parent))
 
     def fingerprint(self) -> str:
         """Of the file's size and content. Images are covered by the image_sha256 of each question."""

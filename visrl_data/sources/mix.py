@@ -46,7 +46,7 @@ _NAME = re.compile(r"[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class MixPart:
     """One table of the file; see the module's text. Raises VisRLError for a value that makes no sense."""
 
     name: str
@@ -66,10 +66,10 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class _PartSource:
     """A part's source, and the numbers of its rows that are in the mix, in their order."""
 
-    part: Part
+    part: MixPart
     source: Source
     rows: list[int]
     ids: list[str]
@@ -124,7 +124,7 @@ class MixSource:
         return dataclasses.replace(named, split=self.split) if isinstance(named, Question) else named
 
 
-def read_mix(file: Path, path: str = "") -> list[Part]:
+def read_mix(file: Path, path: str = "") -> list[MixPart]:
     """The parts that a file names, {path} in their sources replaced. Raises VisRLError."""
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -150,7 +150,7 @@ def _file_and_path(asked: str) -> tuple[Path, str]:
     raise VisRLError(f"--mix {asked}: no such file. Expected a TOML file of parts, or a shipped mix: {shipped}.")
 
 
-def _part(file: Path, name: str, table: Any) -> Part:
+def _part(file: Path, name: str, table: Any) -> MixPart:
     types: dict[str, Any] = {
         **dict.fromkeys(("source", "split", "gold_space", "license"), str),
         **dict.fromkeys(("sft", "train"), int),
@@ -170,10 +170,10 @@ def _part(file: Path, name: str, table: Any) -> Part:
             raise VisRLError(f"{where}: {key} = {value!r}: expected {'above' if key == 'weight' else 'at least'} 0.")
     if table["source"].startswith("mix:"):
         raise VisRLError(f"{where}: a mix cannot be a part of a mix. Name its parts here.")
-    return Part(name=name, **table)
+    return MixPart(name=name, **table)
 
 
-def _open(part: Part, split: str, options: SourceOptions, open_source: Callable[..., Source]) -> _Opened:
+def _open(part: MixPart, split: str, options: SourceOptions, open_source: Callable[..., Source]) -> _PartSource:
     own = part.source.partition(":")[0] in _OWN_SPLITS and not part.split
     parted = split in ("sft", "train") and not own
     count = part.count(split)
@@ -197,7 +197,7 @@ def _open(part: Part, split: str, options: SourceOptions, open_source: Callable[
         rows = halves([_key(name) for name in ids], sft, part.train or 0)[split == "train"]
     if count is not None:
         rows = rows[:count]
-    return _Opened(part, source, rows, [ids[i] for i in rows])
+    return _PartSource(part, source, rows, [ids[i] for i in rows])
 
 
 def _key(name: str) -> str:

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.records import Drop, Question
-from visrl_data.sources.hf import Table, check_paths, open_files, open_hub
+from visrl_data.sources.hf import SourceTable, check_paths, open_files, open_hub
 from visrl_data.sources.identity import check_unique
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
-from visrl_data.sources.rows import BadRow, Reader, Row, read_row, row_id
+from visrl_data.sources.rows import BadRow, Row, RowReader, read_row, row_id
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,7 +38,7 @@ _SPLIT_FILES = {"validation": ("validation", "val", "dev")}  # how files name a 
 
 
 @dataclass(frozen=True, slots=True)
-class Native:
+class PublishedSet:
     """A set as it is published. hub: USER/NAME, with config where it has several ("{split}" stands for the split).
 
     needs: the columns that are read. row: a table's row -> the columns of other sources. turns: the column of
@@ -102,8 +102,8 @@ def _visual7w(row: Mapping[str, Any]) -> Row:
     return {"question": block["question"], "answers": choices[letter[1]], "image": row["images"]}
 
 
-NATIVES = {
-    "gqa": Native(
+PUBLISHED_SETS = {
+    "gqa": PublishedSet(
         "lmms-lab/GQA",
         "{split}_balanced_instructions",
         ("id", "imageId", "question", "answer"),
@@ -111,7 +111,7 @@ NATIVES = {
         id="id",
         pictures="{split}_balanced_images",
     ),
-    "textvqa": Native(
+    "textvqa": PublishedSet(
         "lmms-lab/textvqa",
         "",
         ("question_id", "question", "answers", "image", "flickr_original_url"),
@@ -120,24 +120,24 @@ NATIVES = {
         license="CC-BY-4.0",
         ship=None,
     ),
-    "docvqa": Native(
+    "docvqa": PublishedSet(
         "lmms-lab/DocVQA", "DocVQA", ("questionId", "question", "answers", "image"), _docvqa, id="questionId"
     ),
-    "infographicsvqa": Native(
+    "infographicsvqa": PublishedSet(
         "lmms-lab/DocVQA",
         "InfographicVQA",
         ("questionId", "question", "answers", "image", "image_url"),
         _infographicsvqa,
         id="questionId",
     ),
-    "vsr": Native(
+    "vsr": PublishedSet(
         "cambridgeltl/vsr_zeroshot", "", ("image", "image_link", "caption", "label"), _vsr, license="CC-BY-4.0"
     ),
-    "visual7w": Native("HuggingFaceM4/the_cauldron", "visual7w", ("images", "texts"), _visual7w, turns="texts"),
+    "visual7w": PublishedSet("HuggingFaceM4/the_cauldron", "visual7w", ("images", "texts"), _visual7w, turns="texts"),
 }
 
 
-class NativeSource:
+class PublishedSetSource:
     """The rows of a published set, or, where a row holds several questions, those.
 
     Ids: the set's own; without one SPLIT and the row's number, with the number of the question in the row where
@@ -149,7 +149,7 @@ class NativeSource:
             raise VisRLError(f"--source {asked}: its columns are known. Leave --columns out.")
         self.name = re.split("[:@]", asked, maxsplit=1)[0]
         self.split = split
-        self._kind = kind = NATIVES[self.name]
+        self._kind = kind = PUBLISHED_SETS[self.name]
         self._table = table = _open(kind, asked, kind.config, split)
         _check_columns(table, kind.needs, split)
         check_paths(table, [name for name in ("image",) if name in kind.needs], options)
@@ -165,7 +165,7 @@ class NativeSource:
             self._pictures = joined.rows.select_columns(["id", "image"]).with_format("arrow")
             self._places = {name: i for i, name in enumerate(_column(joined.rows, "id"))}
         roots = open_roots(options.images_root, table.root)
-        self._reader = Reader(self.name, split, named_columns(SourceOptions()), options, roots, table.url)
+        self._reader = RowReader(self.name, split, named_columns(SourceOptions()), options, roots, table.url)
 
     def fingerprint(self) -> str:
         """Of the files' sizes and contents; from the Hub the commit. A separate config of images is not in it."""
@@ -216,7 +216,7 @@ def _column(rows: Dataset, name: str) -> list[Any]:
     return values
 
 
-def _check_columns(table: Table, needs: Sequence[str], split: str) -> None:
+def _check_columns(table: SourceTable, needs: Sequence[str], split: str) -> None:
     missing = [name for name in needs if name not in table.rows.features]
     if missing:
         there = ", ".join(sorted(table.rows.features))
@@ -233,7 +233,7 @@ def _questions(rows: Dataset, turns: str) -> list[tuple[int, int | None]]:
     return [(number, turn) for number, items in lists for turn in range(len(items or [None]))]
 
 
-def _open(kind: Native, asked: str, config: str, split: str) -> Table:
+def _open(kind: PublishedSet, asked: str, config: str, split: str) -> SourceTable:
     config = config.format(split=split)
     name, _, path = asked.partition(":")
     if path:
@@ -242,7 +242,7 @@ def _open(kind: Native, asked: str, config: str, split: str) -> Table:
     return open_hub(kind.hub + f":{config}" * bool(config) + f"@{revision}" * bool(revision), split)
 
 
-def _open_local(path: Path, name: str, config: str, split: str) -> Table:
+def _open_local(path: Path, name: str, config: str, split: str) -> SourceTable:
     """A .parquet or .jsonl file, or a folder laid out as on the Hub: files of the split in CONFIG/, data/ or itself."""
     if path.is_file():
         return open_files(name, [path], split)

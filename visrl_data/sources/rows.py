@@ -20,7 +20,7 @@ from visrl_data.core.images import BadImage, decode, sha256
 from visrl_data.core.records import Drop, Question
 from visrl_data.sources.image_roots import Roots
 from visrl_data.sources.options import GOLD_SPACES, Columns, SourceOptions
-from visrl_data.sources.urls import fetch, shown
+from visrl_data.sources.urls import fetch_image, shown
 
 Row = Mapping[str, Any]
 
@@ -30,7 +30,7 @@ def no_check(row: Row, size: tuple[int, int]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class RowReader:
     """What `read_row` needs to know about a source: its names, its columns, where its images are.
 
     roots: image paths are relative to them, and may not leave them. url: source_url of rows that have none.
@@ -74,7 +74,7 @@ def row_id(value: Any) -> str | None:
         raise BadRow("bad_id", error.detail) from error
 
 
-def read_row(reader: Reader, row_name: str, position: str, load: Callable[[], Row]) -> Question | Drop:
+def read_row(reader: RowReader, row_name: str, position: str, load: Callable[[], Row]) -> Question | Drop:
     """Read one row. row_name: its id; position: where it is, used as source_id when the row has none."""
     source = reader.source
     try:
@@ -85,7 +85,7 @@ def read_row(reader: Reader, row_name: str, position: str, load: Callable[[], Ro
         return Drop(row_name, source, "source", error.reason, error.detail)
 
 
-def _question(reader: Reader, row: Row, row_name: str, position: str, source: str) -> Question:
+def _question(reader: RowReader, row: Row, row_name: str, position: str, source: str) -> Question:
     def get(name: str) -> Any:
         return value_of(row, reader.columns, name)
 
@@ -174,7 +174,7 @@ def _answer(value: Any) -> str:
     return _text(value, "no_answer") if value.strip() else ""
 
 
-def _word(reader: Reader, row: Row, name: str, otherwise: str) -> str:
+def _word(reader: RowReader, row: Row, name: str, otherwise: str) -> str:
     """An optional text field."""
     value = value_of(row, reader.columns, name)
     return otherwise if value is None or value == "" else _text(value, "bad_field", f"{name}: ")
@@ -191,7 +191,7 @@ def _text(value: Any, reason: str, name: str = "") -> str:
     return value.strip()
 
 
-def _image_bytes(value: Any, reader: Reader, source: str) -> bytes:
+def _image_bytes(value: Any, reader: RowReader, source: str) -> bytes:
     """The encoded image of a row: bytes, a path or URL, {bytes, path}, or a list of one of these.
 
     A tuple is other ways to write one place, of which the first that is there counts.
@@ -217,7 +217,7 @@ def _image_bytes(value: Any, reader: Reader, source: str) -> bytes:
                 raise
     if hosts is None:
         raise BadImage("image_url_refused", f"{shown(urls[0])} is a URL; gen and eval fetch it with --allow-urls HOST")
-    return fetch(urls[0], hosts)
+    return fetch_image(urls[0], hosts)
 
 
 def _may_ship(row: Any, option: bool | None) -> bool | None:

@@ -7,7 +7,7 @@ from visrl_data.core.records import Drop, Question
 from visrl_data.sources.protocol import Source
 
 
-class Rest:
+class SkippedSource:
     """Rows `skip`, `skip` + 1, ... of a source; name, split and fingerprint are the source's own.
 
     Raises VisRLError when no row is left.

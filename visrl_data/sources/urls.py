@@ -33,23 +33,23 @@ _PORTS = {"http": 80, "https": 443}
 _AS_IS = "/%:@!$&'()*+,;=~?"
 
 
-class _Passing(Exception):
+class _TransientError(Exception):
     """A failure that a later try may not meet."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _HttpResponse:
     status: int
     location: str
     data: bytes
 
 
-def fetch(url: str, hosts: str) -> bytes:
+def fetch_image(url: str, hosts: str) -> bytes:
     """The bytes at a URL. hosts: "any", or names with commas; * stands for any part of a name. Raises BadImage."""
     for left in reversed(range(TRIES)):
         try:
             return _fetch(url, hosts, time.monotonic() + SECONDS)
-        except _Passing as error:
+        except _TransientError as error:
             if not left:
                 raise BadImage("image_fetch_failed", f"{shown(url)}: {error}; tried {TRIES} times"[:200]) from error
             time.sleep(2.0 ** (TRIES - 1 - left))
@@ -73,7 +73,7 @@ def _fetch(url: str, hosts: str, deadline: float) -> bytes:
         if answer.status not in (301, 302, 303, 307, 308):
             problem = f"status {answer.status}"
             if answer.status == 429 or answer.status >= 500:
-                raise _Passing(problem)
+                raise _TransientError(problem)
             raise BadImage("image_fetch_failed", f"{shown(url)}: {problem}")
         url = urljoin(url, answer.location)
     raise BadImage("image_fetch_failed", f"{shown(first)}: more than {REDIRECTS} redirects")
@@ -103,8 +103,8 @@ def _split(hosts: str) -> list[str]:
     return [name.strip().lower() for name in hosts.split(",") if name.strip()]
 
 
-def _get(parts: SplitResult, deadline: float) -> _Answer:
-    """One request and its answer, cut off at the deadline however slowly the bytes come. Raises _Passing, BadImage."""
+def _get(parts: SplitResult, deadline: float) -> _HttpResponse:
+    """Send one request and return its answer, cut off at the deadline. Raises _TransientError, BadImage."""
     host, secure = str(parts.hostname), parts.scheme == "https"
     addresses = _public_addresses(host, _PORTS[parts.scheme], shown(parts.geturl()))
     late = threading.Event()
@@ -124,10 +124,10 @@ def _get(parts: SplitResult, deadline: float) -> _Answer:
             watch.cancel()
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         if late.is_set() or isinstance(error, TimeoutError):
-            raise _Passing(f"no answer within {SECONDS:g} s") from error
-        raise _Passing(f"{type(error).__name__}: {error}"[:100]) from error
+            raise _TransientError(f"no answer within {SECONDS:g} s") from error
+        raise _TransientError(f"{type(error).__name__}: {error}"[:100]) from error
     if late.is_set():
-        raise _Passing(f"no whole answer within {SECONDS:g} s")
+        raise _TransientError(f"no whole answer within {SECONDS:g} s")
     return answer
 
 
@@ -139,20 +139,20 @@ def _connected(addresses: list[str], port: int, deadline: float) -> socket.socke
     return socket.create_connection((addresses[-1], port), timeout=_left(deadline))
 
 
-def _talk(line: socket.socket, parts: SplitResult, host: str) -> _Answer:
+def _talk(line: socket.socket, parts: SplitResult, host: str) -> _HttpResponse:
     connection = http.client.HTTPConnection(host)
     connection.sock = line
     path = quote(parts.path or "/", safe=_AS_IS) + (f"?{quote(parts.query, safe=_AS_IS)}" if parts.query else "")
     connection.request("GET", path, headers={"Host": host, "User-Agent": "visrl", "Accept": "image/*"})
     answer = connection.getresponse()
     if answer.status != 200:
-        return _Answer(answer.status, answer.getheader("Location", ""), b"")
+        return _HttpResponse(answer.status, answer.getheader("Location", ""), b"")
     data = answer.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise BadImage("image_too_large", f"{shown(parts.geturl())}: more than {MAX_BYTES} bytes")
     if answer.length:
-        raise _Passing(f"the answer ended {answer.length} bytes too early")
-    return _Answer(answer.status, "", data)
+        raise _TransientError(f"the answer ended {answer.length} bytes too early")
+    return _HttpResponse(answer.status, "", data)
 
 
 def _hang_up(line: socket.socket, late: threading.Event) -> None:
@@ -169,11 +169,11 @@ def _left(deadline: float) -> float:
 
 
 def _public_addresses(host: str, port: int, url: str) -> list[str]:
-    """The addresses of the host, when all that it has are public. Raises _Passing, BadImage."""
+    """The addresses of the host, when all that it has are public. Raises _TransientError, BadImage."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _Passing(f"{host} cannot be looked up: {error}"[:100]) from error
+        raise _TransientError(f"{host} cannot be looked up: {error}"[:100]) from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     private = [address for address in addresses if not _is_public(address)]
     if private:

@@ -29,7 +29,7 @@ from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
-from visrl_data.sources.rows import BadRow, Reader, Row, read_row
+from visrl_data.sources.rows import BadRow, Row, RowReader, read_row
 
 NAME = "visual-cot"
 SETS = (
@@ -67,7 +67,7 @@ class VisualCotSource:
         if not self._rows:
             raise VisRLError(f"{path}: no rows.")
         roots = open_roots(options.images_root, path if path.is_dir() else path.parent)
-        self._reader = Reader(NAME, split, named_columns(SourceOptions()), options, roots)
+        self._reader = RowReader(NAME, split, named_columns(SourceOptions()), options, roots)
         self._ids = row_ids(self._rows)
 
     def fingerprint(self) -> str:

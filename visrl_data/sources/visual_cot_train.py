@@ -37,7 +37,7 @@ from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import files_digest, halves, interleaved
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
-from visrl_data.sources.rows import BadRow, Reader, Row, read_row
+from visrl_data.sources.rows import BadRow, Row, RowReader, read_row
 from visrl_data.sources.visual_cot import image_paths, load, plain_row, row_ids
 
 NAME = "visual-cot-train"
@@ -95,7 +95,7 @@ class VisualCotTrainSource:
         self._rows = [rows[i] for i in chosen]
         self._ids = [names[i] for i in chosen]
         roots = open_roots(options.images_root, path if path.is_dir() else path.parent)
-        self._reader = Reader(NAME, split, named_columns(SourceOptions()), options, roots, check=_check)
+        self._reader = RowReader(NAME, split, named_columns(SourceOptions()), options, roots, check=_check)
 
     def fingerprint(self) -> str:
         """Of the files' sizes and contents, the split and the set. Images are covered by each question's sha256."""
