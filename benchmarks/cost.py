@@ -32,7 +32,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from benchmarks import generation, models, photos
 from benchmarks.process import alone, quiet
 from visrl_data.core.config import GenConfig
-from visrl_data.engines.prefix_cache import Reader
+from visrl_data.engines.prefix_cache import Prefiller
 
 QUESTIONS = 4
 SIDES = {"small": (320, 240), "middle": (640, 480), "large": (1024, 768)}
@@ -70,14 +70,14 @@ def measure(cell: tuple[str, str, int]) -> Cell:
     torch.set_num_threads(1)
     models.stand_in_for_videos()
     counts = {"patches": 0, "read": 0}
-    encode, forward = Reader._encode, Reader._forward
+    encode, forward = Prefiller._encode, Prefiller._forward
 
-    def counted_encode(self: Reader, pictures: Any) -> Any:
+    def counted_encode(self: Prefiller, pictures: Any) -> Any:
         found = encode(self, pictures)
         counts["patches"] += sum(int(seen.grid.prod()) for seen in found if seen.grid is not None)
         return found
 
-    def counted_forward(self: Reader, ids: torch.Tensor, *rest: Any) -> Any:
+    def counted_forward(self: Prefiller, ids: torch.Tensor, *rest: Any) -> Any:
         counts["read"] += ids.numel()
         return forward(self, ids, *rest)
 
@@ -87,8 +87,8 @@ def measure(cell: tuple[str, str, int]) -> Cell:
         config = GenConfig(model=str(folder), source=str(source), constrain=True, attempts=attempts)
         job = generation.Job(size, "factory", config, threads=1)
         with (
-            mock.patch.object(Reader, "_encode", counted_encode),
-            mock.patch.object(Reader, "_forward", counted_forward),
+            mock.patch.object(Prefiller, "_encode", counted_encode),
+            mock.patch.object(Prefiller, "_forward", counted_forward),
         ):
             timed = generation.measure(job)
         held = models.parts(AutoModelForImageTextToText.from_pretrained(folder))

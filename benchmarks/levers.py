@@ -27,21 +27,23 @@ from visrl_data.core import versions
 from visrl_data.engines import prefix_cache
 from visrl_data.engines import transformers as engine
 from visrl_data.engines.batching import batches
-from visrl_data.engines.prefix_cache import Prompt, Read, Reader
+from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, TokenizedPrompt
 from visrl_data.engines.protocol import Request
 from visrl_data.engines.transformers import TransformersEngine
 
 
-def apart(prompts: Sequence[Prompt], image_id: int) -> tuple[list[list[int]], list[int]]:
-    """In place of reading.beginnings: nothing in common."""
+def apart(prompts: Sequence[TokenizedPrompt], image_id: int) -> tuple[list[list[int]], list[int]]:
+    """In place of prefix_cache.group_by_prefix: nothing in common."""
     return [[u] for u in range(len(prompts))], [len(prompt.ids) - 1 for prompt in prompts]
 
 
-def growing(self: TransformersEngine, read: Read, n: int, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def growing(
+    self: TransformersEngine, read: PrefixCache, n: int, options: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """In place of TransformersEngine._continue: a cache that is copied at each token."""
-    assert self._reader is not None
+    assert self._prefiller is not None
     rows = [row for row in read.rows for _ in range(n)]
-    self._reader.tell(read, rows)
+    self._prefiller.set_rope_deltas(read, rows)
     read.cache.batch_select_indices(torch.tensor(rows, device=self.device))
     ids, mask = read.ids[rows], read.mask[rows]
     return self.model.generate(input_ids=ids, attention_mask=mask, past_key_values=read.cache, **options), mask
@@ -55,20 +57,20 @@ def in_order(requests: Sequence[Request], size: int, sizes_vary: bool = True) ->
 @contextlib.contextmanager
 def boxes_alone() -> Iterator[None]:
     """The boxes of a question share their prompt; nothing else is shared."""
-    with mock.patch.object(engine, "can_share", lambda inner: False):
+    with mock.patch.object(engine, "accepts_image_features", lambda inner: False):
         yield
 
 
 @contextlib.contextmanager
 def looked_at_anew() -> Iterator[None]:
     """Features are forgotten after each batch."""
-    read = Reader.read
+    read = Prefiller.prefill
 
-    def forgetful(self: Reader, *args: Any) -> Read:
-        self.forget()
+    def forgetful(self: Prefiller, *args: Any) -> PrefixCache:
+        self.clear()
         return read(self, *args)
 
-    with mock.patch.object(Reader, "read", forgetful):
+    with mock.patch.object(Prefiller, "prefill", forgetful):
         yield
 
 
@@ -76,7 +78,7 @@ LEVERS: dict[str, Callable[[], Any]] = {
     "all of them": contextlib.nullcontext,
     "shared: the prompt of a question's boxes alone": boxes_alone,
     "without keeping pictures' features": looked_at_anew,
-    "without shared beginnings": lambda: mock.patch.object(prefix_cache, "beginnings", apart),
+    "without shared beginnings": lambda: mock.patch.object(prefix_cache, "group_by_prefix", apart),
     "without a cache of its final size": lambda: mock.patch.object(TransformersEngine, "_continue", growing),
     "without batches of like length": lambda: mock.patch.object(engine, "batches", in_order),
     "with --score-mode expected": contextlib.nullcontext,

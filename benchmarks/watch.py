@@ -24,7 +24,7 @@ from unittest import mock
 
 import torch
 
-from visrl_data.engines.decoding import HeldToGrammar, KeyedSampler
+from visrl_data.engines.decoding import GrammarLogitsProcessor, KeyedSampler
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.pipeline import finalize
 from visrl_data.runs import run_folder
@@ -81,7 +81,7 @@ def watching(engine: TransformersEngine) -> Iterator[Watch]:
         (type(processor), "__call__", "preprocess"), (type(processor), "apply_chat_template", "preprocess"),
         (type(processor.image_processor), "__call__", "preprocess"),
         (type(processor.tokenizer), "__call__", "preprocess"),
-        (KeyedSampler, "__call__", "sample"), (HeldToGrammar, "__call__", "sample"),
+        (KeyedSampler, "__call__", "sample"), (GrammarLogitsProcessor, "__call__", "sample"),
         (run_folder, "write_chunk", "write"), (finalize, "finish", "write"),
         (model.model, "get_image_features", "vision"),
     ]  # fmt: skip

@@ -37,11 +37,11 @@ from visrl_data.core.config import GenConfig
 from visrl_data.core.prompts import SCORE_GRAMMAR, parse_score, standard_answer
 from visrl_data.core.records import Question
 from visrl_data.core.seeds import generator, keyed_seed
-from visrl_data.engines.decoding import Grammars, KeyedSampler
+from visrl_data.engines.decoding import GrammarCompiler, KeyedSampler
 from visrl_data.engines.protocol import Reply, Request, Role, Sampling
 from visrl_data.executors import generation, local
-from visrl_data.pipeline.actor import frame_of
-from visrl_data.pipeline.diversity import second_box
+from visrl_data.pipeline.actor import bind_frame
+from visrl_data.pipeline.diversity import choose_second_box
 from visrl_data.pipeline.factory import Factory
 from visrl_data.runs import run_folder
 
@@ -78,7 +78,7 @@ def plain(built: Factory, times: int = 1) -> Made:
 
 def whole_factory(built: Factory, output: Path) -> Made:
     """`visrl gen` into the folder `output`."""
-    run = generation.generate(built.config, output, crew=contextlib.nullcontext(local.Alone(built)))
+    run = generation.generate(built.config, output, executor=local.LocalExecutor(built))
     times = run_folder.times(run)
     names = ("calls", "prompt_tokens", "completion_tokens")
     calls, read, written = (sum(record[name] for record in times) for name in names)
@@ -97,13 +97,13 @@ class _Script:
         self.counts = [0, 0, 0]  # calls, prompt tokens, completion tokens
         self.stages = dict.fromkeys(("focus", "answer", "judge"), 0.0)
         self.candidates: dict[str, tuple[Any, ...]] = {}
-        self._grammars: dict[int, Grammars] = {}
+        self._grammars: dict[int, GrammarCompiler] = {}
         self._clock = 0.0
 
     def question(self, question: Question) -> None:
         config, prompts, text = self.config, self.built.prompts, question.question
         image = images.decode(question.image)
-        frame = frame_of(image, self.built.box_space, self.built.actor)
+        frame = bind_frame(image, self.built.box_space, self.built.actor)
         drawn = Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
         short = dataclasses.replace(drawn, max_new_tokens=_response_tokens(config))
         greedy = Sampling(max_new_tokens=config.max_new_tokens)
@@ -139,7 +139,7 @@ class _Script:
         second = valid[1] if len(valid) == 2 else None
         seed = self._seed(question, attempt, 1, "diversity")
         slack = self.config.iou_max, self.config.area_slack
-        return [valid[0], second_box(valid[0], second, [], frame, *slack, seed).cells]
+        return [valid[0], choose_second_box(valid[0], second, [], frame, *slack, seed).cells]
 
     def ask(
         self, role: Role, parts: Sequence[Any], pictures: tuple[Any, ...], drawn: Sampling, seed: int, grammar: str = ""
@@ -166,7 +166,7 @@ class _Script:
         ).to(model.device, dtype=model.dtype)  # fmt: skip
         held = LogitsProcessorList([KeyedSampler(drawn, [seed])] if sampled else [])
         if grammar:
-            grammars = self._grammars.setdefault(id(tokenizer), Grammars(tokenizer, [tokenizer.eos_token_id]))
+            grammars = self._grammars.setdefault(id(tokenizer), GrammarCompiler(tokenizer, [tokenizer.eos_token_id]))
             held.insert(0, grammars.processor([grammar]))
         adapted = role.adapter or not hasattr(model, "disable_adapter")
         with contextlib.nullcontext() if adapted else model.disable_adapter():

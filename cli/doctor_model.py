@@ -56,7 +56,7 @@ def _picture(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> di
     from PIL import Image
 
     from visrl_data.core.errors import VisRLError
-    from visrl_data.engines.image_processing import manner, picture_size, picture_tokens
+    from visrl_data.engines.image_processing import picture_size, picture_tokens, resize_mode
     from visrl_data.engines.loading import load_processor
     from visrl_data.models.families import family_at
 
@@ -67,7 +67,7 @@ def _picture(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> di
         return {"processor": str(error), "chat_template": False, **nothing}
     picture = Image.new("RGB", PICTURE, "grey")
     size, tokens = picture_size(processor, picture), picture_tokens(processor, picture)
-    how = manner(processor, family_at(folder.weights.path))
+    how = resize_mode(processor, family_at(folder.weights.path))
     return {"processor": "ok", "chat_template": True, "picture": how, "seen_size": list(size), "picture_tokens": tokens}
 
 

@@ -98,17 +98,17 @@ class Spread:
     devices: int | None
     ray: str | None
 
-    def crew(self, config: Any) -> Any:
+    def executor(self, config: Any) -> Any:
         """Who makes the chunks; None is this process. Raises UsageError."""
         from visrl_data.core.errors import UsageError
-        from visrl_data.executors.multiprocess import Devices
-        from visrl_data.executors.ray_cluster import Cluster
+        from visrl_data.executors.multiprocess import MultiprocessExecutor
+        from visrl_data.executors.ray_cluster import RayExecutor
 
         if self.devices is not None and self.ray is not None:
             raise UsageError("--devices with --ray: a cluster's devices are all used. Expected one of them.")
         if self.ray is not None:
-            return Cluster(config, self.ray)
-        return None if self.devices is None else Devices(config, self.devices)
+            return RayExecutor(config, self.ray)
+        return None if self.devices is None else MultiprocessExecutor(config, self.devices)
 
 
 def default_output(config: Any) -> Path:
@@ -126,7 +126,7 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
 
     shard = parse_shard(spread.shard) if spread.shard else None
     target = shard.folder(output) if shard else output
-    crew = spread.crew(config)
+    executor = spread.executor(config)
     say(f"The run goes to {target}. Reading questions and loading models")
     from visrl_data.executors import generation
     from visrl_data.report.tables import render
@@ -145,7 +145,7 @@ def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish:
                 bars.say(event)
 
         try:
-            run = generation.generate(config, target, on_chunk, crew=crew, shard=shard)
+            run = generation.generate(config, target, on_chunk, executor=executor, shard=shard)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on."

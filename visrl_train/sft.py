@@ -31,7 +31,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import load_prompts
 from visrl_data.core.records import Drop, Question
 from visrl_data.models.model_folder import find_model
-from visrl_data.pipeline.model_pair import agreement
+from visrl_data.pipeline.model_pair import resolve_box_settings
 from visrl_data.sources.dispatch import open_source
 from visrl_data.sources.options import SourceOptions
 from visrl_data.sources.protocol import Source
@@ -69,7 +69,7 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
 
     prompts = load_prompts(Path(config.prompts) if config.prompts else None)
     folder = find_model(config.model or "spotlight-base", config.trust_remote_code)
-    space, rule = agreement(config, folder)  # type: ignore[arg-type]  # the same options of boxes as GenConfig
+    space, rule = resolve_box_settings(config, folder)  # type: ignore[arg-type]  # the same options of boxes as GenConfig
     source = open_source(config.source, config.split, config.limit, _source_options(config))
     data: dict[str, Any] = {
         "name": config.source,

@@ -37,7 +37,7 @@ from visrl_data.core.config import to_toml
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.versions import versions
 from visrl_data.engines import loading
-from visrl_data.engines.image_processing import tell_model
+from visrl_data.engines.image_processing import copy_pinpoints
 from visrl_data.models.model_folder import RECORD, ModelFolder
 from visrl_data.runs.dataset_files import split_of
 from visrl_train import card, models
@@ -236,7 +236,7 @@ def ours(trainer: type[Kind]) -> type[Kind]:
             super().__init__(*args, **options)
             for model in (self.model, getattr(self, "ref_model", None)):
                 if model is not None:
-                    tell_model(model, self.processing_class)
+                    copy_pinpoints(model, self.processing_class)
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
             inputs = dict(inputs)

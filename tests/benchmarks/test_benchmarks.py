@@ -12,7 +12,7 @@ from benchmarks.watch import MODEL, Watch
 from studies.spotlight.tokenizer import build_tokenizer
 from visrl_data.core import boxes
 from visrl_data.core.config import GenConfig
-from visrl_data.engines.decoding import Grammars
+from visrl_data.engines.decoding import GrammarCompiler
 from visrl_data.pipeline import finalize
 
 QUESTIONS = 2
@@ -85,7 +85,7 @@ def test_the_listed_boxes_of_an_untrained_model_are_valid():
         texts = [piece.replace('\\"', '"')[1:-1] for piece in ways._listed(frame)[len("start: ") :].split(" | ")]
         assert len(texts) == ways.LISTED and len(set(texts)) > 100
         assert {frame.parse(text)[1] for text in texts} == {"ok"}
-        Grammars(tokenizer, [tokenizer.eos_token_id]).matchers([ways._listed(frame)], len(tokenizer))
+        GrammarCompiler(tokenizer, [tokenizer.eos_token_id]).matchers([ways._listed(frame)], len(tokenizer))
 
 
 def test_pictures_have_true_sizes(tmp_path: Path):

@@ -22,7 +22,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.openai import OpenAIEngine
 from visrl_data.engines.protocol import EngineLost, Request, Sampling
-from visrl_data.engines.reply_journal import NAME, keep
+from visrl_data.engines.reply_cache import NAME, attach
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.executors import generation
@@ -248,14 +248,14 @@ def test_an_address_that_can_t_be_written_down_is_refused(given, message):
 def test_a_journal_outlives_its_process_but_not_a_torn_line(tmp_path, serve):
     server = serve()
     first = engine_for(server)
-    keep([first], tmp_path / NAME)
+    attach([first], tmp_path / NAME)
     requests = [focus(i, [1, 2]) for i in range(2)]
     replies = first.generate(requests)
     lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
     assert len(lines) == 4
     (tmp_path / NAME).write_bytes(b"".join(lines[:3]) + lines[3][:10])
     second = engine_for(server)
-    journal = keep([second], tmp_path / NAME)
+    journal = attach([second], tmp_path / NAME)
     assert second.generate(requests) == replies
     assert list(server.repeats().values()) == [2], "the torn one alone"
     assert second.usage.calls == 4, "an earlier start's replies were paid too"
@@ -272,7 +272,7 @@ def test_another_model_or_another_option_is_another_reply(tmp_path, serve):
         (engine_for(server), focus(1, [1], Sampling(1.5, 0.9, 41, 8))),
         (engine_for(server), focus(1, [2])),
     ):
-        keep([engine], tmp_path / NAME)
+        attach([engine], tmp_path / NAME)
         engine.generate([request])
     assert len(server.log) == 4 and len((tmp_path / NAME).read_bytes().splitlines()) == 4
 
@@ -344,7 +344,7 @@ def test_a_local_actor_with_a_served_critic_and_the_other_way_round(serve, photo
     other = factory.build(options(server, photo_source, critic=str(untrained), critic_engine="transformers", **mixed))
     assert (other.actor.engine.name, other.critic.engine.name) == ("openai", "transformers")
     assert other.identity["origin_base"]["id"] == str(untrained)
-    factory.make_chunk(other, factory.read(other, 0))
+    factory.run_chunk(other, factory.read_chunk(other, 0))
     assert {asked.body["model"] for asked in server.log} == {"actor"}
 
 

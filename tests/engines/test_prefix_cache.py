@@ -9,7 +9,7 @@ from tests.tools.family_table import model_folder
 from visrl_data.core.prompts import SCORE_CHOICES, SCORE_PREFIX, PromptSet
 from visrl_data.engines import prefix_cache
 from visrl_data.engines.batching import batches
-from visrl_data.engines.prefix_cache import Prompt, Seen, beginnings
+from visrl_data.engines.prefix_cache import EncodedImage, TokenizedPrompt, group_by_prefix
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.models.families import family_of
@@ -58,9 +58,9 @@ def passes(score):
 @pytest.mark.parametrize("score", [{}, {"prefix": SCORE_PREFIX, "choices": SCORE_CHOICES}], ids=["text", "expected"])
 def test_replies_are_those_of_prompts_read_one_by_one(engine_of, name, score, monkeypatch):
     engine = engine_of(name)
-    assert engine._reader is not None
+    assert engine._prefiller is not None
     shared = [engine.generate(requests) for requests in passes(score)]
-    monkeypatch.setattr(engine, "_reader", None)
+    monkeypatch.setattr(engine, "_prefiller", None)
     plain = [engine.generate(requests) for requests in passes(score)]
     distinct = {reply.text for group in plain[0] + plain[1] for reply in group}
     assert len(distinct) > 20, "replies must depend on what is seen"
@@ -76,12 +76,12 @@ def test_replies_are_those_of_prompts_read_one_by_one(engine_of, name, score, mo
 @pytest.mark.parametrize("name", SHARING)
 def test_each_picture_is_encoded_once_and_each_beginning_read_once(engine_of, name, monkeypatch):
     engine = engine_of(name)
-    engine._reader.forget()
+    engine._prefiller.clear()
     looked, read = [], []
-    encode, forward = engine._reader._encode, engine._reader._forward
-    monkeypatch.setattr(engine._reader, "_encode", lambda pictures: looked.append(len(pictures)) or encode(pictures))
+    encode, forward = engine._prefiller._encode, engine._prefiller._forward
+    monkeypatch.setattr(engine._prefiller, "_encode", lambda pictures: looked.append(len(pictures)) or encode(pictures))
     monkeypatch.setattr(
-        engine._reader, "_forward", lambda ids, *rest: read.append(tuple(ids.shape)) or forward(ids, *rest)
+        engine._prefiller, "_forward", lambda ids, *rest: read.append(tuple(ids.shape)) or forward(ids, *rest)
     )
     focus, answer, _ = requests = passes({})
     engine.generate(focus)
@@ -95,35 +95,35 @@ def test_each_picture_is_encoded_once_and_each_beginning_read_once(engine_of, na
 
 def test_kept_features_are_bounded(engine_of, monkeypatch):
     engine = engine_of("llava")
-    reader = engine._reader
-    reader.forget()
+    prefiller = engine._prefiller
+    prefiller.clear()
     images = [draw_photo(i, (40, 40)) for i in range(6)]
     with torch.inference_mode():
-        one = reader.look(images[:1], False)[0].features.nbytes
+        one = prefiller.encode_images(images[:1], False)[0].features.nbytes
         monkeypatch.setattr(prefix_cache, "KEPT_BYTES", 3 * one)
-        found = reader.look(images, False)
-        assert len(found) == 6 and len(reader._kept) == 3
-        assert reader.look(images[5:], False)[0] is found[5], "the latest are kept"
-        assert reader.look(images[:1], False)[0] is not found[0]
+        found = prefiller.encode_images(images, False)
+        assert len(found) == 6 and len(prefiller._kept) == 3
+        assert prefiller.encode_images(images[5:], False)[0] is found[5], "the latest are kept"
+        assert prefiller.encode_images(images[:1], False)[0] is not found[0]
 
 
 def seen(tokens):
-    return Seen(None, torch.zeros(tokens, 2), None)
+    return EncodedImage(None, torch.zeros(tokens, 2), None)
 
 
 def test_a_beginning_never_cuts_a_picture_and_leaves_a_token():
     """0 is the placeholder. The crops' runs begin alike; only what lies before them is shared."""
     image, one, two = seen(3), seen(2), seen(4)
-    a = Prompt([5, 0, 0, 0, 6, 0, 0, 7], (image, one))
-    b = Prompt([5, 0, 0, 0, 6, 0, 0, 0, 0, 7], (image, two))
-    assert beginnings([a, b], 0) == ([[0, 1]], [5])
-    c = Prompt([5, 0, 0, 0, 6], (image,))
-    d = Prompt([5, 0, 0, 0, 6, 8], (image,))
-    assert beginnings([c, d], 0) == ([[0, 1]], [4]), "the last token of the shorter is read apart"
-    other = Prompt([5, 0, 0, 0, 6], (seen(3),))
-    assert beginnings([c, other], 0) == ([[0], [1]], [4, 4]), "another picture begins another group"
-    early = Prompt([9, 0, 0, 0, 6], (image,))
-    assert beginnings([c, early], 0) == ([[0, 1]], [0])
+    a = TokenizedPrompt([5, 0, 0, 0, 6, 0, 0, 7], (image, one))
+    b = TokenizedPrompt([5, 0, 0, 0, 6, 0, 0, 0, 0, 7], (image, two))
+    assert group_by_prefix([a, b], 0) == ([[0, 1]], [5])
+    c = TokenizedPrompt([5, 0, 0, 0, 6], (image,))
+    d = TokenizedPrompt([5, 0, 0, 0, 6, 8], (image,))
+    assert group_by_prefix([c, d], 0) == ([[0, 1]], [4]), "the last token of the shorter is read apart"
+    other = TokenizedPrompt([5, 0, 0, 0, 6], (seen(3),))
+    assert group_by_prefix([c, other], 0) == ([[0], [1]], [4, 4]), "another picture begins another group"
+    early = TokenizedPrompt([9, 0, 0, 0, 6], (image,))
+    assert group_by_prefix([c, early], 0) == ([[0, 1]], [0])
 
 
 def test_batches_keep_a_question_together_and_sort_by_size():

@@ -20,7 +20,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.engines.protocol import EngineLost, Role
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.executors import generation, multiprocess
-from visrl_data.executors.multiprocess import Devices
+from visrl_data.executors.multiprocess import MultiprocessExecutor
 from visrl_data.pipeline import factory
 from visrl_data.runs import run_folder
 
@@ -41,12 +41,12 @@ def scripted_work(script, options, place, pipe):
 
 
 @pytest.fixture
-def crew(monkeypatch, photo_source):
-    """Makes a crew of two whose processes answer by a function of (place, request, seed) of this module."""
+def executor(monkeypatch, photo_source):
+    """Make an executor of two whose processes answer by a function of (place, request, seed) of this module."""
 
     def made(script, **options):
         monkeypatch.setattr(multiprocess, "_work", functools.partial(scripted_work, script))
-        return Devices(config(photo_source, **options), 2)
+        return MultiprocessExecutor(config(photo_source, **options), 2)
 
     return made
 
@@ -88,22 +88,22 @@ def broken(place, request, seed):
     raise KeyError("a mistake in the code")
 
 
-def test_two_processes_make_the_run_of_one(photo_source, scripted_roles, crew, tmp_path):
+def test_two_processes_make_the_run_of_one(photo_source, scripted_roles, executor, tmp_path):
     """A run that one process began, two finish; nothing tells how it was made."""
     whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     generation.generate(config(photo_source), tmp_path / "run", max_chunks=1, roles=scripted_roles)
     told = []
-    run = generation.generate(config(photo_source), tmp_path / "run", told.append, crew=crew(plain))
+    run = generation.generate(config(photo_source), tmp_path / "run", told.append, executor=executor(plain))
     assert file_bytes(run) == file_bytes(whole)
     assert [(step.done, step.resumed) for step in told] == [(n, 1) for n in range(2, 6)]
     assert sorted(record["chunk"] for record in run_folder.times(run)) == [0, 1, 2, 3, 4]
     assert not multiprocessing.active_children()
 
 
-def test_the_chunk_of_a_killed_process_is_done_again(photo_source, scripted_roles, crew, tmp_path, monkeypatch):
+def test_the_chunk_of_a_killed_process_is_done_again(photo_source, scripted_roles, executor, tmp_path, monkeypatch):
     whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     monkeypatch.setenv("VISRL_TEST_MARK", str(tmp_path / "mark"))
-    run = generation.generate(config(photo_source), tmp_path / "run", crew=crew(killed_once))
+    run = generation.generate(config(photo_source), tmp_path / "run", executor=executor(killed_once))
     assert (tmp_path / "mark").exists()
     assert file_bytes(run) == file_bytes(whole)
     events = {record["chunk"]: record["events"] for record in run_folder.times(run)}
@@ -112,10 +112,10 @@ def test_the_chunk_of_a_killed_process_is_done_again(photo_source, scripted_role
     assert "killed by signal 9 at chunk 2" in event
 
 
-def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_source, crew, tmp_path, monkeypatch):
+def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_source, executor, tmp_path, monkeypatch):
     monkeypatch.setattr(multiprocess, "MOST_DEATHS", 2)
     with pytest.raises(VisRLError, match="killed by signal 9 at chunk 2, the last of 2 tries"):
-        generation.generate(config(photo_source), tmp_path / "run", crew=crew(killed_always))
+        generation.generate(config(photo_source), tmp_path / "run", executor=executor(killed_always))
     run = run_folder.Run(tmp_path / "run")
     kept = [i for i in range(5) if run.has_chunk(i)]
     assert 2 not in kept and len(kept) >= 3, "it was tried again after the others"
@@ -130,9 +130,9 @@ def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_sourc
         (odd, VisRLError, "is not like the other devices.*place: CPU process"),
     ],
 )
-def test_what_a_process_raises_is_raised_here(photo_source, crew, tmp_path, script, kind, message):
+def test_what_a_process_raises_is_raised_here(photo_source, executor, tmp_path, script, kind, message):
     with pytest.raises(kind, match=f"(?s){message}"):
-        generation.generate(config(photo_source), tmp_path / "run", crew=crew(script))
+        generation.generate(config(photo_source), tmp_path / "run", executor=executor(script))
     assert not multiprocessing.active_children()
 
 

@@ -113,7 +113,7 @@ def test_a_lost_actor_and_a_lost_node_change_no_byte(cluster, photo_source, scri
 
     threading.Thread(target=lose, daemon=True).start()
     run = generation.generate(
-        config(photo_source), tmp_path / "run", crew=ray_cluster.Cluster(config(photo_source), cluster.address)
+        config(photo_source), tmp_path / "run", executor=ray_cluster.RayExecutor(config(photo_source), cluster.address)
     )
     assert len(lost) == 2 and lost[0]["node"] != lost[1]["node"], "an actor of one node, then the other node"
     begun = [mark["index"] for mark in marks(tmp_path) if mark["state"] == "begin"]
@@ -127,15 +127,15 @@ def test_what_an_actor_raises_is_raised_here(cluster, tmp_path):
     """The models are looked for on the cluster, not here; nothing is left behind."""
     wrong = GenConfig(model=str(tmp_path / "nowhere"), device="cpu")
     with pytest.raises(VisRLError, match="nowhere"):
-        generation.generate(wrong, tmp_path / "run", crew=ray_cluster.Cluster(wrong, cluster.address))
+        generation.generate(wrong, tmp_path / "run", executor=ray_cluster.RayExecutor(wrong, cluster.address))
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="shows no GPU"):
-        ray_cluster.Cluster(dataclasses.replace(wrong, device="cuda"), cluster.address).__enter__()
+        ray_cluster.RayExecutor(dataclasses.replace(wrong, device="cuda"), cluster.address).__enter__()
 
 
 def test_a_chunk_travels_unchanged(photo_source, scripted_roles):
     """Without a cluster: what an actor sends is what it made, and an error is raised by its kind."""
-    made = factory.make(factory.build(config(photo_source), scripted_roles), 3, None)
+    made = factory.make_chunk(factory.build(config(photo_source), scripted_roles), 3, None)
     [row] = ray_cluster._pack(made.index, made.record, made.tables).to_pylist()
     assert ray_cluster._unpack(row) == made
     for error, kind in ((UsageError("no"), UsageError), (EngineLost("no"), EngineLost), (KeyError("no"), RuntimeError)):
@@ -146,4 +146,4 @@ def test_a_chunk_travels_unchanged(photo_source, scripted_roles):
 
 def test_a_served_model_needs_no_cluster():
     with pytest.raises(UsageError, match="--in-flight"):
-        ray_cluster.Cluster(GenConfig(engine="openai"), "auto")
+        ray_cluster.RayExecutor(GenConfig(engine="openai"), "auto")

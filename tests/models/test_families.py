@@ -188,7 +188,9 @@ def test_an_un_tuned_model_is_asked_in_its_familys_way(un_tuned, photo_source, c
 
 def test_an_explicit_box_space_or_prompt_wins(un_tuned, tmp_path):
     model = un_tuned("qwen2_5_vl")
-    space, _ = model_pair.agreement(GenConfig(model=model.id, box_space="unit"), model, model_pair.native_space(model))
+    space, _ = model_pair.resolve_box_settings(
+        GenConfig(model=model.id, box_space="unit"), model, model_pair.native_space(model)
+    )
     assert space == "unit" and known_prompts(model, space).focus.template == FOCUS
     file = tmp_path / "mine.toml"
     file.write_text('focus = "<image>\\nWhere? {question}"\n')
@@ -246,9 +248,9 @@ def test_training_writes_the_marks_of_a_box_as_tokens_and_no_others(processors, 
 
 
 def matcher(tokenizer, grammar):
-    from visrl_data.engines.decoding import Grammars
+    from visrl_data.engines.decoding import GrammarCompiler
 
-    (found,) = Grammars(tokenizer, [tokenizer.eos_token_id]).matchers([grammar], len(tokenizer))
+    (found,) = GrammarCompiler(tokenizer, [tokenizer.eos_token_id]).matchers([grammar], len(tokenizer))
     return found
 
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 from visrl_data.core.boxes import frame, iou_xyxy
 from visrl_data.pipeline import diversity
-from visrl_data.pipeline.diversity import Choice, second_box
+from visrl_data.pipeline.diversity import SecondBox, choose_second_box
 
 TAU, DELTA = 0.05, 0.3
 UNIT = frame("unit", (640, 480))
@@ -65,14 +65,14 @@ def members(bound, first, others=()):
 
 
 def draw(bound, first, seed, others=()):
-    return second_box(first, None, others, bound, TAU, DELTA, seed)
+    return choose_second_box(first, None, others, bound, TAU, DELTA, seed)
 
 
 # -- keeping -----------------------------------------------------------------------------------------
 
 
 def test_a_second_box_apart_is_kept():
-    assert second_box((0, 0, 100, 100), (500, 500, 900, 600), (), UNIT, TAU, DELTA, 1) == Choice(
+    assert choose_second_box((0, 0, 100, 100), (500, 500, 900, 600), (), UNIT, TAU, DELTA, 1) == SecondBox(
         (500, 500, 900, 600), "actor", ""
     )
 
@@ -80,14 +80,14 @@ def test_a_second_box_apart_is_kept():
 def test_the_threshold_itself_is_kept():
     """|a| = |b| = 21 x 1, overlap 2: IoU = 2 / 40 = 0.05; overlap 3: 3 / 39."""
     first = (0, 0, 21, 1)
-    assert second_box(first, (19, 0, 40, 1), (), UNIT, TAU, DELTA, 1).origin == "actor"
-    assert second_box(first, (18, 0, 39, 1), (), UNIT, TAU, DELTA, 1).origin == "controller"
+    assert choose_second_box(first, (19, 0, 40, 1), (), UNIT, TAU, DELTA, 1).origin == "actor"
+    assert choose_second_box(first, (18, 0, 39, 1), (), UNIT, TAU, DELTA, 1).origin == "controller"
 
 
 def test_an_earlier_box_of_the_question_counts_too():
     first, second, earlier = (0, 0, 100, 100), (500, 500, 600, 600), (510, 500, 610, 600)
-    assert second_box(first, second, (), UNIT, TAU, DELTA, 1).origin == "actor"
-    choice = second_box(first, second, [earlier], UNIT, TAU, DELTA, 1)
+    assert choose_second_box(first, second, (), UNIT, TAU, DELTA, 1).origin == "actor"
+    choice = choose_second_box(first, second, [earlier], UNIT, TAU, DELTA, 1)
     assert choice.origin == "controller" and choice.relaxed == ""
     assert iou_xyxy(choice.cells, first) == iou_xyxy(choice.cells, earlier) == 0
 
@@ -334,7 +334,7 @@ def test_beside_the_whole_image_the_threshold_is_kept():
     whole = (0, 0, 1000, 1000)
     for seed in range(20):
         assert 35_000 <= area(draw(UNIT, whole, seed).cells) <= 50_000
-    assert area(second_box(whole, None, (), UNIT, 0.0, DELTA, 1).cells) == 1
+    assert area(choose_second_box(whole, None, (), UNIT, 0.0, DELTA, 1).cells) == 1
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.05, 0.192, 0.5, 1.0])
@@ -344,7 +344,7 @@ def test_an_attempt_is_never_lost(tau, delta):
     for size in ((5, 4), (1, 1), (1, 7), (23, 1)):
         bound = frame("resized_pixels", (640, 480), size)
         for first in every_box(bound):
-            choice = second_box(first, None, (), bound, tau, delta, 1)
+            choice = choose_second_box(first, None, (), bound, tau, delta, 1)
             whole = area(first) == size[0] * size[1]
             assert bound.parse(bound.text(choice.cells)) == (choice.cells, "ok")
             assert (choice.relaxed == "aspect+area+overlap") == whole

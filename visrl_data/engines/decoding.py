@@ -44,7 +44,7 @@ _NAMED = re.compile(r'"(<[^<>"]+>)"')
 _MOST_GRAMMARS = 256  # kept ready: those of boxes in pixels differ by the size of the picture
 
 
-class Grammars:
+class GrammarCompiler:
     """Grammars of replies for one tokenizer; what is built from it is built once.
 
     Raises VisRLError when the package that reads grammars is not installed.
@@ -56,9 +56,9 @@ class Grammars:
         self._readers: dict[int, Any] = {}
         self._fresh: dict[tuple[str, int], Any] = {}
 
-    def processor(self, grammars: Sequence[str]) -> HeldToGrammar:
+    def processor(self, grammars: Sequence[str]) -> GrammarLogitsProcessor:
         """For a batch whose rows are held to these grammars."""
-        return HeldToGrammar(self, grammars)
+        return GrammarLogitsProcessor(self, grammars)
 
     def matchers(self, grammars: Sequence[str], width: int) -> list[Any]:
         """One matcher a row, for scores of this many tokens."""
@@ -85,10 +85,10 @@ class Grammars:
         return _NAMED.sub(lambda found: found[1] if found[1] in known else found[0], grammar)
 
 
-class HeldToGrammar(LogitsProcessor):
+class GrammarLogitsProcessor(LogitsProcessor):
     """Leaves each row the tokens that its grammar allows next; nothing but the end once it is complete."""
 
-    def __init__(self, grammars: Grammars, rows: Sequence[str]) -> None:
+    def __init__(self, grammars: GrammarCompiler, rows: Sequence[str]) -> None:
         self._grammars = grammars
         self._rows = rows
         self._matchers: list[Any] = []

@@ -80,7 +80,7 @@ def _pinpoints_within(pinpoints: list[list[int]], max_pixels: int) -> list[list[
     return [[height, width] for height, width in pinpoints if height * width <= max(max_pixels, fewest)]
 
 
-def tell_model(model: Any, processor: Any) -> None:
+def copy_pinpoints(model: Any, processor: Any) -> None:
     """A model that lays its tiles out by pinpoints of its own must have the processor's."""
     pinpoints = getattr(processor.image_processor, "image_grid_pinpoints", None)
     if pinpoints is not None and hasattr(model.config, "image_grid_pinpoints"):
@@ -122,7 +122,7 @@ def _pads(images: Any) -> bool:
     return bool(getattr(images, "do_pad", False)) and hasattr(images, "pad_to_square")
 
 
-def manner(processor: Any, family: Family) -> str:
+def resize_mode(processor: Any, family: Family) -> str:
     """What is done to a picture: as the family has it, unless this processor was set up without its padding."""
     if not family.types:
         return "unknown"

@@ -29,7 +29,7 @@ from visrl_data.core.prompts import Part
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.messages import chat_messages, data_url, refuse_choices
 from visrl_data.engines.protocol import EngineLost, Reply, Request, Sampling, Usage
-from visrl_data.engines.reply_journal import Journal, Refusal
+from visrl_data.engines.reply_cache import Refusal, ReplyCache
 from visrl_data.models.model_folder import ALIASES
 from visrl_data.models.served import ServedModel
 
@@ -81,9 +81,9 @@ class OpenAIEngine:
         self.in_flight = in_flight
         self.retries = retries
         self.usage = Usage()
-        self.journal = Journal()
+        self.reply_cache = ReplyCache()
         self._processor: Any = None
-        self.served = _run(self._greet(sampling))
+        self.served = _run(self._probe_server(sampling))
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -111,7 +111,7 @@ class OpenAIEngine:
             try:
                 _run(self._fetch(iter(missing.values()), min(self.in_flight, len(missing))))
             finally:
-                self.journal.sync()
+                self.reply_cache.sync()
         return [[self._reply(call.key) for call in group] for group in calls]
 
     def _calls(self, requests: Sequence[Request]) -> list[list[_Call]]:
@@ -148,13 +148,13 @@ class OpenAIEngine:
         return body
 
     def _has(self, key: str) -> bool:
-        outcome = self.journal.get(key)
-        if isinstance(outcome, Reply) and self.journal.inherited(key):
+        outcome = self.reply_cache.get(key)
+        if isinstance(outcome, Reply) and self.reply_cache.inherited(key):
             self.usage.count([[outcome]])
         return outcome is not None
 
     def _reply(self, key: str) -> Reply:
-        outcome = self.journal.get(key)
+        outcome = self.reply_cache.get(key)
         if isinstance(outcome, Refusal):
             raise ValueError(outcome.reason)
         assert outcome is not None, "every call has been made"
@@ -173,7 +173,7 @@ class OpenAIEngine:
                 except EngineLost as error:
                     lost.append(error)
                     return
-                self.journal.put(call.key, outcome)
+                self.reply_cache.put(call.key, outcome)
                 if isinstance(outcome, Reply):
                     self.usage.count([[outcome]])
 
@@ -217,7 +217,7 @@ class OpenAIEngine:
             timeout=TIMEOUT,
         )
 
-    async def _greet(self, sampling: Sampling) -> dict[str, Any]:
+    async def _probe_server(self, sampling: Sampling) -> dict[str, Any]:
         """What the server lists of the model, once a first request has gone through."""
         trial = Request((Part("image"), Part("text", "?")), (Image.new("RGB", (64, 64)),), (0,), sampling)
         [[call]] = self._calls([trial])

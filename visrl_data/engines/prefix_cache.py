@@ -32,7 +32,7 @@ KEPT_BYTES = 1 << 30  # of features, on the model's device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class EncodedImage:
     """A picture as the model sees it. features: (tokens, D); grid: (1, 3) patches, for families that need it.
 
     The same picture, by the same weights, is the same object.
@@ -44,15 +44,15 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class TokenizedPrompt:
     """A distinct prompt: its tokens, placeholders spread out, and its pictures in reading order."""
 
     ids: list[int]
-    pictures: tuple[Seen, ...]
+    pictures: tuple[EncodedImage, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class PrefixCache:
     """Prompts in a cache, all but their last tokens.
 
     ids, mask: (U, L) of the U distinct prompts; positions: (..., U, L); deltas: what Qwen-VL adds to the positions
@@ -67,27 +67,27 @@ class Read:
     rows: list[int]
 
 
-def can_share(inner: Any) -> bool:
+def accepts_image_features(inner: Any) -> bool:
     """Whether this release of transformers takes a model's picture features ready-made."""
     return "mm_encoder_outputs" in inspect.signature(inner.forward).parameters
 
 
-class Reader:
+class Prefiller:
     """inner: the model without its output layer. at_once: most pictures that the vision tower is given."""
 
     def __init__(self, inner: Any, processor: Any, device: torch.device, dtype: torch.dtype, at_once: int) -> None:
         self._inner, self._processor = inner, processor
         self._device, self._dtype, self._at_once = device, dtype, at_once
         self._image_id: int = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-        self._kept: OrderedDict[tuple[int, bool], Seen] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, bool], EncodedImage] = OrderedDict()
         adapted = [name for name, _ in inner.named_parameters() if "lora_" in name]
         self._eyes_adapted = any(not name.startswith("language_model.") for name in adapted)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let go of the kept features."""
         self._kept.clear()
 
-    def look(self, pictures: Sequence[Image], adapter: bool) -> list[Seen]:
+    def encode_images(self, pictures: Sequence[Image], adapter: bool) -> list[EncodedImage]:
         """Each picture's features, made now or kept from before. The same picture is the same object."""
         keys = [(id(picture), adapter and self._eyes_adapted) for picture in pictures]
         new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._kept}
@@ -104,7 +104,7 @@ class Reader:
             size -= self._kept.popitem(last=False)[1].features.nbytes
         return found
 
-    def _encode(self, pictures: list[Image]) -> list[Seen]:
+    def _encode(self, pictures: list[Image]) -> list[EncodedImage]:
         made = self._processor(
             text=[self._processor.image_token] * len(pictures),
             images=[[picture] for picture in pictures],
@@ -117,17 +117,19 @@ class Reader:
         features = self._inner.get_image_features(**inputs, return_dict=True).pooler_output
         grids = inputs.get("image_grid_thw")
         return [
-            Seen(picture, features[i], None if grids is None else grids[i : i + 1])
+            EncodedImage(picture, features[i], None if grids is None else grids[i : i + 1])
             for i, picture in enumerate(pictures)
         ]
 
-    def read(self, texts: Sequence[str], images: Sequence[tuple[Image, ...]], adapter: bool, special: bool) -> Read:
+    def prefill(
+        self, texts: Sequence[str], images: Sequence[tuple[Image, ...]], adapter: bool, special: bool
+    ) -> PrefixCache:
         """Prompts into a cache.
 
         texts: with one placeholder for each of `images`; special: whether the tokenizer adds its beginning of text.
         """
         prompts, rows = self._prompts(texts, images, adapter, special)
-        groups, shared = beginnings(prompts, self._image_id)
+        groups, shared = group_by_prefix(prompts, self._image_id)
         ids, mask, width = self._laid_out(prompts, groups, shared)
         positions, deltas = self._positions(ids, mask, prompts)
         cache, first = None, [group[0] for group in groups]
@@ -142,9 +144,9 @@ class Reader:
             rest = [prompt.pictures[n:] for prompt, n in zip(prompts, whole, strict=True)]
             follows = slice(width, ids.shape[1] - 1)
             cache = self._forward(ids[:, follows], mask[:, :-1], positions[..., follows], cache, rest)
-        return Read(ids, mask, positions, deltas, cache, rows)
+        return PrefixCache(ids, mask, positions, deltas, cache, rows)
 
-    def _pictures_within(self, prompt: Prompt, length: int) -> int:
+    def _pictures_within(self, prompt: TokenizedPrompt, length: int) -> int:
         """How many pictures lie in the first tokens of a prompt."""
         ends = itertools.accumulate(len(seen.features) for seen in prompt.pictures)
         inside = prompt.ids[:length].count(self._image_id)
@@ -152,19 +154,19 @@ class Reader:
 
     def _prompts(
         self, texts: Sequence[str], images: Sequence[tuple[Image, ...]], adapter: bool, special: bool
-    ) -> tuple[list[Prompt], list[int]]:
+    ) -> tuple[list[TokenizedPrompt], list[int]]:
         """The distinct prompts, and which of them each text is."""
         keys = [(text, *map(id, pictures)) for text, pictures in zip(texts, images, strict=True)]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         first = [keys.index(key) for key in numbers]
-        seen = iter(self.look([picture for i in first for picture in images[i]], adapter))
+        seen = iter(self.encode_images([picture for i in first for picture in images[i]], adapter))
         pictures = [tuple(next(seen) for _ in images[i]) for i in first]
         spread = [self._spread(texts[i], shown) for i, shown in zip(first, pictures, strict=True)]
         made = self._processor.tokenizer(spread, add_special_tokens=special)["input_ids"]
-        prompts = [Prompt(ids, shown) for ids, shown in zip(made, pictures, strict=True)]
+        prompts = [TokenizedPrompt(ids, shown) for ids, shown in zip(made, pictures, strict=True)]
         return prompts, [numbers[key] for key in keys]
 
-    def _spread(self, text: str, pictures: tuple[Seen, ...]) -> str:
+    def _spread(self, text: str, pictures: tuple[EncodedImage, ...]) -> str:
         """The text with each placeholder repeated as often as its picture has tokens."""
         mark = self._processor.image_token
         pieces = text.split(mark)
@@ -174,7 +176,7 @@ class Reader:
         return pieces[0] + "".join(m + piece for m, piece in zip(marks, pieces[1:], strict=True))
 
     def _laid_out(
-        self, prompts: list[Prompt], groups: list[list[int]], shared: list[int]
+        self, prompts: list[TokenizedPrompt], groups: list[list[int]], shared: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """ids and mask (U, L) as in the head of this file, and the width of the shared part with its padding."""
         width = max(shared)
@@ -189,7 +191,7 @@ class Reader:
         return ids.to(self._device), mask.to(self._device), width
 
     def _positions(
-        self, ids: torch.Tensor, mask: torch.Tensor, prompts: list[Prompt]
+        self, ids: torch.Tensor, mask: torch.Tensor, prompts: list[TokenizedPrompt]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(U, L), or (3, U, L) with deltas for models that place a picture's tokens in three dimensions."""
         if not hasattr(self._inner, "get_rope_index"):
@@ -209,7 +211,7 @@ class Reader:
         mask: torch.Tensor,
         positions: torch.Tensor,
         cache: Any,
-        pictures: Sequence[tuple[Seen, ...]],
+        pictures: Sequence[tuple[EncodedImage, ...]],
     ) -> Any:
         """The cache after these tokens. mask: of these and of all before."""
         features: Any = [seen.features for shown in pictures for seen in shown]
@@ -224,13 +226,13 @@ class Reader:
         )
         return made.past_key_values
 
-    def tell(self, read: Read, rows: list[int]) -> None:
+    def set_rope_deltas(self, read: PrefixCache, rows: list[int]) -> None:
         """Set the state of models that keep their positions' deltas, for decoding these rows."""
         if read.deltas is not None:
             self._inner.rope_deltas = read.deltas[rows]
 
 
-def beginnings(prompts: Sequence[Prompt], image_id: int) -> tuple[list[list[int]], list[int]]:
+def group_by_prefix(prompts: Sequence[TokenizedPrompt], image_id: int) -> tuple[list[list[int]], list[int]]:
     """Neighbours that begin with the same picture, as groups, and how many tokens all of a group begin with.
 
     At least one token of a prompt is never shared, nor a part of a picture. Of a prompt alone all but the last is.
@@ -245,7 +247,7 @@ def beginnings(prompts: Sequence[Prompt], image_id: int) -> tuple[list[list[int]
     return groups, [_shared([prompts[u] for u in group], image_id) for group in groups]
 
 
-def _shared(group: list[Prompt], image_id: int) -> int:
+def _shared(group: list[TokenizedPrompt], image_id: int) -> int:
     length = min(len(prompt.ids) for prompt in group) - 1
     first = group[0]
     for other in group[1:]:
@@ -258,7 +260,7 @@ def _shared(group: list[Prompt], image_id: int) -> int:
     return length
 
 
-def _start(prompt: Prompt, number: int, image_id: int) -> int:
+def _start(prompt: TokenizedPrompt, number: int, image_id: int) -> int:
     """Where the tokens of the prompt's picture of this number begin."""
     before = sum(len(seen.features) for seen in prompt.pictures[:number])
     return [i for i, token in enumerate(prompt.ids) if token == image_id][before]

@@ -88,7 +88,7 @@ class Usage:
 
 
 class EngineLost(VisRLError):
-    """The model can't be reached any more. What it has answered until then is kept (reply_journal.py)."""
+    """The model can't be reached any more. What it has answered until then is kept (reply_cache.py)."""
 
 
 class Engine(Protocol):

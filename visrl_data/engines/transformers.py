@@ -25,11 +25,11 @@ from transformers import GenerationConfig, LogitsProcessorList, StaticCache
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.batching import batches
-from visrl_data.engines.decoding import Grammars, KeyedSampler, branch_nodes, choice_reply
-from visrl_data.engines.image_processing import picture_size, tell_model
+from visrl_data.engines.decoding import GrammarCompiler, KeyedSampler, branch_nodes, choice_reply
+from visrl_data.engines.image_processing import copy_pinpoints, picture_size
 from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
 from visrl_data.engines.messages import plain_text
-from visrl_data.engines.prefix_cache import Read, Reader, can_share
+from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, accepts_image_features
 from visrl_data.engines.protocol import Reply, Request, Sampling, Usage
 from visrl_data.models.families import family_at
 from visrl_data.models.model_folder import ModelFolder
@@ -62,7 +62,7 @@ class TransformersEngine:
         self.usage = Usage()
         self.processor = load_processor(folder, max_pixels, trust_remote_code)
         self.model = load_model(folder, self.dtype, trust_remote_code).to(self.device)
-        tell_model(self.model, self.processor)
+        copy_pinpoints(self.model, self.processor)
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
@@ -73,9 +73,9 @@ class TransformersEngine:
         self._shares_prefill = family.shares_prefill
         self._sizes_vary = family.picture in ("resized", "tiled")
         inner = getattr(_unwrapped(self.model), "model", None)
-        sharing = family.shares_prefix and can_share(inner)
-        self._reader = Reader(inner, self.processor, self.device, self.dtype, batch_size) if sharing else None
-        self._grammars = Grammars(tokenizer, self._eos)
+        sharing = family.shares_prefix and accepts_image_features(inner)
+        self._prefiller = Prefiller(inner, self.processor, self.device, self.dtype, batch_size) if sharing else None
+        self._grammars = GrammarCompiler(tokenizer, self._eos)
         self._keeps_logits = "logits_to_keep" in inspect.signature(_unwrapped(self.model).forward).parameters
 
     @property
@@ -121,8 +121,8 @@ class TransformersEngine:
                     "Use fewer --attempts, smaller pictures (--max-pixels), a smaller --dtype or another --device."
                 ) from error
         # Outside the handler, so that the failed forward's tensors are freed first.
-        if self._reader:
-            self._reader.forget()
+        if self._prefiller:
+            self._prefiller.clear()
         self.usage.events.append(f"out of memory: batch of {len(batch)} prompts halved")
         logger.warning("%s", self.usage.events[-1])
         if self.device.type == "cuda":
@@ -171,7 +171,7 @@ class TransformersEngine:
         if batch[0].grammar:
             grammars = [request.grammar for request in batch for _ in range(n)]
             options["logits_processor"].insert(0, self._grammars.processor(grammars))
-        if self._reader:
+        if self._prefiller:
             ids, mask = self._continue(self._read(batch), n, options)
         else:
             inputs = self._encode(batch)
@@ -188,19 +188,19 @@ class TransformersEngine:
         replies = [self._reply(row, tokens) for row, tokens in zip(new, prompt_tokens, strict=True)]
         return [replies[i : i + n] * (repeats // n) for i in range(0, len(replies), n)]
 
-    def _read(self, batch: Sequence[Request]) -> Read:
-        assert self._reader is not None
+    def _read(self, batch: Sequence[Request]) -> PrefixCache:
+        assert self._prefiller is not None
         texts = [self._text(request) for request in batch]
-        return self._reader.read(texts, [r.images for r in batch], batch[0].adapter, self._adds_special(texts[0]))
+        return self._prefiller.prefill(texts, [r.images for r in batch], batch[0].adapter, self._adds_special(texts[0]))
 
-    def _continue(self, read: Read, n: int, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _continue(self, read: PrefixCache, n: int, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Decode n rows for each text that was read: their tokens (B * n, L + new), and the mask (B * n, L).
 
         From a cache of its final size: one that grows is copied at each token.
         """
-        assert self._reader is not None
+        assert self._prefiller is not None
         rows = [row for row in read.rows for _ in range(n)]
-        self._reader.tell(read, rows)
+        self._prefiller.set_rope_deltas(read, rows)
         ids, mask = read.ids[rows], read.mask[rows]
         config = options["generation_config"]
         config.disable_compile = True  # shapes change from batch to batch
@@ -257,7 +257,7 @@ class TransformersEngine:
         """Probabilities of the choices, from one forward along the deepest branching of their tokens."""
         branches = branch_nodes(self.processor.tokenizer, batch[0].prefix, batch[0].choices)
         path = max(branches, key=len)
-        score = self._score_read if self._reader else self._score
+        score = self._score_read if self._prefiller else self._score
         logits, prompt_tokens = score(batch, torch.tensor([path], device=self.device, dtype=torch.long))
         probs = torch.softmax(logits[:, -len(path) - 1 :].float(), dim=-1).double().cpu().numpy()
         return [[choice_reply(probs[i], branches, batch[0].choices, tokens)] for i, tokens in enumerate(prompt_tokens)]

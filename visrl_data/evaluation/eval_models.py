@@ -81,4 +81,4 @@ def _boxes(config: EvalConfig, model: Model) -> tuple[str, CropRule | None]:
         if config.crop_min_side is not None or config.crop_max_aspect is not None:
             raise UsageError("--crop-min-side and --crop-max-aspect have no meaning with --protocol visual-cot.")
         return config.box_space or model.box_space or model_pair.native_space(model), None
-    return model_pair.agreement(config.gen_config(""), model, model_pair.native_space(model))
+    return model_pair.resolve_box_settings(config.gen_config(""), model, model_pair.native_space(model))

@@ -25,7 +25,7 @@ from visrl_data.core.config import GenConfig, to_toml
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.core.records import Drop, Question
-from visrl_data.engines import reply_journal as journals
+from visrl_data.engines import reply_cache
 from visrl_data.engines.protocol import EngineLost, Role
 from visrl_data.evaluation import inference, page
 from visrl_data.evaluation.config import SCORES, EvalConfig
@@ -180,7 +180,7 @@ def _fill(
         for j, one in enumerate(asked):
             for index in todo[i, j]:
                 loaded = loaded or _load(one.config, subject.model, judge)
-                journal = journals.keep([role.engine for role in loaded if role], output / journals.NAME)
+                journal = reply_cache.attach([role.engine for role in loaded if role], output / reply_cache.NAME)
                 shelf = shelves[i, j]
                 try:
                     predictions = _make_chunk(subject.way, one, loaded, prompts, shelf, index)
@@ -215,7 +215,7 @@ def _make_chunk(
     judged = [i for i, q in questions.items() if asked.score(q.source) == "critic" and outcomes[i].response is not None]
     if judged and critic is not None:
         responses = [outcomes[i].response or "" for i in judged]
-        scores = critics.response_scores(
+        scores = critics.score_responses(
             [inference.stand_in(questions[i]) for i in judged], responses, critic, asked.config, prompts
         )
         verdicts = dict(zip(judged, scores, strict=True))

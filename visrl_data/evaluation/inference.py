@@ -24,7 +24,7 @@ from visrl_data.core.config import GenConfig
 from visrl_data.core.prompts import DIRECT, Part, Prompt, PromptSet
 from visrl_data.core.records import Question
 from visrl_data.engines.protocol import Reply, Request, Role
-from visrl_data.pipeline.actor import FocusBox, View, actor_sampling, answer_pass, frame_of
+from visrl_data.pipeline.actor import FocusBox, QuestionView, actor_sampling, answer_pass, bind_frame
 
 _Asked = tuple[tuple[Part, ...], tuple[Image.Image, ...]]
 """What a model is shown, and its pictures in the order of their places."""
@@ -81,7 +81,7 @@ def ask(questions: list[Question], actor: Role, way: Way, config: GenConfig) -> 
     for place, question in enumerate(questions):
         image = images.decode(question.image)
         try:
-            views.append(View(question, image, frame_of(image, way.box_space, actor)))
+            views.append(QuestionView(question, image, bind_frame(image, way.box_space, actor)))
             places.append(place)
         except ImageTooThin:
             found[place] = Outcome("image_too_thin")
@@ -93,7 +93,9 @@ def ask(questions: list[Question], actor: Role, way: Way, config: GenConfig) -> 
     return [outcome for outcome in found if outcome is not None]
 
 
-def _one_by_one_if_refused(views: list[View], run: Callable[[list[View]], list[Outcome]]) -> list[Outcome]:
+def _one_by_one_if_refused(
+    views: list[QuestionView], run: Callable[[list[QuestionView]], list[Outcome]]
+) -> list[Outcome]:
     """A question that the processor refuses is found, and marked; the others go on."""
     if not views:
         return []
@@ -105,13 +107,13 @@ def _one_by_one_if_refused(views: list[View], run: Callable[[list[View]], list[O
     return [outcome for view in views for outcome in _one_by_one_if_refused([view], run)]
 
 
-def _one_step(views: list[View], actor: Role, way: Way, config: GenConfig) -> list[Outcome]:
+def _one_step(views: list[QuestionView], actor: Role, way: Way, config: GenConfig) -> list[Outcome]:
     parts = [DIRECT_PROMPT.parts(question=view.question.question) for view in views]
     replies = _generate([(p, (view.image,)) for p, view in zip(parts, views, strict=True)], actor, config)
     return [Outcome(response=reply.text, finish=reply.finish) for reply in replies]
 
 
-def _two_steps(views: list[View], actor: Role, way: Way, config: GenConfig) -> list[Outcome]:
+def _two_steps(views: list[QuestionView], actor: Role, way: Way, config: GenConfig) -> list[Outcome]:
     prompt = VISUAL_COT_FOCUS if way.rule is None else way.prompts.focus
     asked: list[_Asked] = [(prompt.parts(question=view.question.question), (view.image,)) for view in views]
     outcomes, boxes, places = [], [], []
@@ -127,7 +129,7 @@ def _two_steps(views: list[View], actor: Role, way: Way, config: GenConfig) -> l
     return outcomes
 
 
-def _settle(view: View, reply: str, rule: CropRule | None) -> tuple[FocusBox | None, str]:
+def _settle(view: QuestionView, reply: str, rule: CropRule | None) -> tuple[FocusBox | None, str]:
     cells, state = view.frame.parse(reply)
     if cells is None:
         return None, state
@@ -139,7 +141,7 @@ def _settle(view: View, reply: str, rule: CropRule | None) -> tuple[FocusBox | N
 def stand_in(question: Question) -> FocusBox:
     """A box around the whole image, for the judge of responses, which reads the question and the image alone."""
     image = images.decode(question.image)
-    view = View(question, image, frame("unit", image.size))
+    view = QuestionView(question, image, frame("unit", image.size))
     return FocusBox(view, 0, 0, Box(0, 0, 1, 1), view.frame.bounds, "", "actor", "", "", "ok", 0, (0, 0, *image.size))
 
 

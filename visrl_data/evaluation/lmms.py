@@ -40,7 +40,7 @@ from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_models import find_subjects
 from visrl_data.evaluation.inference import DIRECT_PROMPT
 from visrl_data.pipeline import model_pair
-from visrl_data.pipeline.actor import frame_of
+from visrl_data.pipeline.actor import bind_frame
 
 # Of the options of `visrl eval`, those that say how a model is asked and run.
 OPTIONS = (
@@ -183,7 +183,7 @@ class VisRL(lmms):
 
     def _look(self, batch: list[Asked]) -> list[Box | None]:
         """The box pass: unit xyxy of each picture, None where the reply can't be read."""
-        frames = [frame_of(asked.image, self.way.box_space, self.actor) for asked in batch]
+        frames = [bind_frame(asked.image, self.way.box_space, self.actor) for asked in batch]
         turns = [self.way.prompts.focus.parts(question=asked.question) for asked in batch]
         replies = self._generate(turns, [(a.image,) for a in batch], [self.config.max_new_tokens] * len(batch))
         boxes: list[Box | None] = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +10,8 @@ from visrl_data.core.config import GenConfig, to_toml
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.protocol import EngineLost, Role
 from visrl_data.executors import shards
-from visrl_data.executors.local import Alone
-from visrl_data.executors.protocol import Crew
+from visrl_data.executors.local import LocalExecutor
+from visrl_data.executors.protocol import Executor
 from visrl_data.executors.shards import Shard
 from visrl_data.pipeline import finalize
 from visrl_data.pipeline.factory import build
@@ -38,31 +36,31 @@ def generate(
     on_chunk: Callable[[Progress], None] = lambda _: None,
     max_chunks: int | None = None,
     roles: tuple[Role, Role] | None = None,
-    crew: AbstractContextManager[Crew] | None = None,
+    executor: Executor | None = None,
     shard: Shard | None = None,
 ) -> Run:
     """Run the factory into the folder `output`, going on where an earlier start stopped.
 
     max_chunks: stop after so many new chunks, leaving an unfinished run (for `--estimate`).
     roles: actor and critic on engines of one's own, in place of loading `config.model`.
-    crew: who makes the chunks; default: this process. shard: make only its chunks, leaving an unfinished run;
+    executor: who makes the chunks; default: this process. shard: make only its chunks, leaving an unfinished run;
     `output` is then its folder. Raises VisRLError for anything the user can mend; what was made until then stays.
     """
     text = to_toml(config)
-    with crew or contextlib.nullcontext(Alone(build(config, roles))) as hands:
+    with executor or LocalExecutor(build(config, roles)) as executor:
         if shard:
-            shards.check_siblings(output, text, hands.identity)
-        with run_folder.open_run(output, text, hands.identity) as run:
+            shards.check_siblings(output, text, executor.identity)
+        with run_folder.open_run(output, text, executor.identity) as run:
             if run.finished:
                 run_folder.remove_chunks(run)
                 return run
             mine = shard.chunks(run.chunks) if shard else range(run.chunks)
             missing = [i for i in mine if not run.has_chunk(i)]
             done = resumed = len(mine) - len(missing)
-            size, rows = config.chunk_size, hands.identity["source"]["rows"]
+            size, rows = config.chunk_size, executor.identity["source"]["rows"]
             questions = sum(min(size, rows - i * size) for i in mine)
             try:
-                for made in hands.make(run, missing[:max_chunks]):
+                for made in executor.make(run, missing[:max_chunks]):
                     run_folder.write_chunk(run, made.index, made.tables)
                     run.replies_path(made.index).unlink(missing_ok=True)
                     run_folder.log_time(run, made.record)

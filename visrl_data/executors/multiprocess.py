@@ -1,4 +1,4 @@
-"""A crew of processes on one machine: one a GPU, or several on a CPU.
+"""Process chunks in several processes on one machine: one for each GPU, or several on a CPU.
 
 Each process builds the factory on its own device and is handed one chunk at a time, so a slow chunk holds up nobody
 else. Only the process that started them writes. One that dies (killed, out of memory) is replaced, and its chunk is
@@ -23,8 +23,8 @@ from typing import Any
 
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.executors.protocol import check_local, hush
-from visrl_data.pipeline.factory import Made
+from visrl_data.executors.protocol import check_local, silence_libraries
+from visrl_data.pipeline.factory import ChunkResult
 from visrl_data.runs.run_folder import Run
 
 MOST_DEATHS = 3  # of processes at one chunk, or in loading on one device
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerDevice:
     """Where a process works: the n-th visible GPU, or the n-th share of the CPU's cores."""
 
     kind: str
@@ -46,17 +46,17 @@ class Place:
 
 @dataclass(slots=True)
 class _Worker:
-    """A process with our end of the pipe to it. index: the chunk in its hands."""
+    """A process with our end of the pipe to it. index: the chunk that it processes."""
 
-    place: Place
+    place: WorkerDevice
     process: SpawnProcess
     pipe: Connection
     ready: bool = False
     index: int | None = None
 
 
-class Devices:
-    """`count` processes as a crew; a context, which ends them.
+class MultiprocessExecutor:
+    """Process chunks in `count` worker processes; leaving the context ends them.
 
     Raises UsageError when there are not so many devices, VisRLError when the models can't be loaded or the devices
     are not of one kind.
@@ -67,18 +67,18 @@ class Devices:
         self._places = places(config, count)
         self._workers: list[_Worker] = []
         self._identity: dict[str, Any] | None = None
-        self._deaths: Counter[int | Place] = Counter()
+        self._deaths: Counter[int | WorkerDevice] = Counter()
 
     @property
     def identity(self) -> dict[str, Any]:
         assert self._identity is not None, "known once the first process has loaded its models"
         return self._identity
 
-    def __enter__(self) -> Devices:
+    def __enter__(self) -> MultiprocessExecutor:
         try:
             self._workers = [_start(self._config, place) for place in self._places]
             while not all(worker.ready for worker in self._workers):
-                self._hear()
+                self._poll()
         except BaseException:
             self.__exit__()
             raise
@@ -92,7 +92,7 @@ class Devices:
             worker.process.join(_SECONDS)
             worker.process.kill()
 
-    def make(self, run: Run, indices: Sequence[int]) -> Iterator[Made]:
+    def make(self, run: Run, indices: Sequence[int]) -> Iterator[ChunkResult]:
         """Hand the chunks out one by one; yield each as it is finished."""
         waiting, finished = deque(indices), 0
         events: dict[int, list[str]] = defaultdict(list)
@@ -100,7 +100,7 @@ class Devices:
             for worker in self._workers:
                 if worker.ready and worker.index is None and waiting:
                     _hand(worker, waiting.popleft(), run)
-            made, lost = self._hear()
+            made, lost = self._poll()
             for index, event in lost:
                 waiting.append(index)  # last, so that a chunk that ends processes keeps no other from being done
                 events[index].append(event)
@@ -109,7 +109,7 @@ class Devices:
                 one.record["events"] = events.pop(one.index, []) + one.record["events"]
                 yield one
 
-    def _hear(self) -> tuple[list[Made], list[tuple[int, str]]]:
+    def _poll(self) -> tuple[list[ChunkResult], list[tuple[int, str]]]:
         """Wait for news: chunks that are finished, and chunks whose process died, with what to say of it."""
         made, lost = [], []
         heard = wait([worker.pipe for worker in self._workers])
@@ -123,14 +123,14 @@ class Devices:
                 continue
             if isinstance(news, Exception):
                 raise news
-            if isinstance(news, Made):
+            if isinstance(news, ChunkResult):
                 worker.index = None
                 made.append(news)
             else:
-                self._welcome(worker, news)
+                self._on_ready(worker, news)
         return made, lost
 
-    def _welcome(self, worker: _Worker, identity: dict[str, Any]) -> None:
+    def _on_ready(self, worker: _Worker, identity: dict[str, Any]) -> None:
         """A process has loaded its models: what its rows depend on must be as it is with the others."""
         self._identity = self._identity or identity
         changed = [key for key in identity if identity[key] != self._identity.get(key)]
@@ -160,7 +160,7 @@ class Devices:
         return event
 
 
-def places(config: GenConfig, count: int) -> list[Place]:
+def places(config: GenConfig, count: int) -> list[WorkerDevice]:
     """Where `count` processes go: GPUs if --device names or finds them, else shares of the CPU. Raises UsageError."""
     if count < 1:
         raise UsageError(f"--devices {count}: expected at least 1.")
@@ -173,7 +173,7 @@ def places(config: GenConfig, count: int) -> list[Place]:
     if kind == "cuda" and count > torch.cuda.device_count():
         raise UsageError(f"--devices {count}: this machine shows {torch.cuda.device_count()} GPUs.")
     threads = max(1, _cores() // count)
-    return [Place(kind, number, threads) for number in range(count)]
+    return [WorkerDevice(kind, number, threads) for number in range(count)]
 
 
 def _cores() -> int:
@@ -181,7 +181,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(config: GenConfig, place: Place) -> _Worker:
+def _start(config: GenConfig, place: WorkerDevice) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(config, place, theirs), name=f"visrl {place}")
@@ -192,11 +192,11 @@ def _start(config: GenConfig, place: Place) -> _Worker:
 
 def _hand(worker: _Worker, index: int, run: Run) -> None:
     worker.index = index
-    with contextlib.suppress(OSError):  # it died while idle: `_hear` finds out
+    with contextlib.suppress(OSError):  # it died while idle: `_poll` finds out
         worker.pipe.send((index, run.replies_path(index)))
 
 
-def _work(config: GenConfig, place: Place, pipe: Connection) -> None:
+def _work(config: GenConfig, place: WorkerDevice, pipe: Connection) -> None:
     """The process: build the factory, then make chunks until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process decides
     try:
@@ -210,7 +210,7 @@ def _work(config: GenConfig, place: Place, pipe: Connection) -> None:
                 index, replies = pipe.recv()
             except (EOFError, OSError):
                 return
-            pipe.send(factory.make(built, index, replies))
+            pipe.send(factory.make_chunk(built, index, replies))
     except BrokenPipeError:  # nobody is there to hear
         return
     except VisRLError as error:
@@ -219,7 +219,7 @@ def _work(config: GenConfig, place: Place, pipe: Connection) -> None:
         pipe.send(RuntimeError(f"in the process on {place}:\n{traceback.format_exc()}"))
 
 
-def _settle(place: Place) -> None:
+def _settle(place: WorkerDevice) -> None:
     """Take this process's device and share of the cores, before torch is imported and looks for them."""
     logging.basicConfig(level=logging.WARNING, format=f"{place}: %(message)s")
     if place.kind == "cuda":
@@ -227,4 +227,4 @@ def _settle(place: Place) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[place.number] if visible else str(place.number)
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(place.threads))
-    hush()
+    silence_libraries()

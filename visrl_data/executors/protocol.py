@@ -1,11 +1,11 @@
-"""Who makes the chunks of a run: the one thing that differs between one process and many.
+"""Where the chunks of a run are processed: the one thing that differs between one process and many.
 
-    Alone      factory.py    this process, one chunk after the other
-    Devices    multiprocess.py    a process a device of this machine
-    Cluster    ray_cluster.py     an actor a device of a Ray cluster
+    LocalExecutor          local.py          this process, one chunk after the other
+    MultiprocessExecutor   multiprocess.py   one process for each device of this machine
+    RayExecutor            ray_cluster.py    one actor for each device of a Ray cluster
 
-A crew makes; the process that called `factory.generate` alone writes. How many work, and which of them made a
-chunk, is in no file but times.jsonl.
+An executor returns chunks; only the process that called `generate` writes them. How many workers there were, and
+which of them processed a chunk, is recorded in times.jsonl alone.
 """
 
 from __future__ import annotations
@@ -16,21 +16,28 @@ from typing import Any, Protocol
 
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError
-from visrl_data.pipeline.factory import Made
+from visrl_data.pipeline.factory import ChunkResult
 from visrl_data.pipeline.model_pair import critic_config
 from visrl_data.runs.run_folder import Run
 
 
-class Crew(Protocol):
-    """identity: what the rows depend on besides the options (run.json); the same for all who work."""
+class Executor(Protocol):
+    """A context that processes chunks; leaving it ends its workers.
+
+    identity: what the rows depend on besides the options (run.json); the same for all workers.
+    """
 
     @property
     def identity(self) -> dict[str, Any]: ...
 
-    def make(self, run: Run, indices: Sequence[int]) -> Iterator[Made]:
-        """Those chunks, each once, in whatever order they are finished. Writes none of them into the run.
+    def __enter__(self) -> Executor: ...
 
-        Raises EngineLost when a server is gone, VisRLError for what else the user can mend.
+    def __exit__(self, *_: object) -> None: ...
+
+    def make(self, run: Run, indices: Sequence[int]) -> Iterator[ChunkResult]:
+        """Yield each of these chunks once, in the order in which they finish. Write nothing into the run.
+
+        Raises EngineLost when a server stays away, VisRLError for anything else that the user can fix.
         """
         ...
 
@@ -41,8 +48,8 @@ def check_local(config: GenConfig, flag: str) -> None:
         raise UsageError(f"{flag} is for models on devices of your own; a server is asked by one process: --in-flight.")
 
 
-def hush() -> None:
-    """In a process of a crew: no progress bars and no notes of libraries to each other, as in the command itself."""
+def silence_libraries() -> None:
+    """Switch off progress bars and warnings of libraries in a worker, as the command itself does."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

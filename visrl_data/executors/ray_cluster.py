@@ -1,4 +1,4 @@
-"""A crew of actors on a Ray cluster: one a GPU, or one a CPU where there is no GPU (extra `ray`).
+"""Process chunks on a Ray cluster: one actor for each GPU, or for each CPU where there is no GPU (extra `ray`).
 
 Ray Data maps the chunks' numbers to their tables and does those of a lost actor or node again, without end; an
 exception is no loss, and is raised here. The process that started it alone writes. Every node needs this package in
@@ -21,15 +21,15 @@ import pyarrow as pa
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.engines.protocol import EngineLost
-from visrl_data.executors.protocol import check_local, hush
-from visrl_data.pipeline.factory import Made
+from visrl_data.executors.protocol import check_local, silence_libraries
+from visrl_data.pipeline.factory import ChunkResult
 from visrl_data.runs.run_folder import TABLES, Run
 
 _RAISED = (EngineLost, UsageError, VisRLError)  # the narrower ones first
 
 
-class Cluster:
-    """The devices of a Ray cluster as a crew; a context, which leaves the cluster.
+class RayExecutor:
+    """Process chunks on the devices of a Ray cluster; leaving the context disconnects.
 
     address: "auto" for the cluster that this machine belongs to, HOST:PORT or ray://HOST:PORT for another, "local"
     for one that is started here and ended afterwards. Raises UsageError where Ray is not installed or the options
@@ -51,7 +51,7 @@ class Cluster:
     def identity(self) -> dict[str, Any]:
         return self._identity
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> RayExecutor:
         import ray
 
         try:
@@ -84,7 +84,7 @@ class Cluster:
 
         ray.shutdown()
 
-    def make(self, run: Run, indices: Sequence[int]) -> Iterator[Made]:
+    def make(self, run: Run, indices: Sequence[int]) -> Iterator[ChunkResult]:
         """Replies of servers are not kept for a chunk that is lost: an actor may be where the run folder is not."""
         import ray
 
@@ -132,7 +132,7 @@ class Actor:
         if self._wrong:
             return _pack(index, self._wrong, {})
         try:
-            made = factory.make(self._built, index, None)
+            made = factory.make_chunk(self._built, index, None)
         except Exception as error:  # no better at a second try, so Ray is not told
             return _pack(index, _told(error), {})
         return _pack(index, made.record, made.tables)
@@ -147,7 +147,7 @@ def _build(config: GenConfig, folder: str) -> tuple[Any, dict[str, Any]]:
     from visrl_data.pipeline import factory
 
     try:
-        hush()
+        silence_libraries()
         os.chdir(folder)  # relative paths are those of the command
         built = factory.build(config)
     except OSError as error:
@@ -190,8 +190,8 @@ def _pack(index: int, record: dict[str, Any], tables: dict[str, pa.Table]) -> pa
     return pa.Table.from_pylist([row], pa.schema([("index", pa.int64()), ("record", pa.string()), *streams]))
 
 
-def _unpack(row: dict[str, Any]) -> Made:
+def _unpack(row: dict[str, Any]) -> ChunkResult:
     record = json.loads(row["record"])
     if "raised" in record:
         raise _raised(record)
-    return Made(row["index"], {name: pa.ipc.open_stream(row[name]).read_all() for name in TABLES}, record)
+    return ChunkResult(row["index"], {name: pa.ipc.open_stream(row[name]).read_all() for name in TABLES}, record)

@@ -17,11 +17,11 @@ from visrl_data.core.prompts import PromptSet
 from visrl_data.core.records import Drop, Question
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.engines.protocol import Reply, Request, Role, Sampling
-from visrl_data.pipeline.diversity import second_box
+from visrl_data.pipeline.diversity import choose_second_box
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class QuestionView:
     """A question with its decoded original image and the actor's box space bound to that image."""
 
     question: Question
@@ -40,7 +40,7 @@ class View:
 class FocusBox:
     """A settled focus box; the fields are those of Candidate."""
 
-    view: View
+    view: QuestionView
     attempt: int
     slot: int
     box: Box
@@ -57,7 +57,7 @@ class FocusBox:
         return self.view.crop(self.crop)
 
 
-def frame_of(image: Image, box_space: str, actor: Role) -> Frame:
+def bind_frame(image: Image, box_space: str, actor: Role) -> Frame:
     """The box space bound to a picture, as large as the actor sees it where that matters. Raises ImageTooThin."""
     seen = actor.engine.seen_size(image) if needs_seen_size(box_space) else None
     return frame(box_space, image.size, seen)
@@ -68,7 +68,7 @@ def actor_sampling(config: GenConfig) -> Sampling:
 
 
 def focus_pass(
-    views: list[View], actor: Role, config: GenConfig, prompts: PromptSet, rule: CropRule
+    views: list[QuestionView], actor: Role, config: GenConfig, prompts: PromptSet, rule: CropRule
 ) -> tuple[list[FocusBox], list[Drop]]:
     """Sample 2N boxes for each question and settle them. Attempts with no valid box become drops."""
     requests = [
@@ -110,12 +110,12 @@ def answer_pass(boxes: list[FocusBox], actor: Role, config: GenConfig, prompts: 
     ]
 
 
-def _seed(config: GenConfig, view: View, attempt: int, slot: int, purpose: str) -> int:
+def _seed(config: GenConfig, view: QuestionView, attempt: int, slot: int, purpose: str) -> int:
     return keyed_seed(config.seed, config.round, view.question.id, attempt, slot, purpose)
 
 
 def _settle_question(
-    view: View, replies: list[Reply], seeds: tuple[int, ...], config: GenConfig, rule: CropRule
+    view: QuestionView, replies: list[Reply], seeds: tuple[int, ...], config: GenConfig, rule: CropRule
 ) -> tuple[list[FocusBox], list[Drop]]:
     boxes: list[FocusBox] = []
     drops: list[Drop] = []
@@ -128,7 +128,7 @@ def _settle_question(
 
 
 def _settle_attempt(
-    view: View,
+    view: QuestionView,
     attempt: int,
     replies: list[Reply],
     seeds: tuple[int, ...],
@@ -158,5 +158,5 @@ def _settle_attempt(
         return [kept, focus(1, second, "actor", "")], []
     others = [box.cells for box in earlier] if config.diversity == "question" else []
     seed = _seed(config, view, attempt, 1, "diversity")
-    choice = second_box(first, second, others, view.frame, config.iou_max, config.area_slack, seed)
+    choice = choose_second_box(first, second, others, view.frame, config.iou_max, config.area_slack, seed)
     return [kept, focus(1, choice.cells, choice.origin, choice.relaxed)], []

@@ -32,7 +32,7 @@ OFF = Score(None, "off")
 SKIPPED = Score(None, "skipped")
 
 
-def box_scores(boxes: Sequence[FocusBox], critic: Role, config: GenConfig, prompts: PromptSet) -> list[Score]:
+def score_boxes(boxes: Sequence[FocusBox], critic: Role, config: GenConfig, prompts: PromptSet) -> list[Score]:
     """Does the crop hold what the standard answer needs? The critic sees the crop alone."""
     if not config.box_critic:
         return [OFF] * len(boxes)
@@ -46,12 +46,12 @@ def box_scores(boxes: Sequence[FocusBox], critic: Role, config: GenConfig, promp
     return _judge(keys, request, critic, config)
 
 
-def may_pair(score: Score, thresholds: Thresholds) -> bool:
+def can_pair(score: Score, thresholds: Thresholds) -> bool:
     """Whether a candidate with this box score can be in W or L, whatever its response (Eq. 4)."""
     return score.value is not None and not thresholds.box_lose < score.value < thresholds.box_win
 
 
-def response_scores(
+def score_responses(
     boxes: Sequence[FocusBox], responses: Sequence[str], critic: Role, config: GenConfig, prompts: PromptSet
 ) -> list[Score]:
     """How close is the response to a standard answer? The model critic sees the whole image."""

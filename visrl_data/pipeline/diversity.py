@@ -35,7 +35,7 @@ _AREA_SNAP = 1e-9  # of the first box's area: float noise that must not move the
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SecondBox:
     """An attempt's second box. origin: "actor" (b2 kept) or "controller".
 
     relaxed: "" or what S had to give up, joined by "+": "aspect", "area", "overlap".
@@ -57,7 +57,7 @@ class _Plan:
     relaxed: str
 
 
-def second_box(
+def choose_second_box(
     first: Cells,
     second: Cells | None,
     others: Sequence[Cells],
@@ -65,7 +65,7 @@ def second_box(
     tau: float,
     delta: float,
     seed: int,
-) -> Choice:
+) -> SecondBox:
     """Keep or replace the second box of an attempt. All boxes are cells on `frame`, on the image.
 
     first: b1, the first valid box of the attempt. second: b2, or None when it was not valid.
@@ -75,11 +75,11 @@ def second_box(
     seed: used up only when b2 is replaced; the same arguments give the same box everywhere.
     """
     if second is not None and all(iou_xyxy(box, second) <= tau for box in (first, *others)):
-        return Choice(second, "actor")
+        return SecondBox(second, "actor")
     for plan in _plans(first, tuple(others), frame, tau, delta):
         cells = _uniform_member(plan, first, frame, seed)
         if cells is not None:
-            return Choice(cells, "controller", plan.relaxed)
+            return SecondBox(cells, "controller", plan.relaxed)
     raise AssertionError("the last plan of _plans has a member on every frame")
 
 

@@ -30,11 +30,11 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.core.records import Candidate, Drop, Question
 from visrl_data.core.versions import versions
-from visrl_data.engines import reply_journal as journals
+from visrl_data.engines import reply_cache
 from visrl_data.engines.protocol import Engine, Reply, Role, Usage
 from visrl_data.pipeline import critics
-from visrl_data.pipeline.actor import View, answer_pass, focus_pass, frame_of
-from visrl_data.pipeline.model_pair import Cast, agreement, load_cast
+from visrl_data.pipeline.actor import QuestionView, answer_pass, bind_frame, focus_pass
+from visrl_data.pipeline.model_pair import ModelPair, load_model_pair, resolve_box_settings
 from visrl_data.runs import run_folder
 from visrl_data.sources.dispatch import open_source
 from visrl_data.sources.options import SourceOptions
@@ -64,8 +64,11 @@ def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
     source = open_questions(config)
     if not len(source):
         raise VisRLError(f"Source {config.source} has no rows in split {config.split!r}: nothing to do.")
-    cast = load_cast(config) if roles is None else Cast(*roles, *agreement(config, None), prompts=prompts)
-    actor, critic = cast.actor, cast.critic
+    if roles is None:
+        pair = load_model_pair(config)
+    else:
+        pair = ModelPair(*roles, *resolve_box_settings(config, None), prompts=prompts)
+    actor, critic = pair.actor, pair.critic
     if config.constrain and not all(getattr(role.engine, "constrains", False) for role in (actor, critic)):
         raise UsageError("--constrain: only the transformers engine can hold replies to a grammar.")
     identity = {
@@ -73,17 +76,17 @@ def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
         "source": {"name": source.name, "rows": len(source), "fingerprint": source.fingerprint()},
         "actor": actor.engine.identity() | {"adapter": actor.adapter},
         "critic": critic.engine.identity() | {"adapter": critic.adapter},
-        "box_space": cast.box_space,
-        "crop_rule": cast.crop_rule.as_dict(),
-        "prompts": {prompt.id: prompt.template for prompt in cast.prompts.all()},
+        "box_space": pair.box_space,
+        "crop_rule": pair.crop_rule.as_dict(),
+        "prompts": {prompt.id: prompt.template for prompt in pair.prompts.all()},
         "deterministic": actor.engine.deterministic and critic.engine.deterministic,
         "versions": versions(),
     }
-    if cast.origin:
-        identity["origin_base"] = cast.origin
-    if cast.zero_shot:
-        identity["zero_shot"] = cast.zero_shot
-    return Factory(config, source, cast.prompts, actor, critic, cast.box_space, cast.crop_rule, identity)
+    if pair.origin:
+        identity["origin_base"] = pair.origin
+    if pair.zero_shot:
+        identity["zero_shot"] = pair.zero_shot
+    return Factory(config, source, pair.prompts, actor, critic, pair.box_space, pair.crop_rule, identity)
 
 
 def open_questions(config: GenConfig) -> Source:
@@ -102,14 +105,14 @@ def open_questions(config: GenConfig) -> Source:
     return SkippedSource(open_source(config.source, config.split, limit, options), config.skip)
 
 
-def make(factory: Factory, index: int, replies: Path | None, asked: Asked | None = None) -> Made:
+def make_chunk(factory: Factory, index: int, replies: Path | None, asked: ChunkInput | None = None) -> ChunkResult:
     """A chunk with what it took. replies: where those of servers are kept until the chunk is written.
 
     asked: what `read` gave for it, if that was done already.
     """
     started = time.perf_counter()
-    journals.keep(engines(factory), replies)
-    tables, seconds = make_chunk(factory, asked or read(factory, index))
+    reply_cache.attach(engines(factory), replies)
+    tables, seconds = run_chunk(factory, asked or read_chunk(factory, index))
     usages = take_usage(factory)
     record = {
         "chunk": index,
@@ -122,11 +125,11 @@ def make(factory: Factory, index: int, replies: Path | None, asked: Asked | None
         "completion_tokens": sum(usage.completion_tokens for usage in usages),
         "events": [event for usage in usages for event in usage.events],
     }
-    return Made(index, tables, record)
+    return ChunkResult(index, tables, record)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ChunkInput:
     """A chunk's questions with their decoded images, and its rows that are no questions."""
 
     questions: list[Question]
@@ -134,16 +137,16 @@ class Asked:
     drops: list[Drop]
 
 
-def read(factory: Factory, index: int) -> Asked:
+def read_chunk(factory: Factory, index: int) -> ChunkInput:
     """The part of a chunk's work that needs no model."""
     size = factory.config.chunk_size
     rows = [factory.source.read(i) for i in range(index * size, min((index + 1) * size, len(factory.source)))]
     questions = [row for row in rows if isinstance(row, Question)]
     pictures = [images.decode(question.image) for question in questions]
-    return Asked(questions, pictures, [row for row in rows if isinstance(row, Drop)])
+    return ChunkInput(questions, pictures, [row for row in rows if isinstance(row, Drop)])
 
 
-def make_chunk(factory: Factory, asked: Asked) -> tuple[dict[str, pa.Table], dict[str, float]]:
+def run_chunk(factory: Factory, asked: ChunkInput) -> tuple[dict[str, pa.Table], dict[str, float]]:
     """One unit of work: the tables of its questions, and the seconds of each stage."""
     questions = asked.questions
     seconds = dict.fromkeys(("focus", "answer", "judge"), 0.0)
@@ -158,17 +161,19 @@ def make_chunk(factory: Factory, asked: Asked) -> tuple[dict[str, pa.Table], dic
     return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in run_folder.TABLES.items()}, seconds
 
 
-def _views(factory: Factory, asked: Asked) -> tuple[list[View], list[Drop]]:
+def _views(factory: Factory, asked: ChunkInput) -> tuple[list[QuestionView], list[Drop]]:
     views, drops = [], []
     for question, image in zip(asked.questions, asked.pictures, strict=True):
         try:
-            views.append(View(question, image, frame_of(image, factory.box_space, factory.actor)))
+            views.append(QuestionView(question, image, bind_frame(image, factory.box_space, factory.actor)))
         except ImageTooThin as error:
             drops.append(Drop(question.id, question.source, "focus", "image_too_thin", str(error)))
     return views, drops
 
 
-def _process(factory: Factory, views: list[View], seconds: dict[str, float]) -> tuple[list[Candidate], list[Drop]]:
+def _process(
+    factory: Factory, views: list[QuestionView], seconds: dict[str, float]
+) -> tuple[list[Candidate], list[Drop]]:
     """The model's passes. A question that the processor refuses is found and dropped; the others go on."""
     if not views:
         return [], []
@@ -182,7 +187,9 @@ def _process(factory: Factory, views: list[View], seconds: dict[str, float]) -> 
     return [c for candidates, _ in parts for c in candidates], [d for _, drops in parts for d in drops]
 
 
-def _passes(factory: Factory, views: list[View], seconds: dict[str, float]) -> tuple[list[Candidate], list[Drop]]:
+def _passes(
+    factory: Factory, views: list[QuestionView], seconds: dict[str, float]
+) -> tuple[list[Candidate], list[Drop]]:
     config, prompts = factory.config, factory.prompts
     clock = time.perf_counter()
 
@@ -193,14 +200,14 @@ def _passes(factory: Factory, views: list[View], seconds: dict[str, float]) -> t
 
     boxes, drops = focus_pass(views, factory.actor, config, prompts, factory.crop_rule)
     lap("focus")
-    box_scores = critics.box_scores(boxes, factory.critic, config, prompts)
+    box_scores = critics.score_boxes(boxes, factory.critic, config, prompts)
     lap("judge")
-    wanted = [i for i, score in enumerate(box_scores) if not config.lazy or critics.may_pair(score, config.thresholds)]
+    wanted = [i for i, score in enumerate(box_scores) if not config.lazy or critics.can_pair(score, config.thresholds)]
     asked = [boxes[i] for i in wanted]
     answers = answer_pass(asked, factory.actor, config, prompts)
     lap("answer")
     responses = [reply.text for reply, _ in answers]
-    judged = critics.response_scores(asked, responses, factory.critic, config, prompts)
+    judged = critics.score_responses(asked, responses, factory.critic, config, prompts)
     lap("judge")
     answered = dict(zip(wanted, zip(answers, judged, strict=True), strict=True))
     candidates = [
@@ -244,7 +251,7 @@ def take_usage(factory: Factory) -> list[Usage]:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class ChunkResult:
     """A finished chunk: its tables by name, and its line for times.jsonl, where "events" tells what happened."""
 
     index: int

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
+class ModelPair:
     """Actor and critic, ready to be asked, with what they agree on.
 
     origin: the critic's id and digest, if known. prompts: those the actor knows, some replaced by --prompts.
@@ -46,19 +46,19 @@ class Cast:
     zero_shot: str | None = None
 
 
-def load_cast(config: GenConfig) -> Cast:
+def load_model_pair(config: GenConfig) -> ModelPair:
     """Find and load the models that the options name. Raises VisRLError, before anything large is loaded if it can."""
     check_engines(config)
     actor = find_actor(config)
     critic = find_critic(config, actor)
-    space, rule = agreement(config, actor, native_space(actor))
+    space, rule = resolve_box_settings(config, actor, native_space(actor))
     prompts = load_prompts(Path(config.prompts) if config.prompts else None, known_prompts(on_disk(actor), space))
     zero_shot = _zero_shot(config, actor, space, prompts)
     roles = load_roles(config, actor, critic)
-    check_sight(roles[0], space)
+    check_box_space(roles[0], space)
     known = isinstance(critic, ModelFolder)
     origin = {"id": critic.id, "digest": critic.digest} if known else None
-    return Cast(*roles, space, rule, origin, prompts, zero_shot)
+    return ModelPair(*roles, space, rule, origin, prompts, zero_shot)
 
 
 def on_disk(model: Model) -> ModelFolder | None:
@@ -146,7 +146,7 @@ def find_critic(config: GenConfig, actor: Model) -> Model:
     return dataclasses.replace(critic, key=CRITIC_KEY if apart or os.environ.get(CRITIC_KEY) else KEY)
 
 
-def agreement(config: GenConfig, actor: Model | None, else_space: str = "unit") -> tuple[str, CropRule]:
+def resolve_box_settings(config: GenConfig, actor: Model | None, else_space: str = "unit") -> tuple[str, CropRule]:
     """The box space and crop rule, from the actor's record or the options; a contradiction is refused.
 
     else_space: where neither names a box space.
@@ -215,7 +215,7 @@ def load_engine(config: GenConfig, model: Model) -> Engine:
     )
 
 
-def check_sight(role: Role, box_space: str) -> None:
+def check_box_space(role: Role, box_space: str) -> None:
     """Raise VisRLError now when the box space needs what the actor's engine can't tell."""
     if needs_seen_size(box_space):
         role.engine.seen_size(Image.new("RGB", (64, 64)))

@@ -3,7 +3,7 @@
     config.toml       the resolved options
     run.json          what the rows depend on besides them: digests, versions, engine, prompts, source
     work/chunk-N/     one finished unit of work, with its digests; appears by a rename, so it is whole or not there
-    work/replies-N.jsonl   what servers have answered for a unit at hand (engines/reply_journal.py)
+    work/replies-N.jsonl   what servers have answered for a unit at hand (engines/reply_cache.py)
     questions/ candidates/ drops/ images/    shards, compacted from the chunks when all are done
     pairs.parquet  report.json
     times.jsonl       how long each chunk took, and what happened; outside every digest

@@ -28,7 +28,7 @@ class Refusal:
     reason: str
 
 
-class Journal:
+class ReplyCache:
     """Outcomes by key. With a path they survive the process; without, they last as long as it."""
 
     def __init__(self, path: Path | None = None) -> None:
@@ -85,16 +85,16 @@ class Journal:
 
 
 @runtime_checkable
-class Remembers(Protocol):
+class SupportsReplyCache(Protocol):
     """An engine whose replies cost enough to be kept until their unit of work is written."""
 
-    journal: Journal
+    reply_cache: ReplyCache
 
 
-def keep(engines: Sequence[Engine], path: Path | None) -> Journal:
+def attach(engines: Sequence[Engine], path: Path | None) -> ReplyCache:
     """Open the journal at `path` for those of the engines that remember; None: it lasts as long as they do."""
-    journal = Journal(path)
+    journal = ReplyCache(path)
     for engine in engines:
-        if isinstance(engine, Remembers):
-            engine.journal = journal
+        if isinstance(engine, SupportsReplyCache):
+            engine.reply_cache = journal
     return journal
