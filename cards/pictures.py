@@ -1,43 +1,23 @@
 """The pictures on a dataset card: one pair drawn on its image, and bar charts of scores and boxes.
 
-PNG files, since the Hub does not show SVG reliably; drawn with Pillow alone, from the report and the pairs.
+PNG files, since the Hub does not show SVG reliably.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from visrl_data.core.images import decode
+from visrl_data.report.charts import LOSE, WIN, Panel, Series, draw_png
 from visrl_data.runs.dataset_files import split_of
 from visrl_data.runs.pair_set import PairTable
 
-WIN, LOSE, INK, FAINT = "#1a7f37", "#cf222e", "#24292f", "#d0d7de"
 _SIDE = 480  # pixels: the longer side of the example's image
-_CHART = (420, 220)  # pixels: one panel
-_MARGIN = 34
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """The bars of one color, one a label."""
-
-    name: str
-    color: str
-    values: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    title: str
-    labels: tuple[str, ...]
-    series: tuple[Series, ...]
 
 
 def draw_pictures(folder: Path, pairs: PairTable, report: dict[str, Any]) -> str:
@@ -45,8 +25,8 @@ def draw_pictures(folder: Path, pairs: PairTable, report: dict[str, Any]) -> str
     when the dataset embeds it.
     """
     folder.mkdir()
-    _chart(score_panels(report)).save(folder / "scores.png")
-    _chart(box_panels(pairs, report)).save(folder / "boxes.png")
+    (folder / "scores.png").write_bytes(draw_png(score_panels(report)))
+    (folder / "boxes.png").write_bytes(draw_png(box_panels(pairs, report)))
     row = example_row(pairs)
     shown: str = row["id"]
     if row["image_sha256"] in pairs.embedded:
@@ -68,8 +48,10 @@ def score_panels(report: dict[str, Any]) -> list[Panel]:
     return [
         Panel(
             f"{name} score of {sum(critic['histogram'].values()):,} candidates",
+            f"{name} score",
+            "candidates",
+            (Series("", tuple(critic["histogram"].values())),),
             tuple(critic["histogram"]),
-            (Series("", INK, tuple(critic["histogram"].values())),),
         )
         for name, critic in found
     ]
@@ -78,11 +60,11 @@ def score_panels(report: dict[str, Any]) -> list[Panel]:
 def box_panels(pairs: PairTable, report: dict[str, Any]) -> list[Panel]:
     """How far apart win and lose are, and how large they are."""
     apart = report["boxes"]["iou_win_lose"]["histogram"]
-    sizes = [Series(side, color, _sides(pairs, f"{side}_box")) for side, color in (("win", WIN), ("lose", LOSE))]
+    sizes = [Series(side, _sides(pairs, f"{side}_box"), color=color) for side, color in (("win", WIN), ("lose", LOSE))]
     tenths = tuple(f"{i / 10:.1f}" for i in range(10))
     return [
-        Panel("IoU of win and lose box", tuple(apart), (Series("", INK, tuple(apart.values())),)),
-        Panel("size of the boxes: square root of their share of the image", tenths, tuple(sizes)),
+        Panel("IoU of win and lose box", "IoU, from", "pairs", (Series("", tuple(apart.values())),), tuple(apart)),
+        Panel("size of the boxes", "square root of their share of the image, from", "pairs", tuple(sizes), tenths),
     ]
 
 
@@ -90,39 +72,6 @@ def _sides(pairs: PairTable, column: str) -> tuple[int, ...]:
     boxes = pc.list_flatten(pairs.pairs[column]).to_numpy().reshape(-1, 4)
     sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
     return tuple(np.histogram(sides, bins=np.arange(11) / 10)[0].tolist())
-
-
-def _chart(panels: Sequence[Panel]) -> Image.Image:
-    """The panels side by side."""
-    width, height = _CHART
-    canvas = Image.new("RGB", (width * len(panels), height), "white")
-    for i, panel in enumerate(panels):
-        canvas.paste(_panel(panel), (i * width, 0))
-    return canvas
-
-
-def _panel(panel: Panel) -> Image.Image:
-    width, height = _CHART
-    canvas = Image.new("RGB", _CHART, "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    pen.text((_MARGIN, 6), panel.title, fill=INK, font=ImageFont.load_default(13))
-    floor, top = height - 24, max(1, *(value for series in panel.series for value in series.values))
-    slot, full = (width - 2 * _MARGIN) / len(panel.labels), floor - 46
-    bar = 0.8 * slot / len(panel.series)
-    for i, label in enumerate(panel.labels):
-        left = _MARGIN + i * slot + 0.1 * slot
-        for k, series in enumerate(panel.series):
-            tall = round(full * series.values[i] / top)
-            if series.values[i]:
-                x = left + k * bar
-                pen.rectangle((x, floor - max(tall, 1), x + bar - 1, floor - 1), fill=series.color)
-        if len(panel.labels) <= 11 or i % 2 == 0:
-            pen.text((left + 0.4 * slot, floor + 4), label, fill=INK, font=font, anchor="ma")
-    pen.line((_MARGIN, floor, width - _MARGIN, floor), fill=FAINT)
-    pen.text((_MARGIN - 4, floor - full), f"{top:,}", fill=INK, font=font, anchor="rm")
-    for k, series in enumerate(panel.series):
-        pen.text((width - _MARGIN - 60 + 30 * k, 26), series.name, fill=series.color, font=font)
-    return canvas
 
 
 def _example(row: dict[str, Any], image: Image.Image) -> Image.Image:

@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from visrl_data.report.charts import Panel, Series, draw_svg
+
 SHOWN = ("loss", "eval_loss", "focus/margin", "focus/accuracy", "response/margin", "response/accuracy",
          "mean_token_accuracy", "rewards/margins", "reward", "learning_rate")  # fmt: skip
 
@@ -49,12 +51,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-_WIDTH, _HEIGHT, _PAD = 360, 200, 40
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
-
-
 def curves(metrics: Path) -> str:
-    """An SVG with one small chart each for loss, margins, rewards and accuracies, over the steps."""
+    """Draw loss, margins, rewards and accuracies over the steps, as an SVG; only those that were logged."""
     records = read_metrics(metrics)
     charts = {
         "loss": ["loss", "eval_loss"],
@@ -64,38 +62,10 @@ def curves(metrics: Path) -> str:
         "accuracy": [f"{side}{step}/accuracy" for step in ("focus", "response") for side in ("", "eval_")]
         + ["mean_token_accuracy", "eval_mean_token_accuracy"],
     }
-    drawn: list[str] = []
+    panels = []
     for title, names in charts.items():
-        lines = {name: [(r["step"], r[name]) for r in records if name in r] for name in names}
-        lines = {name: points for name, points in lines.items() if points}
+        points = {name: [(r["step"], r[name]) for r in records if name in r] for name in names}
+        lines = [Series(name, [y for _, y in line], [x for x, _ in line]) for name, line in points.items() if line]
         if lines:
-            drawn.append(_chart(title, lines, len(drawn) * _WIDTH))
-    width = _WIDTH * max(1, len(drawn))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{_HEIGHT + 60}" '
-        f'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
-        + "".join(drawn)
-        + "</svg>\n"
-    )
-
-
-def _chart(title: str, lines: dict[str, list[tuple[float, float]]], left: int) -> str:
-    points = [point for line in lines.values() for point in line]
-    (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*points, strict=True))
-    x1, y1 = (end if end > start else start + 1 for start, end in ((x0, x1), (y0, y1)))
-
-    def place(x: float, y: float) -> str:
-        across = left + _PAD + (x - x0) / (x1 - x0) * (_WIDTH - 1.5 * _PAD)
-        return f"{across:.1f},{_HEIGHT - _PAD - (y - y0) / (y1 - y0) * (_HEIGHT - 2 * _PAD):.1f}"
-
-    parts = [f'<text x="{left + _PAD}" y="20" font-weight="bold">{title}</text>']
-    parts += [
-        f'<text x="{left + 2}" y="{_HEIGHT - _PAD}">{y0:.3g}</text><text x="{left + 2}" y="{_PAD}">{y1:.3g}</text>'
-    ]
-    parts += [f'<text x="{left + _PAD}" y="{_HEIGHT - 20}">step {x0:g} to {x1:g}</text>']
-    for i, (name, line) in enumerate(lines.items()):
-        colour = _COLOURS[i % len(_COLOURS)]
-        path = " ".join(place(*point) for point in line)
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{path}"/>')
-        parts.append(f'<text x="{left + _PAD}" y="{_HEIGHT + 14 * i}" fill="{colour}">{name}</text>')
-    return "".join(parts)
+            panels.append(Panel(title, "step", title, tuple(lines)))
+    return draw_svg(panels)

@@ -109,7 +109,7 @@ def test_metrics_stand_apart_for_both_steps(sft_model, scripted_run, tmp_path):
     assert {f"eval_{name}" for name in wanted} <= set(validation)
     together = 0.5 * (validation["eval_focus/loss"] + validation["eval_response/loss"])
     assert validation["eval_loss"] == pytest.approx(together, abs=0.02)
-    assert "<polyline" in (folder / "curves.svg").read_text()
+    assert ">loss</text>" in (folder / "curves.svg").read_text()
     card = (folder / "README.md").read_text()
     assert "| focus/margin |" in card and "visrl train rl2 --config" in card and "None" not in card
 
