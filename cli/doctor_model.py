@@ -80,8 +80,8 @@ def _sizes(folder: Any, tokens: int | None, number: int, trust_remote_code: bool
     shape = memory.shape_of(folder, SftConfig().lora_rank, trust_remote_code)
     picture = 1000 if tokens is None else tokens
     gib = {"gen": round(memory.generation(shape, number, picture, GenConfig()) / GIB, 2)}
-    for stage in memory.STAGES:
-        for way in memory.WAYS:
+    for stage in memory.ROWS:
+        for way in memory.TUNINGS:
             gib[f"{stage} {way}"] = round(memory.training(shape, number, picture, stage, way) / GIB, 2)
     counts = {"parameters": shape.parameters, "language_parameters": shape.language, "lora_parameters": shape.adapter}
     return {**counts, "memory_gib": gib}
@@ -113,11 +113,11 @@ def print_model(found: dict[str, Any]) -> None:
 
 
 def _print_memory(found: dict[str, Any]) -> None:
-    from visrl_train.memory import STAGES, WAYS
+    from visrl_train.memory import ROWS, TUNINGS
 
     gib = found["memory_gib"]
     print(f"\nMemory in GiB, reckoned for {found['dtype']} and the default batches (docs/families.md says how):")
     print(f"{'gen':14}{gib['gen']:>10}")
-    print(" " * 14 + "".join(f"{way:>10}" for way in WAYS))
-    for stage in STAGES:
-        print(f"{stage:14}" + "".join(f"{gib[f'{stage} {way}']:>10}" for way in WAYS))
+    print(" " * 14 + "".join(f"{way:>10}" for way in TUNINGS))
+    for stage in ROWS:
+        print(f"{stage:14}" + "".join(f"{gib[f'{stage} {way}']:>10}" for way in TUNINGS))

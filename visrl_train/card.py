@@ -11,16 +11,7 @@ from visrl_data.core.config import to_toml
 from visrl_data.runs.hub_fetch import is_hub_name
 from visrl_train.config import TrainConfig
 from visrl_train.metrics_log import read_metrics
-
-_WHAT = {
-    "sft": "Warm-up on questions with labelled boxes: the format of boxes, and answers from crops (VisRL, Sec. 3.2).",
-    "rl1": "DPO on focus boxes, without box labels (VisRL, Eq. 5-6).",
-    "rl2": "DPO on focus boxes and on responses together, without box labels (VisRL, Eq. 7-8).",
-    "sft-answers": "An answer-only baseline: SFT on the wins' responses; no box, no crop (VisRL, Tab. 5).",
-    "dpo-answers": "An answer-only baseline: DPO on the pairs' responses; no box, no crop (VisRL, Tab. 5).",
-    "kto-answers": "An answer-only baseline: KTO on the pairs' responses; no box, no crop (VisRL, Tab. 5).",
-    "rloo-answers": "An answer-only baseline: RLOO on its own replies; no box, no crop (after VisRL, Tab. 5).",
-}
+from visrl_train.stages import STAGES
 
 
 def render(record: dict[str, Any], config: TrainConfig, output: Path, metrics: Path) -> str:
@@ -50,7 +41,7 @@ def render(record: dict[str, Any], config: TrainConfig, output: Path, metrics: P
 
 # {output.name}
 
-{_WHAT[stage]} A {kind}.
+{STAGES[stage].card} A {kind}.
 
 | | |
 |---|---|

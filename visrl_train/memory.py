@@ -34,11 +34,11 @@ from typing import Any
 from visrl_data.core.config import GenConfig
 from visrl_data.engines.prefix_cache import KEPT_BYTES
 from visrl_data.models.model_folder import ModelFolder
-from visrl_train.config import Rl1Config, Rl2Config, SftConfig, TrainConfig
+from visrl_train.stages import STAGES
 
-STAGES: dict[str, tuple[type[TrainConfig], int]] = {"sft": (SftConfig, 1), "rl1": (Rl1Config, 2), "rl2": (Rl2Config, 4)}
-"""Stage -> its options, and how many rows one of its --batch-size gives: a pair has two, with its responses four."""
-WAYS = ("lora", "4 bits", "full")
+ROWS = {name: stage.rows for name, stage in STAGES.items() if stage.rows is not None}
+"""Stage -> rows in a batch for each unit of --batch-size: a pair has two, with its responses four."""
+TUNINGS = ("lora", "4 bits", "full")
 WORDS = 150  # tokens of a question with its request
 REPLY = 40  # tokens of a box
 _LARGE = 1_000_000_000  # as stage.py: from here on gradient checkpointing is on
@@ -99,24 +99,23 @@ def generation(shape: Shape, number: int, picture: int, config: GenConfig) -> in
     return number * (shape.parameters + cache + work) + kept + 8 * rows * shape.vocabulary
 
 
-def training(shape: Shape, number: int, picture: int, stage: str, way: str) -> int:
-    """Bytes for a step of a stage with its default options. way: one of WAYS."""
-    kind, rows_each = STAGES[stage]
-    rows = rows_each * kind().batch_size
+def training(shape: Shape, number: int, picture: int, stage: str, tuning: str) -> int:
+    """Return the bytes for a step of a stage with its default options. tuning: one of TUNINGS."""
+    rows = ROWS[stage] * STAGES[stage].config().batch_size
     tokens = (picture if stage == "rl1" else 2 * picture) + WORDS + REPLY
     layer = 10 * shape.hidden + 3 * shape.intermediate
     large = shape.parameters >= _LARGE
     kept = shape.hidden * shape.layers + layer if large else layer * shape.layers
     step = number * rows * tokens * kept + 8 * rows * REPLY * shape.vocabulary
-    return step + _states(shape, number, stage, way)
+    return step + _states(shape, number, stage, tuning)
 
 
-def _states(shape: Shape, number: int, stage: str, way: str) -> int:
+def _states(shape: Shape, number: int, stage: str, tuning: str) -> int:
     """Weights, gradients, AdamW's states and the reference."""
-    if way == "full":
+    if tuning == "full":
         reference = 0 if stage == "sft" else number * shape.parameters
         return 4 * shape.parameters + 12 * shape.language + reference
     frozen = number * shape.parameters
-    if way == "4 bits":
+    if tuning == "4 bits":
         frozen -= round((number - 0.55) * shape.linears)
     return frozen + (16 if stage == "sft" else 20) * shape.adapter

@@ -1,6 +1,6 @@
 """SFT: the warm-up that teaches the format (paper, Sec. 3.3 and appendix; data as in Visual-CoT).
 
-From questions with labelled boxes, two kinds of row for each:
+From questions with labeled boxes, two kinds of row for each:
 
     focus    image, question and focus request -> the canonical text of the gold box on the model's lattice
     answer   the same, then the crop of the gold box, cut by the recorded crop rule -> the first answer
@@ -11,9 +11,9 @@ Departures from the paper: the boxes are quantised and cropped as in generation,
 from crops like those that it will see; several gold boxes become the one around all (--gold-target union,
 as Visual-CoT has it) or the first.
 
-    visrl train sft --source labelled.jsonl --model llava-hf/llava-1.5-7b-hf -o models/llava-sft
-    visrl train sft --config llava-1.5-7b --source labelled.jsonl
-    accelerate launch --num_processes 8 -m visrl_train.sft --config llava-1.5-7b --source labelled.jsonl -o DIR
+    visrl train sft --source labeled.jsonl --model llava-hf/llava-1.5-7b-hf -o models/llava-sft
+    visrl train sft --config llava-1.5-7b --source labeled.jsonl
+    accelerate launch --num_processes 8 -m visrl_train.sft --config llava-1.5-7b --source labeled.jsonl -o DIR
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ from visrl_train import card, models
 from visrl_train.config import TrainConfig
 from visrl_train.image_features import encoded_once
 from visrl_train.metrics_log import MetricsLog, curves
+from visrl_train.stages import STAGES
 
 Kind = TypeVar("Kind", bound=Trainer)
 MODELS = Path("models")
@@ -91,7 +92,7 @@ class Stage:
             "origin_base": models.origin_record(self.folder),
             "base": base,
             "stage": self.name,
-            "steps": 1 if self.name.endswith("-answers") else 2,
+            "steps": STAGES[self.name].model_calls,
             "trained_from": {"id": models.portable_id(self.folder), "digest": self.folder.digest},
             "data": self.data,
             "prompts": self.prompts,
@@ -131,8 +132,7 @@ def begin(stage: Stage) -> Iterator[bool]:
         yield stage.finished
         return
     stage.output.mkdir(parents=True, exist_ok=True)
-    learns_from = getattr(stage.config, "source" if stage.name == "sft" else "data")
-    print(f"{stage.name}: from {stage.folder.id}, on {learns_from}, to {stage.output}", file=sys.stderr)
+    print(f"{stage.name}: from {stage.folder.id}, on {stage.data['name']}, to {stage.output}", file=sys.stderr)
     with files.locked(stage.output):
         _check_begun(stage)
         if not stage.finished:

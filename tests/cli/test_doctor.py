@@ -94,5 +94,5 @@ def test_memory_by_hand(shape):
 
 
 def test_rl2_takes_more_than_rl1(shape):
-    for way in memory.WAYS:
+    for way in memory.TUNINGS:
         assert memory.training(shape, 2, 576, "rl2", way) > memory.training(shape, 2, 576, "rl1", way)

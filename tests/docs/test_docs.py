@@ -17,8 +17,9 @@ from visrl_cli.options import given_options
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError
 from visrl_data.evaluation.config import EvalConfig
-from visrl_train.config import STAGES, load_train_config
 from visrl_train.evolve_config import EvolveConfig
+from visrl_train.launch import load_train_config
+from visrl_train.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "visrl_data" / "spotlight" / "MODEL_CARD.md"])
@@ -90,7 +91,7 @@ def check(words):
         stage = name.removeprefix("train ")
         file = values.get("config")
         preset = file if file is None or not str(file).endswith(".toml") else None  # a file of the reader's is not here
-        load_train_config(stage, preset, only(STAGES[stage], values))
+        load_train_config(stage, preset, only(STAGES[stage].config, values))
     for kind in OPTIONS.get(name, ()):
         kind(**only(kind, values))
 

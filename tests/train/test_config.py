@@ -15,9 +15,10 @@ from visrl_data.core.boxes import SPACES
 from visrl_data.core.config import to_toml
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.models.model_folder import find_model
-from visrl_train import config as options
-from visrl_train.config import PRESETS, STAGES, Rl2Config, SftConfig, load_train_config
-from visrl_train.launch import resolve
+from visrl_train import launch
+from visrl_train.config import Rl2Config, SftConfig
+from visrl_train.launch import PRESETS, load_train_config, resolve
+from visrl_train.stages import STAGES
 
 pytest_plugins = ["tests.train.test_helpers"]
 
@@ -27,7 +28,7 @@ SEVEN = ["llama-3.2-vision-11b", "llava-1.5-7b", "llava-next-7b", "minicpm-o-2.6
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_option_is_documented_and_comes_back(stage, tmp_path):
-    kind = STAGES[stage]
+    kind = STAGES[stage].config
     assert all(spec.metadata["help"] for spec in dataclasses.fields(kind))
     config = kind(model="a/b@c", seed=3, learning_rate=0.5, gradient_checkpointing=False)
     file = tmp_path / "config.toml"
@@ -36,7 +37,7 @@ def test_every_option_is_documented_and_comes_back(stage, tmp_path):
 
 
 def test_defaults_are_those_of_the_reference_code():
-    sft, rl1, rl2 = (STAGES[name]() for name in ("sft", "rl1", "rl2"))
+    sft, rl1, rl2 = (STAGES[name].config() for name in ("sft", "rl1", "rl2"))
     assert (sft.learning_rate, sft.epochs, sft.batch_size, sft.accumulation) == (1e-4, 3, 2, 8)
     for rl in (rl1, rl2):
         assert (rl.learning_rate, rl.epochs, rl.batch_size, rl.accumulation) == (5e-6, 5, 3, 8)
@@ -76,10 +77,10 @@ def test_flags_win_over_the_stages_table_over_the_top(tmp_path):
 def test_every_preset_is_read_by_every_stage(preset, stage):
     config = load_train_config(stage, preset, {})
     start = load_train_config("sft", preset, {})
-    assert options.preset_for(start.model) == preset
+    assert launch.preset_for(start.model) == preset
     assert start.box_space is None or start.box_space in SPACES
     if preset in SEVEN:
-        reference = STAGES[stage]()
+        reference = STAGES[stage].config()
         for name in ("learning_rate", "epochs", "batch_size", "accumulation", "warmup"):
             assert getattr(config, name) == getattr(reference, name)
         assert "GB" in (PRESETS / f"{preset}.toml").read_text()
@@ -102,7 +103,7 @@ def test_the_preset_follows_the_original_model(untrained, capsys):
 def test_accelerate_reads_the_shipped_files(name):
     from accelerate.commands.config.config_args import load_config_from_file
 
-    file = Path(options.__file__).parent / "accelerate" / f"{name}.yaml"
+    file = Path(launch.__file__).parent / "accelerate" / f"{name}.yaml"
     found = load_config_from_file(str(file))
     assert found.mixed_precision == "bf16"
     assert found.distributed_type == yaml.safe_load(file.read_text())["distributed_type"]
