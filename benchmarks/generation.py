@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from benchmarks import large, models, photos, ways
-from benchmarks.process import alone, peak_mib, quiet
+from benchmarks.process import alone, forget_peak, peak_mib, quiet
 from benchmarks.watch import AROUND, MODEL, watching
 from visrl_data.core import versions
 from visrl_data.core.config import GenConfig, to_toml
@@ -36,19 +36,22 @@ from visrl_data.engines.protocol import Request, Sampling, Usage
 from visrl_data.pipeline import factory
 
 WAYS = ("plain", "twice", "factory")
-FOLDERS: dict[str, Callable[[Path], Path]] = {"qwen": models.qwen, "llava": models.llava, "qwen7b": large.qwen7b}
+FOLDERS: dict[str, Callable[[Path], Path]] = {
+    "qwen": models.qwen, "llava": models.llava, "qwen7b": large.qwen7b, "llava7b": large.llava7b,
+}  # fmt: skip
 # Questions of the slow ways, and of the factory. Few enough for the whole to take some ten minutes.
-QUESTIONS = {"spotlight": (16, 64), "qwen": (4, 16), "llava": (4, 16), "qwen7b": (8, 32)}
+QUESTIONS = {"spotlight": (16, 64), "qwen": (4, 16), "llava": (4, 16), "qwen7b": (8, 32), "llava7b": (8, 32)}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One way of one model; config holds the model, the questions and every option."""
+    """One way of one model; config holds the model, the questions and every option. attention: of a 7B alone."""
 
     model: str
     way: str
     config: GenConfig
     threads: int | None
+    attention: str = "sdpa"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ def measure(job: Job) -> Timed:
         torch.set_num_threads(job.threads)
     if job.model != "spotlight":
         models.stand_in_for_videos()
-    with tempfile.TemporaryDirectory() as output, large.made_in_place():
+    forget_peak()
+    with tempfile.TemporaryDirectory() as output, large.made_in_place(job.attention):
         built = factory.build(job.config)
         engine: Any = built.actor.engine
         with ways.crutches(built):

@@ -6,13 +6,12 @@ The shapes of pictures and texts are the real ones: Qwen2.5-VL with patches of 1
 within the bounds of its published processor, and attention in windows of 112 pixels; LLaVA-1.5 with 336 pixels
 square, patches of 14, 576 tokens a picture. Only width and depth are smaller. The same seed gives the same weights.
 
-Qwen's processor has a video part that needs torchvision. Where torchvision is missing, call stand_in_for_videos
-first: pictures, all that is measured here, go through PIL and do not need it.
+Qwen's processor has a video part, which needs torchvision, and which models written here come without: call
+stand_in_for_videos first. Pictures, all that is measured here, do not need it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import sys
 from collections.abc import Iterator
@@ -152,9 +151,8 @@ def llava(folder: Path, seed: int = 0) -> Path:
 
 
 def stand_in_for_videos() -> None:
-    """For the rest of this process, if torchvision is missing: Qwen's processor gets a video part that does nothing."""
-    if importlib.util.find_spec("torchvision") is None:
-        tiny_models.stand_in_for_videos(pytest.MonkeyPatch())
+    """For the rest of this process Qwen's processor gets a video part that does nothing."""
+    tiny_models.stand_in_for_videos(pytest.MonkeyPatch())
 
 
 def parts(model: Any) -> dict[str, int]:

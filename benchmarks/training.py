@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import models, photos
-from benchmarks.process import alone
+from benchmarks import large, models, photos
+from benchmarks.process import alone, forget_peak
 from benchmarks.steps import PARTS, Watch, held_mib
 from visrl_data.core.prompts import PromptSet
 from visrl_data.core.versions import versions
@@ -59,7 +59,10 @@ RESPONSES = (("7", "17"), ("a yellow jacket", "blue"), ("next to the old bridge"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One way of one stage. model: a folder that benchmarks/models.py wrote; pairs: in each of the steps."""
+    """One way of one stage. model: a folder that models.py or large.py wrote; pairs: in each of the steps.
+
+    quantize: the frozen weights in 4 bits. checkpointing: of gradients.
+    """
 
     shape: str
     model: Path
@@ -68,12 +71,15 @@ class Job:
     pairs: int
     steps: int
     max_pixels: int
+    dtype: str = "float32"
+    quantize: bool = False
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
     """What a job gave. seconds, cpu_seconds: of each step, the latter of all threads together. parts: mean seconds a
-    step, without the first. peak_mib: over the start.
+    step, without the first. peak_mib: over the start; held_mib: in all.
 
     losses: of each step; terms: the means of box and response at the first, which stock does not tell.
     """
@@ -85,6 +91,7 @@ class Timed:
     cpu_seconds: list[float]
     parts: dict[str, float]
     peak_mib: float
+    held_mib: float
     losses: list[float]
     terms: dict[str, float]
 
@@ -123,14 +130,18 @@ def measure(job: Job) -> Timed:
     models.stand_in_for_videos()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VISRL_CACHE"] = folder
-        trainer = (stock if job.way == "stock" else ours)(job, folder)
+        with large.made_in_place():
+            trainer = (stock if job.way == "stock" else ours)(job, folder)
         watch = Watch(trainer)
+        forget_peak()
         before = held_mib()
         trainer.train()
-    peak = held_mib() - before
+    held = held_mib()
     parts = {name: statistics.mean(step[name] for step in watch.parts[1:]) for name in PARTS}
     terms = {name: values[0] for name, values in watch.noted.items() if name.endswith("/loss")}
-    return Timed(job.shape, job.stage, job.way, watch.seconds, watch.cpu_seconds, parts, peak, watch.losses, terms)
+    return Timed(
+        job.shape, job.stage, job.way, watch.seconds, watch.cpu_seconds, parts, held - before, held, watch.losses, terms
+    )
 
 
 def stock(job: Job, folder: str) -> Any:
@@ -190,7 +201,7 @@ def policy(job: Job) -> tuple[Any, Any]:
     """The model under a fresh adapter on its language model, and its processor."""
     folder = find_model(str(job.model))
     processor = load_processor(folder, job.max_pixels, False)
-    return load_policy(folder, Rl2Config(dtype="float32")), processor
+    return load_policy(folder, Rl2Config(dtype=job.dtype, quantize=job.quantize)), processor
 
 
 def arguments(job: Job, folder: str, rows: int) -> Any:
@@ -199,7 +210,8 @@ def arguments(job: Job, folder: str, rows: int) -> Any:
 
     return DPOConfig(
         folder, beta=BETA, max_length=None, num_train_epochs=job.steps, per_device_train_batch_size=rows,
-        learning_rate=1e-4, lr_scheduler_type="constant", bf16=False, gradient_checkpointing=False,
+        learning_rate=1e-4, lr_scheduler_type="constant", bf16=job.dtype == "bfloat16",
+        gradient_checkpointing=job.checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=not torch.cuda.is_available(), remove_unused_columns=False, report_to=[], save_strategy="no",
         logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip

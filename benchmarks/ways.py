@@ -53,7 +53,8 @@ LISTED = 200  # boxes that an untrained model may write about a picture
 class Made:
     """What a way made. candidates: question id and index -> box text, response, box score, response score.
 
-    seconds of each stage; stages that a way doesn't tell apart are not among them.
+    seconds of each stage; stages that a way doesn't tell apart are not among them. chunks, events: of the factory,
+    the seconds of each chunk, and what befell it (a batch halved for want of memory).
     """
 
     questions: int
@@ -62,6 +63,8 @@ class Made:
     completion_tokens: int
     stages: dict[str, float]
     candidates: dict[str, tuple[Any, ...]]
+    chunks: tuple[float, ...] = ()
+    events: tuple[str, ...] = ()
 
 
 def plain(built: Factory, times: int = 1) -> Made:
@@ -86,7 +89,9 @@ def whole_factory(built: Factory, output: Path) -> Made:
     columns = ("box_text", "response", "box_score", "response_score")
     rows = run.table("candidates", ["question_id", "index", *columns]).to_pylist()
     candidates = {f"{row['question_id']}/{row['index']}": tuple(row[name] for name in columns) for row in rows}
-    return Made(len(built.source), calls, read, written, stages, candidates)
+    chunks = tuple(record["seconds"] for record in times)
+    events = tuple(event for record in times for event in record["events"])
+    return Made(len(built.source), calls, read, written, stages, candidates, chunks, events)
 
 
 class _Script:
