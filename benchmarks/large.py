@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from benchmarks import models
+from visrl_data.engines.loading import best_device
 
 QWEN_TEXT = {
     "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
@@ -78,7 +79,7 @@ def _is_empty(path: Path) -> bool:
 
 def _random(path: Path, attention: str, dtype: torch.dtype, quantization_config: Any = None, **_: Any) -> Any:
     config = AutoConfig.from_pretrained(path)
-    with torch.device("cuda"):
+    with torch.device(best_device()):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
     if quantization_config is None:
         return model.eval()

@@ -21,28 +21,30 @@ ROOM = 64  # tokens that are written, at most
 STEPS = 20
 
 
+Step = Callable[[Callable[..., Any]], torch.Tensor]  # forward -> logits (B, 1, vocabulary)
+
+
 def rows(small: bool) -> Iterator[Row]:
     """The graph and the compiler after all that is sure: a capture that fails may spoil what follows."""
     models.stand_in_for_videos()
     cuda = torch.cuda.is_available()
-    with tempfile.TemporaryDirectory() as work, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as work:
         folder = tiny("qwen7b", Path(work)) if small else large.qwen7b(Path(work) / "qwen7b")
         with large.made_in_place():
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
         model.to("cuda" if cuda else "cpu")
-        ways: dict[str, Callable[..., Row]] = {"eager": eager}
-        if cuda:
-            ways |= {"CUDA graph": graph, "compiled": compiled}
-        for way, measure in ways.items():
+        for way in (eager, graph, compiled) if cuda else (eager,):
             for batch in BATCHES[: 1 if small else None]:
-                yield attempt({"way": way, "batch": batch}, measure, step_of(model, batch, 16 if small else CONTEXT))
+                yield attempt({"way": way.__name__, "batch": batch}, measure, way, model, batch, small)
 
 
-def step_of(model: Any, batch: int, context: int) -> Callable[..., torch.Tensor]:
-    """One token more for each row of a cache that holds so many already: logits (B, 1, vocabulary).
+@torch.inference_mode()
+def measure(way: Callable[[Any, Step], Row], model: Any, batch: int, small: bool) -> Row:
+    return way(model, step_of(model, batch, 16 if small else CONTEXT))
 
-    forward: another one than the model's own.
-    """
+
+def step_of(model: Any, batch: int, context: int) -> Step:
+    """One token more for each row of a cache that holds so many already."""
     text, device = model.config.get_text_config(), model.device
     cache = StaticCache(model.config, max_cache_len=context + ROOM)
     size = (batch, text.num_key_value_heads, context, text.hidden_size // text.num_attention_heads)
@@ -55,7 +57,7 @@ def step_of(model: Any, batch: int, context: int) -> Callable[..., torch.Tensor]
         "past_key_values": cache,
     }
 
-    def step(forward: Callable[..., Any] = model.forward) -> torch.Tensor:
+    def step(forward: Callable[..., Any]) -> torch.Tensor:
         for layer in cache.layers:
             layer.cumulative_length.fill_(context)  # the same place again, so that steps are alike
         logits: torch.Tensor = forward(**given).logits
@@ -64,36 +66,33 @@ def step_of(model: Any, batch: int, context: int) -> Callable[..., torch.Tensor]
     return step
 
 
-def eager(step: Callable[..., torch.Tensor]) -> Row:
-    return {"ms a step": _median(step)}
+def eager(model: Any, step: Step) -> Row:
+    return {"ms a step": _median(lambda: step(model.forward))}
 
 
-def graph(step: Callable[..., torch.Tensor]) -> Row:
-    wanted = step().clone()
+def graph(model: Any, step: Step) -> Row:
+    wanted = step(model.forward).clone()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        step()
-        step()
+        step(model.forward)
     torch.cuda.current_stream().wait_stream(side)
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured):
-        logits = step()
+        logits = step(model.forward)
     captured.replay()
     return {"ms a step": _median(captured.replay), "off by": (logits - wanted).abs().max().item()}
 
 
-def compiled(step: Callable[..., torch.Tensor]) -> Row:
-    wanted = step().clone()
-    forward = torch.compile(step.__defaults__[0], mode="reduce-overhead", dynamic=False)  # type: ignore[attr-defined]
+def compiled(model: Any, step: Step) -> Row:
+    wanted = step(model.forward).clone()
+    forward = torch.compile(model.forward, mode="reduce-overhead", dynamic=False)
     began = time.perf_counter()
     logits = step(forward).clone()
     _wait()
     took = time.perf_counter() - began
-    return {
-        "ms a step": _median(lambda: step(forward)), "off by": (logits - wanted).abs().max().item(),
-        "compiling, s": took,
-    }  # fmt: skip
+    off = (logits - wanted).abs().max().item()
+    return {"ms a step": _median(lambda: step(forward)), "off by": off, "compiling, s": took}
 
 
 def _median(step: Callable[[], Any]) -> float:

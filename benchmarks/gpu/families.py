@@ -16,11 +16,11 @@ import torch
 
 from benchmarks.gpu.parts import Row, attempt
 from benchmarks.process import quiet
-from tests.family_table import GEN, TRAIN, first_loss, model_folder, pick_thresholds, questions
-from tests.tiny_families import TINY, stand_ins
-from visrl_data import factory
-from visrl_data.config import GenConfig
-from visrl_data.store import Run
+from tests.helpers.tiny_families import TINY, stand_ins
+from tests.tools.family_table import GEN, TRAIN, first_loss, model_folder, pick_thresholds, questions
+from visrl_data.core.config import GenConfig
+from visrl_data.executors import generation
+from visrl_data.runs.run_folder import Run
 from visrl_train import rl1, rl2, sft
 from visrl_train.config import Rl1Config, Rl2Config, SftConfig
 
@@ -61,11 +61,11 @@ def _through(model_type: str, work: Path) -> Row:
 
     def generate(device: str, dtype: str) -> Run:
         config = GenConfig(model=str(base), source=source, device=device, dtype=dtype, **GEN)
-        return factory.generate(config, work / f"{base.name}-{device}-{dtype}")
+        return generation.generate(config, work / f"{base.name}-{device}-{dtype}")
 
     for seed in range(6):
         base = model_folder(model_type, work / f"base{seed}", seed)
-        run = factory.generate(GenConfig(model=str(base), source=source, device="cpu", **GEN), work / f"run{seed}")
+        run = generation.generate(GenConfig(model=str(base), source=source, device="cpu", **GEN), work / f"run{seed}")
         pick_thresholds(run.path)
         pairs = run.manifest()["counts"]["pairs"]
         if pairs:

@@ -12,10 +12,10 @@ from transformers.utils import is_flash_attn_2_available
 
 from benchmarks import generation, large, models, photos
 from benchmarks.gpu.parts import Row, attempt
-from visrl_data.config import GenConfig
+from visrl_data.core.config import GenConfig
+from visrl_data.engines.image_processing import picture_tokens
 from visrl_data.engines.loading import load_processor
-from visrl_data.engines.processing import picture_tokens
-from visrl_data.models import find_model
+from visrl_data.models.model_folder import find_model
 from visrl_train import memory
 
 BATCHES = (32, 96)
@@ -50,7 +50,7 @@ def _rows(name: str, shape: Callable[[Path], Path], small: bool) -> Iterator[Row
 
 def tiny(name: str, work: Path) -> Path:
     """A tiny model in place of a large one."""
-    from tests.family_table import model_folder
+    from tests.tools.family_table import model_folder
 
     return model_folder({"qwen7b": "qwen2_5_vl", "llava7b": "llava"}[name], work / name, 0)
 

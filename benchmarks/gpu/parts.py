@@ -86,7 +86,7 @@ def machine() -> Row:
     """What the figures were measured on."""
     import torch
 
-    from visrl_data.factory import versions
+    from visrl_data.core.versions import versions
 
     found: Row = {"cpus": os.cpu_count(), "device": "CPU", "versions": versions()}
     if torch.cuda.is_available():
@@ -112,8 +112,7 @@ def main() -> None:
 
     quiet()
     with given.file.open("w", encoding="utf-8") as out:
-        for row in [{"machine": machine()}]:
-            print(json.dumps(row), file=out, flush=True)
+        print(json.dumps({"machine": machine()}), file=out, flush=True)
         for row in rows_of(given.name, given.small):
             print(json.dumps(row), file=out, flush=True)
             print(f"{given.name}: {row}", file=sys.stderr, flush=True)

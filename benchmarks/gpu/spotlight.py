@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 
 from benchmarks.gpu.parts import Row, attempt
-from visrl_data.spotlight import train
+from studies.spotlight import train
 
 STAGES = ("eyes", "words", "meet", "talk", "judge", "actor")
 FIRST = 4  # steps that warm up, and tell how many fit
@@ -30,8 +30,6 @@ def rows(small: bool) -> Iterator[Row]:
             for device in devices:
                 folder = Path(work) / device
                 folder.mkdir(exist_ok=True)
-                if name == "actor":
-                    train.base(folder, torch.device(device))
                 row = attempt(row, measure, name, device, folder, 0.0 if small else SECONDS[device])
             yield row
 
@@ -39,6 +37,8 @@ def rows(small: bool) -> Iterator[Row]:
 def measure(name: str, device: str, work: Path, seconds: float) -> Row:
     """The stage for so long, from the checkpoints that the stages before it left in `work`."""
     whole = getattr(train, name.upper())
+    if name == "actor":
+        train.base(work, torch.device(device))
     each = statistics.median(steps(name, device, work, FIRST)[1:])
     if seconds:
         more = steps(name, device, work, FIRST + max(2, min(whole.steps - FIRST, round(seconds / each))))

@@ -14,9 +14,9 @@ from benchmarks import large, models, photos, training
 from benchmarks.gpu.generation import GIB, tiny
 from benchmarks.gpu.parts import Row, attempt
 from benchmarks.process import alone
+from visrl_data.engines.image_processing import picture_tokens
 from visrl_data.engines.loading import load_processor
-from visrl_data.engines.processing import picture_tokens
-from visrl_data.models import find_model
+from visrl_data.models.model_folder import find_model
 from visrl_train import memory
 
 PAIRS = 3  # the default batch of the stages, for which the estimate is
