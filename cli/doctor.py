@@ -94,7 +94,7 @@ def _spotlight() -> dict[str, Any]:
     from visrl_data.models.model_folder import ALIASES
 
     here = all((path / "visrl.json").is_file() for path in ALIASES.values())
-    return _check("Spotlight, the shipped model", here, "pip install --force-reinstall visrl")
+    return _check("Spotlight, the shipped model", here, "pip install --force-reinstall --no-deps . (in the clone)")
 
 
 def _disk() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.versions import DISTRIBUTION, visrl_version
 
 from . import doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
 from .console import Quiet, Verbose, set_volume, takes_volume, unexpected
@@ -32,8 +33,8 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"visrl {importlib.metadata.version('visrl')}\npython {platform.python_version()}")
-        for need in importlib.metadata.requires("visrl") or []:
+        print(f"visrl {visrl_version()}\npython {platform.python_version()}")
+        for need in importlib.metadata.requires(DISTRIBUTION) or []:
             [name] = re.findall(r"^[\w.-]+", need)
             if 'extra == "test"' not in need:
                 with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an extra that is not here
@@ -44,7 +45,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print versions and leave.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print versions and exit.")
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

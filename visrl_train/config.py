@@ -24,7 +24,9 @@ class TrainConfig:
     full: bool = option(False, "Train all weights of the language model instead of a LoRA adapter.")
     lora_rank: int = option(16, "LoRA rank of a new adapter; one that is continued keeps its own.", low=1)
     lora_alpha: int = option(32, "LoRA alpha of a new adapter (scaled by alpha / rank).", low=1)
-    quantize: bool = option(False, "Load the frozen weights in 4 bits (QLoRA). Needs a GPU and the extra visrl[quant].")
+    quantize: bool = option(
+        False, "Load the frozen weights in 4 bits (QLoRA). Needs a GPU and: pip install '.[quant]'."
+    )
     max_pixels: int | None = option(None, "Maximum pixels of an image, for models that take any size.", low=1)
     trust_remote_code: bool = option(False, "Run code that comes with a model. Only for models that you trust.")
 

@@ -72,7 +72,7 @@ def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:
     if on_cpu(config):
         raise VisRLError("--quantize needs a GPU. Without one, leave it out.")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise VisRLError("--quantize needs bitsandbytes: pip install 'visrl[quant]'.")
+        raise VisRLError("--quantize needs bitsandbytes: pip install '.[quant]'.")
     from peft import prepare_model_for_kbit_training
     from transformers import AutoModelForImageTextToText
 

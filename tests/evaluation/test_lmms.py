@@ -196,7 +196,7 @@ def test_a_task_with_several_pictures_is_refused(asked):
 
 # What lmms-eval's own tasks say
 
-NEEDS = pytest.mark.skipif(not INSTALLED, reason="lmms-eval is not installed (pip install 'visrl[lmms]')")
+NEEDS = pytest.mark.skipif(not INSTALLED, reason="lmms-eval is not installed (pip install '.[lmms]')")
 OPTIONS = {
     "A": "one",
     "B": "two",

@@ -81,7 +81,7 @@ def at_work(folder):
 
 @pytest.fixture
 def cluster():
-    pytest.importorskip("ray.data", reason="needs the extra visrl[ray]")
+    pytest.importorskip("ray.data", reason="needs Ray (pip install '.[ray]')")
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 2, "object_store_memory": 100 * 2**20}

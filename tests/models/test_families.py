@@ -317,7 +317,7 @@ def test_engines_without_grammars_refuse_the_option(photo_source, monkeypatch):
     with pytest.raises(UsageError, match="--constrain: the openai engine"):
         model_pair.check_engines(dataclasses.replace(config, critic_engine="openai"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'visrl\[grammar\]'"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[grammar\]'"):
         model_pair.check_engines(config)
 
 

@@ -629,7 +629,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: Any, tmp_path: Path, commit: st
         builder.hash = commit
         return builder
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Answers(answer))
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda **_: Answers(answer))
     monkeypatch.setattr(datasets, "load_dataset_builder", fake)
     return calls
 

@@ -182,7 +182,7 @@ def test_quantizing_says_what_it_needs(sft_model, monkeypatch):
         models.load_policy(folder, config)
     monkeypatch.setattr(models, "on_cpu", lambda _: False)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(VisRLError, match=r"pip install 'visrl\[quant\]'"):
+    with pytest.raises(VisRLError, match=r"pip install '\.\[quant\]'"):
         models.load_policy(folder, config)
     made = models.four_bits(torch.bfloat16)
     assert made.load_in_4bit and made.bnb_4bit_quant_type == "nf4" and made.bnb_4bit_compute_dtype == torch.bfloat16

@@ -84,7 +84,9 @@ class GenConfig:
     top_p: float = option(0.7, "Actor's nucleus (reference code: 0.7).", low=0.0, high=1.0)
     top_k: int = option(50, "Actor's top-k (reference code: 50); 0 is off.", low=0)
     max_new_tokens: int = option(64, "Longest reply, in tokens.", low=1)
-    constrain: bool = option(False, "Hold boxes and scores to their form by a grammar. Needs the extra visrl[grammar].")
+    constrain: bool = option(
+        False, "Hold boxes and scores to their form by a grammar. Needs: pip install '.[grammar]'."
+    )
     diversity: str = option(
         "attempt",
         "Keep the second box clear of: its attempt's first box (the paper), every earlier box of the question, off.",

@@ -16,7 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeGuard, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
+
+from visrl_data.core.versions import visrl_version
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
@@ -54,6 +59,13 @@ class HubFailure(Exception):
     def __init__(self, step: str, failure: Failure, unsure: bool = False) -> None:
         super().__init__(step)
         self.step, self.failure, self.unsure = step, failure, unsure
+
+
+def hub_api() -> HfApi:
+    """Return a client of the Hub whose user agent names this package and its version."""
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="visrl", library_version=visrl_version())
 
 
 def attempt(

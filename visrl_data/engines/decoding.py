@@ -65,7 +65,7 @@ class GrammarCompiler:
         try:
             from llguidance import LLMatcher, hf
         except ImportError as error:
-            raise VisRLError("--constrain needs a package that reads grammars: pip install 'visrl[grammar]'") from error
+            raise VisRLError("--constrain needs a package that reads grammars: pip install '.[grammar]'") from error
         if width not in self._readers:
             self._readers[width] = hf.from_tokenizer(self._tokenizer, n_vocab=width, eos_token=self._eos)
         if len(self._fresh) > _MOST_GRAMMARS:

@@ -36,7 +36,7 @@ from visrl_data.models.served import ServedModel
 try:
     import openai
 except ImportError as error:
-    raise VisRLError("The openai engine needs a package: pip install 'visrl[openai]'") from error
+    raise VisRLError("The openai engine needs a package: pip install '.[openai]'") from error
 
 RETRIES = 8  # half a second, doubled up to eight seconds: some 40 seconds in all
 TIMEOUT = 600.0  # seconds for one reply, the wait in the server's queue included

@@ -122,7 +122,7 @@ def _import() -> Any:
         import vllm
     except ImportError as error:
         raise VisRLError(
-            "The vllm engine needs vLLM and a GPU that it knows: pip install 'visrl[vllm]'. Without one, "
+            "The vllm engine needs vLLM and a GPU that it knows: pip install '.[vllm]'. Without one, "
             "--engine transformers runs here, --engine openai on a server elsewhere."
         ) from error
     return vllm

@@ -43,7 +43,7 @@ class RayExecutor:
         try:
             import ray  # noqa: F401
         except ImportError:
-            raise UsageError("--ray needs Ray Data: pip install 'visrl[ray]', on every node.") from None
+            raise UsageError("--ray needs Ray Data: pip install '.[ray]', on every node.") from None
         self._config, self._address = config, address
         self._identity: dict[str, Any] = {}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from visrl_data.core.boxes import CropRule
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.hub_access import hub_api
 
 RECORD = "visrl.json"
 _SPOTLIGHT = Path(__file__).parents[1] / "spotlight"
@@ -147,12 +148,11 @@ def _locate(model: str, trust_remote_code: bool, weights: bool) -> tuple[Path, s
 
 
 def _download(name: str, revision: str | None, trust_remote_code: bool, weights: bool) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     patterns = [*_PATTERNS[0 if weights else 1 :], *(["*.py"] if trust_remote_code else [])]
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        path = Path(hub_api().snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:
         raise VisRLError(
             f"Model {name}{'@' + revision if revision else ''} could not be fetched from the Hub "

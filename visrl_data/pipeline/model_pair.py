@@ -105,7 +105,7 @@ def check_engines(config: GenConfig) -> None:
                 f"--constrain: the {engine} engine can't hold replies to a grammar, only transformers can."
             )
     if config.constrain and importlib.util.find_spec("llguidance") is None:
-        raise UsageError("--constrain needs a package that reads grammars: pip install 'visrl[grammar]'.")
+        raise UsageError("--constrain needs a package that reads grammars: pip install '.[grammar]'.")
     if config.engine == critic.engine == "openai" and config.max_pixels is not None:
         raise UsageError("--max-pixels has no meaning with --engine openai: the server sets the size of pictures.")
 

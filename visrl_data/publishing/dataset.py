@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ import pyarrow.compute as pc
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import file_digest, write_json, write_table, write_text
+from visrl_data.core.versions import visrl_version
 from visrl_data.publishing import dataset_rows, licenses, merge
 from visrl_data.publishing.dataset_shards import grouped, write_config
 from visrl_data.publishing.licenses import Terms
@@ -149,7 +149,7 @@ def _about(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool |
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "generator_versions": sorted({member.about["run"]["versions"]["visrl"] for member in pool.members}),
-        "builder_version": importlib.metadata.version("visrl"),
+        "builder_version": visrl_version(),
         "runs": [{"id": member.id, **member.about} for member in pool.members],
         "parts": list(_parts(pool)),
         "pairs": {"in_runs": published + pool.repeated_pairs, "repeated": pool.repeated_pairs, "published": published},

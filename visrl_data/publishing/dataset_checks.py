@@ -13,7 +13,6 @@ takes minutes; nothing is written.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from huggingface_hub import DatasetCard
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import BadImage, decode, sha256
+from visrl_data.core.versions import visrl_version
 from visrl_data.runs.dataset_files import SplitFacts, read_facts, split_files, split_of
 from visrl_data.runs.dataset_folder import Dataset, digests, open_dataset, shards
 from visrl_data.runs.dataset_schema import CONFIGS
@@ -186,7 +186,7 @@ def _problem(name: str, image: dict[str, Any], digest: str | None = None, size: 
 def _card(dataset: Dataset) -> Iterator[str]:
     from visrl_cards.dataset import render_dataset_card
 
-    same_builder = dataset.manifest["builder_version"] == importlib.metadata.version("visrl")
+    same_builder = dataset.manifest["builder_version"] == visrl_version()
     if same_builder and (dataset.folder / "README.md").read_text(encoding="utf-8") != render_dataset_card(
         dataset.folder, dataset.manifest
     ):

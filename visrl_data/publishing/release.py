@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.hub_access import HubFailure, attempt, careful_client, diagnose, disk_full
+from visrl_data.core.hub_access import HubFailure, attempt, careful_client, diagnose, disk_full, hub_api
 from visrl_data.publishing import hub_state, release_plan, release_steps
 from visrl_data.publishing.hub_state import Look, Place
 from visrl_data.publishing.release_plan import CardChange, LocalFile
@@ -98,12 +98,10 @@ def publish(
     tag: None takes the tag that the same content has, or else the next of v1.0, v1.1, ... (v2.0 after a
     breaking change). say: told each step. Raises VisRLError: what went wrong, what the Hub holds, what to do.
     """
-    from huggingface_hub import HfApi
-
     release_plan.check_hub_id(hub_id)
     if tag is not None:
         release_plan.check_tag(tag)
-    job = Job(Place(HfApi(library_name="visrl"), hub_id, options.kind, options.branch, say), folder, options)
+    job = Job(Place(hub_api(), hub_id, options.kind, options.branch, say), folder, options)
     job.files = release_plan.local_files(folder.path, options.kind)
     try:
         with careful_client():
@@ -121,12 +119,10 @@ def default_hub_id(given: str | None, name: str) -> str:
 
     Raises VisRLError without a token that the Hub accepts.
     """
-    from huggingface_hub import HfApi
-
     hub_id = given or release_plan.repo_name(name)
     if "/" not in hub_id:
         try:
-            hub_id = f"{attempt('asking for your name', HfApi().whoami)['name']}/{hub_id}"
+            hub_id = f"{attempt('asking for your name', hub_api().whoami)['name']}/{hub_id}"
         except HubFailure as error:
             raise VisRLError(
                 f"Your name on the Hub could not be found out: {error.failure.reason}. Nothing was sent.\n"

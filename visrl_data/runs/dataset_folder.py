@@ -61,7 +61,7 @@ def open_dataset(folder: Path) -> Dataset:
     if not isinstance(schema, int) or schema > SCHEMA_VERSION:
         raise VisRLError(
             f"{folder} has dataset schema {schema}; this visrl knows {SCHEMA_VERSION}. "
-            "Get a newer one: pip install --upgrade visrl"
+            "Update it, in your clone: git pull && pip install ."
         )
     lacking = sorted({"runs", "counts", "pairs", "images", "license", "sha256"} - manifest.keys())
     if lacking:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.hub_access import HubFailure, attempt, careful_client
+from visrl_data.core.hub_access import HubFailure, attempt, careful_client, hub_api
 
 # What merging reads of a dataset (parts.py); the training rows are made anew.
 MERGED = ("manifest.json", "report.json", "runs/*", "data/candidates/*", "data/images/*")
@@ -36,13 +36,11 @@ def fetch_dataset(
     name: str, files: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None
 ) -> HubDataset:
     """Download USER/NAME[@TAG] into the Hub's cache. files: patterns of what is needed. Raises VisRLError."""
-    from huggingface_hub import snapshot_download
-
     hub_id, _, tag = name.partition("@")
 
     def download() -> str:
         patterns = list(files) if files else None
-        return snapshot_download(hub_id, repo_type="dataset", revision=tag or None, allow_patterns=patterns)
+        return hub_api().snapshot_download(hub_id, repo_type="dataset", revision=tag or None, allow_patterns=patterns)
 
     try:
         with careful_client():

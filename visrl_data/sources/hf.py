@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.hub_access import hub_api
 from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import check_unique, files_digest
 from visrl_data.sources.image_roots import open_roots
@@ -201,12 +202,11 @@ def open_hub(text: str, split: str) -> SourceTable:
 
 def _commit(name: str, revision: str | None) -> str | None:
     """The commit that a branch, tag or commit of a Hub dataset is at; None: offline, and none was asked for."""
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     shown = f"{name}@{revision}" if revision else name
     try:
-        return HfApi().dataset_info(name, revision=revision, timeout=60).sha
+        return hub_api().dataset_info(name, revision=revision, timeout=60).sha
     except (HfHubHTTPError, HFValidationError) as error:
         raise VisRLError(
             f"{shown}: the Hub has no such dataset or revision, or not for you ({type(error).__name__}). "

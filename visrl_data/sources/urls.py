@@ -23,6 +23,7 @@ from fnmatch import fnmatchcase
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from visrl_data.core.images import BadImage
+from visrl_data.core.versions import visrl_version
 
 MAX_BYTES = 32 * 2**20
 SECONDS = 30.0  # a fetch in all, redirects included; looking up a name is not counted
@@ -143,7 +144,9 @@ def _talk(line: socket.socket, parts: SplitResult, host: str) -> _HttpResponse:
     connection = http.client.HTTPConnection(host)
     connection.sock = line
     path = quote(parts.path or "/", safe=_AS_IS) + (f"?{quote(parts.query, safe=_AS_IS)}" if parts.query else "")
-    connection.request("GET", path, headers={"Host": host, "User-Agent": "visrl", "Accept": "image/*"})
+    connection.request(
+        "GET", path, headers={"Host": host, "User-Agent": f"visrl/{visrl_version()}", "Accept": "image/*"}
+    )
     answer = connection.getresponse()
     if answer.status != 200:
         return _HttpResponse(answer.status, answer.getheader("Location", ""), b"")
