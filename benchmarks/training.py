@@ -152,7 +152,7 @@ def stock(job: Job, folder: str) -> Any:
 
     from visrl_data.publishing.dataset_rows import training_rows
     from visrl_data.runs.dataset_schema import CONFIGS
-    from visrl_data.runs.pair_set import PairSet
+    from visrl_data.runs.pair_set import PairTable
 
     pairs, pictures = made_up_pairs(job.pairs)
     names = {"image": "image_sha256", "win_box": "win_box_text", "lose_box": "lose_box_text"}
@@ -161,7 +161,7 @@ def stock(job: Job, folder: str) -> Any:
         | {"same_response": not pair.has_response}
         for pair in pairs
     ]
-    given = PairSet(pa.Table.from_pylist(columns), PromptSet(), pictures.__getitem__, frozenset(pictures))
+    given = PairTable(pa.Table.from_pylist(columns), PromptSet(), pictures.__getitem__, frozenset(pictures))
     rows = [row for _, row in training_rows(given, job.stage)]
     model, processor = policy(job)
     trainer = DPOTrainer(
