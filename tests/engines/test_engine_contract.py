@@ -19,6 +19,7 @@ from tests.helpers.loopback_openai import Asked, Server, as_request
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import Part, PromptSet
 from visrl_data.engines.protocol import Engine, Request, Sampling
+from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.models.model_folder import find_model
 from visrl_data.models.served import ServedModel
@@ -184,13 +185,12 @@ def test_special_tokens_in_a_text_stay_text(name, tmp_path, monkeypatch, request
         assert marks[0] == marks[1], token
 
 
-@pytest.mark.parametrize("name", ["openai", "vllm", "transformers"])
-def test_a_request_that_the_model_wont_take_is_a_value_error_and_hurts_no_other(name, tmp_path, monkeypatch, request):
-    """One picture too many; for the local model one too few."""
+@pytest.mark.parametrize("name", ["openai", "vllm"])
+def test_a_request_that_the_model_does_not_take_is_refused_and_hurts_no_other(name, tmp_path, monkeypatch, request):
+    """One picture too many. The local model's refusals are in test_refusals.py."""
     engine = MAKERS[name](tmp_path, monkeypatch, request)
-    pictures = () if name == "transformers" else (draw_photo(1),) * 3
-    wrong = Request((Part("image"),) * 3 + (Part("text", "?"),), pictures, (1,), HOT)
-    with pytest.raises(ValueError):
+    wrong = Request((Part("image"),) * 3 + (Part("text", "?"),), (draw_photo(1),) * 3, (1,), HOT)
+    with pytest.raises(RequestRefused):
         engine.generate([focus(1, range(1)), wrong])
     assert len(engine.generate([focus(1, range(1))])) == 1
 

@@ -13,6 +13,7 @@ from visrl_data.core.boxes import CropRule
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import FOCUS_REQUEST
+from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
@@ -245,7 +246,7 @@ def test_a_question_that_the_processor_refuses_is_wrong_and_the_others_go_on(pai
 
     def a(kind, request):
         if question_of(request) == "two":
-            raise ValueError("too long a picture")
+            raise RequestRefused("too long a picture")
         return ON if kind == "focus" else "stop"
 
     scripts.says["a"] = a

@@ -19,6 +19,7 @@ from tests.evaluation.test_eval import kind_of, model
 from tests.helpers.command import visrl
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import FOCUS_REQUEST
+from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.pipeline import model_pair
 from visrl_data.sources.spotlight import SpotlightSource
@@ -130,7 +131,7 @@ def test_one_step_asks_once_as_visrl_eval_does_and_ends_as_the_task_does(asked):
 def test_an_unreadable_box_or_a_refused_picture_gives_an_empty_answer_and_the_others_go_on(asked):
     def says(request):
         if "bad" in words(request):
-            raise ValueError("too long a picture")
+            raise RequestRefused("too long a picture")
         if kind_of(request) == "focus":
             return "nothing" if "none" in words(request) else "[0.1, 0.1, 0.5, 0.5]"
         return "yes"

@@ -9,6 +9,7 @@ from visrl_data.core import files
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.protocol import Role
+from visrl_data.engines.refusals import raise_refusals
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.executors.generation import generate
 from visrl_data.pipeline import finalize
@@ -161,7 +162,8 @@ def test_a_question_that_the_processor_refuses_is_dropped_alone(photo_source, tm
     class Picky(ScriptedEngine):
         def generate(self, requests):
             if any("thing 4?" in part.text for request in requests for part in request.parts):
-                raise ValueError("absolute aspect ratio must be smaller than 200\nmore")
+                with raise_refusals(ValueError):
+                    raise ValueError("absolute aspect ratio must be smaller than 200\nmore")
             return super().generate(requests)
 
     engine = Picky(scripted_reply)
@@ -171,6 +173,15 @@ def test_a_question_that_the_processor_refuses_is_dropped_alone(photo_source, tm
         ("q4", "model_refused", "absolute aspect ratio must be smaller than 200")
     ]
     assert run.manifest()["counts"]["candidates"] == 54
+
+
+def test_a_defect_of_the_program_ends_the_run_and_is_no_drop(photo_source, scripted_roles, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("a mistake in the crop rule")
+
+    monkeypatch.setattr("visrl_data.pipeline.actor.crop_pixels", broken)
+    with pytest.raises(ValueError, match="a mistake in the crop rule"):
+        generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
 
 
 def test_unparsed_verdicts_never_pair(photo_source, tmp_path):

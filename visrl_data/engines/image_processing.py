@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from visrl_data.engines.refusals import PROCESSOR_ERRORS, raise_refusals
 from visrl_data.models.families import Family
 
 logger = logging.getLogger(__name__)
@@ -90,10 +91,12 @@ def copy_pinpoints(model: Any, processor: Any) -> None:
 def picture_size(processor: Any, image: Image) -> tuple[int, int]:
     """(width, height) in pixels to which the whole picture is resized, read off what the processor really makes.
 
-    Of a tiled picture: of all tiles put together. Padding is not counted.
+    Of a tiled picture: of all tiles put together. Padding is not counted. Raises RequestRefused when the processor
+    does not take the picture, for its shape as a rule.
     """
     images = processor.image_processor
-    made = images(images=[image], return_tensors="pt", **_options(processor))
+    with raise_refusals(*PROCESSOR_ERRORS):
+        made = images(images=[image], return_tensors="pt", **_options(processor))
     if "image_grid_thw" in made:
         _, rows, columns = made["image_grid_thw"][0].tolist()
         return columns * images.patch_size, rows * images.patch_size

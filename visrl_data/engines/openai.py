@@ -29,6 +29,7 @@ from visrl_data.core.prompts import Part
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.messages import chat_messages, data_url, refuse_choices
 from visrl_data.engines.protocol import EngineLost, Reply, Request, Sampling, Usage
+from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.reply_cache import Refusal, ReplyCache
 from visrl_data.models.model_folder import ALIASES
 from visrl_data.models.served import ServedModel
@@ -156,7 +157,7 @@ class OpenAIEngine:
     def _reply(self, key: str) -> Reply:
         outcome = self.reply_cache.get(key)
         if isinstance(outcome, Refusal):
-            raise ValueError(outcome.reason)
+            raise RequestRefused(outcome.reason)
         assert outcome is not None, "every call has been made"
         return outcome
 

@@ -28,6 +28,8 @@ import torch
 from PIL.Image import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from visrl_data.engines.refusals import PROCESSOR_ERRORS, raise_refusals
+
 KEPT_BYTES = 1 << 30  # of features, on the model's device
 
 
@@ -105,12 +107,13 @@ class Prefiller:
         return found
 
     def _encode(self, pictures: list[Image]) -> list[EncodedImage]:
-        made = self._processor(
-            text=[self._processor.image_token] * len(pictures),
-            images=[[picture] for picture in pictures],
-            padding=True,
-            return_tensors="pt",
-        )
+        with raise_refusals(*PROCESSOR_ERRORS):
+            made = self._processor(
+                text=[self._processor.image_token] * len(pictures),
+                images=[[picture] for picture in pictures],
+                padding=True,
+                return_tensors="pt",
+            )
         wanted = ("pixel_values", "image_grid_thw", "image_sizes")
         inputs = {name: made[name].to(self._device) for name in wanted if name in made}
         inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)

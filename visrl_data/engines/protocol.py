@@ -105,12 +105,16 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """One list of replies a request, one reply a seed, in order.
 
-        Raises ValueError when the model won't take a request: its question is found by asking one by one.
+        Raises RequestRefused (refusals.py) when the model does not take one of the requests: isolate_refused finds
+        the question that it belongs to.
         """
         ...
 
     def seen_size(self, image: Image) -> tuple[int, int]:
-        """(width, height) in pixels that the model's processor resizes this image to."""
+        """Return (width, height) in pixels to which the model's processor resizes this image.
+
+        Raises RequestRefused when it does not take the image.
+        """
         ...
 
     def identity(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from visrl_data.engines.loading import best_device, load_model, load_processor, 
 from visrl_data.engines.messages import plain_text
 from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, accepts_image_features
 from visrl_data.engines.protocol import Reply, Request, Sampling, Usage
+from visrl_data.engines.refusals import PROCESSOR_ERRORS, is_out_of_memory, raise_refusals
 from visrl_data.models.families import family_at
 from visrl_data.models.model_folder import ModelFolder
 
@@ -112,8 +113,8 @@ class TransformersEngine:
         try:
             with torch.inference_mode(), _adapter(self.model, batch[0].adapter):
                 return self._choose(batch) if batch[0].choices else self._sample(batch)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
                 raise VisRLError(
@@ -133,13 +134,14 @@ class TransformersEngine:
     def _encode(self, batch: Sequence[Request]) -> dict[str, torch.Tensor]:
         """Left-padded inputs, input_ids (B, L), with every picture of the batch in reading order."""
         texts = [self._text(request) for request in batch]
-        inputs = self.processor(
-            text=texts,
-            images=[list(request.images) for request in batch],
-            padding=True,
-            add_special_tokens=self._adds_special(texts[0]),
-            return_tensors="pt",
-        )
+        with raise_refusals(*PROCESSOR_ERRORS):
+            inputs = self.processor(
+                text=texts,
+                images=[list(request.images) for request in batch],
+                padding=True,
+                add_special_tokens=self._adds_special(texts[0]),
+                return_tensors="pt",
+            )
         inputs = inputs.to(self.device)
         return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in inputs.items()}
 
@@ -298,11 +300,6 @@ def _unwrapped(model: Any) -> Any:
 def _adapter(model: Any, on: bool) -> Any:
     """A context in which the adapter (if there is one) is on or off."""
     return contextlib.nullcontext() if on or not hasattr(model, "disable_adapter") else model.disable_adapter()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> list[int]:

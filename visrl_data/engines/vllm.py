@@ -21,6 +21,7 @@ from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.loading import load_processor
 from visrl_data.engines.messages import chat_messages, plain_text, refuse_choices
 from visrl_data.engines.protocol import Reply, Request, Usage
+from visrl_data.engines.refusals import raise_refusals
 from visrl_data.models.model_folder import ModelFolder
 
 PICTURES = 2  # in one prompt at most: the image and a crop
@@ -94,15 +95,10 @@ class VLLMEngine:
 
     def _chat(self, requests: list[Request], adapter: bool) -> list[list[Reply]]:
         turns = [chat_messages(request, _picture, lambda text: plain_text(text, self._special)) for request in requests]
-        try:
-            outputs = self._llm.chat(
-                [messages for request, messages in zip(requests, turns, strict=True) for _ in request.seeds],
-                [self._sampling(request, seed) for request in requests for seed in request.seeds],
-                use_tqdm=False,
-                lora_request=self._lora if adapter else None,
-            )
-        except self._refusals as error:
-            raise ValueError(str(error)) from error
+        messages = [turn for request, turn in zip(requests, turns, strict=True) for _ in request.seeds]
+        sampling = [self._sampling(request, seed) for request in requests for seed in request.seeds]
+        with raise_refusals(*self._refusals):
+            outputs = self._llm.chat(messages, sampling, use_tqdm=False, lora_request=self._lora if adapter else None)
         rest = iter(outputs)
         return [[_reply(next(rest)) for _ in request.seeds] for request in requests]
 

@@ -35,6 +35,7 @@ from visrl_data.evaluation.predictions import Prediction, Shelf, open_shelf, rea
 from visrl_data.evaluation.scores import Settings, figures
 from visrl_data.models.model_folder import ModelFolder
 from visrl_data.pipeline import critics, factory, model_pair
+from visrl_data.pipeline.critics import ScoreInput
 from visrl_data.pipeline.model_pair import Model
 from visrl_data.sources.protocol import Source
 
@@ -214,10 +215,8 @@ def _make_chunk(
     verdicts = {}
     judged = [i for i, q in questions.items() if asked.score(q.source) == "critic" and outcomes[i].response is not None]
     if judged and critic is not None:
-        responses = [outcomes[i].response or "" for i in judged]
-        scores = critics.score_responses(
-            [inference.stand_in(questions[i]) for i in judged], responses, critic, asked.config, prompts
-        )
+        inputs = [ScoreInput(inference.stand_in(questions[i]), outcomes[i].response or "") for i in judged]
+        scores = critics.response_critic(asked.config, critic, prompts).score(inputs)
         verdicts = dict(zip(judged, scores, strict=True))
     return [_prediction(i, row, outcomes.get(i), verdicts.get(i, critics.OFF)) for i, row in rows.items()]
 

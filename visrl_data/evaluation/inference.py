@@ -13,7 +13,7 @@ here: unparsable counts as wrong in both protocols.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -24,6 +24,7 @@ from visrl_data.core.config import GenConfig
 from visrl_data.core.prompts import DIRECT, Part, Prompt, PromptSet
 from visrl_data.core.records import Question
 from visrl_data.engines.protocol import Reply, Request, Role
+from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.pipeline.actor import FocusBox, QuestionView, actor_sampling, answer_pass, bind_frame
 
 _Asked = tuple[tuple[Part, ...], tuple[Image.Image, ...]]
@@ -85,35 +86,26 @@ def ask(questions: list[Question], actor: Role, way: Way, config: GenConfig) -> 
             places.append(place)
         except ImageTooThin:
             found[place] = Outcome("image_too_thin")
+        except RequestRefused as refusal:
+            found[place] = _refused(refusal)
     step = _one_step if way.steps == 1 else _two_steps
-    for place, outcome in zip(
-        places, _one_by_one_if_refused(views, lambda v: step(v, actor, way, config)), strict=True
-    ):
-        found[place] = outcome
+    outcomes = isolate_refused(views, lambda some: step(some, actor, way, config))
+    for place, outcome in zip(places, outcomes, strict=True):
+        found[place] = _refused(outcome) if isinstance(outcome, RequestRefused) else outcome
     return [outcome for outcome in found if outcome is not None]
 
 
-def _one_by_one_if_refused(
-    views: list[QuestionView], run: Callable[[list[QuestionView]], list[Outcome]]
-) -> list[Outcome]:
-    """A question that the processor refuses is found, and marked; the others go on."""
-    if not views:
-        return []
-    try:
-        return run(views)
-    except ValueError as error:
-        if len(views) == 1:
-            return [Outcome("model_refused", str(error).partition("\n")[0])]
-    return [outcome for view in views for outcome in _one_by_one_if_refused([view], run)]
+def _refused(refusal: RequestRefused) -> Outcome:
+    return Outcome("model_refused", str(refusal))
 
 
-def _one_step(views: list[QuestionView], actor: Role, way: Way, config: GenConfig) -> list[Outcome]:
+def _one_step(views: Sequence[QuestionView], actor: Role, way: Way, config: GenConfig) -> list[Outcome]:
     parts = [DIRECT_PROMPT.parts(question=view.question.question) for view in views]
     replies = _generate([(p, (view.image,)) for p, view in zip(parts, views, strict=True)], actor, config)
     return [Outcome(response=reply.text, finish=reply.finish) for reply in replies]
 
 
-def _two_steps(views: list[QuestionView], actor: Role, way: Way, config: GenConfig) -> list[Outcome]:
+def _two_steps(views: Sequence[QuestionView], actor: Role, way: Way, config: GenConfig) -> list[Outcome]:
     prompt = VISUAL_COT_FOCUS if way.rule is None else way.prompts.focus
     asked: list[_Asked] = [(prompt.parts(question=view.question.question), (view.image,)) for view in views]
     outcomes, boxes, places = [], [], []

@@ -31,11 +31,12 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from visrl_data.core import images
-from visrl_data.core.boxes import Box, CropRule, crop_pixels
+from visrl_data.core.boxes import Box, CropRule, Frame, ImageTooThin, crop_pixels
 from visrl_data.core.config import make_config
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import Part, load_prompts
 from visrl_data.engines.protocol import Request, Sampling
+from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_models import find_subjects
 from visrl_data.evaluation.inference import DIRECT_PROMPT
@@ -154,16 +155,14 @@ class VisRL(lmms):
         )
 
     def _answer_all(self, batch: list[Asked]) -> list[str | None]:
-        """None where a box can't be read. A request that the processor refuses is found; the others go on."""
-        try:
-            return self._answer(batch)
-        except ValueError as error:
-            if len(batch) == 1:
-                logger.warning(f"A request was refused, its answer is empty: {error}")
-                return [""]
-        return [reply for asked in batch for reply in self._answer_all([asked])]
+        """Return each reply: None where a box can't be read, "" where the model refuses the request."""
+        replies = isolate_refused(batch, self._answer)
+        for refusal in replies:
+            if isinstance(refusal, RequestRefused):
+                logger.warning(f"A request was refused, its answer is empty: {refusal}")
+        return ["" if isinstance(reply, RequestRefused) else reply for reply in replies]
 
-    def _answer(self, batch: list[Asked]) -> list[str | None]:
+    def _answer(self, batch: Sequence[Asked]) -> list[str | None]:
         """batch: all of one task, so all with a form, or none."""
         if self.way.steps == 1 and not batch[0].form:
             turns = [DIRECT_PROMPT.parts(question=asked.question) for asked in batch]
@@ -181,9 +180,9 @@ class VisRL(lmms):
             replies[place] = reply
         return replies
 
-    def _look(self, batch: list[Asked]) -> list[Box | None]:
+    def _look(self, batch: Sequence[Asked]) -> list[Box | None]:
         """The box pass: unit xyxy of each picture, None where the reply can't be read."""
-        frames = [bind_frame(asked.image, self.way.box_space, self.actor) for asked in batch]
+        frames = [self._frame(asked.image) for asked in batch]
         turns = [self.way.prompts.focus.parts(question=asked.question) for asked in batch]
         replies = self._generate(turns, [(a.image,) for a in batch], [self.config.max_new_tokens] * len(batch))
         boxes: list[Box | None] = []
@@ -192,11 +191,17 @@ class VisRL(lmms):
             boxes.append(None if cells is None else space.to_unit(cells))
         return boxes
 
+    def _frame(self, image: Image) -> Frame:
+        try:
+            return bind_frame(image, self.way.box_space, self.actor)
+        except ImageTooThin as error:
+            raise RequestRefused(str(error)) from error
+
     def _crop(self, image: Image, box: Box) -> Image:
         return image.crop(crop_pixels(box, image.size, self.way.rule or CropRule()))
 
     def _final(
-        self, batch: list[Asked], turns: Sequence[tuple[Part, ...]], pictures: Sequence[tuple[Image, ...]]
+        self, batch: Sequence[Asked], turns: Sequence[tuple[Part, ...]], pictures: Sequence[tuple[Image, ...]]
     ) -> list[str]:
         """The turn that gives the answer, with the task's ending last."""
         closed = [_with_ending(parts, asked.ending) for parts, asked in zip(turns, batch, strict=True)]

@@ -7,6 +7,7 @@ so that neither the crop nor the text gives its origin away.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from PIL.Image import Image
@@ -68,9 +69,9 @@ def actor_sampling(config: GenConfig) -> Sampling:
 
 
 def focus_pass(
-    views: list[QuestionView], actor: Role, config: GenConfig, prompts: PromptSet, rule: CropRule
-) -> tuple[list[FocusBox], list[Drop]]:
-    """Sample 2N boxes for each question and settle them. Attempts with no valid box become drops."""
+    views: Sequence[QuestionView], actor: Role, config: GenConfig, prompts: PromptSet, rule: CropRule
+) -> list[tuple[list[FocusBox], list[Drop]]]:
+    """Sample 2N boxes for each question and settle them: its boxes, and its attempts that have no valid one."""
     requests = [
         Request(
             parts=prompts.focus.parts(question=view.question.question),
@@ -84,13 +85,10 @@ def focus_pass(
         )
         for view in views
     ]
-    boxes: list[FocusBox] = []
-    drops: list[Drop] = []
-    for view, request, replies in zip(views, requests, actor.engine.generate(requests), strict=True):
-        settled, lost = _settle_question(view, replies, request.seeds, config, rule)
-        boxes += settled
-        drops += lost
-    return boxes, drops
+    return [
+        _settle_question(view, replies, request.seeds, config, rule)
+        for view, request, replies in zip(views, requests, actor.engine.generate(requests), strict=True)
+    ]
 
 
 def answer_pass(boxes: list[FocusBox], actor: Role, config: GenConfig, prompts: PromptSet) -> list[tuple[Reply, int]]:

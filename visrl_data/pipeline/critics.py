@@ -1,14 +1,16 @@
-"""The original model judges both steps: the crop (box score) and the response (response score).
+"""The critics score both steps: the crop (box score) and the response (response score). Paper, Sec. 3.1.
 
-Paper, Sec. 3.2. A verdict that can't be read is a state of its own ("unparsed:<reason>"), never a number.
-Equal inputs of one question are judged once: greedy replies to them would be equal.
+A critic is anything with `score` (the protocol Critic); `box_critic` and `response_critic` choose it by the options.
+ModelCritic asks the ORIGINAL model. A verdict that can't be read is a state of its own ("unparsed:<reason>"), never a
+number.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Protocol
 
 from visrl_data.core.config import GenConfig, Thresholds
 from visrl_data.core.metrics import anls, exact_match
@@ -16,7 +18,7 @@ from visrl_data.core.prompts import (
     SCORE_CHOICES,
     SCORE_GRAMMAR,
     SCORE_PREFIX,
-    Part,
+    Prompt,
     PromptSet,
     parse_score,
     standard_answer,
@@ -25,25 +27,36 @@ from visrl_data.core.records import Score
 from visrl_data.engines.protocol import Reply, Request, Role, Sampling
 from visrl_data.pipeline.actor import FocusBox
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 OFF = Score(None, "off")
 SKIPPED = Score(None, "skipped")
 
 
-def score_boxes(boxes: Sequence[FocusBox], critic: Role, config: GenConfig, prompts: PromptSet) -> list[Score]:
-    """Does the crop hold what the standard answer needs? The critic sees the crop alone."""
-    if not config.box_critic:
-        return [OFF] * len(boxes)
-    keys = [(focus.view.question.id, focus.crop) for focus in boxes]
+@dataclass(frozen=True, slots=True)
+class ScoreInput:
+    """What a critic scores: a focus box, or the response that the actor gave with its crop."""
 
-    def request(i: int) -> Request:
-        question = boxes[i].view.question
-        parts = prompts.box_critic.parts(question=question.question, answer=standard_answer(question.answers))
-        return _request(parts, (boxes[i].crop_image(),), critic, config)
+    focus: FocusBox
+    response: str = ""
 
-    return _judge(keys, request, critic, config)
+
+class Critic(Protocol):
+    """Score focus boxes or responses."""
+
+    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
+        """Return one score an input, in order; they may be of several questions."""
+        ...
+
+
+def box_critic(config: GenConfig, role: Role, prompts: PromptSet) -> Critic:
+    """Return the critic of boxes: does the crop hold what the standard answer needs? It sees the crop alone."""
+    return ModelCritic(role, config, prompts.box_critic) if config.box_critic else NoCritic()
+
+
+def response_critic(config: GenConfig, role: Role, prompts: PromptSet) -> Critic:
+    """Return the critic of responses: how close to a standard answer? A model sees the whole image."""
+    if config.response_critic == "model":
+        return ModelCritic(role, config, prompts.response_critic)
+    return MetricCritic(exact_match if config.response_critic == "exact" else anls, config.score_step)
 
 
 def can_pair(score: Score, thresholds: Thresholds) -> bool:
@@ -51,50 +64,64 @@ def can_pair(score: Score, thresholds: Thresholds) -> bool:
     return score.value is not None and not thresholds.box_lose < score.value < thresholds.box_win
 
 
-def score_responses(
-    boxes: Sequence[FocusBox], responses: Sequence[str], critic: Role, config: GenConfig, prompts: PromptSet
-) -> list[Score]:
-    """How close is the response to a standard answer? The model critic sees the whole image."""
-    if config.response_critic != "model":
-        compare = exact_match if config.response_critic == "exact" else anls
-        values = [compare(r, focus.view.question.answers) for r, focus in zip(responses, boxes, strict=True)]
-        return [Score(round_score(value, config.score_step), "ok", f"{value:.6f}") for value in values]
-    keys = [(focus.view.question.id, response) for focus, response in zip(boxes, responses, strict=True)]
+@dataclass(frozen=True, slots=True)
+class NoCritic:
+    """Leave everything without a score."""
 
-    def request(i: int) -> Request:
-        view = boxes[i].view
-        parts = prompts.response_critic.parts(
-            question=view.question.question, answer=standard_answer(view.question.answers), response=responses[i]
+    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
+        return [OFF] * len(inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricCritic:
+    """Compare responses with the standard answers. metric: (response, answers) -> [0, 1]."""
+
+    metric: Callable[[str, Sequence[str]], float]
+    score_step: float
+
+    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
+        values = [self.metric(one.response, one.focus.view.question.answers) for one in inputs]
+        return [Score(round_score(value, self.score_step), "ok", f"{value:.6f}") for value in values]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCritic:
+    """Ask a model, greedily, with one prompt for each input."""
+
+    role: Role
+    config: GenConfig
+    prompt: Prompt
+
+    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
+        # Greedy replies to equal requests are equal: a crop or a response that occurs twice is judged once.
+        distinct: dict[Hashable, Request] = {}
+        keys = []
+        for request in map(self._request, inputs):
+            keys.append((request.parts, *map(id, request.images)))
+            distinct.setdefault(keys[-1], request)
+        replies = self.role.engine.generate([*distinct.values()])
+        scores = {key: _read_score(reply, self.config) for key, (reply,) in zip(distinct, replies, strict=True)}
+        return [scores[key] for key in keys]
+
+    def _request(self, one: ScoreInput) -> Request:
+        view = one.focus.view
+        parts = self.prompt.parts(
+            question=view.question.question, answer=standard_answer(view.question.answers), response=one.response
         )
-        return _request(parts, (view.image,), critic, config)
-
-    return _judge(keys, request, critic, config)
-
-
-def _request(parts: tuple[Part, ...], images: tuple[Image, ...], critic: Role, config: GenConfig) -> Request:
-    expected = config.score_mode == "expected"
-    return Request(
-        parts=parts,
-        images=images,
-        seeds=(0,),
-        sampling=Sampling(max_new_tokens=config.max_new_tokens),
-        adapter=critic.adapter,
-        prefix=SCORE_PREFIX if expected else "",
-        choices=SCORE_CHOICES if expected else (),
-        grammar=SCORE_GRAMMAR if config.constrain and not expected else "",
-    )
+        expected = self.config.score_mode == "expected"
+        return Request(
+            parts=parts,
+            images=(one.focus.crop_image(),) if any(part.kind == "crop" for part in parts) else (view.image,),
+            seeds=(0,),
+            sampling=Sampling(max_new_tokens=self.config.max_new_tokens),
+            adapter=self.role.adapter,
+            prefix=SCORE_PREFIX if expected else "",
+            choices=SCORE_CHOICES if expected else (),
+            grammar=SCORE_GRAMMAR if self.config.constrain and not expected else "",
+        )
 
 
-def _judge(keys: Sequence[Hashable], request: Callable[[int], Request], critic: Role, config: GenConfig) -> list[Score]:
-    """One verdict for each distinct key, in order of first appearance."""
-    first = {key: i for i, key in reversed(list(enumerate(keys)))}
-    wanted = sorted(first.values())
-    replies = critic.engine.generate([request(i) for i in wanted])
-    verdicts = {keys[i]: _score(reply, config) for i, (reply,) in zip(wanted, replies, strict=True)}
-    return [verdicts[key] for key in keys]
-
-
-def _score(reply: Reply, config: GenConfig) -> Score:
+def _read_score(reply: Reply, config: GenConfig) -> Score:
     if config.score_mode == "expected":
         expected = sum(p * float(c) for p, c in zip(reply.choice_probs, SCORE_CHOICES, strict=True))
         mass = round(reply.choice_mass or 0.0, 6)
@@ -106,5 +133,5 @@ def _score(reply: Reply, config: GenConfig) -> Score:
 
 
 def round_score(value: float, step: float) -> float:
-    """The nearest multiple of step in [0, 1]; halves go up. 6 decimals, so that 0.8 is 0.8."""
+    """Round to the nearest multiple of step in [0, 1]; halves go up. 6 decimals, so that 0.8 is 0.8."""
     return min(1.0, round(math.floor(value / step + 0.5 + 1e-9) * step, 6))

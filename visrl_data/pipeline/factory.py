@@ -15,7 +15,10 @@ tells who may do it, shards.py how a job array shares it.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +31,14 @@ from visrl_data.core.boxes import CropRule, ImageTooThin
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptSet, load_prompts
-from visrl_data.core.records import Candidate, Drop, Question
+from visrl_data.core.records import Candidate, Drop, Question, Score
 from visrl_data.core.versions import versions
 from visrl_data.engines import reply_cache
 from visrl_data.engines.protocol import Engine, Reply, Role, Usage
+from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.pipeline import critics
-from visrl_data.pipeline.actor import QuestionView, answer_pass, bind_frame, focus_pass
+from visrl_data.pipeline.actor import FocusBox, QuestionView, answer_pass, bind_frame, focus_pass
+from visrl_data.pipeline.critics import ScoreInput
 from visrl_data.pipeline.model_pair import ModelPair, load_model_pair, resolve_box_settings
 from visrl_data.runs import run_folder
 from visrl_data.sources.dispatch import open_source
@@ -41,7 +46,8 @@ from visrl_data.sources.options import SourceOptions
 from visrl_data.sources.protocol import Source
 from visrl_data.sources.skipped import SkippedSource
 
-_UNANSWERED = ((Reply("", "skipped", 0, 0), 0), critics.SKIPPED)
+STAGES = ("focus", "answer", "judge")  # whose seconds are in times.jsonl
+_NO_ANSWER = (Reply("", "skipped", 0, 0), 0), critics.SKIPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +111,35 @@ def open_questions(config: GenConfig) -> Source:
     return SkippedSource(open_source(config.source, config.split, limit, options), config.skip)
 
 
-def make_chunk(factory: Factory, index: int, replies: Path | None, asked: ChunkInput | None = None) -> ChunkResult:
-    """A chunk with what it took. replies: where those of servers are kept until the chunk is written.
+@dataclass(frozen=True, slots=True)
+class ChunkInput:
+    """A chunk's questions with their decoded images, and the drops of its other rows."""
 
-    asked: what `read` gave for it, if that was done already.
+    questions: list[Question]
+    pictures: list[Image]
+    drops: list[Drop]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """A finished chunk: its tables by name, and its line for times.jsonl, where "events" tells what happened."""
+
+    index: int
+    tables: dict[str, pa.Table]
+    record: dict[str, Any]
+
+
+def make_chunk(
+    factory: Factory, index: int, replies: Path | None, chunk_input: ChunkInput | None = None
+) -> ChunkResult:
+    """Process a chunk.
+
+    replies: the file that keeps servers' replies until the chunk is written. chunk_input: what `read_chunk` returned
+    for it, if it was read ahead.
     """
     started = time.perf_counter()
     reply_cache.attach(engines(factory), replies)
-    tables, seconds = run_chunk(factory, asked or read_chunk(factory, index))
+    tables, seconds = process(factory, chunk_input or read_chunk(factory, index))
     usages = take_usage(factory)
     record = {
         "chunk": index,
@@ -128,17 +155,8 @@ def make_chunk(factory: Factory, index: int, replies: Path | None, asked: ChunkI
     return ChunkResult(index, tables, record)
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkInput:
-    """A chunk's questions with their decoded images, and its rows that are no questions."""
-
-    questions: list[Question]
-    pictures: list[Image]
-    drops: list[Drop]
-
-
 def read_chunk(factory: Factory, index: int) -> ChunkInput:
-    """The part of a chunk's work that needs no model."""
+    """Read and decode a chunk's questions: the part of its work that needs no model."""
     size = factory.config.chunk_size
     rows = [factory.source.read(i) for i in range(index * size, min((index + 1) * size, len(factory.source)))]
     questions = [row for row in rows if isinstance(row, Question)]
@@ -146,114 +164,115 @@ def read_chunk(factory: Factory, index: int) -> ChunkInput:
     return ChunkInput(questions, pictures, [row for row in rows if isinstance(row, Drop)])
 
 
-def run_chunk(factory: Factory, asked: ChunkInput) -> tuple[dict[str, pa.Table], dict[str, float]]:
-    """One unit of work: the tables of its questions, and the seconds of each stage."""
-    questions = asked.questions
-    seconds = dict.fromkeys(("focus", "answer", "judge"), 0.0)
-    views, thin = _views(factory, asked)
-    candidates, lost = _process(factory, views, seconds)
+def process(factory: Factory, chunk: ChunkInput) -> tuple[dict[str, pa.Table], dict[str, float]]:
+    """Take the questions of a chunk through all stages but the filter: its tables, and the seconds of each stage."""
+    seconds = dict.fromkeys(STAGES, 0.0)
+    views, drops = _views(factory, chunk)
+    candidates: list[Candidate] = []
+    results = isolate_refused(views, lambda some: _passes(factory, some, seconds))
+    for view, result in zip(views, results, strict=True):
+        if isinstance(result, RequestRefused):
+            drops.append(_refused(view.question, result))
+        else:
+            candidates += result[0]
+            drops += result[1]
+    pictures = {question.image_sha256: question for question in chunk.questions}
     rows = {
-        "questions": [records.question_row(question) for question in questions],
+        "questions": [records.question_row(question) for question in chunk.questions],
         "candidates": [records.candidate_row(candidate) for candidate in candidates],
-        "drops": [records.drop_row(drop) for drop in [*asked.drops, *thin, *lost]],
-        "images": [records.image_row(question) for question in {q.image_sha256: q for q in questions}.values()],
+        "drops": [records.drop_row(drop) for drop in [*chunk.drops, *drops]],
+        "images": [records.image_row(question) for question in pictures.values()],
     }
     return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in run_folder.TABLES.items()}, seconds
 
 
-def _views(factory: Factory, asked: ChunkInput) -> tuple[list[QuestionView], list[Drop]]:
+def _views(factory: Factory, chunk: ChunkInput) -> tuple[list[QuestionView], list[Drop]]:
+    """Bind the actor's box space to each image; an image in which no box can be written is a drop."""
     views, drops = [], []
-    for question, image in zip(asked.questions, asked.pictures, strict=True):
+    for question, image in zip(chunk.questions, chunk.pictures, strict=True):
         try:
             views.append(QuestionView(question, image, bind_frame(image, factory.box_space, factory.actor)))
         except ImageTooThin as error:
             drops.append(Drop(question.id, question.source, "focus", "image_too_thin", str(error)))
+        except RequestRefused as refusal:
+            drops.append(_refused(question, refusal))
     return views, drops
 
 
-def _process(
-    factory: Factory, views: list[QuestionView], seconds: dict[str, float]
-) -> tuple[list[Candidate], list[Drop]]:
-    """The model's passes. A question that the processor refuses is found and dropped; the others go on."""
-    if not views:
-        return [], []
-    try:
-        return _passes(factory, views, seconds)
-    except ValueError as error:
-        if len(views) == 1:
-            question = views[0].question
-            return [], [Drop(question.id, question.source, "focus", "model_refused", str(error).partition("\n")[0])]
-    parts = [_process(factory, [view], seconds) for view in views]
-    return [c for candidates, _ in parts for c in candidates], [d for _, drops in parts for d in drops]
+def _refused(question: Question, refusal: RequestRefused) -> Drop:
+    return Drop(question.id, question.source, "focus", "model_refused", str(refusal))
 
 
 def _passes(
-    factory: Factory, views: list[QuestionView], seconds: dict[str, float]
-) -> tuple[list[Candidate], list[Drop]]:
+    factory: Factory, views: Sequence[QuestionView], seconds: dict[str, float]
+) -> list[tuple[list[Candidate], list[Drop]]]:
+    """Run the passes of actor and critic: the candidates and the dropped attempts of each question."""
     config, prompts = factory.config, factory.prompts
-    clock = time.perf_counter()
+    box_critic = critics.box_critic(config, factory.critic, prompts)
+    response_critic = critics.response_critic(config, factory.critic, prompts)
+    with _timed(seconds, "focus"):
+        settled = focus_pass(views, factory.actor, config, prompts, factory.crop_rule)
+    boxes = [box for boxes, _ in settled for box in boxes]
+    with _timed(seconds, "judge"):
+        box_scores = box_critic.score([ScoreInput(box) for box in boxes])
+    # With --lazy, a box that can be in neither W nor L is not worth a response.
+    needed = [not config.lazy or critics.can_pair(score, config.thresholds) for score in box_scores]
+    cropped = list(itertools.compress(boxes, needed))
+    with _timed(seconds, "answer"):
+        answers = answer_pass(cropped, factory.actor, config, prompts)
+    with _timed(seconds, "judge"):
+        responses = [ScoreInput(box, reply.text) for box, (reply, _) in zip(cropped, answers, strict=True)]
+        response_scores = response_critic.score(responses)
+    judged = zip(answers, response_scores, strict=True)
+    candidates = (
+        _candidate(box, box_score, *(next(judged) if answered else _NO_ANSWER))
+        for box, box_score, answered in zip(boxes, box_scores, needed, strict=True)
+    )
+    return [(list(itertools.islice(candidates, len(boxes))), drops) for boxes, drops in settled]
 
-    def lap(stage: str) -> None:
-        nonlocal clock
-        seconds[stage] += time.perf_counter() - clock
-        clock = time.perf_counter()
 
-    boxes, drops = focus_pass(views, factory.actor, config, prompts, factory.crop_rule)
-    lap("focus")
-    box_scores = critics.score_boxes(boxes, factory.critic, config, prompts)
-    lap("judge")
-    wanted = [i for i, score in enumerate(box_scores) if not config.lazy or critics.can_pair(score, config.thresholds)]
-    asked = [boxes[i] for i in wanted]
-    answers = answer_pass(asked, factory.actor, config, prompts)
-    lap("answer")
-    responses = [reply.text for reply, _ in answers]
-    judged = critics.score_responses(asked, responses, factory.critic, config, prompts)
-    lap("judge")
-    answered = dict(zip(wanted, zip(answers, judged, strict=True), strict=True))
-    candidates = [
-        Candidate(
-            question_id=focus.view.question.id,
-            index=2 * focus.attempt + focus.slot,
-            attempt=focus.attempt,
-            slot=focus.slot,
-            box=focus.box,
-            cells=focus.cells,
-            box_text=focus.text,
-            box_origin=focus.origin,
-            relaxed=focus.relaxed,
-            focus_reply=focus.reply,
-            focus_state=focus.state,
-            focus_seed=focus.seed,
-            crop=focus.crop,
-            response=reply.text,
-            response_finish=reply.finish,
-            response_seed=seed,
-            box_score=box_score,
-            response_score=response_score,
-        )
-        for i, (focus, box_score) in enumerate(zip(boxes, box_scores, strict=True))
-        for (reply, seed), response_score in [answered.get(i, _UNANSWERED)]
-    ]
-    return candidates, drops
+def _candidate(focus: FocusBox, box_score: Score, answer: tuple[Reply, int], response_score: Score) -> Candidate:
+    reply, seed = answer
+    return Candidate(
+        question_id=focus.view.question.id,
+        index=2 * focus.attempt + focus.slot,
+        attempt=focus.attempt,
+        slot=focus.slot,
+        box=focus.box,
+        cells=focus.cells,
+        box_text=focus.text,
+        box_origin=focus.origin,
+        relaxed=focus.relaxed,
+        focus_reply=focus.reply,
+        focus_state=focus.state,
+        focus_seed=focus.seed,
+        crop=focus.crop,
+        response=reply.text,
+        response_finish=reply.finish,
+        response_seed=seed,
+        box_score=box_score,
+        response_score=response_score,
+    )
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the time spent inside to a stage's seconds."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - started
 
 
 def engines(factory: Factory) -> list[Engine]:
-    """Those of actor and critic, which may be one."""
+    """Return the engines of actor and critic, which may be one."""
     return list({id(role.engine): role.engine for role in (factory.actor, factory.critic)}.values())
 
 
 def take_usage(factory: Factory) -> list[Usage]:
-    """What the engines did since the last chunk; their counters start anew."""
+    """Return what the engines did since the last chunk, and reset their counters."""
     usages = [engine.usage for engine in engines(factory)]
     for engine in engines(factory):
         engine.usage = Usage()
     return usages
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkResult:
-    """A finished chunk: its tables by name, and its line for times.jsonl, where "events" tells what happened."""
-
-    index: int
-    tables: dict[str, pa.Table]
-    record: dict[str, Any]

@@ -1,0 +1,63 @@
+"""When a model does not take a request: which question it was, so that this one is dropped and the others go on.
+
+A RequestRefused is raised where a processor, a tokenizer or a server says no, and nowhere else. Any other error in a
+pass is a defect of the program and ends the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from visrl_data.core.errors import VisRLError
+
+# What processors raise for a picture or a text that they do not take: a side of no pixels, an aspect beyond 200.
+PROCESSOR_ERRORS = (ValueError, ZeroDivisionError, RuntimeError)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class RequestRefused(VisRLError):
+    """A model's processor or server does not take a request because of what is in it; the text is its reason."""
+
+
+@contextlib.contextmanager
+def raise_refusals(*errors: type[Exception]) -> Iterator[None]:
+    """Raise these errors of a processor or an engine as RequestRefused, with the first line of their text.
+
+    Lack of memory is no refusal: it passes through.
+    """
+    try:
+        yield
+    except errors as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise RequestRefused(reason) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine ran out of memory."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, without torch
+    return known or "can't allocate memory" in str(error).lower()
+
+
+def isolate_refused(
+    items: Sequence[Item], run: Callable[[Sequence[Item]], Sequence[Result]]
+) -> list[Result | RequestRefused]:
+    """Return run's result for each item, and the refusal for each item that is refused.
+
+    run: gives one result an item, in order. It is called with all items; when one of them is refused, with each half
+    of them, and so on, so that the others still share their batches.
+    """
+    if not items:
+        return []
+    try:
+        return [*run(items)]
+    except RequestRefused as refusal:
+        if len(items) == 1:
+            return [refusal]
+    half = len(items) // 2
+    return isolate_refused(items[:half], run) + isolate_refused(items[half:], run)
