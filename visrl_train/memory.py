@@ -10,7 +10,8 @@ the type (float32 4, bfloat16 2), P parameters, of them P_l in the language mode
               b * h * tokens                       features of a chunk's pictures and crops, at most 1 GiB of them
 
     LoRA      b P + 16 P_a                         frozen weights; adapter, gradient and AdamW's two states in float32
-    4 bits    as LoRA, the language model's linear layers at 0.55 bytes a number (4 bits and their constants)
+    4 bits    as LoRA, the language model's linear layers at 0.55 bytes a number (4 bits and their constants), the
+              rest in float32, to which peft raises it
     full      4 P + 12 P_l                         all in float32, gradient and AdamW's states of what is trained
     rl1, rl2  + 4 P_a, or full + b P               the frozen reference: a copy of the adapter, or the whole model
 
@@ -61,19 +62,13 @@ class Shape:
 
 def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) -> Shape:
     """Build the model of a folder without its weights and measure it. rank: of a fresh adapter."""
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from visrl_train.models import empty_model, language_linears, unfreeze_language_model
 
-    from visrl_train.models import language_linears, unfreeze_language_model
-
-    config = AutoConfig.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
-    with init_empty_weights():
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
-    model.tie_weights()
+    model = empty_model(folder, trust_remote_code)
     pattern = re.compile(language_linears(model))
     linears = [module.weight.shape for name, module in model.named_modules() if pattern.fullmatch(name)]
     unfreeze_language_model(model)
-    text: Any = config.get_text_config()
+    text: Any = model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(
@@ -117,5 +112,5 @@ def _states(shape: Shape, number: int, stage: str, tuning: str) -> int:
         return 4 * shape.parameters + 12 * shape.language + reference
     frozen = number * shape.parameters
     if tuning == "4 bits":
-        frozen -= round((number - 0.55) * shape.linears)
+        frozen = 4 * (shape.parameters - shape.linears) + round(0.55 * shape.linears)
     return frozen + (16 if stage == "sft" else 20) * shape.adapter

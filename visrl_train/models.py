@@ -22,9 +22,6 @@ from visrl_data.engines.loading import load_model
 from visrl_data.models.model_folder import ALIASES, RECORD, ModelFolder, find_model
 from visrl_train.config import TrainConfig
 
-# Towers, projectors and output layers, as the families name them.
-_NOT_QUANTIZED = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "lm_head")
-
 
 def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
     """The model of a folder, ready to train: a PeftModel with the one adapter "default", or full weights.
@@ -76,9 +73,10 @@ def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:
     from peft import prepare_model_for_kbit_training
     from transformers import AutoModelForImageTextToText
 
+    kept = other_linears(empty_model(weights, config.trust_remote_code))
     model = AutoModelForImageTextToText.from_pretrained(
         weights.path,
-        quantization_config=four_bits(compute_dtype(config)),
+        quantization_config=four_bits(compute_dtype(config), kept),
         dtype=compute_dtype(config),
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
@@ -86,8 +84,20 @@ def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to that
 
 
-def four_bits(dtype: torch.dtype) -> Any:
-    """Normal floats of 4 bits with doubly quantised constants; towers, projectors and the output layer are left out."""
+def empty_model(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
+    """The model of a folder, without storage for its weights."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
+    with init_empty_weights():
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    return model
+
+
+def four_bits(dtype: torch.dtype, kept: list[str]) -> Any:
+    """Normal floats of 4 bits with doubly quantised constants. kept: the layers that stay as they are, by name."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -95,14 +105,7 @@ def four_bits(dtype: torch.dtype) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[
-            "vision_tower",
-            "vision_model",
-            "visual",
-            "multi_modal_projector",
-            "connector",
-            "lm_head",
-        ],
+        llm_int8_skip_modules=kept,
     )
 
 
@@ -131,6 +134,13 @@ def language_linears(model: Any) -> str:
     decoder, prefix = _language_model(model)
     leaves = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
     return rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(leaves))})"
+
+
+def other_linears(model: Any) -> list[str]:
+    """The linear layers that language_linears leaves out: tower, projector, output layer."""
+    ours = re.compile(language_linears(model))
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in found if not ours.fullmatch(name)]
 
 
 def unfreeze_language_model(model: Any) -> None:

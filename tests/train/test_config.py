@@ -9,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.helpers.command import visrl
+from tests.helpers.tiny_families import TINY, stand_ins
 from tests.train.test_helpers import QUICK
 from visrl_cli.main import app
 from visrl_data.core.boxes import SPACES
@@ -184,6 +185,23 @@ def test_quantizing_says_what_it_needs(sft_model, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(VisRLError, match=r"pip install '\.\[quant\]'"):
         models.load_policy(folder, config)
-    made = models.four_bits(torch.bfloat16)
+    made = models.four_bits(torch.bfloat16, ["lm_head"])
     assert made.load_in_4bit and made.bnb_4bit_quant_type == "nf4" and made.bnb_4bit_compute_dtype == torch.bfloat16
-    assert {"lm_head", "vision_tower", "visual"} <= set(made.llm_int8_skip_modules)
+    assert made.llm_int8_skip_modules == ["lm_head"]
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_4_bits_are_for_the_language_model_alone(model_type, monkeypatch):
+    """By transformers' own rule, which looks for a pattern at a name's beginning or end, and not within."""
+    from torch import nn
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    from visrl_train import models
+
+    stand_ins(monkeypatch)
+    _, model = TINY[model_type]()
+    kept, decoder = models.other_linears(model), model.get_decoder()
+    ours = {id(module) for module in decoder.modules()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            assert should_convert_module(name, kept) == (id(module) in ours), name
