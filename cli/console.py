@@ -1,7 +1,7 @@
-"""How every command talks: --quiet and --verbose, progress, and what becomes of an interruption or a bug.
+"""What every command prints: --quiet and --verbose, progress, interruptions and unexpected errors.
 
-Results go to stdout, all else to stderr. --quiet leaves stderr to errors. Bars are for terminals; a log gets a line
-a minute instead.
+Results go to stdout, everything else to stderr. --quiet leaves stderr to errors. Progress bars are for terminals; a log
+gets a line a minute instead.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import typer
 from visrl_data.core.errors import UsageError, VisRLError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result and errors, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result and errors only.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print warnings of libraries, and the traceback of a bug.")
+    bool, typer.Option("--verbose", "-v", help="Print warnings of libraries, and the traceback of an unexpected error.")
 ]
-ALWAYS = ("quiet", "verbose")  # what `takes_volume` adds to each command
+VERBOSITY_OPTIONS = ("quiet", "verbose")  # added to each command by `with_verbosity`
 
-_LINE_EVERY = 60.0  # seconds between two lines of progress where there is no terminal
-_SECRET = ("TOKEN", "API_KEY", "SECRET", "PASSWORD")  # ends of the names of variables that no message may show
-_volume = {"quiet": False, "verbose": False}
+_LOG_INTERVAL = 60.0  # seconds between two lines of progress where there is no terminal
+_SECRET_SUFFIXES = ("TOKEN", "API_KEY", "SECRET", "PASSWORD")  # of environment variables that no message may show
+_verbosity = {"quiet": False, "verbose": False}
 
 
 class Interrupted(VisRLError):
@@ -42,77 +42,89 @@ class Interrupted(VisRLError):
     exit_code = 130
 
 
-def set_volume(quiet: bool, verbose: bool) -> None:
-    """What was asked for before the command's name; each start of the command line begins with it."""
-    _volume.update(quiet=quiet, verbose=verbose)
+def set_verbosity(quiet: bool, verbose: bool) -> None:
+    """Store the options that stand before the command's name; each start of the command line begins with these."""
+    _verbosity.update(quiet=quiet, verbose=verbose)
 
 
-def takes_volume(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with --quiet and --verbose, run as they say."""
+def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --quiet and --verbose to a command, and apply them while it runs."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for name, kind in zip(ALWAYS, (Quiet, Verbose), strict=True)
+        for name, kind in zip(VERBOSITY_OPTIONS, (Quiet, Verbose), strict=True)
     ]
-
-    for parameter in [*own, *added]:
+    parameters = [*own, *added]
+    for parameter in parameters:
         kind, option = get_args(parameter.annotation)
         if kind in (bool, bool | None) and option.metavar is None:
             option.metavar = ""  # a flag takes no value; the help would show <bool>
 
-    def run(**given: Any) -> None:
-        set_volume(*(given.pop(name) or _volume[name] for name in ALWAYS))
-        with _at_volume():
+    def run(**options: Any) -> None:
+        set_verbosity(*(options.pop(name) or _verbosity[name] for name in VERBOSITY_OPTIONS))
+        with _apply_verbosity():
             try:
-                command(**given)
+                command(**options)
             except KeyboardInterrupt:
-                raise Interrupted("Interrupted. Run the same command again to go on.") from None
+                raise Interrupted("Interrupted. Run the same command again to resume.") from None
 
-    run.__name__, run.__doc__, run.__module__ = command.__name__, _unwrapped(command.__doc__ or ""), command.__module__
-    run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+    run.__name__, run.__doc__, run.__module__ = command.__name__, _unwrap(command.__doc__ or ""), command.__module__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
 
 
-def _unwrapped(text: str) -> str:
-    """Help with a line for each paragraph: it is wrapped to the terminal's width, which is seldom the source's."""
+def _unwrap(text: str) -> str:
+    """Join the lines of each paragraph: help is wrapped to the width of the terminal, not of the source."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(re.sub(r"\s*\n\s*", " ", paragraph) for paragraph in paragraphs)
 
 
 @contextlib.contextmanager
-def _at_volume() -> Iterator[None]:
-    if _volume["quiet"] and _volume["verbose"]:
+def _apply_verbosity() -> Iterator[None]:
+    if _verbosity["quiet"] and _verbosity["verbose"]:
         raise UsageError("--quiet with --verbose: expected one of them.")
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        if _volume["verbose"]:
+        if _verbosity["verbose"]:
             warnings.simplefilter("default")
         else:
             warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about their own next version
-        if _volume["quiet"]:
-            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        if _verbosity["quiet"]:
+            null = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stderr(null))
         yield
 
 
-def unexpected(error: Exception) -> str:
-    """What to print of an error that no command foresaw."""
-    if isinstance(error, OSError) and not _volume["verbose"]:
-        return f"visrl: {_masked(str(error))}"
-    if _volume["verbose"]:
-        return _masked("".join(traceback.format_exception(error))).rstrip()
+@contextlib.contextmanager
+def resumable(target: Path) -> Iterator[None]:
+    """Turn Ctrl-C into a message that says where the finished work is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted. Finished work is kept in {target}; run the same command again to resume."
+        ) from None
+
+
+def format_unexpected(error: Exception) -> str:
+    """Return what to print of an error that no command handles: a bug, or the operating system's refusal."""
+    if _verbosity["verbose"]:
+        return _mask_secrets("".join(traceback.format_exception(error))).rstrip()
+    if isinstance(error, OSError):
+        return f"visrl: {_mask_secrets(str(error))}"
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parent.parent)]
-    place = f" at {Path((ours or frames)[-1].filename).name}:{(ours or frames)[-1].lineno}"
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parent.parent)]
+    last = (own or frames)[-1]
     return (
-        f"visrl: an error that it did not foresee: {type(error).__name__}: {_masked(str(error))}{place}\n"
-        "What was finished is kept. Run the same command with --verbose for the whole traceback."
+        f"visrl: unexpected error: {type(error).__name__}: {_mask_secrets(str(error))} "
+        f"(at {Path(last.filename).name}:{last.lineno})\n"
+        "Finished work is kept. Run the same command with --verbose for the full traceback."
     )
 
 
-def _masked(text: str) -> str:
-    secrets = [value for name, value in os.environ.items() if name.upper().endswith(_SECRET)]
+def _mask_secrets(text: str) -> str:
+    secrets = [value for name, value in os.environ.items() if name.upper().endswith(_SECRET_SUFFIXES)]
     with contextlib.suppress(Exception):
         from huggingface_hub import get_token
 
@@ -123,29 +135,36 @@ def _masked(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """A note, to stderr, as it is: paths are not cut, brackets are no markup."""
+    """Print a note to stderr as it is: paths are not cut, and brackets are no markup."""
     print(line, file=sys.stderr, flush=True)
 
 
-def terminal() -> Console:
-    """stderr as a console."""
+def print_table(table: RenderableType) -> None:
+    """Print a table of rich to stdout."""
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def stderr_console() -> Console:
+    """Return stderr as a console of rich."""
     from rich.console import Console
 
     return Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 
-def hush_libraries() -> None:
-    """No bars of libraries but those of downloads, and these on a terminal only."""
+def hide_library_bars() -> None:
+    """Hide the progress bars of libraries, except those of downloads on a terminal."""
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # those of the Hub's client too
-    if terminal().is_terminal:
+    if stderr_console().is_terminal:
         enable_progress_bars()
 
 
 def fetch_models(*models: str | None, trust_remote_code: bool = False) -> None:
-    """Download models of the Hub now, with the client's own bars, which can't be seen beside ours."""
+    """Download models of the Hub before our own bars start: the client's bars can't be seen beside them."""
     from visrl_data.models.model_folder import fetch_model
 
     for model in models:
@@ -153,10 +172,10 @@ def fetch_models(*models: str | None, trust_remote_code: bool = False) -> None:
             fetch_model(model, trust_remote_code)
 
 
-class Bars:
-    """How far named things are: a bar each on a terminal, else a line a minute and one at the end."""
+class ProgressBars:
+    """Progress of named tasks: a bar for each on a terminal, else a line a minute and one at the end."""
 
-    def __init__(self, *begun: str) -> None:
+    def __init__(self, *tasks: str) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -166,13 +185,13 @@ class Bars:
             TimeRemainingColumn,
         )
 
-        console = terminal()
-        self._shown: dict[str, float] = {}
+        console = stderr_console()
+        self._logged: dict[str, float] = {}  # task -> time of its last line
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bars = Progress(*columns, TimeRemainingColumn(), console=console) if console.is_terminal else None
-        self._tasks = {what: self._bars.add_task(what, total=None) for what in begun} if self._bars else {}
+        self._tasks = {name: self._bars.add_task(name, total=None) for name in tasks} if self._bars else {}
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         if self._bars:
             self._bars.start()
         return self
@@ -181,17 +200,18 @@ class Bars:
         if self._bars:
             self._bars.stop()
 
-    def update(self, what: str, done: int, total: int) -> None:
+    def update(self, name: str, done: int, total: int) -> None:
+        """Show that `done` of `total` units of a task are done."""
         if self._bars:
-            if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=total)
-            self._bars.update(self._tasks[what], total=total, completed=done)
-        elif done == total or time.monotonic() - self._shown.setdefault(what, time.monotonic()) >= _LINE_EVERY:
-            self._shown[what] = time.monotonic()
-            say(f"{what}: {done} of {total}")
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=total)
+            self._bars.update(self._tasks[name], total=total, completed=done)
+        elif done == total or time.monotonic() - self._logged.setdefault(name, time.monotonic()) >= _LOG_INTERVAL:
+            self._logged[name] = time.monotonic()
+            say(f"{name}: {done} of {total}")
 
     def say(self, line: str) -> None:
-        """A note between the bars."""
+        """Print a note between the bars."""
         if self._bars:
             self._bars.console.print(line)
         else:

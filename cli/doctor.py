@@ -1,4 +1,4 @@
-"""`visrl doctor`: what this machine can run, what is missing, and the command that mends it; or a look at a model."""
+"""`visrl doctor`: what this machine can run, what is missing, and the command that fixes it; or facts of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from .options import Json
 
-# module -> (what it is for, how to get it)
+# module -> (what needs it, the command that installs it)
 OPTIONAL = {
     "torchvision": ("Qwen-VL, InternVL, SmolVLM and other models with a video processor", "pip install torchvision"),
 }
@@ -20,15 +20,15 @@ OPTIONAL = {
 
 def doctor(
     model: Annotated[
-        str | None, typer.Option("--model", metavar="ID", help="Look at a model instead; its weights are not loaded.")
+        str | None, typer.Option("--model", metavar="ID", help="Check a model instead; its weights are not loaded.")
     ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option("--max-pixels", min=1, metavar="N", help="With --model: most pixels of a picture.")
+        int | None, typer.Option("--max-pixels", min=1, metavar="N", help="With --model: maximum pixels of an image.")
     ] = None,
     dtype: Annotated[
         str,
         typer.Option(
-            "--dtype", metavar="TEXT", help="With --model: type of its numbers; auto: float32 on a CPU, else bfloat16."
+            "--dtype", metavar="TEXT", help="With --model: compute dtype; auto: float32 on a CPU, else bfloat16."
         ),
     ] = "auto",
     trust_remote_code: Annotated[
@@ -38,7 +38,7 @@ def doctor(
 ) -> None:
     """Check this machine: devices, libraries, the shipped model, disk space, the Hub token.
 
-    With --model: the model's family, how it writes boxes, what it sees of a picture, and what memory it takes.
+    With --model: the model's family, its box format, how it sees an image, and the memory that it takes.
 
     Examples:
 
@@ -47,10 +47,10 @@ def doctor(
       visrl doctor --model Qwen/Qwen2.5-VL-7B-Instruct --dtype bfloat16
     """
     if model is not None:
-        from .doctor_model import look_at_model, print_model
+        from .doctor_model import describe_model, print_model
 
-        found = look_at_model(model, max_pixels, dtype, trust_remote_code)
-        print(json.dumps(found)) if as_json else print_model(found)
+        facts = describe_model(model, max_pixels, dtype, trust_remote_code)
+        print(json.dumps(facts)) if as_json else print_model(facts)
         return
     checks = [*_devices(), *_libraries(), _spotlight(), _disk(), _token()]
     if as_json:
@@ -58,13 +58,13 @@ def doctor(
     else:
         for check in checks:
             mark = "ok     " if check["ok"] else "missing" if check["needed"] else "absent "
-            print(f"{mark} {check['what']}" + (f"\n        -> {check['mend']}" if check["mend"] else ""))
+            print(f"{mark} {check['what']}" + (f"\n        -> {check['fix']}" if check["mend"] else ""))
     if any(check["needed"] and not check["ok"] for check in checks):
         raise typer.Exit(1)
 
 
-def _check(what: str, ok: bool = True, mend: str = "", needed: bool = True) -> dict[str, Any]:
-    return {"what": what, "ok": ok, "mend": "" if ok else mend, "needed": needed}
+def _check(what: str, ok: bool = True, fix: str = "", needed: bool = True) -> dict[str, Any]:
+    return {"what": what, "ok": ok, "fix": "" if ok else fix, "needed": needed}
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -75,8 +75,8 @@ def _devices() -> list[dict[str, Any]]:
         name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
         checks.append(_check(f"cuda:{index}: {name}, {memory / 2**30:.0f} GiB"))
     if not torch.cuda.is_available():
-        mend = "none needed for Spotlight; for 7B models use a machine with an NVIDIA GPU and a CUDA build of torch"
-        checks.append(_check("NVIDIA GPU", False, mend, needed=False))
+        fix = "not needed for Spotlight; for 7B models use a machine with an NVIDIA GPU and a CUDA build of torch"
+        checks.append(_check("NVIDIA GPU", False, fix, needed=False))
     return checks
 
 
@@ -84,17 +84,19 @@ def _libraries() -> list[dict[str, Any]]:
     from visrl_data.core.versions import versions
 
     checks = [_check(" ".join(f"{name} {version}" for name, version in versions().items()))]
-    for module, (purpose, mend) in OPTIONAL.items():
-        found = importlib.util.find_spec(module) is not None
-        checks.append(_check(f"{module}: for {purpose}", found, mend, needed=False))
+    for module, (purpose, fix) in OPTIONAL.items():
+        is_installed = importlib.util.find_spec(module) is not None
+        checks.append(_check(f"{module}: for {purpose}", is_installed, fix, needed=False))
     return checks
 
 
 def _spotlight() -> dict[str, Any]:
     from visrl_data.models.model_folder import ALIASES
 
-    here = all((path / "visrl.json").is_file() for path in ALIASES.values())
-    return _check("Spotlight, the shipped model", here, "pip install --force-reinstall --no-deps . (in the clone)")
+    is_complete = all((path / "visrl.json").is_file() for path in ALIASES.values())
+    return _check(
+        "Spotlight, the shipped model", is_complete, "pip install --force-reinstall --no-deps . (in the clone)"
+    )
 
 
 def _disk() -> dict[str, Any]:
@@ -105,5 +107,5 @@ def _disk() -> dict[str, Any]:
 def _token() -> dict[str, Any]:
     from huggingface_hub import get_token
 
-    found = get_token() is not None
-    return _check("A Hub token (needed only to publish and for gated models)", found, "hf auth login", needed=False)
+    what = "Hub token (only needed to publish and for gated models)"
+    return _check(what, get_token() is not None, "hf auth login", needed=False)

@@ -1,4 +1,4 @@
-"""`visrl doctor --model`: what visrl knows of a model, and what the model takes, without loading its weights."""
+"""`visrl doctor --model`: a model's family, box format, view of an image and memory, without loading its weights."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-PICTURE = (640, 480)
+IMAGE_SIZE = (640, 480)
 GIB = 2**30
 
-_SHARED = (
-    "read again for each reply",
+_PREFILL = (
+    "computed again for each reply",
     "shared by the replies to a prompt",
-    "shared by all prompts that begin alike; pictures encoded once",
+    "shared by all prompts with a common prefix; images encoded once",
 )
 
 
-def look_at_model(model: str, max_pixels: int | None, dtype: str, trust_remote_code: bool) -> dict[str, Any]:
-    """Everything as plain values. Raises VisRLError for a model that can't be used at all."""
+def describe_model(model: str, max_pixels: int | None, dtype: str, trust_remote_code: bool) -> dict[str, Any]:
+    """Return what is known of a model as plain values. Raises VisRLError for one that can't be used at all."""
     import torch
 
     from visrl_data.engines.loading import best_device, pick_dtype
@@ -29,7 +29,7 @@ def look_at_model(model: str, max_pixels: int | None, dtype: str, trust_remote_c
     family, own = family_at(folder.weights.path), native(folder)
     space = folder.box_space or family.box_space
     kind = pick_dtype(dtype, torch.device(best_device()))
-    seen = _picture(folder, max_pixels, trust_remote_code)
+    seen = _image_view(folder, max_pixels, trust_remote_code)
     return {
         "model": folder.id,
         "family": family.name,
@@ -51,8 +51,8 @@ def _model_type(path: Path) -> str:
     return kind
 
 
-def _picture(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> dict[str, Any]:
-    """What the processor makes of a picture; with the reason when the processor can't be made."""
+def _image_view(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> dict[str, Any]:
+    """Return how the processor sees an image, or the reason why it can't be loaded."""
     from PIL import Image
 
     from visrl_data.core.errors import VisRLError
@@ -63,12 +63,18 @@ def _picture(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> di
     try:
         processor = load_processor(folder, max_pixels, trust_remote_code)
     except VisRLError as error:
-        nothing = dict.fromkeys(("picture", "seen_size", "picture_tokens"))
-        return {"processor": str(error), "chat_template": False, **nothing}
-    picture = Image.new("RGB", PICTURE, "grey")
-    size, tokens = picture_size(processor, picture), picture_tokens(processor, picture)
-    how = resize_mode(processor, family_at(folder.weights.path))
-    return {"processor": "ok", "chat_template": True, "picture": how, "seen_size": list(size), "picture_tokens": tokens}
+        unknown = dict.fromkeys(("picture", "seen_size", "picture_tokens"))
+        return {"processor": str(error), "chat_template": False, **unknown}
+    image = Image.new("RGB", IMAGE_SIZE, "gray")
+    size, tokens = picture_size(processor, image), picture_tokens(processor, image)
+    mode = resize_mode(processor, family_at(folder.weights.path))
+    return {
+        "processor": "ok",
+        "chat_template": True,
+        "picture": mode,
+        "seen_size": list(size),
+        "picture_tokens": tokens,
+    }
 
 
 def _sizes(folder: Any, tokens: int | None, number: int, trust_remote_code: bool) -> dict[str, Any]:
@@ -87,36 +93,36 @@ def _sizes(folder: Any, tokens: int | None, number: int, trust_remote_code: bool
     return {**counts, "memory_gib": gib}
 
 
-def print_model(found: dict[str, Any]) -> None:
-    """For people."""
-    lever = "--max-pixels bounds it" if found["lever"] else "--max-pixels changes nothing"
-    size = found["seen_size"]
+def print_model(facts: dict[str, Any]) -> None:
+    """Print the facts of a model as a table."""
+    bound = "--max-pixels bounds it" if facts["lever"] else "--max-pixels has no effect"
+    size = facts["seen_size"]
     seen = (
-        f"640x480 is seen as {size[0]}x{size[1]} ({found['picture']}), {found['picture_tokens']} tokens; {lever}"
+        f"640x480 is seen as {size[0]}x{size[1]} ({facts['picture']}), {facts['picture_tokens']} tokens; {bound}"
         if size
-        else f"unknown: {found['processor']}"
+        else f"unknown: {facts['processor']}"
     )
-    known = "" if found["box_space_from"] != "the default" else " (no family that visrl knows: it gets the defaults)"
+    note = "" if facts["box_space_from"] != "the default" else " (a family that visrl does not know: defaults)"
     lines = {
-        "model": found["model"],
-        "family": f"{found['family']}, model type {found['model_type']}{known}",
-        "boxes": f"{found['box_space']}, from {found['box_space_from']}; asked with {found['focus_prompt']}",
-        "chat template": "yes" if found["chat_template"] else "not found",
-        "prefill": _SHARED[found["prefill_shared"] + found["beginnings_shared"]],
-        "picture": seen,
-        "parameters": f"{found['parameters']:,}; language model {found['language_parameters']:,}; "
-        f"an adapter {found['lora_parameters']:,}",
+        "model": facts["model"],
+        "family": f"{facts['family']}, model type {facts['model_type']}{note}",
+        "boxes": f"{facts['box_space']}, from {facts['box_space_from']}; prompt {facts['focus_prompt']}",
+        "chat template": "yes" if facts["chat_template"] else "not found",
+        "prefill": _PREFILL[facts["prefill_shared"] + facts["beginnings_shared"]],
+        "image": seen,
+        "parameters": f"{facts['parameters']:,}; language model {facts['language_parameters']:,}; "
+        f"an adapter {facts['lora_parameters']:,}",
     }
     for name, value in lines.items():
         print(f"{name:14}{value}")
-    _print_memory(found)
+    _print_memory(facts)
 
 
-def _print_memory(found: dict[str, Any]) -> None:
+def _print_memory(facts: dict[str, Any]) -> None:
     from visrl_train.memory import ROWS, TUNINGS
 
-    gib = found["memory_gib"]
-    print(f"\nMemory in GiB, reckoned for {found['dtype']} and the default batches (docs/families.md says how):")
+    gib = facts["memory_gib"]
+    print(f"\nMemory in GiB, estimated for {facts['dtype']} and the default batches (see docs/families.md):")
     print(f"{'gen':14}{gib['gen']:>10}")
     print(" " * 14 + "".join(f"{way:>10}" for way in TUNINGS))
     for stage in ROWS:

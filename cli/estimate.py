@@ -7,12 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .console import hush_libraries, say
+from visrl_data.core.config import GenConfig
+
+from .console import hide_library_bars, say
 
 
-def print_estimate(config: Any, target: Path, speed: float | None, as_json: bool) -> None:
-    """From a stated speed, or from the first chunk, timed for real; that chunk is kept for the run."""
-    numbers = _stated(config, speed) if speed else _timed(config, target)
+def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json: bool) -> None:
+    """Estimate a run from a given speed, or by timing its first chunk, which is kept for the run."""
+    numbers = _from_speed(config, speed) if speed else _from_first_chunk(config, target)
     if as_json:
         print(json.dumps(numbers))
         return
@@ -24,24 +26,24 @@ def print_estimate(config: Any, target: Path, speed: float | None, as_json: bool
     if "prompt_tokens" in numbers:
         print(
             f"About {numbers['prompt_tokens']:,} prompt and {numbers['completion_tokens']:,} completion tokens, "
-            f"from {numbers['measured_questions']} questions timed; they are kept in {target}."
+            f"estimated from the first {numbers['measured_questions']} questions, which are kept in {target}."
         )
 
 
-def _calls_each(config: Any) -> int:
-    """A question's most calls: 2N boxes and responses by the actor, as many verdicts by each critic."""
+def _calls_per_question(config: GenConfig) -> int:
+    """Return the most calls of a question: 2N boxes and 2N responses by the actor, 2N verdicts by each critic."""
     critics = int(config.box_critic) + int(config.response_critic == "model")
-    return 2 * int(config.attempts) * (2 + critics)
+    return 2 * config.attempts * (2 + critics)
 
 
-def _stated(config: Any, speed: float) -> dict[str, Any]:
-    rows = _rows(config)
-    calls = rows["questions"] * _calls_each(config)
+def _from_speed(config: GenConfig, speed: float) -> dict[str, Any]:
+    rows = _count_rows(config)
+    calls = rows["questions"] * _calls_per_question(config)
     return rows | {"calls": calls, "hours": round(calls / speed / 3600, 4)}
 
 
-def _rows(config: Any) -> dict[str, Any]:
-    """The rows of the source, and of a mix those of each part."""
+def _count_rows(config: GenConfig) -> dict[str, Any]:
+    """Count the rows of the source, and of each part of a mix."""
     from visrl_data.pipeline.factory import open_questions
 
     ids = open_questions(config).ids()
@@ -50,16 +52,16 @@ def _rows(config: Any) -> dict[str, Any]:
     return {"questions": len(ids), "parts": dict(sorted(Counter(name.partition("/")[0] for name in ids).items()))}
 
 
-def _timed(config: Any, target: Path) -> dict[str, Any]:
+def _from_first_chunk(config: GenConfig, target: Path) -> dict[str, Any]:
     from visrl_data.executors import generation
     from visrl_data.runs import run_folder
 
-    hush_libraries()
-    rows = _rows(config)
+    hide_library_bars()
+    rows = _count_rows(config)
     new = 0 if run_folder.times(run_folder.Run(target)) else 1
     if new:
-        say(f"Loading models, then timing the first {config.chunk_size} questions")
-    generation.generate(config, target, max_chunks=new)  # where a run was begun: sees that it is this one
+        say(f"Loading models and timing the first {config.chunk_size} questions")
+    generation.generate(config, target, max_chunks=new)  # where a run was started: checks that it is this one
     records = run_folder.times(run_folder.Run(target))
     size, total = config.chunk_size, rows["questions"]
     measured = sum(min(size, total - record["chunk"] * size) for record in records) or 1
@@ -68,7 +70,7 @@ def _timed(config: Any, target: Path) -> dict[str, Any]:
         return float(sum(record[name] for record in records) / measured * total)
 
     return rows | {
-        "calls": total * _calls_each(config),
+        "calls": total * _calls_per_question(config),
         "measured_questions": measured,
         "prompt_tokens": round(scaled("prompt_tokens")),
         "completion_tokens": round(scaled("completion_tokens")),

@@ -10,17 +10,15 @@ import typer
 
 from visrl_data.evaluation.config import EvalConfig
 
-from .console import Bars, Interrupted, fetch_models, hush_libraries, say
-from .options import ConfigFile, Json, Mix, given_options, takes_options
+from .console import ProgressBars, fetch_models, hide_library_bars, print_table, resumable, say
+from .options import ConfigFile, Json, Mix, parse_options, with_options
 
-_MODEL = (
-    r"A model: a Hub id\[@rev], a model or adapter folder, or spotlight. May be repeated; the first is compared with."
-)
+_MODEL = r"A Hub id\[@rev], a model or adapter folder, or spotlight. May be repeated; compared with the first one."
 _SOURCE = "Questions, as for `visrl gen`, or visual-cot:FILE.json or FOLDER. May be repeated. Default: spotlight."
 _SCORE = "exact, normalised, anls or critic; SET=SCORE for one set. May be repeated. Default: normalised."
 
 
-@takes_options(EvalConfig)
+@with_options(EvalConfig)
 def eval(
     model: Annotated[list[str] | None, typer.Option("--model", metavar="ID", help=_MODEL)] = None,
     source: Annotated[list[str] | None, typer.Option("--source", metavar="SOURCE", help=_SOURCE)] = None,
@@ -37,7 +35,7 @@ def eval(
     """Measure models on questions with known answers: answer score, box accuracy, format validity.
 
     Each model looks (a box), then answers from the crop; the original model without a box is the baseline.
-    Started again after an interruption it goes on; a model added to the same folder costs its own calls only.
+    The same command resumes an interrupted evaluation; a model added to the same folder costs its own calls only.
 
     Examples:
 
@@ -50,11 +48,13 @@ def eval(
     from visrl_data.core.config import make_config, read_options
     from visrl_data.core.errors import UsageError
 
-    given = given_options(options)
-    resolved = make_config(EvalConfig, read_options(config), given, where=f"--config {config}", command="visrl eval")
+    values = parse_options(options)
+    resolved = make_config(EvalConfig, read_options(config), values, where=f"--config {config}", command="visrl eval")
     scores = dict(word.rpartition("=")[::2] for word in score or [])  # "" stands for all the others
     if len(scores) < len(score or []):
-        raise UsageError(f"--score {' --score '.join(score or [])}: a set, or all the others, is given two scores.")
+        raise UsageError(
+            f"--score {' --score '.join(score or [])}: a set, or all the others, has two scores; expected one."
+        )
     sources = [*(source or []), *([f"mix:{mix}"] if mix else [])]
     _run(model or ["spotlight"], sources or ["spotlight"], resolved, scores, output, as_json)
 
@@ -67,31 +67,24 @@ def _run(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    from rich.console import Console
-
     from visrl_data.evaluation import evaluate, page
     from visrl_data.evaluation.table import render
 
-    hush_libraries()
+    hide_library_bars()
     target = output or evaluate.default_output(sources, config)
-    say(f"The evaluation goes to {target}")
+    say(f"Writing the evaluation to {target}")
     if config.engine != "openai":
         fetch_models(*models, trust_remote_code=config.trust_remote_code)
-    with Bars("predictions") as bars:
+    with ProgressBars("predictions") as bars, resumable(target):
 
         def on_chunk(step: evaluate.Progress) -> None:
             if step.resumed:
-                bars.say(f"Going on: {step.done} of {step.total} predictions were there already.")
+                bars.say(f"Resuming: {step.done} of {step.total} predictions done")
             bars.update("predictions", step.done, step.total)
 
-        try:
-            report = evaluate.evaluate(models, sources, config, target, scores, on_chunk)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on."
-            ) from None
+        report = evaluate.evaluate(models, sources, config, target, scores, on_chunk)
     if as_json:
         print(json.dumps({"eval": str(target), **report}))
         return
-    Console().print(render(report))
+    print_table(render(report))
     say(f"Predictions side by side: {target}/{page.NAME}")

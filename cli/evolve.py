@@ -12,13 +12,13 @@ import typer
 from visrl_data.core.config import GenConfig
 from visrl_train.evolve_config import EvolveConfig
 
-from .console import Bars, Interrupted, hush_libraries, say
+from .console import ProgressBars, hide_library_bars, print_table, resumable, say
 from .gen import fetch_needed
-from .options import ConfigFile, Json, gen_config, takes_options
+from .options import ConfigFile, Json, make_gen_config, with_options
 
 
-@takes_options(GenConfig, without=("round",))
-@takes_options(EvolveConfig)
+@with_options(GenConfig, without=("round",))
+@with_options(EvolveConfig)
 def evolve(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the rounds.")] = Path(
         "evolve"
@@ -30,8 +30,8 @@ def evolve(
     """Let a model improve itself: it makes pairs, learns from them, and makes the pairs of the next round.
 
     The critic is the original model in every round. Each round is a run folder, DIR/round0, DIR/round1, ...:
-    publish it with `visrl push DIR/round1 --tag v2.0`. Started again after an interruption it goes on; with more
-    --rounds it goes on from the last one.
+    publish it with `visrl push DIR/round1 --tag v2.0`. The same command resumes after an interruption; with more
+    --rounds it continues from the last one.
 
     Examples:
 
@@ -40,30 +40,23 @@ def evolve(
       visrl evolve --rounds 4 --stages rl1 --source train.jsonl --eval-source held-out.jsonl -o runs/evolve
     """
     own = {spec.name for spec in dataclasses.fields(EvolveConfig)}
-    given = {name: value for name, value in options.items() if value is not None}
-    rounds = EvolveConfig(**{name: value for name, value in given.items() if name in own})
-    gen = gen_config(config, {name: value for name, value in given.items() if name not in own})
+    values = {name: value for name, value in options.items() if value is not None}
+    rounds = EvolveConfig(**{name: value for name, value in values.items() if name in own})
+    gen = make_gen_config(config, {name: value for name, value in values.items() if name not in own})
     _run(rounds, gen, output, as_json)
 
 
 def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> None:
-    from rich.console import Console
-
     from visrl_train import evolve as evolving
     from visrl_train.evolve_curves import table
 
-    hush_libraries()
+    hide_library_bars()
     evolving.check(rounds, gen)
     fetch_needed(gen)
-    with Bars() as bars:
-        try:
-            report = evolving.evolve(rounds, gen, output, bars.say, bars.update)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"Interrupted. What is done is kept in {output}; run the same command again to go on."
-            ) from None
+    with ProgressBars() as bars, resumable(output):
+        report = evolving.evolve(rounds, gen, output, bars.say, bars.update)
     if as_json:
         print(json.dumps({"evolve": str(output), **report}))
         return
-    Console().print(table(report))
+    print_table(table(report))
     say(f"Curves: {output}/curves.svg; predictions side by side: {output}/eval/report.html")

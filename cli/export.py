@@ -13,7 +13,7 @@ from .options import Json
 
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FOLDER", help="A finished run, or a dataset with its images.")],
-    form: Annotated[str, typer.Option("--format", metavar="llamafactory|swift", help="Whose layout.")],
+    form: Annotated[str, typer.Option("--format", metavar="llamafactory|swift", help="Layout of which trainer.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Empty or new folder.")],
     as_json: Json = False,
 ) -> None:
@@ -23,17 +23,17 @@ def export(
 
       visrl export runs/photos --format llamafactory -o exported
     """
-    from visrl_data.publishing.export import export as write
+    from visrl_data.publishing.export import export
 
-    made = write(source, form, output)
+    exported = export(source, form, output)
     if as_json:
-        print(json.dumps({"output": str(made.folder), "rows": made.rows, "pictures": made.pictures,
-                          "left_out": made.left_out, "empty": made.empty}))  # fmt: skip
+        print(json.dumps({"output": str(exported.folder), "rows": exported.rows, "pictures": exported.pictures,
+                          "left_out": exported.left_out, "empty": exported.empty}))  # fmt: skip
         return
-    for name, rows in made.rows.items():
+    for name, rows in exported.rows.items():
         print(f"{name}: {rows} rows")
-    print(f"{made.pictures} pictures in {made.folder / 'images'}")
-    if made.left_out:
-        print(f"{made.left_out} pairs have no picture here and were left out; `visrl rebuild` puts pictures back.")
-    if made.empty:
-        print(f"{made.empty} rows were left out because their win response is empty.")
+    print(f"{exported.pictures} images in {exported.folder / 'images'}")
+    if exported.left_out:
+        print(f"{exported.left_out} pairs were left out: their images are missing; `visrl rebuild` restores them.")
+    if exported.empty:
+        print(f"{exported.empty} rows were left out because their win response is empty.")

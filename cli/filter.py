@@ -8,27 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
+from .console import print_table
 from .options import Json
 
 
 def filter(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
-    box_win: Annotated[float | None, typer.Option(metavar="X", help="Box score that a win needs at least.")] = None,
-    box_lose: Annotated[float | None, typer.Option(metavar="X", help="Box score that a lose may have at most.")] = None,
-    response_win: Annotated[
-        float | None, typer.Option(metavar="X", help="Response score that a win needs at least.")
-    ] = None,
-    response_lose: Annotated[
-        float | None, typer.Option(metavar="X", help="Response score that a lose may have at most.")
-    ] = None,
+    box_win: Annotated[float | None, typer.Option(metavar="X", help="Minimum box score of a win.")] = None,
+    box_lose: Annotated[float | None, typer.Option(metavar="X", help="Maximum box score of a lose.")] = None,
+    response_win: Annotated[float | None, typer.Option(metavar="X", help="Minimum response score of a win.")] = None,
+    response_lose: Annotated[float | None, typer.Option(metavar="X", help="Maximum response score of a lose.")] = None,
     box_critic: Annotated[
         bool | None,
-        typer.Option("--box-critic/--no-box-critic", help="Let both scores decide, or the response score alone."),
+        typer.Option("--box-critic/--no-box-critic", help="Use both scores, or the response score alone."),
     ] = None,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Print a table over thresholds; change nothing.")] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Print the yields over a grid of thresholds; change nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Pick the pairs of a run again, under other thresholds. What is not given stays as it is.
+    """Pick the pairs of a run again, under other thresholds. Options that are left out keep their values.
 
     Examples:
 
@@ -38,21 +37,13 @@ def filter(
     """
     from visrl_data.pipeline import finalize
 
-    given = {
-        name: value
-        for name, value in (
-            ("box_win", box_win),
-            ("box_lose", box_lose),
-            ("response_win", response_win),
-            ("response_lose", response_lose),
-        )
-        if value is not None
-    }
+    options = {"box_win": box_win, "box_lose": box_lose, "response_win": response_win, "response_lose": response_lose}
+    thresholds = {name: value for name, value in options.items() if value is not None}
     if sweep:
-        table = finalize.sweep_run(run, box_critic)
-        print(json.dumps(table.to_pylist())) if as_json else _print_sweep(table)
+        grid = finalize.sweep_run(run, box_critic)
+        print(json.dumps(grid.to_pylist())) if as_json else _print_sweep(grid)
         return
-    before, after = finalize.filter_run(run, given, box_critic)
+    before, after = finalize.filter_run(run, thresholds, box_critic)
     if as_json:
         print(json.dumps({"before": before, "after": after}))
         return
@@ -63,20 +54,19 @@ def filter(
             print(f"  {reason}: {was} -> {now}")
 
 
-def _print_sweep(table: Any) -> None:
-    from rich.console import Console
+def _print_sweep(grid: Any) -> None:
     from rich.table import Table
 
     from visrl_data.pipeline.pairing import DROP_REASONS
 
-    shown = Table("box", "response", "pairs", "both steps", "without a pair", title="Win / lose thresholds")
-    for row in table.to_pylist():
+    table = Table("box", "response", "pairs", "both steps", "no pair", title="Win / lose thresholds")
+    for row in grid.to_pylist():
         reasons = ", ".join(f"{reason} {row[reason]}" for reason in DROP_REASONS if row[reason])
-        shown.add_row(
+        table.add_row(
             f"{row['box_win']:g} / {row['box_lose']:g}",
             f"{row['response_win']:g} / {row['response_lose']:g}",
             str(row["pairs"]),
             str(row["response_pairs"]),
             reasons,
         )
-    Console().print(shown)
+    print_table(table)

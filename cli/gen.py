@@ -8,38 +8,52 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import Bars, Interrupted, fetch_models, hush_libraries, say
-from .options import ConfigFile, Json, Mix, Output, gen_config, takes_gen_options, with_mix
-from .push import HubId, Private, Tag, afterwards, summary
+from visrl_data.core.config import GenConfig
+
+from .console import ProgressBars, fetch_models, hide_library_bars, print_table, resumable, say
+from .options import ConfigFile, Json, Mix, make_gen_config, resolve_mix, with_options
+from .push import HubId, Private, Tag, prepare_push, summarize
+
+if TYPE_CHECKING:
+    from visrl_data.executors.generation import Progress
+    from visrl_data.executors.protocol import Executor
+    from visrl_data.executors.shards import Shard
+    from visrl_data.publishing.release import Published
+    from visrl_data.runs.run_folder import Run
+
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run (default: under runs/).")
+]
 
 
-@takes_gen_options
+@with_options(GenConfig)
 def gen(
     output: Output = None,
     config: ConfigFile = None,
     mix: Mix = None,
     no_diversity: Annotated[bool, typer.Option("--no-diversity", help="The same as --diversity off.")] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Time the first chunk, print calls, tokens and hours, and stop.")
+        bool, typer.Option("--estimate", help="Time the first chunk, print calls, tokens and hours, and exit.")
     ] = False,
     speed: Annotated[
-        float | None, typer.Option("--speed", metavar="CALLS/S", help="With --estimate: this speed, run nothing.")
+        float | None,
+        typer.Option("--speed", metavar="CALLS/S", help="With --estimate: assume this speed and run nothing."),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option("--shard", metavar="I/N", help="Make the I-th of N parts in DIR/shard-I-of-N, for `visrl join`."),
+        typer.Option("--shard", metavar="I/N", help="Make the I-th of N shards in DIR/shard-I-of-N, for `visrl join`."),
     ] = None,
     devices: Annotated[
         int | None,
-        typer.Option("--devices", metavar="N", help="Work on N GPUs, or in N processes on a CPU; same rows."),
+        typer.Option("--devices", metavar="N", help="Use N GPUs, or N processes on a CPU; same rows."),
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, HOST:PORT, or local; same rows."),
+        typer.Option("--ray", metavar="ADDRESS", help="Use a Ray cluster: auto, HOST:PORT, or local; same rows."),
     ] = None,
     push_to_hub: Annotated[
         bool, typer.Option("--push-to-hub", help="Publish the finished run, as `visrl push` does.")
@@ -53,7 +67,7 @@ def gen(
     """Make scored candidates and preference pairs from questions and their answers.
 
     With no option: 200 questions of the shipped Spotlight world, on its shipped model, in minutes on a CPU.
-    Started again after an interruption it goes on where it stopped.
+    The same command resumes an interrupted run.
 
     Examples:
 
@@ -75,125 +89,126 @@ def gen(
         options["diversity"] = "off"
     if speed is not None and (not estimate or speed <= 0):
         raise UsageError("--speed needs --estimate and a number of calls a second above 0.")
-    resolved = gen_config(config, with_mix(options, mix))
+    resolved = make_gen_config(config, resolve_mix(options, mix))
     target = output or default_output(resolved)
     if shard and push_to_hub:
-        raise UsageError("--shard makes a part of a run: publish the whole with `visrl push` after `visrl join`.")
+        raise UsageError("--shard makes a part of a run: publish the whole run with `visrl push` after `visrl join`.")
     if estimate:
         if shard or devices or ray:
-            raise UsageError("--estimate times one process on the whole: leave --shard, --devices and --ray out.")
+            raise UsageError("--estimate times one process: leave out --shard, --devices and --ray.")
         from .estimate import print_estimate
 
         print_estimate(resolved, target, speed, as_json)
         return
-    publish = afterwards(push_to_hub, target, hub_id, tag, private)
-    _generate(resolved, target, Spread(shard, devices, ray), as_json, publish)
+    publish = prepare_push(push_to_hub, target, hub_id, tag, private)
+    _generate(resolved, target, Execution(shard, devices, ray), as_json, publish)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Spread:
-    """Where the work goes; no row depends on it."""
+class Execution:
+    """Which part of a run is made, and by what; no row depends on it."""
 
     shard: str | None
     devices: int | None
     ray: str | None
 
-    def executor(self, config: Any) -> Any:
-        """Who makes the chunks; None is this process. Raises UsageError."""
+    def executor(self, config: GenConfig) -> Executor | None:
+        """Return what runs the chunks; None is this process. Raises UsageError."""
         from visrl_data.core.errors import UsageError
         from visrl_data.executors.multiprocess import MultiprocessExecutor
         from visrl_data.executors.ray_cluster import RayExecutor
 
         if self.devices is not None and self.ray is not None:
-            raise UsageError("--devices with --ray: a cluster's devices are all used. Expected one of them.")
+            raise UsageError("--devices with --ray: a cluster uses all of its devices. Expected one of the two.")
         if self.ray is not None:
             return RayExecutor(config, self.ray)
         return None if self.devices is None else MultiprocessExecutor(config, self.devices)
 
 
-def default_output(config: Any) -> Path:
-    """runs/<source>-<split>-<digest of the options>: the same command finds its run again."""
+def default_output(config: GenConfig) -> Path:
+    """Return runs/<source>-<split>-<digest of the options>, by which the same command finds its run again."""
     from visrl_data.core.config import to_toml
 
     digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:8]
     return Path("runs") / f"{Path(config.source).stem or 'run'}-{config.split}-{digest}"
 
 
-def _generate(config: Any, output: Path, spread: Spread, as_json: bool, publish: Callable[[], Any] | None) -> None:
-    from rich.console import Console
-
+def _generate(
+    config: GenConfig, output: Path, execution: Execution, as_json: bool, publish: Callable[[], Published] | None
+) -> None:
     from visrl_data.executors.shards import parse_shard
 
-    shard = parse_shard(spread.shard) if spread.shard else None
+    shard = parse_shard(execution.shard) if execution.shard else None
     target = shard.folder(output) if shard else output
-    executor = spread.executor(config)
-    say(f"The run goes to {target}. Reading questions and loading models")
-    from visrl_data.executors import generation
-    from visrl_data.report.tables import render
-
-    hush_libraries()
+    executor = execution.executor(config)
+    say(f"Writing the run to {target}. Reading questions and loading models")
+    hide_library_bars()
     started = time.perf_counter()
-    if spread.ray is None:  # a cluster's nodes fetch what they need
+    if execution.ray is None:  # a cluster's nodes fetch what they need
         fetch_needed(config)
-    with Bars("questions") as bars:
-
-        def on_chunk(step: generation.Progress) -> None:
-            if step.resumed and step.done == step.resumed + 1:
-                bars.say(f"Going on: {step.resumed} of {step.chunks} chunks were there already.")
-            bars.update("questions", min(step.done * config.chunk_size, step.questions), step.questions)
-            for event in step.events:
-                bars.say(event)
-
-        try:
-            run = generation.generate(config, target, on_chunk, executor=executor, shard=shard)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"Interrupted. Finished chunks are kept in {target}; run the same command again to go on."
-            ) from None
+    run = _run_chunks(config, target, executor, shard)
     if shard:
-        _tell_shard(run, shard, output, as_json)
+        _print_shard(run, shard, output, as_json)
         return
     report = run.report()
     if as_json:
         published = {"published": dataclasses.asdict(publish())} if publish else {}
         print(json.dumps({"run": str(run.path), **report, **published}))
         return
-    Console().print(render(report))
-    say(f"{time.perf_counter() - started:.0f} s. The run is in {run.path}; look at {run.path}/report.html")
-    say(_next(config, run.path, report["yields"]["all"]["pairs"]))
+    from visrl_data.report.tables import render
+
+    print_table(render(report))
+    say(f"{time.perf_counter() - started:.0f} s. The run is in {run.path}; see {run.path}/report.html")
+    say(_next_step(config, run.path, report["yields"]["all"]["pairs"]))
     if publish:
-        print(summary(publish()))
+        print(summarize(publish()))
 
 
-def fetch_needed(config: Any) -> None:
-    """Download models of the Hub, if there are any, once it is known that the questions can be read."""
+def _run_chunks(config: GenConfig, target: Path, executor: Executor | None, shard: Shard | None) -> Run:
+    """Generate with progress bars."""
+    from visrl_data.executors import generation
+
+    with ProgressBars("questions") as bars, resumable(target):
+
+        def on_chunk(step: Progress) -> None:
+            if step.resumed and step.done == step.resumed + 1:
+                bars.say(f"Resuming: {step.resumed} of {step.chunks} chunks done")
+            bars.update("questions", min(step.done * config.chunk_size, step.questions), step.questions)
+            for event in step.events:
+                bars.say(event)
+
+        return generation.generate(config, target, on_chunk, executor=executor, shard=shard)
+
+
+def fetch_needed(config: GenConfig) -> None:
+    """Download the models of the Hub that a run needs, once it is known that its questions can be read."""
     from visrl_data.models.model_folder import ALIASES
     from visrl_data.pipeline import factory
 
     engines = {config.model: config.engine, config.critic: config.critic_engine or config.engine}
-    wanted = [m for m, engine in engines.items() if m and engine != "openai" and m not in ALIASES]
-    if any(not Path(model).is_dir() for model in wanted):
+    models = [m for m, engine in engines.items() if m and engine != "openai" and m not in ALIASES]
+    if any(not Path(model).is_dir() for model in models):
         factory.open_questions(config)
-    fetch_models(*wanted, trust_remote_code=config.trust_remote_code)
+    fetch_models(*models, trust_remote_code=config.trust_remote_code)
 
 
-def _next(config: Any, run: Path, pairs: int) -> str:
+def _next_step(config: GenConfig, run: Path, pairs: int) -> str:
     if pairs:
         return f"Next: visrl train rl1 --data {run}; or other thresholds: visrl filter {run} --sweep"
     if config.model == "spotlight" and config.source != "spotlight":
         return (
-            "No pair. Spotlight is a small model of its own drawn world and knows nothing of other pictures. Name a "
-            "model with --model; `visrl doctor --model ID` says what one takes."
+            "No pairs. Spotlight is a small model of its own drawn world and knows nothing of other images. Name a "
+            "model with --model; `visrl doctor --model ID` shows what it needs."
         )
-    return f"No pair: the table of drops says why. Other thresholds: visrl filter {run} --sweep"
+    return f"No pairs: the table of drops says why. Other thresholds: visrl filter {run} --sweep"
 
 
-def _tell_shard(run: Any, shard: Any, output: Path, as_json: bool) -> None:
-    made = len(shard.chunks(run.chunks))
+def _print_shard(run: Run, shard: Shard, output: Path, as_json: bool) -> None:
+    chunks = len(shard.chunks(run.chunks))
     if as_json:
-        print(json.dumps({"run": str(run.path), "shard": str(shard), "chunks": made}))
+        print(json.dumps({"run": str(run.path), "shard": str(shard), "chunks": chunks}))
         return
     print(
-        f"Shard {shard} is done: {made} of the run's {run.chunks} chunks, in {run.path}\n"
-        f"When all {shard.of} are: visrl join {output}/shard-*-of-{shard.of} -o {output}"
+        f"Shard {shard} is done: {chunks} of the run's {run.chunks} chunks, in {run.path}\n"
+        f"When all {shard.of} are done: visrl join {output}/shard-*-of-{shard.of} -o {output}"
     )

@@ -1,4 +1,4 @@
-"""`visrl inspect`: what a run or a published version holds, or how two of them differ."""
+"""`visrl inspect`: what is in a run or a published version, or how two of them differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .console import say
+from .console import print_table, say
 from .options import Json
 
 
@@ -17,17 +17,15 @@ def inspect(
         str, typer.Argument(metavar="RUN", help="A finished run, a dataset folder, or USER/NAME@TAG on the Hub.")
     ],
     other: Annotated[
-        str | None, typer.Argument(metavar="[OTHER]", help="Another one, to be set beside it.", show_default=False)
+        str | None, typer.Argument(metavar="[OTHER]", help="Another one to compare with.", show_default=False)
     ] = None,
-    open_page: Annotated[
-        bool, typer.Option("--open", help="Open the run's page, report.html, in the browser.")
-    ] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the run's report.html in the browser.")] = False,
     as_json: Json = False,
 ) -> None:
     """Print a run's yields, drops by reason, scores and its WP/LN audit; or two of them side by side.
 
-    Of two: what differs in options, models, prompts and versions; all figures; and what became of the questions
-    that both asked.
+    Of two: the differences in options, models, prompts and versions; all figures; and what became of the questions
+    that both have.
 
     Examples:
 
@@ -43,7 +41,7 @@ def inspect(
     from visrl_data.runs.opening import open_target
 
     if other is not None and open_page:
-        raise UsageError("--open is for one run: a comparison has no page. Leave it out.")
+        raise UsageError("--open is for one run: a comparison has no page. Leave out --open.")
     if other is not None:
         _compare(run, other, as_json)
         return
@@ -53,36 +51,32 @@ def inspect(
     if as_json:
         print(json.dumps(target.report))
         return
-    from rich.console import Console
-
     from visrl_data.report.tables import render
 
-    Console().print(render(target.report))
+    print_table(render(target.report))
     if target.page:
-        print(f"With charts and pictures: {target.page}")
+        print(f"Charts and images: {target.page}")
 
 
 def _compare(run: str, other: str, as_json: bool) -> None:
     from visrl_data.report.comparison import compare
 
-    found = compare(run, other, say)
+    comparison = compare(run, other, say)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(comparison))
         return
-    from rich.console import Console
-
     from visrl_data.report.comparison_tables import render
 
-    Console().print(render(found))
+    print_table(render(comparison))
 
 
 def _open(name: str, page: Path | None) -> None:
-    """Raises VisRLError where there is no page, or no browser can be started."""
+    """Open a report in the browser. Raises VisRLError where there is no page, or no browser can be started."""
     import webbrowser
 
     from visrl_data.core.errors import VisRLError
 
     if page is None:
-        raise VisRLError(f"{name} has no report.html: it shows pictures, and not all of these may be published.")
+        raise VisRLError(f"{name} has no report.html: it shows images, and not all of these may be published.")
     if not webbrowser.open(page.resolve().as_uri()):
         raise VisRLError(f"No browser could be started here. Open this file in one: {page}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .console import say
+from .console import print_table, say
 from .options import Json
 
 
@@ -21,14 +21,12 @@ def join(
 ) -> None:
     """Finish a run from the shards that `visrl gen --shard` made. No model, no GPU.
 
-    The result is what one process would have made. The shards are left as they are, and not needed any more.
+    The result is what one process would have made. The shards are not changed, and not needed afterwards.
 
     Example:
 
       visrl join runs/photos/shard-*-of-8 -o runs/photos
     """
-    from rich.console import Console
-
     from visrl_data.executors.shards import join
     from visrl_data.report.tables import render
 
@@ -37,8 +35,8 @@ def join(
     if as_json:
         print(json.dumps({"run": str(run.path), **report}))
         return
-    Console().print(render(report))
+    print_table(render(report))
     say(
-        f"The run is in {run.path}; look at {run.path}/report.html\n"
-        f"The {len(shards)} shards are not needed any more. Next: visrl inspect {run.path}"
+        f"The run is in {run.path}; see {run.path}/report.html\n"
+        f"The {len(shards)} shards are no longer needed. Next: visrl inspect {run.path}"
     )

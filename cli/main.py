@@ -1,6 +1,6 @@
-"""The `visrl` command: one file a noun; errors become one message and an exit code.
+"""The `visrl` command: one file a command; an error becomes one message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 asked to stop.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.versions import DISTRIBUTION, visrl_version
 
 from . import doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
-from .console import Quiet, Verbose, set_volume, takes_volume, unexpected
+from .console import Quiet, Verbose, format_unexpected, set_verbosity, with_verbosity
+from .help import Command
 
 app = typer.Typer(
     name="visrl",
@@ -31,46 +32,40 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"visrl {visrl_version()}\npython {platform.python_version()}")
-        for need in importlib.metadata.requires(DISTRIBUTION) or []:
-            [name] = re.findall(r"^[\w.-]+", need)
-            if 'extra == "test"' not in need:
-                with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an extra that is not here
-                    print(name, importlib.metadata.version(name))
-        raise typer.Exit
+def _print_versions(is_set: bool) -> None:
+    if not is_set:
+        return
+    print(f"visrl {visrl_version()}\npython {platform.python_version()}")
+    for requirement in importlib.metadata.requires(DISTRIBUTION) or []:
+        [name] = re.findall(r"^[\w.-]+", requirement)
+        if 'extra == "test"' not in requirement:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an extra that is not installed
+                print(name, importlib.metadata.version(name))
+    raise typer.Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print versions and exit.")
+        bool,
+        typer.Option("--version", metavar="", callback=_print_versions, is_eager=True, help="Print versions and exit."),
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    set_volume(quiet, verbose)
+    set_verbosity(quiet, verbose)
 
 
-_PAIRS, _MODELS, _MACHINE = "Pairs", "Models", "This machine"
-
-app.command(rich_help_panel=_PAIRS)(takes_volume(gen.gen))
-app.command(rich_help_panel=_PAIRS)(takes_volume(join.join))
-app.command(rich_help_panel=_PAIRS)(takes_volume(filter.filter))
-app.command(rich_help_panel=_PAIRS)(takes_volume(inspect.inspect))
-app.command(rich_help_panel=_PAIRS)(takes_volume(push.push))
-app.command(rich_help_panel=_PAIRS)(takes_volume(rebuild.rebuild))
-app.command(rich_help_panel=_PAIRS)(takes_volume(export.export))
-app.add_typer(train.app, name="train", rich_help_panel=_MODELS)
-app.command(rich_help_panel=_MODELS)(takes_volume(merge.merge))
-app.command(rich_help_panel=_MODELS)(takes_volume(eval.eval))
-app.command(rich_help_panel=_MODELS)(takes_volume(evolve.evolve))
-app.command(rich_help_panel=_MACHINE)(takes_volume(doctor.doctor))
+for _command in (gen.gen, join.join, filter.filter, inspect.inspect, push.push, rebuild.rebuild, export.export):
+    app.command(cls=Command, rich_help_panel="Pairs")(with_verbosity(_command))
+app.add_typer(train.app, name="train", rich_help_panel="Models")
+for _command in (merge.merge, eval.eval, evolve.evolve):
+    app.command(cls=Command, rich_help_panel="Models")(with_verbosity(_command))
+app.command(cls=Command, rich_help_panel="This machine")(with_verbosity(doctor.doctor))
 
 
 def main() -> None:
-    """Entry point: everything the user can mend is one message on stderr; tracebacks are for bugs."""
+    """Run the command line. What the user can fix is one message on stderr; tracebacks are for bugs."""
     try:
         app()
     except VisRLError as error:
@@ -79,5 +74,5 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
-        print(unexpected(error), file=sys.stderr)
+        print(format_unexpected(error), file=sys.stderr)
         sys.exit(1)

@@ -8,24 +8,22 @@ from typing import Annotated
 
 import typer
 
-from .options import Json
+from .options import Json, TrustRemoteCode
 
 
 def merge(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter's folder or Hub id.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the merged model.")],
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Only if you trust it.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Merge an adapter into its base, for serving. Training goes on from the adapter, not from this.
+    """Merge an adapter into its base, for serving. Training continues from the adapter, not from this.
 
     Example:
 
       visrl merge models/cars-rl2 -o models/cars-merged
     """
-    from visrl_train import merge as merging
+    from visrl_train.merge import merge
 
-    folder = merging.merge(adapter, output, trust_remote_code)
+    folder = merge(adapter, output, trust_remote_code)
     print(json.dumps({"model": str(folder)}) if as_json else folder)

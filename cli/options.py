@@ -1,4 +1,4 @@
-"""Command-line options: those of a dataclass of options are made from its fields, shared ones are declared here."""
+"""Command-line options: those of a config dataclass are made from its fields, those of several commands are here."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from visrl_data.core.config import GenConfig, load_config
 from visrl_data.core.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run (default: under runs/).")
-]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE.toml", help="Options from a file; flags win over it.")
 ]
-
 Mix = Annotated[
     str | None,
     typer.Option(
         "--mix", metavar="FILE.toml", help="Several sources by counts or weights: the same as --source mix:FILE."
     ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Only for models that you trust.")
 ]
 
 _TYPES: dict[str, Any] = {
@@ -40,35 +39,34 @@ _METAVARS = {
     "str": "TEXT",
     "int": "N",
     "float": "X",
-    "dict[str, str]": "COLUMN=NAME,...",
+    "dict[str, str]": "FIELD=COLUMN,...",
     "str | dict[str, str]": "[NAME=]DIR",
 }
 
 
-def takes_options(kind: type, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Append an option for each field of a dataclass of options to a command that accepts **options.
+def with_options(kind: type, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add an option for each field of a config dataclass to a command that accepts **options.
 
     An option that is not given is None and left to the file or the default. without: fields that get no flag.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD]
-        made, panel = [], ""
+        parameters = [
+            p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD
+        ]
+        panel = ""
         for spec in dataclasses.fields(kind):
             panel = spec.metadata.get("panel", panel)
             if spec.name not in without:
-                made.append(_parameter(spec, panel))
-        command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]  # what inspect reads
-        command.__annotations__ = {p.name: p.annotation for p in [*own, *made]}
+                parameters.append(_make_parameter(spec, panel))
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command
 
     return decorate
 
 
-takes_gen_options = takes_options(GenConfig)
-
-
-def _parameter(spec: dataclasses.Field[Any], panel: str) -> inspect.Parameter:
+def _make_parameter(spec: dataclasses.Field[Any], panel: str) -> inspect.Parameter:
     type_name = str(spec.type).removesuffix(" | None")
     kind = _TYPES[type_name]
     flag = "--" + spec.name.replace("_", "-")
@@ -88,24 +86,24 @@ def _parameter(spec: dataclasses.Field[Any], panel: str) -> inspect.Parameter:
 def _default_text(spec: dataclasses.Field[Any]) -> str:
     if spec.default is None or spec.default is dataclasses.MISSING:
         return ""
-    shown = ("yes" if spec.default else "no") if isinstance(spec.default, bool) else spec.default
-    return f" (default: {shown})"
+    value = ("yes" if spec.default else "no") if isinstance(spec.default, bool) else spec.default
+    return f" (default: {value})"
 
 
-def given_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, as a dataclass of options has them."""
+def parse_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, with their texts parsed to what the config's fields hold."""
     from visrl_data.sources.image_roots import parse_roots
     from visrl_data.sources.options import parse_columns
 
-    given = {name: value for name, value in options.items() if value not in (None, [], ())}
+    values = {name: value for name, value in options.items() if value not in (None, [], ())}
     for name, parse in (("columns", parse_columns), ("images_root", parse_roots)):
-        if name in given:
-            given[name] = parse(given[name])
-    return given
+        if name in values:
+            values[name] = parse(values[name])
+    return values
 
 
-def with_mix(options: dict[str, Any], mix: str | None, split: str | None = None) -> dict[str, Any]:
-    """--mix FILE as the source that it means; split: the one taken of a mix when none is given. Raises UsageError."""
+def resolve_mix(options: dict[str, Any], mix: str | None, split: str | None = None) -> dict[str, Any]:
+    """Turn --mix FILE into the source that it means; split: the default split of a mix. Raises UsageError."""
     if mix is None:
         return options
     if options["source"] is not None:
@@ -113,6 +111,6 @@ def with_mix(options: dict[str, Any], mix: str | None, split: str | None = None)
     return {**options, "source": f"mix:{mix}", "split": options["split"] or split}
 
 
-def gen_config(file: Path | None, options: dict[str, Any]) -> GenConfig:
-    """The resolved options from those given."""
-    return load_config(file, given_options(options))
+def make_gen_config(file: Path | None, options: dict[str, Any]) -> GenConfig:
+    """Resolve the options of a run from a file and those given on the command line."""
+    return load_config(file, parse_options(options))

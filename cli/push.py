@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from visrl_data.publishing.release import Published
 
 HubId = Annotated[
-    str | None, typer.Option("--hub-id", metavar="USER/NAME", help="The repository. Default: your name / the folder's.")
+    str | None,
+    typer.Option("--hub-id", metavar="USER/NAME", help="Repository. Default: your user name / the folder's name."),
 ]
 Tag = Annotated[
-    str | None, typer.Option("--tag", metavar="TAG", help="The version. Default: v1.0, then v1.1, ...; never moved.")
+    str | None, typer.Option("--tag", metavar="TAG", help="Version. Default: v1.0, then v1.1, ...; never moved.")
 ]
 Private = Annotated[bool, typer.Option("--private", help="Make the repository private; refuse one that is public.")]
 
-_CARD = "The dataset of the runs"
-_WAY = "The way to the Hub"
+_CARD = "Dataset options"
+_HUB = "Hub options"
 
 
 def push(
@@ -33,14 +34,16 @@ def push(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Finished runs; USER/NAME@TAG to merge them with a published version; or else one dataset folder or "
-            "one model folder.",
+            help="Finished runs; USER/NAME@TAG to merge them with a published version; or one dataset folder, or one "
+            "model folder.",
         ),
     ],
     hub_id: HubId = None,
     tag: Tag = None,
     private: Private = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build it, show what would change, send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build the folder and show what would change; send nothing.")
+    ] = False,
     license: Annotated[
         str | None,
         typer.Option(metavar="SPDX", help="License of questions whose source states none.", rich_help_panel=_CARD),
@@ -64,25 +67,29 @@ def push(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Keep the dataset in this folder.", rich_help_panel=_CARD),
     ] = None,
-    branch: Annotated[str, typer.Option(metavar="NAME", help="Where the commit goes.", rich_help_panel=_WAY)] = "main",
+    branch: Annotated[str, typer.Option(metavar="NAME", help="Branch of the commit.", rich_help_panel=_HUB)] = "main",
     create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Open a pull request; tag it after its merge.", rich_help_panel=_WAY)
+        bool, typer.Option("--create-pr", help="Open a pull request; tag it after its merge.", rich_help_panel=_HUB)
     ] = False,
     allow_schema_change: Annotated[
         bool,
         typer.Option(
-            "--allow-schema-change", help="Publish also what breaks code for the last tag.", rich_help_panel=_WAY
+            "--allow-schema-change",
+            help="Publish changes that break code written for the last tag.",
+            rich_help_panel=_HUB,
         ),
     ] = False,
     no_reload: Annotated[
         bool,
-        typer.Option("--no-reload", help="Trust the Hub's digests; do not read it all back.", rich_help_panel=_WAY),
+        typer.Option(
+            "--no-reload", help="Trust the Hub's digests instead of reading everything back.", rich_help_panel=_HUB
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Publish runs as one dataset, or a trained model: one commit, one tag, read back and compared.
 
-    The same content pushed again changes nothing. After a failure run the same command again. Log in first with
+    The same content pushed again changes nothing. After a failure, run the same command again. Log in first with
     `hf auth login`, or set HF_TOKEN.
 
     Examples:
@@ -108,16 +115,16 @@ def push(
     )
     card = Card(license, ship_images, tuple(language or ()), pretty_name)
     published = push(what, hub_id, tag, options, None if card == Card() else card, output, say)
-    print(json.dumps(dataclasses.asdict(published)) if as_json else summary(published))
+    print(json.dumps(dataclasses.asdict(published)) if as_json else summarize(published))
 
 
-def afterwards(
-    wanted: bool, run: Path, hub_id: str | None, tag: str | None, private: bool
+def prepare_push(
+    push_to_hub: bool, run: Path, hub_id: str | None, tag: str | None, private: bool
 ) -> Callable[[], Published] | None:
-    """For `visrl gen --push-to-hub`: what publishes the run. Name, tag and token are checked now, before the hours."""
+    """Return what publishes the run of `visrl gen --push-to-hub`; check name, tag and token before the run starts."""
     from visrl_data.core.errors import UsageError
 
-    if not wanted:
+    if not push_to_hub:
         if hub_id or tag or private:
             raise UsageError("--hub-id, --tag and --private need --push-to-hub.")
         return None
@@ -131,12 +138,13 @@ def afterwards(
     return lambda: push([run], name, tag, PushOptions(private=private), say=say)
 
 
-def summary(published: Published) -> str:
-    where = f"{published.url}/tree/{published.tag}" if published.tag else published.url
+def summarize(published: Published) -> str:
+    """Return one line about what was published."""
+    address = f"{published.url}/tree/{published.tag}" if published.tag else published.url
     if published.state == "dry-run":
         return f"Would publish {published.hub_id} as {published.tag}: {len(published.changes)} changes."
     if published.state == "proposed":
         return f"Proposed {published.hub_id}: {published.pull_request}"
     if published.state == "unchanged":
-        return f"Unchanged: {where} (commit {(published.commit or '')[:12]})"
-    return f"Published {where} (commit {(published.commit or '')[:12]})."
+        return f"Unchanged: {address} (commit {(published.commit or '')[:12]})"
+    return f"Published {address} (commit {(published.commit or '')[:12]})."

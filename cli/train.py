@@ -16,8 +16,9 @@ import typer
 
 from visrl_train.stages import STAGES, StageSpec
 
-from .console import hush_libraries, say, takes_volume
-from .options import Json, Mix, given_options, takes_options, with_mix
+from .console import hide_library_bars, say, with_verbosity
+from .help import Command
+from .options import Json, Mix, parse_options, resolve_mix, with_options
 
 _BASELINES = "Baselines that learn the answer alone (the paper's Table 5)"
 
@@ -40,22 +41,23 @@ def _make_command(name: str, stage: StageSpec) -> Callable[..., None]:
     def on_questions(
         output: ModelOutput = None, config: Preset = None, mix: Mix = None, as_json: Json = False, **options: Any
     ) -> None:
-        _train(name, output, config, as_json, with_mix(options, mix, split="sft"))
+        _train(name, output, config, as_json, resolve_mix(options, mix, split="sft"))
 
     command = on_questions if hasattr(stage.config, "source") else on_pairs
     command.__doc__ = "\n\n".join([stage.summary, "Examples:", *(f"  {line}" for line in stage.examples)])
-    return takes_volume(takes_options(stage.config)(command))
+    return with_verbosity(with_options(stage.config)(command))
 
 
 for _name, _stage in STAGES.items():
-    app.command(_name, rich_help_panel=_BASELINES if _stage.model_calls == 1 else None)(_make_command(_name, _stage))
+    _panel = _BASELINES if _stage.model_calls == 1 else None
+    app.command(_name, cls=Command, rich_help_panel=_panel)(_make_command(_name, _stage))
 
 
 def _train(name: str, output: Path | None, file: str | None, as_json: bool, options: dict[str, Any]) -> None:
     from visrl_train.launch import train
 
-    hush_libraries()
-    folder = train(name, output, file, **given_options(options))
+    hide_library_bars()
+    folder = train(name, output, file, **parse_options(options))
     if as_json:
         print(json.dumps({"model": str(folder), **json.loads((folder / "visrl.json").read_text(encoding="utf-8"))}))
         return

@@ -21,7 +21,7 @@ from visrl_cards import pictures
 from visrl_cards.dataset import cell, fenced, limits, link, persuasion, render_dataset_card
 from visrl_cards.front_matter import size_category
 from visrl_cli.main import app
-from visrl_cli.options import gen_config
+from visrl_cli.options import make_gen_config
 from visrl_data.core.boxes import Box, iou
 from visrl_data.core.config import GenConfig, load_config
 from visrl_data.core.errors import VisRLError
@@ -217,7 +217,7 @@ def test_the_commands_make_the_runs_again(run, made):
     command = typer.main.get_command(app).commands["gen"]
     given = command.make_context("gen", words[2:]).params
     options = {spec.name for spec in dataclasses.fields(GenConfig)}
-    again = gen_config(None, {name: value for name, value in given.items() if name in options})
+    again = make_gen_config(None, {name: value for name, value in given.items() if name in options})
     recorded = load_config(run.path / "config.toml", {"source": "questions.jsonl"})
     assert again == recorded
 

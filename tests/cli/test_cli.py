@@ -134,7 +134,7 @@ def test_estimate_times_the_first_chunk_and_keeps_it(untrained, tmp_path):
     assert [f.name for f in (tmp_path / "r" / "work").iterdir()] == ["chunk-00000000"]
     code, out, err = visrl(*arguments, "--json")
     assert code == 0
-    assert "1 of 4 chunks were there already" in err
+    assert "Resuming: 1 of 4 chunks done" in err
     assert json.loads(out)["yields"]["all"]["questions"] == 8
 
 

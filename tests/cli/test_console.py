@@ -14,6 +14,7 @@ import pytest
 
 from tests.helpers.command import visrl
 from tests.helpers.hub_world import scripted_generate
+from tests.tools import command_reference
 from visrl_data.executors import generation
 from visrl_train.stage import Terminated
 
@@ -96,7 +97,7 @@ def test_a_signal_keeps_what_is_done(sent, codes, untrained, tmp_path):
     assert child.returncode in codes and b"Traceback" not in err
     assert first.is_dir()
     if sent == signal.SIGINT:
-        assert b"Finished chunks are kept in" in err
+        assert b"Finished work is kept in" in err
 
 
 def test_a_terminal_gets_bars(untrained, tmp_path):
@@ -141,3 +142,18 @@ def test_version_names_python_and_the_libraries():
     found = dict(line.split(" ", 1) for line in out.splitlines())
     assert code == 0 and out.startswith("visrl ")
     assert {"python", "torch", "transformers", "trl", "datasets", "peft"} <= found.keys() and "pytest" not in found
+
+
+@pytest.mark.parametrize(("name", "command"), list(command_reference.commands()), ids=lambda part: str(part)[:30])
+def test_help_at_80_columns_cuts_no_name_and_no_word(name, command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    context = command.make_context(name, [], resilient_parsing=True)
+    command.format_help(context, None)
+    out = capsys.readouterr().out
+    words = out.replace("│", " ").split()
+    for param in command.get_params(context):
+        for option in (*param.opts, *param.secondary_opts):
+            if option.startswith("-"):
+                assert option in {word.strip(",") for word in words}
+    assert "…" not in out
+    assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("  ")), "but for long examples"

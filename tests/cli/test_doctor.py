@@ -41,7 +41,7 @@ def test_the_shipped_model_is_described_without_its_weights(tmp_path):
     adapter = numbers(ALIASES["spotlight"] / "adapter_model.safetensors")
     assert told["lora_parameters"] == adapter, "of rank 16, as the shipped one"
     code, out, _ = visrl("doctor", "--model", folder)
-    assert code == 0 and "sft" in out and "96x96 (squashed), 36 tokens; --max-pixels changes nothing" in out
+    assert code == 0 and "sft" in out and "96x96 (squashed), 36 tokens; --max-pixels has no effect" in out
 
 
 def test_an_un_tuned_model_gets_its_familys_box_space(tmp_path, monkeypatch):

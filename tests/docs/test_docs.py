@@ -13,7 +13,8 @@ import typer
 from rich.markup import render
 
 from tests.tools import command_reference
-from visrl_cli.options import given_options
+from visrl_cli import help
+from visrl_cli.options import parse_options
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError
 from visrl_data.evaluation.config import EvalConfig
@@ -82,7 +83,7 @@ def check(words):
     if rest in (["--help"], ["--version"], ["--install-completion"]):
         return
     assert not hasattr(command, "commands"), f"{name or 'visrl'} needs a command"
-    values = given_options(command.make_context(name, rest).params)
+    values = parse_options(command.make_context(name, rest).params)
     for parameter in command.params:
         choices = (parameter.metavar or "").split("|")
         if len(choices) > 1 and parameter.metavar.islower() and parameter.name in values:
@@ -197,4 +198,4 @@ def test_every_command_has_help_and_an_example_that_parses(name, command):
         assert parameter.help, f"{name} {parameter.name}: no help"
         assert parameter.metavar or parameter.is_flag, f"{name} {parameter.name}: no metavar, a word for its value"
         shown = render(parameter.help).plain
-        assert shown == command_reference._plain(parameter.help), f"{name} {parameter.name}: markup eats a part of it"
+        assert shown == help.plain(parameter.help), f"{name} {parameter.name}: markup eats a part of it"
