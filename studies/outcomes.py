@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from visrl_data.core.boxes import Box, best_iou
+from visrl_data.core.boxes import Box
+from visrl_data.core.gold_regions import POSITIVE_IOU, gold_iou
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.evaluation.predictions import parse_prediction
-from visrl_data.evaluation.scores import POSITIVE_IOU, answer_score, box_iou, interval, resampled_means
+from visrl_data.evaluation.scores import answer_score, box_iou, interval, resampled_means
 
 RESAMPLES = 10_000
 Outcomes = dict[str, dict[str, str]]
@@ -65,7 +66,7 @@ def _kind(pair: dict | None) -> str:
     if pair is None:
         return "-"
     gold = [Box(*box) for box in pair["gold_boxes"]]
-    win, lose = (best_iou(Box(*pair[f"{side}_box"]), gold) > POSITIVE_IOU for side in ("win", "lose"))
+    win, lose = (gold_iou(Box(*pair[f"{side}_box"]), gold) > POSITIVE_IOU for side in ("win", "lose"))
     return "+" if win and not lose else "0"
 
 

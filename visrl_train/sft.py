@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visrl_data.core import images
-from visrl_data.core.boxes import Box, CropRule, ImageTooThin, crop_pixels, frame, needs_seen_size
+from visrl_data.core.boxes import Box, CropRule, ImageTooThin, bounding_box, crop_pixels, frame, needs_seen_size
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import load_prompts
 from visrl_data.core.records import Drop, Question
@@ -166,10 +166,7 @@ def _lessons_of(
 
 def gold_box(boxes: Sequence[Box], target: str) -> Box:
     """The box to learn of several: the one around all ("union"), or the "first"."""
-    if target == "first":
-        return boxes[0]
-    x1, y1, x2, y2 = zip(*(box.xyxy for box in boxes), strict=True)
-    return Box(min(x1), min(y1), max(x2), max(y2))
+    return boxes[0] if target == "first" else bounding_box(boxes)
 
 
 @dataclass(frozen=True, slots=True)

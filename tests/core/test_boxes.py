@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 
+import numpy as np
 import pytest
 import shapely
 from hypothesis import given, settings
@@ -18,11 +19,12 @@ from visrl_data.core.boxes import (
     Box,
     CropRule,
     ImageTooThin,
-    best_iou,
+    bounding_box,
     crop_pixels,
     frame,
     iou,
     iou_xyxy,
+    ious,
     marks_of,
     pixel_box,
 )
@@ -452,6 +454,17 @@ def test_iou_agrees_with_shapely(a, b):
     assert iou(a, a) == 1 or a.area == 0  # an area may underflow
 
 
+@given(st.lists(st.tuples(unit_boxes(), unit_boxes()), min_size=1, max_size=20))
+@checked
+def test_ious_agree_with_the_scalar_one(pairs):
+    a, b = (np.array([pair[i].xyxy for pair in pairs]) for i in (0, 1))
+    assert ious(a, b).tolist() == pytest.approx([iou(*pair) for pair in pairs])
+
+
+def test_bounding_box():
+    assert bounding_box([Box(0.2, 0, 0.5, 0.4), Box(0.1, 0.1, 0.3, 0.9)]) == Box(0.1, 0, 0.5, 0.9)
+
+
 @given(lattice_boxes(), st.data())
 @checked
 def test_iou_of_cells_is_that_of_the_boxes(case, data):
@@ -462,16 +475,6 @@ def test_iou_of_cells_is_that_of_the_boxes(case, data):
     )
     other = (x1, y1, x2, y2)
     assert math.isclose(iou_xyxy(cells, other), iou(bound.to_unit(cells), bound.to_unit(other)), abs_tol=1e-9)
-
-
-def test_best_iou_with_several_labels():
-    box, labels = Box(0, 0, 0.5, 1), [Box(0, 0, 0.25, 1), Box(0.75, 0, 1, 1)]
-    assert best_iou(box, labels) == best_iou(box, labels, "any") == 0.5
-    assert best_iou(box, labels, "union") == 0.5
-    assert best_iou(Box(0, 0, 1, 1), labels, "union") == 1
-    assert best_iou(Box(0, 0, 1, 1), labels, "any") == 0.25
-    with pytest.raises(ValueError, match="any, union"):
-        best_iou(box, labels, "mean")
 
 
 # -- crop rule ---------------------------------------------------------------------------------------

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from visrl_data.core.boxes import Box, iou
-from visrl_data.report.measures import auc, histogram, iou_histogram, ious, pairs_within, shape_auc, wilson
+from visrl_data.report.measures import auc, histogram, iou_histogram, pairs_within, shape_auc, wilson
 
 
 def test_wilson_by_hand():
@@ -47,17 +46,6 @@ def test_auc_agrees_with_mann_whitney(rows):
         return
     u = stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
     assert auc(scores, positive) == pytest.approx(u / (positive.sum() * (~positive).sum()))
-
-
-sides = st.lists(st.integers(0, 20), min_size=2, max_size=2, unique=True).map(sorted)
-boxes = st.tuples(sides, sides).map(lambda xy: (xy[0][0], xy[1][0], xy[0][1], xy[1][1]))
-
-
-@given(st.lists(st.tuples(boxes, boxes), min_size=1, max_size=20))
-@settings(max_examples=60, deadline=None)
-def test_ious_agree_with_the_scalar_one(pairs):
-    a, b = (np.array([p[i] for p in pairs]) / 20 for i in (0, 1))
-    assert ious(a, b).tolist() == pytest.approx([iou(Box(*p), Box(*q)) for p, q in zip(a, b, strict=True)])
 
 
 def test_histograms():

@@ -24,8 +24,9 @@ from PIL import Image
 
 from tests.conftest import draw_photo, scripted_reply
 from tests.helpers.command import visrl
-from visrl_data.core.boxes import Box, best_iou, iou
+from visrl_data.core.boxes import Box, iou
 from visrl_data.core.config import GenConfig, Thresholds, to_toml
+from visrl_data.core.gold_regions import gold_iou
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.executors.generation import generate
@@ -196,13 +197,13 @@ def test_labels_split_scores_and_ious(run, text):
     expected = Counter()
     for c in run.table("candidates").to_pylist():
         if gold[c["question_id"]] and c["box_score"] is not None:
-            positive = best_iou(Box(*c["box"]), gold[c["question_id"]]) > 0.5
+            positive = gold_iou(Box(*c["box"]), gold[c["question_id"]]) > 0.5
             expected[f"{c['box_score']:g}, {'on the label (IoU &gt; 0.5), up' if positive else 'off it, down'}"] += 1
     assert titles(text, "Box score and label") == expected
     expected = Counter()
     for p in rows_of(run, "pairs"):
         for side, what in (("win", "win, up"), ("lose", "lose, down")) if gold[p["question_id"]] else ():
-            value = best_iou(Box(*p[f"{side}_box"]), gold[p["question_id"]])
+            value = gold_iou(Box(*p[f"{side}_box"]), gold[p["question_id"]])
             expected[f"{int(value * 10 + 1e-9) / 10:g}, {what}"] += 1
     assert titles(text, "IoU with the label") == expected
 

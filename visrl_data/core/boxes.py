@@ -22,6 +22,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from visrl_data.core import box_forms
 from visrl_data.core.box_forms import Form
 
@@ -52,7 +54,6 @@ _SPACES = {
     "paligemma_loc": ("locs", box_forms.LOCS),
 }
 SPACES = tuple(_SPACES)
-BOX_RULES = ("any", "union")
 
 _PIXEL_SNAP = 1e-6  # pixels: float noise that must not cost a crop a row
 
@@ -117,17 +118,20 @@ def iou_xyxy(a: Sequence[float], b: Sequence[float]) -> float:
     return min(both / either, 1.0)
 
 
-def best_iou(box: Box, gold_boxes: Sequence[Box], rule: str = "any") -> float:
-    """IoU with the labels of a question (at least one), for audits.
+def ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the IoU row by row of two (n, 4) arrays of xyxy boxes; agrees with `iou`."""
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.T, b.T
+    width, height = np.minimum(ax2, bx2) - np.maximum(ax1, bx1), np.minimum(ay2, by2) - np.maximum(ay1, by1)
+    both = np.maximum(width, 0) * np.maximum(height, 0)
+    either = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - both
+    result: np.ndarray = np.minimum(both / either, 1.0)
+    return result
 
-    rule "any": the largest over the labels; "union": with the box around all of them, as Visual-CoT takes it.
-    """
-    if rule not in BOX_RULES:
-        raise ValueError(f"unknown rule {rule!r} for several gold boxes; expected one of {', '.join(BOX_RULES)}")
-    if rule == "union":
-        x1, y1, x2, y2 = zip(*(gold.xyxy for gold in gold_boxes), strict=True)
-        return iou(box, Box(min(x1), min(y1), max(x2), max(y2)))
-    return max(iou(box, gold) for gold in gold_boxes)
+
+def bounding_box(boxes: Sequence[Box]) -> Box:
+    """Return the smallest box around all of them."""
+    x1, y1, x2, y2 = zip(*(box.xyxy for box in boxes), strict=True)
+    return Box(min(x1), min(y1), max(x2), max(y2))
 
 
 @dataclass(frozen=True, slots=True)

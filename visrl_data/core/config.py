@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from visrl_data.core.errors import UsageError
+from visrl_data.core.metrics import METRICS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -40,6 +41,7 @@ class Thresholds:
                 raise ValueError(f"threshold {score}_win is {win}; it must be above {score}_lose, which is {lose}")
 
 
+GOLD_RULES = ("any", "union", "bounding_box")  # gold_regions.py says what they mean
 ENGINES = ("transformers", "vllm", "openai")
 
 
@@ -103,7 +105,7 @@ class GenConfig:
     crop_max_aspect: float | None = option(None, "Longest crop side over its shortest.", low=1.0)
 
     box_critic: bool = option(True, "Score the boxes; without it responses alone decide.", panel="Scoring")
-    response_critic: str = option("model", "Judge of the responses.", choices=("model", "exact", "anls"))
+    response_critic: str = option("model", "Judge of the responses.", choices=("model", *METRICS))
     score_mode: str = option(
         "text",
         "Read the score from the critic's text, or expect it over the score tokens.",
@@ -117,8 +119,8 @@ class GenConfig:
 
     gold_rule: str = option(
         "any",
-        "Audit of several gold boxes: the IoU with the nearest, or with the box around all.",
-        choices=("any", "union"),
+        "Audit of several gold boxes: IoU with the nearest, with the union of all, or with the bounding box of all.",
+        choices=GOLD_RULES,
     )
     box_win: float = option(0.8, "Box score that a win needs at least.", low=0.0, high=1.0, panel="Filtering")
     box_lose: float = option(0.2, "Box score that a lose may have at most.", low=0.0, high=1.0)
@@ -194,18 +196,51 @@ def load_config(path: Path | None, given: dict[str, Any]) -> GenConfig:
 
 
 def read_options(path: Path | None) -> dict[str, Any]:
-    """What a TOML file of options says; nothing without a file. Raises UsageError."""
+    """Return the options of a TOML file; none without a file. Raises UsageError."""
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        is_record = any((path.parent / name).exists() for name in _BESIDE_A_RECORD)
+        return parse_record(text) if is_record else tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:  # no file, no UTF-8, no TOML; lists in lists without end
         raise UsageError(f"--config {path}: {error}") from error
+
+
+CONFIG_VERSION = 2
+# Version 2: these values mean something else than before. A record that holds one states its version, so that an
+# older one still means what it meant.
+_BEFORE_VERSION_2 = {
+    "response_critic": {"exact": "normalized"},
+    "reward": {"exact": "normalized"},
+    "gold_rule": {"union": "bounding_box"},
+}
+_BESIDE_A_RECORD = ("run.json", "begun.json", "report.json", "visrl.json", "work")  # a config.toml that visrl wrote
+
+
+def with_version(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as they are recorded: with CONFIG_VERSION where a value depends on it."""
+    depends = any(options.get(name) in values for name, values in _BEFORE_VERSION_2.items())
+    return options | {"config_version": CONFIG_VERSION} if depends else options
+
+
+def current_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return recorded options with the values of today."""
+    if options.get("config_version", 1) >= 2:
+        return options
+    return {name: _BEFORE_VERSION_2.get(name, {}).get(value, value) if isinstance(value, str) else value
+            for name, value in options.items()}  # fmt: skip
+
+
+def parse_record(text: str) -> dict[str, Any]:
+    """Return the options of a config.toml that visrl wrote, with the values of today."""
+    return current_options(tomllib.loads(text))
 
 
 def make_config(kind: type[Config], values: dict[str, Any], given: dict[str, Any], where: str, command: str) -> Config:
     """A dataclass of options from checked file values, overridden by the given ones. Raises UsageError."""
     specs = {spec.name: spec for spec in dataclasses.fields(kind)}
+    values = {name: value for name, value in values.items() if name != "config_version"}
     for name, value in values.items():
         if name not in specs:
             raise UsageError(f"{where}: unknown option {name!r}; `{command} --help` lists them all.")
@@ -216,13 +251,13 @@ def make_config(kind: type[Config], values: dict[str, Any], given: dict[str, Any
 
 
 def to_toml(config: Any) -> str:
-    """The resolved options of such a dataclass; `make_config` reads them back. Unset options are left out."""
+    """Return the resolved options of such a dataclass as TOML that `make_config` reads back, without unset ones."""
+    options = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(config)}
     lines = []
-    for spec in dataclasses.fields(config):
-        value = getattr(config, spec.name)
+    for name, value in with_version(options).items():
         if isinstance(value, dict):
             inner = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in sorted(value.items()))
-            lines.append(f"{spec.name} = {{ {inner} }}" if inner else f"{spec.name} = {{}}")
+            lines.append(f"{name} = {{ {inner} }}" if inner else f"{name} = {{}}")
         elif value is not None:
-            lines.append(f"{spec.name} = {json.dumps(value)}")
+            lines.append(f"{name} = {json.dumps(value)}")
     return "\n".join(lines) + "\n"

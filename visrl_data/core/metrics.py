@@ -1,36 +1,66 @@
-"""Compare a response with the standard answers: one table of answer metrics for generation, evaluation and RLOO."""
+"""Score a response against the accepted answers: one table of metrics for generation, evaluation and RLOO.
+
+exact        the text itself, but for blanks around it
+normalized   but for case, punctuation and English articles
+anls         edit distance (Biten et al., ICCV 2019), for text that is read off the image
+vqa          VQA accuracy (Antol et al., ICCV 2015): how many of the annotators gave this answer
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+Metric = Callable[[str, Sequence[str]], float]
+"""Response and accepted answers (at least one) -> score in [0, 1]."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
 # Punctuation goes, except what makes a number: "3.5", "1,000", "-5", ".5".
 _PUNCTUATION = re.compile(r"[^\w\s](?!\d)|(?<!\d)[^\w\s.-](?=\d)")
 
+_ANNOTATORS_NEEDED = 3
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_VQA_WORDS = {"none": "0"} | {word: str(i) for i, word in enumerate(_NUMBERS)} | dict.fromkeys(("a", "an", "the"), "")
+_VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_CONTRACTIONS = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
+o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're
+there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've
+when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
+wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+# A contraction that lacks one of its apostrophes gets it back.
+_VQA_WORDS |= {
+    word[:i] + word[i + 1 :]: word for word in _CONTRACTIONS.split() for i, letter in enumerate(word) if letter == "'"
+}
 
-def normalise(text: str) -> str:
-    """Lower case, no punctuation, no English articles, single spaces (as VQA scoring does)."""
-    return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub("", text.lower())).split())
+
+def exact(response: str, answers: Sequence[str]) -> float:
+    """Return 1.0 when the response is an answer, letter by letter, but for blanks around it; else 0.0."""
+    return float(response.strip() in {answer.strip() for answer in answers})
 
 
-def comparable(text: str) -> str:
-    """What exact match compares: the normalised text, or the text itself when nothing is left of it."""
-    return normalise(text) or text.strip()
-
-
-def exact_match(response: str, answers: Sequence[str]) -> float:
-    """1.0 when the response equals an answer, both normalised; else 0.0."""
+def normalized(response: str, answers: Sequence[str]) -> float:
+    """Return 1.0 when the response equals an answer, both normalized; else 0.0."""
     return float(comparable(response) in {comparable(answer) for answer in answers})
 
 
-def anls(response: str, answers: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity for one response: the best over the answers, 0 below 0.5.
+def comparable(text: str) -> str:
+    """Return what `normalized` compares: the normalized text, or the text itself when nothing is left of it."""
+    return normalize(text) or text.strip()
 
-    Biten et al., "Scene Text Visual Question Answering" (ICCV 2019), with its threshold of 0.5.
+
+def normalize(text: str) -> str:
+    """Return the text in lower case, without punctuation and English articles, with single spaces."""
+    return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub("", text.lower())).split())
+
+
+def anls(response: str, answers: Sequence[str]) -> float:
+    """Return the normalized Levenshtein similarity with the nearest answer, 0 below 0.5.
+
+    Its average over questions is the ANLS of Biten et al., "Scene Text Visual Question Answering" (ICCV 2019).
     """
     from rapidfuzz.distance import Levenshtein
 
@@ -38,3 +68,42 @@ def anls(response: str, answers: Sequence[str]) -> float:
         Levenshtein.normalized_similarity(response.strip().lower(), answer.strip().lower()) for answer in answers
     )
     return best if best >= 0.5 else 0.0
+
+
+def vqa(response: str, answers: Sequence[str]) -> float:
+    """Return min(matches / 3, 1), averaged over the subsets that leave one annotator's answer out.
+
+    answers: one of each annotator, repeats included. With fewer than four there is no vote, and one match is 1.0.
+    """
+    said = vqa_normalize(response)
+    matches = [vqa_normalize(answer) == said for answer in answers]
+    if len(matches) <= _ANNOTATORS_NEEDED:
+        return float(any(matches))
+    total = sum(matches)
+    return sum(min((total - match) / _ANNOTATORS_NEEDED, 1.0) for match in matches) / len(matches)
+
+
+def vqa_normalize(text: str) -> str:
+    """Return the text as the official VQA evaluation compares it.
+
+    Punctuation is removed where it stands beside a space (all of it in a text with a number like 1,000), and becomes
+    a space elsewhere; a period stays before a digit. Words of numbers become digits, articles go, and
+    contractions get their apostrophes.
+    """
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    has_thousands = re.search(r"\d,\d", text) is not None
+    result = text
+    for mark in _VQA_PUNCTUATION:
+        is_beside_space = f"{mark} " in text or f" {mark}" in text
+        result = result.replace(mark, "" if is_beside_space or has_thousands else " ")
+    words = re.sub(r"\.(?!\d)", "", result).lower().split()
+    return " ".join(filter(None, (_VQA_WORDS.get(word, word) for word in words)))
+
+
+METRICS: dict[str, Metric] = {"exact": exact, "normalized": normalized, "anls": anls, "vqa": vqa}
+OLD_NAMES = {"normalised": "normalized"}
+
+
+def answer_metric(name: str) -> Metric:
+    """Return the metric of a name of METRICS, or of one that it had before."""
+    return METRICS[OLD_NAMES.get(name, name)]

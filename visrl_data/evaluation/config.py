@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from visrl_data.core.config import GenConfig, check_option, option
+from visrl_data.core.config import GOLD_RULES, GenConfig, check_option, option
 
 SCORES = ("exact", "normalised", "anls", "critic")
 PROTOCOLS = ("visrl", "visual-cot")
@@ -52,8 +52,8 @@ class EvalConfig:
     )
     gold_rule: str = option(
         "any",
-        "Several gold boxes: the IoU with the nearest, or with the box around all.",
-        choices=("any", "union"),
+        "Several gold boxes: IoU with the nearest, with the union of all, or with the bounding box of all.",
+        choices=GOLD_RULES,
     )
     resamples: int = option(10_000, "Resamples of the bootstrap.", low=1)
     seed: int = option(0, "Seed of the bootstrap and of the page's sample.")

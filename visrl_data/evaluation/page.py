@@ -13,10 +13,11 @@ from typing import Any
 
 from visrl_data.core import files
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.gold_regions import POSITIVE_IOU
 from visrl_data.core.records import Question
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.evaluation.predictions import Prediction
-from visrl_data.evaluation.scores import ALL, POSITIVE_IOU, answer_score, box_iou
+from visrl_data.evaluation.scores import ALL, answer_score, box_iou
 from visrl_data.report import page
 from visrl_data.report.page_sample import MOST_BYTES, small_picture
 from visrl_data.report.page_text import embedded, shown

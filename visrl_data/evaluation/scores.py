@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from visrl_data.core.boxes import Box, best_iou
+from visrl_data.core.boxes import Box
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.gold_regions import POSITIVE_IOU, gold_iou
 from visrl_data.core.metrics import anls, exact_match
 from visrl_data.core.seeds import generator, keyed_seed
 from visrl_data.evaluation.predictions import Prediction
 
-POSITIVE_IOU = 0.5  # strictly above, as the audit and the Visual-CoT benchmark have it
 ALL = "all"
 _BLOCK = 2_000_000  # resampling weights held at a time
 
@@ -59,7 +59,7 @@ def box_iou(prediction: Prediction, gold_rule: str) -> float | None:
         return None
     if prediction.box is None:
         return 0.0
-    return best_iou(Box(*prediction.box), [Box(*gold) for gold in prediction.gold_boxes], gold_rule)
+    return gold_iou(Box(*prediction.box), [Box(*gold) for gold in prediction.gold_boxes], gold_rule)
 
 
 def figures(models: Sequence[Sequence[Prediction]], steps: Sequence[int], settings: Settings) -> list[dict[str, Any]]:

@@ -2,8 +2,7 @@
 
 Part of the report (run_statistics.py), for questions that have gold boxes; nothing else of the pipeline
 reads them. A box is positive when its IoU with the label is > 0.5: the public code's rule, since the
-paper states none. With several gold boxes the rule is named: "any" (the best of them) or "union" (the box
-around them all).
+paper states none. What several gold boxes mean is a rule with a name (core/gold_regions.py).
 
 Beyond the paper: 95 % intervals (Wilson); a floor, which is what pairs of two different candidates of a
 question, drawn blindly, would score (exact expectation over all ordered pairs); how well the box score
@@ -16,14 +15,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrl_data.core.boxes import BOX_RULES
+from visrl_data.core.gold_regions import POSITIVE_IOU, gold_ious
 from visrl_data.report.accounting import RunTables, box_array
-from visrl_data.report.measures import auc, ious, wilson
+from visrl_data.report.measures import auc, wilson
 
-POSITIVE_IOU = 0.5
 CELLS = ("WP-LP", "WP-LN", "WN-LP", "WN-LN")
 
 
@@ -60,30 +57,6 @@ def audit(tables: RunTables, box_critic: bool, rule: str) -> dict[str, Any]:
         },
         "box_critic": _box_critic(candidates["box_score"].to_numpy(), iou) if box_critic else None,
     }
-
-
-def gold_ious(boxes: np.ndarray, rows: np.ndarray, gold: pa.ChunkedArray, rule: str) -> np.ndarray:
-    """`boxes.best_iou` for a whole column; NaN where the question (its row in `gold`) has no gold box."""
-    if rule not in BOX_RULES:
-        raise ValueError(f"unknown rule {rule!r} for several gold boxes; expected one of {', '.join(BOX_RULES)}")
-    lengths = pc.fill_null(pc.list_value_length(gold), 0).to_numpy()
-    labels = pc.list_flatten(pc.list_flatten(gold)).to_numpy().reshape(-1, 4)
-    starts = np.cumsum(lengths) - lengths
-    if rule == "union":
-        some = np.flatnonzero(lengths)
-        low = np.minimum.reduceat(labels[:, :2], starts[some])
-        high = np.maximum.reduceat(labels[:, 2:], starts[some])
-        labels, lengths = np.concatenate([low, high], axis=1), np.minimum(lengths, 1)
-        starts = np.cumsum(lengths) - lengths
-    # one line for each (box, label of its question)
-    each = lengths[rows]
-    first = np.cumsum(each) - each
-    box = np.repeat(np.arange(rows.size), each)
-    label = starts[rows][box] + np.arange(box.size) - first[box]
-    found = ious(boxes[box], labels[label])
-    best = np.full(rows.size, np.nan)
-    np.fmax.at(best, box, found)
-    return best
 
 
 def _share(count: int, total: int) -> dict[str, Any]:

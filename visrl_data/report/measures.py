@@ -56,16 +56,6 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU row by row of two (n, 4) arrays of xyxy boxes; agrees with `boxes.iou`."""
-    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.T, b.T
-    width, height = np.minimum(ax2, bx2) - np.maximum(ax1, bx1), np.minimum(ay2, by2) - np.maximum(ay1, by1)
-    both = np.maximum(width, 0) * np.maximum(height, 0)
-    either = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - both
-    found: np.ndarray = np.minimum(both / either, 1.0)
-    return found
-
-
 def histogram(values: np.ndarray, step: float) -> dict[str, int]:
     """Counts at the multiples of step in [0, 1] (the nearest one), keyed by the multiple."""
     bins = np.round(values[~np.isnan(values)] / step).astype(int)

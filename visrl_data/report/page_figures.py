@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrl_data.core.gold_regions import POSITIVE_IOU, gold_ious
 from visrl_data.report.accounting import box_array, question_rows
-from visrl_data.report.audit import POSITIVE_IOU, gold_ious
 from visrl_data.report.measures import histogram, iou_histogram
 from visrl_data.report.run_statistics import FINEST_BIN
 

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from visrl_data.core import images
-from visrl_data.core.boxes import Box, best_iou, iou_xyxy
+from visrl_data.core.boxes import Box, iou_xyxy
 from visrl_data.core.config import Thresholds
+from visrl_data.core.gold_regions import gold_iou
 from visrl_data.core.membership import membership
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.report.page_text import embedded, shown
@@ -192,7 +193,7 @@ def _candidate(row: dict[str, Any], kind: str, question: dict[str, Any], gold_ru
         "state": row["focus_state"],
         "response": shown(row["response"]),
         "seeds": [str(row["focus_seed"]), str(row["response_seed"])],  # 64 bits: too long for a script's number
-        "label_iou": round(best_iou(Box(*row["box"]), gold, gold_rule), 4) if gold else None,
+        "label_iou": round(gold_iou(Box(*row["box"]), gold, gold_rule), 4) if gold else None,
         "scores": {
             which: {
                 "value": row[f"{which}_score"],

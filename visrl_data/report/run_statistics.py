@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrl_data.core import metrics
+from visrl_data.core.boxes import ious
 from visrl_data.core.config import Thresholds
 from visrl_data.core.membership import membership
 from visrl_data.report.accounting import (
@@ -37,7 +38,7 @@ from visrl_data.report.accounting import (
     value_counts,
 )
 from visrl_data.report.audit import POSITIVE_IOU, audit
-from visrl_data.report.measures import auc, histogram, iou_histogram, ious, pairs_within, shape_auc
+from visrl_data.report.measures import auc, histogram, iou_histogram, pairs_within, shape_auc
 
 REPORT_VERSION = 1
 FINEST_BIN = 0.05  # score bins are the score step's, but no finer
@@ -60,7 +61,7 @@ def report(
     """The report of a run under one filter setting.
 
     drops: all of them, those of the filter (`filtering.drop_table`) included.
-    attempts: the paper's N. gold_rule: "any" or "union", as in `boxes.best_iou`.
+    attempts: the paper's N. gold_rule: as in core/gold_regions.py.
     rows_read: how many rows the source had, when known; it must agree with the tables.
     Raises VisRLError when the counts do not add up.
     """
