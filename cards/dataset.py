@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import pyarrow.parquet as pq
 
-from visrl_data.core.config import Thresholds
+from visrl_data.core.config import Thresholds, current_options
 from visrl_data.report.page import commands
 from visrl_data.report.page_text import visible
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
@@ -44,6 +44,7 @@ _FIGURES = (
 def render_dataset_card(folder: Path, manifest: dict[str, Any]) -> str:
     """The text of README.md. Reads the folder's parquet files and report.json; writes nothing."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report["settings"] = current_options(report["settings"])
     facts = read_facts(folder, CONFIGS)
     name = manifest["pretty_name"] or f"VisRL preference pairs: {', '.join(_sources(manifest)[:3])}"
     values = {

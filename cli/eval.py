@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from visrl_data.evaluation.config import EvalConfig
+from visrl_data.evaluation.config import SCORES, EvalConfig
 
 from .console import ProgressBars, fetch_models, hide_library_bars, print_table, resumable, say
 from .options import ConfigFile, Json, Mix, parse_options, with_options
 
 _MODEL = r"A Hub id\[@rev], a model or adapter folder, or spotlight. May be repeated; compared with the first one."
 _SOURCE = "Questions, as for `visrl gen`, or visual-cot:FILE.json or FOLDER. May be repeated. Default: spotlight."
-_SCORE = "exact, normalised, anls or critic; SET=SCORE for one set. May be repeated. Default: normalised."
+_SCORE = f"{', '.join(SCORES)}; SET=SCORE for one set. May be repeated. Default: normalized."
 
 
 @with_options(EvalConfig)

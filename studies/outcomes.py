@@ -37,7 +37,7 @@ def outcomes(evaluation: Path, digest: str, steps: int) -> Outcomes:
         level = found.setdefault(
             prediction.group.removeprefix("spotlight-"), dict.fromkeys(("answer", "box_accuracy"), "")
         )
-        level["answer"] += str(int(answer_score(prediction, "normalised") == 1))
+        level["answer"] += str(int(answer_score(prediction, "normalized") == 1))
         level["box_accuracy"] += str(int((box_iou(prediction, "any") or 0) > POSITIVE_IOU))
     return found
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from visrl_data.core.config import check_option, option
 from visrl_data.core.errors import UsageError
+from visrl_data.core.metrics import METRICS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +200,8 @@ class RlooAnswersConfig(AnswersConfig):
     beta: float = option(0.05, "Strength of the KL constraint, in the reward (TRL: 0.05).", low=0.0)
     reward: str = option(
         "model",
-        "A reward model trained on the first half of the pairs, or exact match with an answer.",
-        choices=("model", "exact"),
+        "A reward model trained on the first half of the pairs, or an answer metric.",
+        choices=("model", *METRICS),
     )
     reward_epochs: float = option(3.0, "Epochs of the reward model over the first half.", low=0.0)
     reward_learning_rate: float = option(1e-4, "Peak learning rate of the reward model.", low=0.0)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.core import files
-from visrl_data.core.config import GenConfig, to_toml
+from visrl_data.core.config import GenConfig, current_options, parse_record, to_toml, with_version
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
@@ -114,10 +114,10 @@ def check(config: EvolveConfig, gen: GenConfig) -> None:
 def _begin(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
     """Note what all rounds share, or check that it is as before. Raises VisRLError, with the differences."""
     shared = {f"evolve.{k}": v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
-    now = json.loads(json.dumps({**dataclasses.asdict(gen), **shared}))
+    now = json.loads(json.dumps(with_version({**dataclasses.asdict(gen), **shared})))
     begun = output / "begun.json"
     if begun.is_file():
-        before = json.loads(begun.read_text(encoding="utf-8"))
+        before = current_options(json.loads(begun.read_text(encoding="utf-8")))
         changed = [f"  {key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
         if changed:
             shown = "\n".join(changed)
@@ -140,7 +140,7 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
     run = Run(path)
     if run.finished:
         made_by, now = run.identity()["actor"].get("digest"), find_model(config.model, config.trust_remote_code).digest
-        if (path / "config.toml").read_text(encoding="utf-8") != to_toml(config) or made_by != now:
+        if run.config() != parse_record(to_toml(config)) or made_by != now:
             raise VisRLError(f"{path} was made otherwise, or by other weights. Choose another --output.")
         run_folder.remove_chunks(run)  # left by a kill after the manifest was whole
         return run

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from visrl_data.core.config import check_option, option
+from visrl_data.core.metrics import OLD_NAMES
 from visrl_data.evaluation.config import SCORES
 
 
@@ -25,8 +26,9 @@ class EvolveConfig:
     eval_source: str | None = option(None, "Questions to measure on; default: the --source.", panel="Measuring")
     eval_split: str = option("test", "Split to measure on.")
     eval_limit: int | None = option(None, "First N of them only; default: all, and 200 of spotlight.", low=1)
-    score: str = option("normalised", "Score of the answers.", choices=SCORES)
+    score: str = option("normalized", "Score of the answers.", choices=SCORES)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "score", OLD_NAMES.get(self.score, self.score))
         for spec in dataclasses.fields(self):
             check_option(spec, getattr(self, spec.name))

@@ -7,8 +7,8 @@ questions of the other half train the policy; no picture is in both.
     --reward model    score of a reply = a linear head on the hidden state of its last token, in a copy of the
                       model with an adapter of its own; -log sigma(score(win) - score(lose)), as in TRL's
                       RewardTrainer, which reads text alone
-    --reward exact    1 when the reply is an answer of the question, both normalised; else 0. The same half of
-                      the questions, no reward model
+    --reward METRIC   how well the reply agrees with the answers of the question, by a metric of core/metrics.py:
+                      exact, normalized, anls, vqa. The same half of the questions, no reward model
 
 Like the baselines of answers.py it sees no crop and no box, and starts from the ORIGINAL model. TRL prepares
 the sampled rows by itself, so this recipe works for the families that its RLOOTrainer knows (LLaVA, Qwen-VL,
@@ -16,7 +16,7 @@ Gemma 3, ...), not for Mllama. The reward model is no product: it lies in the wo
 trained anew when an interruption falls into its training.
 
     visrl train rloo-answers
-    visrl train rloo-answers --data runs/cars --reward exact -o models/cars-rloo-exact
+    visrl train rloo-answers --data runs/cars --reward normalized -o models/cars-rloo
     accelerate launch --num_processes 8 -m visrl_cli train rloo-answers --data runs/cars -o models/cars-rloo
 """
 
@@ -37,7 +37,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.metrics import exact_match
+from visrl_data.core.metrics import answer_metric
 from visrl_data.core.seeds import keyed_seed
 from visrl_train import models, stage
 from visrl_train.answer_baselines import DIRECT_PROMPT, AnswerWriter, begin_from_original, different, dpo_batch
@@ -66,7 +66,11 @@ def train(config: RlooAnswersConfig, output: Path | None = None, callbacks: Sequ
         write = AnswerWriter(Turns(processor, models.token_limit(model)), pairs.read_image)
         training, validation = stage.split(second, config.validation)
         work = stage.counted(work, reward_pairs=len(first), train=len(training), validation=len(validation))
-        reward = exact if config.reward == "exact" else scores(train_reward(work, config, write, first), write)
+        reward = (
+            scores(train_reward(work, config, write, first), write)
+            if config.reward == "model"
+            else agreement(config.reward)
+        )
         trainer = stage.ours(RLOOTrainer)(
             model=model,
             reward_funcs=reward,
@@ -118,9 +122,14 @@ def asked(rows: Sequence[Mapping[str, Any]], write: AnswerWriter) -> Dataset:
     return Dataset.from_list(list(rows)).with_transform(with_pictures)
 
 
-def exact(completions: list[Any], answers: list[list[str]], **_: Any) -> list[float | None]:
-    """The reward that needs no model."""
-    return [exact_match(_said(completion), answer) for completion, answer in zip(completions, answers, strict=True)]
+def agreement(name: str) -> Reward:
+    """Return the reward that needs no model: an answer metric of the reply."""
+    metric = answer_metric(name)
+
+    def score(completions: list[Any], answers: list[list[str]], **_: Any) -> list[float | None]:
+        return [metric(_said(completion), answer) for completion, answer in zip(completions, answers, strict=True)]
+
+    return score
 
 
 def scores(judge: RewardModel, write: AnswerWriter) -> Reward:

@@ -33,7 +33,7 @@ from trl.trainer import utils
 
 from visrl_data.core import files
 from visrl_data.core.boxes import CropRule
-from visrl_data.core.config import to_toml
+from visrl_data.core.config import current_options, to_toml, with_version
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.versions import versions
 from visrl_data.engines import loading
@@ -148,7 +148,7 @@ def _begun(stage: Stage) -> dict[str, Any]:
     options = {f"--{k.replace('_', '-')}": v for k, v in dataclasses.asdict(stage.config).items()}
     record = stage.record()
     kept = {name: record[name] for name in ("stage", "trained_from", "data", "prompts", "box_space", "crop_rule")}
-    begun: dict[str, Any] = json.loads(json.dumps(options | kept))
+    begun: dict[str, Any] = json.loads(json.dumps(with_version(options) | kept))
     return begun
 
 
@@ -161,7 +161,7 @@ def _check_begun(stage: Stage) -> None:
         before["data"] = {name: before["data"].get(name) for name in now["data"]}
         old, new = ({name: side[name] for name in ("stage", "trained_from", "data")} for side in (before, now))
     elif begun.is_file():
-        old, new = json.loads(begun.read_text(encoding="utf-8")), _begun(stage)
+        old, new = current_options(json.loads(begun.read_text(encoding="utf-8"))), _begun(stage)
     else:
         others = [f.name for f in stage.output.iterdir() if f.name not in {".lock", "work"}]
         if others:

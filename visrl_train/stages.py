@@ -106,7 +106,10 @@ STAGES: dict[str, StageSpec] = {
         recipe="rloo",
         summary="Answer-only online RL: the model samples replies, a reward model trained on half of the pairs scores "
         "them.",
-        examples=("visrl train rloo-answers", "visrl train rloo-answers --reward exact -o models/cars-rloo-exact"),
+        examples=(
+            "visrl train rloo-answers",
+            "visrl train rloo-answers --reward normalized -o models/cars-rloo",
+        ),
         card="An answer-only baseline: RLOO on its own replies; no box, no crop (after VisRL, Tab. 5).",
         model_calls=1,
     ),

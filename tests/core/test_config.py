@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from visrl_data.core.config import GenConfig, load_config, to_toml
+from visrl_data.core.config import GenConfig, current_options, load_config, to_toml, with_version
 from visrl_data.core.errors import UsageError
 
 
@@ -56,3 +56,37 @@ def test_wrong_files_are_named(tmp_path, text, message):
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         GenConfig(**options)
+
+
+OLD = 'response_critic = "exact"\ngold_rule = "union"\n'
+
+
+def test_a_record_of_before_means_what_it_meant(tmp_path):
+    """Before, gen's `exact` compared normalized texts and `union` was the box around all."""
+    (tmp_path / "run.json").touch()
+    file = tmp_path / "config.toml"
+    file.write_text(OLD)
+    config = load_config(file, {})
+    assert (config.response_critic, config.gold_rule) == ("normalized", "bounding_box")
+
+
+def test_a_file_of_the_user_means_what_it_says(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(OLD)
+    config = load_config(file, {})
+    assert (config.response_critic, config.gold_rule) == ("exact", "union")
+
+
+@pytest.mark.parametrize("options", [{"response_critic": "exact"}, {"gold_rule": "union"}, {"seed": 3}])
+def test_a_record_of_today_comes_back_as_it_was(tmp_path, options):
+    (tmp_path / "run.json").touch()
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(GenConfig(**options)))
+    assert load_config(file, {}) == GenConfig(**options)
+
+
+def test_only_a_record_that_depends_on_it_states_its_version():
+    """So the default output of a command is the folder that it was before."""
+    assert "config_version" not in to_toml(GenConfig())
+    assert current_options(with_version({"gold_rule": "union"}))["gold_rule"] == "union"
+    assert current_options({"gold_rule": "union"})["gold_rule"] == "bounding_box"

@@ -184,7 +184,7 @@ def test_other_conditions_are_never_mixed(pair, tmp_path, change):
 
 
 def test_scores_by_set_and_the_macro_mean(tmp_path, monkeypatch):
-    """Set x has 3 questions, y one; each weighs a half. exact wants the text itself, normalised forgives case."""
+    """Set x has 3 questions, y one; each weighs a half. exact wants the text itself, normalized forgives case."""
     only = model(tmp_path / "only")
     Scripts(monkeypatch, {"only": lambda kind, request: ON if kind == "focus" else "the stop!"})
     rows = [{"source": "x", "boxes": [GOLD]}, {"source": "x", "boxes": []}, {"source": "x", "answers": ["go"]},
@@ -258,7 +258,7 @@ def test_a_question_that_the_processor_refuses_is_wrong_and_the_others_go_on(pai
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--score", "best"], 2, "expected one of exact, normalised, anls, critic"),
+        (["--score", "best"], 2, "expected one of exact, normalized, anls, vqa, critic"),
         (["--score", "anls", "--score", "exact"], 2, "two scores"),
         (["--model", "spotlight", "--model", "spotlight"], 2, "named twice"),
         (["--source", "a.jsonl", "--source", "a.jsonl"], 2, "named twice"),

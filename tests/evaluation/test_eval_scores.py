@@ -72,8 +72,8 @@ def test_the_macro_mean_resamples_inside_each_group():
     [
         ("exact", " The Stop ", 1.0),
         ("exact", "the stop", 0.0),
-        ("normalised", "stop!", 1.0),
-        ("normalised", "stops", 0.0),
+        ("normalized", "stop!", 1.0),
+        ("normalized", "stops", 0.0),
         ("anls", "the stob", 7 / 8),
         ("anls", "nothing like it", 0.0),
         ("critic", "anything", 0.4),

@@ -8,7 +8,7 @@ from visrl_data.evaluation.table import render
 
 
 def figures(answer, box, **other):
-    first = {"score": "normalised", "questions": 50, "labelled": 40, "answer": answer, "box_accuracy": box}
+    first = {"score": "normalized", "questions": 50, "labelled": 40, "answer": answer, "box_accuracy": box}
     difference = {"mean": 0.125, "low": -0.25, "high": 0.5}
     rest = {
         "mean_iou": box and box / 2,

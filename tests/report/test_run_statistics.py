@@ -16,7 +16,7 @@ from rich.console import Console
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.membership import DROP_REASONS
-from visrl_data.core.metrics import exact_match
+from visrl_data.core.metrics import normalized
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, QUESTION_SCHEMA
 from visrl_data.pipeline.pairing import Thresholds, drop_table, pair_table, select_pairs
 from visrl_data.report.accounting import REPORT_COLUMNS
@@ -234,14 +234,14 @@ def test_response_score_against_exact_match():
     )
 )
 @settings(max_examples=80, deadline=None)
-def test_exact_matches_agree_with_the_critics_exact_match(rows):
+def test_exact_matches_agree_with_the_metric(rows):
     def table(name, values, kind):
         return pa.table({name: pa.array(values, kind)})
 
     questions = table("answers", [answers for _, answers in rows], pa.list_(pa.string()))
     candidates = table("response", [response for response, _ in rows], pa.string())
     found = exact_matches(questions, candidates, np.arange(len(rows)))
-    assert found.tolist() == [exact_match(response, answers) == 1 for response, answers in rows]
+    assert found.tolist() == [normalized(response, answers) == 1 for response, answers in rows]
 
 
 def test_ious_inside_and_across_attempts():

@@ -3,6 +3,7 @@
 Its report.html is left out for its size. A release that changes the run folder adds a run of its own here.
 """
 
+import dataclasses
 import json
 import shutil
 import tomllib
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command import visrl
-from visrl_data.core.config import GenConfig, make_config
+from visrl_data.core.config import GenConfig, make_config, to_toml
 from visrl_data.publishing.dataset import build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
+from visrl_data.runs import run_folder
 from visrl_data.runs.run_folder import Run
 
 OLD_RUN = Path(__file__).parents[1] / "data" / "run-0.1.0"
@@ -75,3 +77,23 @@ def test_its_options_are_understood():
     stored = tomllib.loads((OLD_RUN / "config.toml").read_text())
     config = make_config(GenConfig, stored, {}, where="config.toml", command="visrl gen")
     assert {name: getattr(config, name) for name in stored} == stored
+
+
+def test_its_names_of_metrics_and_rules_mean_what_they_meant(run):
+    """In 0.1.0 `exact` compared normalized texts and `union` was the box around all: the same command as then resumes,
+    today's strict `exact` is another run.
+    """
+    text = (run / "config.toml").read_text().replace('"model"', '"exact"').replace('"any"', '"union"')
+    assert '"exact"' in text and '"union"' in text
+    (run / "config.toml").write_text(text)
+    (run / "manifest.json").unlink()
+    identity = Run(run).identity()
+    options = Run(run).config()
+    assert (options["response_critic"], options["gold_rule"]) == ("normalized", "bounding_box")
+    same = GenConfig(**options)
+    assert run_folder.differences(run, to_toml(same), identity) == {}
+    strict = dataclasses.replace(same, response_critic="exact", gold_rule="union")
+    assert run_folder.differences(run, to_toml(strict), identity) == {
+        "response_critic": '"normalized" -> "exact"',
+        "gold_rule": '"bounding_box" -> "union"',
+    }

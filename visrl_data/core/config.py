@@ -213,6 +213,8 @@ CONFIG_VERSION = 2
 _BEFORE_VERSION_2 = {
     "response_critic": {"exact": "normalized"},
     "reward": {"exact": "normalized"},
+    "--reward": {"exact": "normalized"},
+    "evolve.score": {"normalised": "normalized"},
     "gold_rule": {"union": "bounding_box"},
 }
 _BESIDE_A_RECORD = ("run.json", "begun.json", "report.json", "visrl.json", "work")  # a config.toml that visrl wrote

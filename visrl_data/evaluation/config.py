@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from visrl_data.core.config import GOLD_RULES, GenConfig, check_option, option
+from visrl_data.core.metrics import METRICS
 
-SCORES = ("exact", "normalised", "anls", "critic")
+SCORES = (*METRICS, "critic")
 PROTOCOLS = ("visrl", "visual-cot")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from visrl_data.core import files, versions
 from visrl_data.core.config import GenConfig, to_toml
 from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.metrics import OLD_NAMES
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.core.records import Drop, Question
 from visrl_data.engines import reply_cache
@@ -81,7 +82,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ask every model every question, score the replies, write report.json and report.html; returns the report.
 
-    scores: group -> exact | normalised | anls | critic, with OTHERS as the key for the rest. Raises VisRLError for
+    scores: group -> one of SCORES, with OTHERS as the key for the rest. Raises VisRLError for
     anything that the user can mend; what was made until then stays.
     """
     prompts = load_prompts(Path(config.prompts) if config.prompts else None)
@@ -119,6 +120,7 @@ def _open_sources(names: Sequence[str], config: EvalConfig, scores: dict[str, st
         raise UsageError("No source was named. Give at least one --source.")
     if len(set(names)) < len(names):
         raise UsageError(f"--source {next(n for n in names if names.count(n) > 1)}: named twice.")
+    scores = {group: OLD_NAMES.get(score, score) for group, score in scores.items()}
     for group, score in scores.items():
         if score not in SCORES:
             raise UsageError(f"--score {group}{'=' * bool(group)}{score}: expected one of {', '.join(SCORES)}.")
@@ -128,7 +130,7 @@ def _open_sources(names: Sequence[str], config: EvalConfig, scores: dict[str, st
         source = factory.open_questions(gen)
         if not len(source):
             raise VisRLError(f"Source {name} has no rows in split {config.split!r}: nothing to do.")
-        default = "critic" if source.name == "visual-cot" else "normalised"
+        default = "critic" if source.name == "visual-cot" else "normalized"
         asked.append(Asked(name, gen, source, source.fingerprint(), {OTHERS: default} | scores))
     return asked
 

@@ -20,7 +20,7 @@ import numpy as np
 from visrl_data.core.boxes import Box
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.gold_regions import POSITIVE_IOU, gold_iou
-from visrl_data.core.metrics import anls, exact_match
+from visrl_data.core.metrics import answer_metric
 from visrl_data.core.seeds import generator, keyed_seed
 from visrl_data.evaluation.predictions import Prediction
 
@@ -30,7 +30,7 @@ _BLOCK = 2_000_000  # resampling weights held at a time
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How predictions are scored. scores: group -> exact | normalised | anls | critic."""
+    """How predictions are scored. scores: group -> one of SCORES in config.py."""
 
     scores: Mapping[str, str]
     gold_rule: str
@@ -39,18 +39,15 @@ class Settings:
 
 
 def answer_score(prediction: Prediction, kind: str) -> float:
-    """In [0, 1]. No response, or a verdict that can't be read, is 0.
+    """Return the score in [0, 1] by a metric of core/metrics.py, or the critic's verdict.
 
-    exact: the text as it is, but for blanks around it. normalised: but for case, punctuation and articles.
+    No response, or a verdict that can't be read, is 0.
     """
-    response, answers = prediction.response, prediction.answers
-    if response is None:
+    if prediction.response is None:
         return 0.0
-    if kind == "exact":
-        return float(response.strip() in {answer.strip() for answer in answers})
-    if kind == "normalised":
-        return exact_match(response, answers)
-    return anls(response, answers) if kind == "anls" else prediction.verdict or 0.0
+    if kind == "critic":
+        return prediction.verdict or 0.0
+    return answer_metric(kind)(prediction.response, prediction.answers)
 
 
 def box_iou(prediction: Prediction, gold_rule: str) -> float | None:

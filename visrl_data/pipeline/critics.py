@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from visrl_data.core.config import GenConfig, Thresholds
-from visrl_data.core.metrics import anls, exact_match
+from visrl_data.core.metrics import answer_metric
 from visrl_data.core.prompts import (
     SCORE_CHOICES,
     SCORE_GRAMMAR,
@@ -56,7 +56,7 @@ def response_critic(config: GenConfig, role: Role, prompts: PromptSet) -> Critic
     """Return the critic of responses: how close to a standard answer? A model sees the whole image."""
     if config.response_critic == "model":
         return ModelCritic(role, config, prompts.response_critic)
-    return MetricCritic(exact_match if config.response_critic == "exact" else anls, config.score_step)
+    return MetricCritic(answer_metric(config.response_critic), config.score_step)
 
 
 def can_pair(score: Score, thresholds: Thresholds) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrl_data.core.config import GenConfig, Thresholds
+from visrl_data.core.config import GenConfig, Thresholds, current_options
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet, recorded_prompts
 from visrl_data.core.records import CANDIDATE_SCHEMA, QUESTION_SCHEMA
@@ -177,7 +177,8 @@ def _check_alike(first: Member, other: Member) -> None:
 
 def _conditions(about: dict[str, Any]) -> dict[str, Any]:
     run = about["run"]
-    options = {spec.name: about["config"].get(spec.name) for spec in dataclasses.fields(GenConfig)}
+    config = current_options(about["config"])
+    options = {spec.name: config.get(spec.name) for spec in dataclasses.fields(GenConfig)}
     named = {name: value for name, value in options.items() if name not in MAY_DIFFER}
     for role in ("actor", "critic"):
         named |= {f"{role} {key}": value for key, value in run[role].items() if key not in _MODEL_MAY_DIFFER}
@@ -222,7 +223,7 @@ def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: boo
     from visrl_data.pipeline.finalize import COLUMNS
 
     about = kept[0].members[0].about
-    config, used = about["config"], dict(about["filter"])
+    config, used = current_options(about["config"]), dict(about["filter"])
     box_critic = used.pop("box_critic")
     candidates = pa.concat_tables(table for part in kept for table in parts.candidate_tables(part, COLUMNS))
     pool = _of_questions(candidates, tables["questions"], "question_id")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visrl_data.core.config import current_options
 from visrl_data.report.audit import CELLS
 from visrl_data.report.measures import share_difference
 from visrl_data.runs.opening import InspectionTarget, open_target
@@ -78,7 +79,7 @@ def _conditions(target: InspectionTarget) -> dict[str, dict[str, Any]]:
     for about in target.runs.values():
         run, used = about["run"], about["filter"]
         groups = {
-            "options": {name: value for name, value in about["config"].items() if name not in used},
+            "options": {name: value for name, value in current_options(about["config"]).items() if name not in used},
             "thresholds": used,
             "models": {name: run[name] for name in _MODELS if name in run},
             "prompts": dict(name.split("@") for name in run["prompts"]),

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from visrl_data.core import metrics
 from visrl_data.core.boxes import ious
-from visrl_data.core.config import Thresholds
+from visrl_data.core.config import Thresholds, with_version
 from visrl_data.core.membership import membership
 from visrl_data.report.accounting import (
     Loss,
@@ -72,7 +72,9 @@ def report(
     settings = dataclasses.asdict(thresholds) | {"box_critic": box_critic, "attempts": attempts}
     found = {
         "version": REPORT_VERSION,
-        "settings": settings | {"score_step": score_step, "gold_rule": gold_rule, "positive_iou": POSITIVE_IOU},
+        "settings": with_version(
+            settings | {"score_step": score_step, "gold_rule": gold_rule, "positive_iou": POSITIVE_IOU}
+        ),
         "yields": yields,
         "drops": {
             "source": value_counts(drops.filter(pc.equal(drops["stage"], "source"))["reason"]),
@@ -137,7 +139,7 @@ def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
 
 
 def _exact(tables: RunTables, thresholds: Thresholds) -> dict[str, Any]:
-    """The response score against exact match with a standard answer (normalised as in critics.py)."""
+    """The response score against exact match with a standard answer (both normalized)."""
     answered = pc.not_equal(tables.candidates["response_score_state"], "skipped")
     candidates = tables.candidates.select(["response", "response_score"]).filter(answered)
     exact = exact_matches(tables.questions, candidates, tables.candidate_question[answered.to_numpy()])
@@ -158,7 +160,7 @@ def _exact(tables: RunTables, thresholds: Thresholds) -> dict[str, Any]:
 
 
 def exact_matches(questions: pa.Table, candidates: pa.Table, candidate_question: np.ndarray) -> np.ndarray:
-    """`critics.exact_match` for each candidate, with each distinct text normalised once."""
+    """`metrics.normalized` for each candidate, with each distinct text normalised once."""
     codes: dict[str, int] = {}  # of what is compared
 
     def coded(texts: pa.ChunkedArray) -> np.ndarray:

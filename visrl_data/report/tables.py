@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from visrl_data.core.config import current_options
+
 _STAGES = {
     "questions": "questions",
     "candidates": "candidates",
@@ -94,7 +96,7 @@ def _audit(report: dict[str, Any]) -> list[RenderableType]:
     audit = report["audit"]
     if audit["pairs"] is None:
         return [f"Audit: {audit['state']}."]
-    rule, least = report["settings"]["gold_rule"], report["settings"]["positive_iou"]
+    rule, least = current_options(report["settings"])["gold_rule"], report["settings"]["positive_iou"]
     table = table_of("Audit (Tab. 6)", "cell", "pairs", "%", "95 % interval", "blind %")
     pairs, floor = audit["pairs"], audit["floor"]["questions_with_pair"]
     for name, cell in [*pairs["cells"].items(), ("win positive", pairs["win_positive"])]:

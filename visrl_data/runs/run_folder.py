@@ -21,7 +21,6 @@ import logging
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from visrl_data.core.config import parse_record
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import ROWS, file_digest, fsync, locked, write_json, write_text
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, QUESTION_SCHEMA
@@ -47,7 +47,7 @@ ROW_GROUP = {"images": 100}  # pictures are large; other tables use ROWS
 _CHUNK_DIGESTS = "sha256.json"
 SHARD_FOLDER = "shard-*-of-*"  # a part that a job array makes (shards.py); its run may be joined around it
 # Where the models are served and how fast they are asked: may differ when a run goes on; no row depends on it.
-_WHERE = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address"}
+_WHERE = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address", "config_version"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """The resolved options; those that were left unset are missing."""
-        return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+        return parse_record((self.path / "config.toml").read_text(encoding="utf-8"))
 
     def identity(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
@@ -183,7 +183,7 @@ def _is_threshold(key: str) -> bool:
 
 
 def _lines(toml: str) -> dict[str, str]:
-    return dict(line.split(" = ", 1) for line in toml.splitlines() if " = " in line)
+    return {name: json.dumps(value) for name, value in parse_record(toml).items()}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
