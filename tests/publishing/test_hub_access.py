@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, Response
 
 from visrl_data.core import hub_access
-from visrl_data.core.hub_access import Failure, HubFailure, attempt, diagnose, mask
+from visrl_data.core.hub_access import HubFailure, attempt, diagnose, mask
 
 SECRET = "hf_" + "aB3" * 11
 
@@ -51,8 +51,8 @@ def test_what_the_client_logs_is_masked(capsys):
 def test_a_refusal_is_not_repeated(status, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     failure = diagnose(http_error(status, f"no, {SECRET}"))
-    assert failure.status == status and not failure.passing and not failure.unsure
-    assert str(status) in failure.reason and SECRET not in failure.reason and failure.mend
+    assert failure.status == status and not failure.transient and not failure.unsure
+    assert str(status) in failure.reason and SECRET not in failure.reason and failure.hint
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_refusal_is_not_repeated(status, monkeypatch):
 )
 def test_what_may_pass(status, unsure):
     failure = diagnose(http_error(status))
-    assert failure.passing and failure.unsure == unsure
+    assert failure.transient and failure.unsure == unsure
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def raised(outer, inner):
 def test_what_went_wrong_is_found_in_the_chain(error, words, passing, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     failure = diagnose(error)
-    assert words in failure.reason and failure.passing == passing
+    assert words in failure.reason and failure.transient == passing
 
 
 class Calls:
@@ -143,24 +143,13 @@ def test_in_the_end_it_is_given_up(waits):
     assert waits == list(hub_access.DELAYS) and told.value.failure.status == 503 and not told.value.unsure
 
 
-def test_a_lost_answer_does_not_repeat_what_was_done(waits):
-    call, look = Calls(ConnectionResetError(), "twice"), Calls("once")
-    assert attempt("x", call, settled=look) == "once"
-    assert call.count == 1
-
-
-def test_nothing_is_repeated_before_it_is_known_that_it_was_not_done(waits):
-    down = HubFailure("look", Failure("down", ""))
-    call, look = Calls(ConnectionResetError(), "done"), Calls(down, down, None)
-    assert attempt("x", call, settled=look) == "done"
-    assert (call.count, look.count) == (2, 3)
+def test_a_change_that_may_have_been_made_is_reported_whatever_came_after(waits):
     with pytest.raises(HubFailure) as told:
-        attempt("x", Calls(ConnectionResetError()), settled=Calls(*[down] * 9))
-    assert told.value.unsure
-
-
-def test_the_last_answer_may_be_lost_too(waits):
-    assert attempt("x", Calls(*[http_error(500)] * 5), settled=Calls(None, None, None, None, "done")) == "done"
+        attempt("x", Calls(ConnectionResetError(), http_error(403)), writes=True)
+    assert told.value.unsure and told.value.failure.status == 403
+    with pytest.raises(HubFailure) as told:
+        attempt("x", Calls(ConnectionResetError(), http_error(403)))
+    assert not told.value.unsure, "reading changes nothing"
 
 
 def test_a_wait_that_is_too_long_is_told(waits):

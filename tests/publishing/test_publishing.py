@@ -10,9 +10,8 @@ from tests.cli.test_cli import visrl
 from tests.helpers.release_folders import make_model
 from tests.publishing.test_loopback_hub import run_module
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.hub_access import HubFailure
-from visrl_data.publishing import hub_state, push
-from visrl_data.publishing.hub_state import Place
+from visrl_data.core.hub_access import HubFailure, attempt
+from visrl_data.publishing import hub_repo, push
 
 
 def check_rows(rows):
@@ -51,9 +50,9 @@ def test_only_a_404_means_that_there_is_no_repository(status, found, monkeypatch
         raise RepositoryNotFoundError("Repository Not Found", response=response)
 
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
-    place = Place(SimpleNamespace(list_repo_refs=list_repo_refs), "user/x", "dataset", "main", lambda _: None)
+    repo = hub_repo.RepoRef(SimpleNamespace(list_repo_refs=list_repo_refs), "user/x", "dataset", "main", lambda _: None)
     try:
-        assert hub_state.refs(place) is found
+        assert attempt("looking", lambda: hub_repo.read_refs(repo)) is found
     except HubFailure as error:
         assert found == "refused" and "does not accept the token (401)" in error.failure.reason
 

@@ -108,7 +108,7 @@ def test_the_plan_of_a_commit(tmp_path):
     files = release_plan.local_files(make_dataset(tmp_path / "d"), "dataset")
     there = {file.path: file.sha256 if file.path.endswith("parquet") else file.blob for file in files}
     same = plan_files(files, there, "dataset")
-    assert same.empty and same.unchanged == len(files)
+    assert same.is_empty and same.unchanged == len(files)
     there |= {"README.md": "0" * 40, "data/old.parquet": "1" * 64, ".gitattributes": "2" * 40, "notes.txt": "3" * 40}
     del there["report.json"]
     plan = plan_files(files, there, "dataset")
@@ -120,10 +120,10 @@ def test_files_of_others_are_not_replaced(tmp_path):
     files = release_plan.local_files(make_model(tmp_path / "m"), "model")
     there = {"README.md": "0" * 40, "model.safetensors": "1" * 64, "old.safetensors": "2" * 64, "x.md": "3" * 40}
     plan = plan_files(files, there, "model")
-    assert release_plan.foreign_files(plan, there, "model") == ["model.safetensors", "old.safetensors"]
-    assert release_plan.foreign_files(plan, there | {"visrl.json": "4" * 40}, "model") == []
+    assert release_plan.unknown_files(plan, there, "model") == ["model.safetensors", "old.safetensors"]
+    assert release_plan.unknown_files(plan, there | {"visrl.json": "4" * 40}, "model") == []
     new = {".gitattributes": "0" * 40, "README.md": "1" * 40}
-    assert release_plan.foreign_files(plan_files(files, new, "model"), new, "model") == []
+    assert release_plan.unknown_files(plan_files(files, new, "model"), new, "model") == []
 
 
 def test_a_file_that_was_not_written_since_is_not_read_again(tmp_path, monkeypatch):
@@ -132,7 +132,7 @@ def test_a_file_that_was_not_written_since_is_not_read_again(tmp_path, monkeypat
     first = release_plan.local_files(folder, "dataset")
     reads = []
     monkeypatch.setattr(release_plan, "_git_blob", lambda size: reads.append(size) or hashlib.sha1())
-    release_plan.local_files(folder, "dataset", first)
+    release_plan.local_files(folder, "dataset")
     assert len(reads) == len(first) - 1 and 2**20 not in reads, "small files can change within a tick of the clock"
 
 

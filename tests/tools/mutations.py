@@ -44,7 +44,7 @@ _BOXES, _FILTER, _SAMPLING = (
     "visrl_data/pipeline/pairing.py",
     "visrl_data/pipeline/actor.py",
 )
-_EQ3, _STEPS = "visrl_data/pipeline/diversity.py", "visrl_data/publishing/release_steps.py"
+_EQ3, _STEPS = "visrl_data/pipeline/diversity.py", "visrl_data/publishing/hub_repo.py"
 _LOSS, _ROWS = "visrl_train/preference.py", "visrl_data/publishing/dataset_rows.py"
 _KEY = "keyed_seed(config.seed, config.round, view.question.id, attempt, slot, purpose)"
 
@@ -99,10 +99,10 @@ MUTATIONS = (
        "F.logsigmoid(reward_win - reward_lose)", "F.logsigmoid(reward_lose - reward_win)", "train/test_loss"),
     _m("the box's beta is on the response", _LOSS, "beta[:pairs] = ", "beta[pairs:] = ", "train/test_loss"),
     _m("a commit's digests are not compared", _STEPS,
-       "others = hub_state.differing(place, commit, release.files)", "others = []", "publishing/test_loopback_hub"),
+       "lambda: differing(repo, commit, files))", "list)", "publishing/test_loopback_hub"),
     _m("a commit is not read back", _STEPS,
-       "others = hub_state.differing_bytes(place, commit, release.files)", "others = []",
-       "publishing/test_release_steps"),
+       "others = differing_bytes(repo, commit, files)", "others = []",
+       "publishing/test_hub_repo"),
     _m("the actor judges itself", "visrl_data/pipeline/model_pair.py",
        "return role, Role(role.engine, False)", "return role, Role(role.engine, True)", "models/test_models"),
     _m("the adapter stays on for the critic", "visrl_data/engines/transformers.py",

@@ -37,10 +37,11 @@ def is_model_file(path: str) -> bool:
     """Whether a file of a model folder is part of the model."""
     if "/" in path and not path.startswith("additional_chat_templates/"):
         return False
-    return _matches(path, MODEL_FILES) and not _matches(path, NOT_MODEL_FILES)
+    return matches(path, MODEL_FILES) and not matches(path, NOT_MODEL_FILES)
 
 
-def _matches(path: str, patterns: Iterable[str]) -> bool:
+def matches(path: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a path matches one of the patterns."""
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
@@ -92,7 +93,7 @@ def notes(folder: Path) -> list[str]:
 
 
 def _is_settings(path: str) -> bool:
-    return path.endswith((".json", ".toml")) and not _matches(path, _WORDS)
+    return path.endswith((".json", ".toml")) and not matches(path, _WORDS)
 
 
 def _local_paths(folder: Path) -> Iterator[str]:

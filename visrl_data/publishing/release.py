@@ -1,31 +1,30 @@
 """The release: a finished folder becomes one commit and one tag on the Hub, read back before it is called done.
 
-    look      refs, files and last tag of the repository (hub_state.py); what would change (release_plan.py)
+    read      refs, files and last tag of the repository (hub_repo.py); what would change (release_plan.py)
     stamp     the tag and the changes, on the card and the manifest
     refuse    a tag that exists with other content, a breaking schema change, a repository that is not ours
-    upload    large files; invisible until the commit (this and the rest: release_steps.py)
-    commit    ONE: data, card, manifest, report and deletions, on the head that was looked at
+    upload    large files; invisible until the commit (this and the rest: hub_repo.py)
+    commit    ONE: data, card, manifest, report and deletions, on the head that was read
     verify    the Hub's digests of the commit, then every file downloaded into a fresh cache
     tag       ONE, on the verified commit; never moved
     reload    by the tag
 
-Every step looks first at what is there already, so a rerun goes on where the last one stopped, and the same
+Every step looks first at what is there already, so a rerun continues where the last one stopped, and the same
 content pushed again changes nothing. hub_access.py repeats what may pass and words what does not.
-push.py finds or makes the folder.
+push.py prepares the folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.hub_access import HubFailure, attempt, careful_client, diagnose, disk_full, hub_api
-from visrl_data.publishing import hub_state, release_plan, release_steps
-from visrl_data.publishing.hub_state import Look, Place
-from visrl_data.publishing.release_plan import CardChange, LocalFile
-from visrl_data.publishing.release_steps import Held, Release, some
+from visrl_data.core.hub_access import HubFailure, Say, attempt, careful_client, diagnose, disk_full, hub_api
+from visrl_data.publishing import hub_repo, release_plan
+from visrl_data.publishing.hub_repo import RepoRef, RepoState
+from visrl_data.publishing.release_plan import CardChange, FilePlan, LocalFile, some
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +75,30 @@ class Published:
 
 
 @dataclass(slots=True)
-class Job:
-    """A release on its way. files: read so far, so that they are not digested again."""
+class Release:
+    """A folder's files under a tag, and what they would change.
 
-    place: Place
+    previous: the tag that schema and counts are compared with, "" for none.
+    holds: what the Hub is known to hold of it, for the message of a failure.
+    """
+
+    repo: RepoRef
     folder: Folder
     options: PushOptions
-    files: tuple[LocalFile, ...] = ()
-    held: Held = field(default_factory=Held)
+    holds: str
+    files: tuple[LocalFile, ...]
+    tag: str = ""
+    previous: str = ""
+    plan: FilePlan = FilePlan()
+    card: CardChange = CardChange()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return (*self.card.lines, *self.plan.lines())
+
+    def done(self, state: str, commit: str | None, pull_request: str | None = None) -> Published:
+        tag, repo = None if state == "proposed" else self.tag, self.repo
+        return Published(repo.id, repo.kind, state, tag, commit, repo.url, self.lines, pull_request)
 
 
 def publish(
@@ -91,7 +106,7 @@ def publish(
     hub_id: str,
     tag: str | None = None,
     options: PushOptions = PushOptions(),
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> Published:
     """Publish a finished dataset or model folder as one commit and one tag.
 
@@ -101,173 +116,167 @@ def publish(
     release_plan.check_hub_id(hub_id)
     if tag is not None:
         release_plan.check_tag(tag)
-    job = Job(Place(hub_api(), hub_id, options.kind, options.branch, say), folder, options)
-    job.files = release_plan.local_files(folder.path, options.kind)
+    repo = RepoRef(hub_api(), hub_id, options.kind, options.branch, say)
+    files = release_plan.local_files(folder.path, options.kind)
+    release = Release(repo, folder, options, f"Nothing of this release is in {hub_id}.", files)
     try:
         with careful_client():
-            return _publish(job, tag)
+            return _publish(release, tag)
     except HubFailure as error:
-        raise VisRLError(_told(job, error)) from None
+        raise VisRLError(_message(release, error)) from None
     except OSError as error:
         if not disk_full(error):
             raise
-        raise VisRLError(_told(job, HubFailure("writing to this disk", diagnose(error)))) from None
+        raise VisRLError(_message(release, HubFailure("writing to this disk", diagnose(error)))) from None
 
 
-def default_hub_id(given: str | None, name: str) -> str:
-    """The repository's id: as given, or `name`, with the user's own name in front where that is missing.
+def default_hub_id(hub_id: str | None, name: str) -> str:
+    """Return the repository's id: `hub_id` or else `name`, with the user's own name in front where that is missing.
 
     Raises VisRLError without a token that the Hub accepts.
     """
-    hub_id = given or release_plan.repo_name(name)
+    hub_id = hub_id or release_plan.repo_name(name)
     if "/" not in hub_id:
         try:
             hub_id = f"{attempt('asking for your name', hub_api().whoami)['name']}/{hub_id}"
         except HubFailure as error:
             raise VisRLError(
-                f"Your name on the Hub could not be found out: {error.failure.reason}. Nothing was sent.\n"
-                f"{error.failure.mend} Then run the same command again."
+                f"Your name on the Hub could not be looked up: {error.failure.reason}. Nothing was sent.\n"
+                f"{error.failure.hint} Then run the same command again."
             ) from None
     release_plan.check_hub_id(hub_id)
     return hub_id
 
 
-def _publish(job: Job, tag: str | None) -> Published:
-    place, options = job.place, job.options
-    before = hub_state.look(place) or Look()
-    known = tag if tag in before.tags else None if tag else hub_state.tag_before(place, before.head, before.tags)
-    if known and (same := _as_tagged(job, before, known)):
-        place.say(f"{place.id} holds exactly this as {known} already; nothing to do.")
-        return _done(job, "unchanged", same, before.tags[known])
-    if tag in before.tags:
+def _publish(release: Release, tag: str | None) -> Published:
+    repo, options = release.repo, release.options
+    state = repo.read("looking at the repository", lambda: hub_repo.read_state(repo))
+    known = tag or hub_repo.last_tag(repo, state.head, state.tags)
+    if known in state.tags and _is_tagged(release, state, known):
+        repo.say(f"{repo.id} holds exactly this as {known} already; nothing to do.")
+        return release.done("unchanged", state.tags[known])
+    if tag in state.tags:
         raise VisRLError(
-            f"{place.id} has a tag {tag} already, with other content, and a tag is never moved. Nothing was sent. "
+            f"{repo.id} has a tag {tag} already, with other content, and a tag is never moved. Nothing was sent. "
             f"Choose another --tag, or none for the next number."
         )
-    release = _stamped(job, before, tag)
-    _show(job, before, release)
-    _refuse(job, before, release)
-    job.folder.check()
+    _compare(release, state, tag, state.head, state.tags)
+    _show(release, state)
+    _refuse(release, state)
+    release.folder.check()
     if options.dry_run:
-        place.say("Nothing was sent (--dry-run).")
-        return _done(job, "dry-run", release, None)
-    if not before.exists:
-        before = release_steps.create_repository(place, options.private)
-        job.held.created = True
-        release = _stamped(job, before, tag)
-        _refuse(job, before, release)
+        repo.say("Nothing was sent (--dry-run).")
+        return release.done("dry-run", None)
+    if not state.exists:
+        state = hub_repo.create_repository(repo, options.private)
+        release.holds = f"{repo.id} was created; nothing of this release is in it."
+        _compare(release, state, tag, state.head, state.tags)
+        _refuse(release, state)
+    message = "\n".join((f"Release {release.tag}", *release.card.lines))
     if options.create_pr:
-        return _propose(job, before, release)
-    commit = before.head if release.plan.empty else release_steps.commit_release(release, before)
-    job.held.commit = commit
-    release_steps.verify_commit(release, commit, options.reload)
-    release_steps.tag_commit(release, commit)
-    return _done(job, "tagged" if release.plan.empty else "published", release, commit)
+        return _propose(release, state, message)
+    commit = state.head
+    if not release.plan.is_empty:
+        if not state.has_branch:
+            hub_repo.create_branch(repo, state.head)
+        commit = hub_repo.commit(repo, release.plan, release.files, state.head, message)
+    _verify(release, commit)
+    hub_repo.create_tag(repo, release.tag, commit)
+    return release.done("tagged" if release.plan.is_empty else "published", commit)
 
 
-def _done(job: Job, state: str, release: Release, commit: str | None, pull_request: str | None = None) -> Published:
-    tag = None if state == "proposed" else release.tag
-    return Published(job.place.id, job.place.kind, state, tag, commit, job.place.url, release.lines, pull_request)
+def _propose(release: Release, state: RepoState, message: str) -> Published:
+    """Open a pull request. The tag comes after its merge, when the same command finds the content on the branch."""
+    repo = release.repo
+    if release.plan.is_empty:
+        repo.say("There is nothing to propose. Without --create-pr the same command tags it.")
+        return release.done("unchanged", state.head)
+    number, commit = hub_repo.open_pull_request(repo, release.plan, release.files, state.head, message)
+    _verify(release, commit)
+    url = f"{repo.url}/discussions/{number}"
+    repo.say(f"Proposed as {url}. After its merge the same command without --create-pr tags it.")
+    return release.done("proposed", commit, url)
 
 
-def _as_tagged(job: Job, before: Look, tag: str) -> Release | None:
-    """The release as it would have been made under a tag that exists, if that is what the tag names."""
-    commit = before.tags[tag]
-    others = {name: at for name, at in before.tags.items() if at != commit}
-    release = _under(job, tag, hub_state.tag_before(job.place, commit, others), before, commit)
-    return release if release.plan.empty else None
+def _verify(release: Release, commit: str) -> None:
+    release.holds = f"{release.repo.id} holds it as commit {commit[:12]}, without a tag."
+    hub_repo.verify(release.repo, commit, release.files, release.options.reload)
 
 
-def _stamped(job: Job, before: Look, tag: str | None) -> Release:
-    """The release under a new tag, against the branch as it is."""
-    return _under(job, tag, hub_state.tag_before(job.place, before.head, before.tags), before, before.head)
+def _is_tagged(release: Release, state: RepoState, tag: str) -> bool:
+    """Tell whether a tag that exists names the release as it would have been made under that tag."""
+    commit = state.tags[tag]
+    _compare(release, state, tag, commit, {name: at for name, at in state.tags.items() if at != commit})
+    return release.plan.is_empty
 
 
-def _under(job: Job, tag: str | None, previous: str, before: Look, commit: str) -> Release:
-    """The folder stamped with a tag, compared with a commit. Schema and counts are compared with `previous`."""
-    place, kind, card = job.place, job.options.kind, CardChange((), ())
-    if kind == "dataset":
-        old = release_plan.card_facts(hub_state.read_card(place, before.tags[previous])) if previous else None
-        new = release_plan.card_facts((job.folder.path / "README.md").read_text(encoding="utf-8"))
+def _compare(release: Release, state: RepoState, tag: str | None, commit: str, tags: dict[str, str]) -> None:
+    """Stamp the folder with a tag, and set what that changes against a commit.
+
+    Schema and counts are compared with the last of `tags` before that commit.
+    """
+    repo, folder, card = release.repo, release.folder.path, CardChange()
+    previous = hub_repo.last_tag(repo, commit, tags)
+    if repo.kind == "dataset":
+        old = release_plan.card_facts(hub_repo.read_card(repo, tags[previous])) if previous else None
+        new = release_plan.card_facts((folder / "README.md").read_text(encoding="utf-8"))
         if not new.features:
-            raise VisRLError(f"{job.folder.path}/README.md has no dataset_info, so nothing can be compared with it.")
+            raise VisRLError(f"{folder}/README.md has no dataset_info, so nothing can be compared with it.")
         card = release_plan.compare_cards(old, new)
-    tag = tag or release_plan.next_tag(before.tags, bool(card.breaking))
-    job.folder.stamp(tag, previous, card.lines if previous else ())
-    job.files = release_plan.local_files(job.folder.path, kind, job.files)
-    there = before.files if commit == before.head else hub_state.digests(place, commit)
-    plan = release_plan.plan_files(job.files, there, kind)
-    return Release(place, tag, previous, job.files, plan, card, job.held)
+    tag = tag or release_plan.next_tag(state.tags, bool(card.breaking))
+    release.folder.stamp(tag, previous, card.lines if previous else ())
+    release.tag, release.previous, release.card = tag, previous, card
+    release.files = release_plan.local_files(folder, repo.kind)
+    files = state.files
+    if commit != state.head:
+        files = repo.read("reading the list of files", lambda: hub_repo.digests(repo, commit))
+    release.plan = release_plan.plan_files(release.files, files, repo.kind)
 
 
-def _show(job: Job, before: Look, release: Release) -> None:
-    say, private = job.place.say, before.private if before.exists else job.options.private
-    at = f"{job.options.branch} at {before.head[:12]}" if before.exists else "to be created"
-    say(f"{job.place.id}, {'private' if private else 'public'} {job.place.kind}, {at}")
-    say(f"{release.tag}, against {release.previous}:" if release.previous else f"{release.tag}, the first version:")
+def _show(release: Release, state: RepoState) -> None:
+    say, branch = release.repo.say, release.repo.branch
+    private = state.private if state.exists else release.options.private
+    at = f"{branch} at {state.head[:12]}" if state.exists else "to be created"
+    say(f"{release.repo.id}, {'private' if private else 'public'} {release.repo.kind}, {at}")
+    say(f"{release.tag}, {f'compared with {release.previous}' if release.previous else 'the first version'}:")
     for line in release.lines:
         say(f"  {line}")
-    if release.plan.empty:
-        say(f"  {job.options.branch} holds this content already; no commit is needed")
+    if release.plan.is_empty:
+        say(f"  {branch} holds this content already; no commit is needed")
 
 
-def _refuse(job: Job, before: Look, release: Release) -> None:
-    """What must not happen without a word from the user. Raises VisRLError; nothing was sent so far."""
-    place, options = job.place, job.options
-    if options.private and before.exists and not before.private:
+def _refuse(release: Release, state: RepoState) -> None:
+    """Refuse what must not happen without a word from the user. Raises VisRLError; nothing was sent so far."""
+    repo, options = release.repo, release.options
+    if options.private and state.exists and not state.private:
         raise VisRLError(
-            f"{place.id} exists and is public, and you asked for --private. Nothing was sent. Make it private at "
-            f"{place.url}/settings, or choose another --hub-id."
+            f"{repo.id} exists and is public, and you asked for --private. Nothing was sent. Make it private at "
+            f"{repo.url}/settings, or choose another --hub-id."
         )
-    foreign = release_plan.foreign_files(release.plan, before.files, place.kind)
-    if foreign:
+    if unknown := release_plan.unknown_files(release.plan, state.files, repo.kind):
         raise VisRLError(
-            f"{place.id} holds files that no `visrl push` put there and this one would replace or delete: "
-            f"{some(foreign)}. Nothing was sent. Choose another --hub-id."
+            f"{repo.id} holds files that no `visrl push` put there and this one would replace or delete: "
+            f"{some(unknown)}. Nothing was sent. Choose another --hub-id."
         )
     if leaks := release_plan.leaks(release.files):
         raise VisRLError(
-            f"What would be published to {place.id} names what should stay here: {'; '.join(leaks[:5])}. "
+            f"What would be published to {repo.id} names what should stay here: {'; '.join(leaks[:5])}. "
             f"Nothing was sent. Take it out of the folder, then run the same command again."
         )
     if release.card.breaking and not options.allow_schema_change:
-        shown = "".join(f"\n  {line}" for line in release.card.breaking)
+        lines = "".join(f"\n  {line}" for line in release.card.breaking)
         raise VisRLError(
-            f"This version can break code that was written for {release.previous} of {place.id}:{shown}\n"
+            f"This version can break code that was written for {release.previous} of {repo.id}:{lines}\n"
             f"Nothing was sent. If that is meant, add --allow-schema-change."
         )
 
 
-def _propose(job: Job, before: Look, release: Release) -> Published:
-    """A pull request. The tag comes after its merge, when the same command finds the content on the branch."""
-    place = job.place
-    if release.plan.empty:
-        place.say("There is nothing to propose. Without --create-pr the same command tags it.")
-        return _done(job, "unchanged", release, before.head)
-    number = release_steps.open_pull_request(release, before)
-    job.held.commit = commit = hub_state.commit_of(place, f"refs/pr/{number}")
-    release_steps.verify_commit(release, commit, job.options.reload)
-    url = f"{place.url}/discussions/{number}"
-    place.say(f"Proposed as {url}. After its merge the same command without --create-pr tags it.")
-    return _done(job, "proposed", release, commit, url)
-
-
-def _told(job: Job, error: HubFailure) -> str:
-    """One message: what failed, what the Hub holds, what to do."""
-    held, name = job.held, job.place.id
-    if held.tagged:
-        holds = f"{name} holds it as commit {held.commit[:12]}, verified, and took the tag; a last look at that failed."
-    elif held.commit:
-        holds = f"{name} holds it as commit {held.commit[:12]}, without a tag."
-    elif held.uploaded:
-        holds = f"Files were uploaded, but nothing of this release can be seen in {name}, and there is no new tag."
-    elif held.created:
-        holds = f"{name} was created; nothing of this release is in it."
-    else:
-        holds = f"Nothing of this release is in {name}."
+def _message(release: Release, error: HubFailure) -> str:
+    """Word a failure in one message: what failed, what the Hub holds, what to do."""
+    holds = release.holds
     if error.unsure:
-        holds += f" Unless the Hub did the last step all the same ({error.step}): its answer never came."
+        holds += f" Unless the Hub did the last step all the same ({error.step}): its response never came."
     return (
-        f"Publishing to {name} failed while {error.step}: {error.failure.reason}.\n{holds}\n"
-        f"{error.failure.mend} Then run the same command again: it goes on from there."
+        f"Publishing to {release.repo.id} failed while {error.step}: {error.failure.reason}.\n{holds}\n"
+        f"{error.failure.hint} Then run the same command again: it continues from there."
     )

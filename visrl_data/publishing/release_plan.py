@@ -6,7 +6,7 @@ counts are read from `dataset_info` on the cards, which the builder takes from t
 
 from __future__ import annotations
 
-import fnmatch
+import functools
 import hashlib
 import json
 import re
@@ -17,7 +17,7 @@ from typing import Any
 
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.models.model_folder import RECORD
-from visrl_data.publishing.model_release import is_model_file
+from visrl_data.publishing.model_release import is_model_file, matches
 
 # What a release puts on the Hub, and therefore deletes there when a later one has it no more. Other files stay.
 OWNED = {
@@ -33,34 +33,30 @@ _REPO_NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file to publish. path: where it goes; sha256 and blob: its digest as a large file, and as git's blob.
-
-    changed: when it was written last, in nanoseconds.
-    """
+    """A file to publish. path: where it goes; sha256 and blob: its digest as a large file, and as git's blob."""
 
     path: str
     source: Path
     size: int
-    changed: int
     sha256: str
     blob: str
 
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """The changes of the one commit. delete: paths on the Hub that the folder has no more."""
+    """The changes of the one commit. delete: paths on the Hub that the folder no longer has."""
 
-    add: tuple[LocalFile, ...]
-    change: tuple[LocalFile, ...]
-    delete: tuple[str, ...]
-    unchanged: int
+    add: tuple[LocalFile, ...] = ()
+    change: tuple[LocalFile, ...] = ()
+    delete: tuple[str, ...] = ()
+    unchanged: int = 0
 
     @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         return not (self.add or self.change or self.delete)
 
     def lines(self) -> list[str]:
-        """One line a file, to be read by people."""
+        """Return one line a file, to be read by people."""
         sent = [("+", file) for file in self.add] + [("~", file) for file in self.change]
         return [
             *(f"{mark} {file.path} ({size_text(file.size)})" for mark, file in sent),
@@ -81,50 +77,49 @@ class CardFacts:
 class CardChange:
     """lines: every difference; breaking: those that make code written for the old version fail."""
 
-    lines: tuple[str, ...]
-    breaking: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+    breaking: tuple[str, ...] = ()
 
 
-def local_files(folder: Path, kind: str, known: Iterable[LocalFile] = ()) -> tuple[LocalFile, ...]:
-    """The files of a folder that are published. Large ones of `known` that were not written since are not read again.
-
-    Raises VisRLError when it is no such folder.
-    """
+def local_files(folder: Path, kind: str) -> tuple[LocalFile, ...]:
+    """Return the files of a folder that are published. Raises VisRLError when it is no such folder."""
     if not folder.is_dir():
         raise VisRLError(f"{folder}: no such folder. Give a run folder, a built dataset folder or a model folder.")
     paths = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file()}
-    paths = {path: f for path, f in paths.items() if not _hidden(path)}
-    if kind == "model":
-        paths = {path: f for path, f in paths.items() if is_model_file(path)}
+    paths = {
+        path: f for path, f in paths.items() if not _is_hidden(path) and (kind == "dataset" or is_model_file(path))
+    }
     needed = ["README.md", MARK[kind]] if kind == "dataset" else [MARK[kind]]
     missing = [name for name in needed if name not in paths]
     if kind == "model" and not any(path.endswith(".safetensors") for path in paths):
         missing.append("*.safetensors")
     if missing:
-        made = "visrl push RUN" if kind == "dataset" else "visrl train"
-        raise VisRLError(f"{folder} is no {kind} to publish: it has no {', '.join(missing)}. `{made}` makes one.")
-    read = {(file.source, file.size, file.changed): file for file in known if file.size >= _LARGE}
-    return tuple(_local_file(path, source, read) for path, source in paths.items())
+        maker = "visrl push RUN" if kind == "dataset" else "visrl train"
+        raise VisRLError(f"{folder} is no {kind} to publish: it has no {', '.join(missing)}. `{maker}` makes one.")
+    return tuple(_local_file(path, source) for path, source in paths.items())
 
 
-def _hidden(path: str) -> bool:
+def _is_hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/")) or path.endswith((".tmp", ".lock"))
 
 
-def _matches(path: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+def _local_file(path: str, source: Path) -> LocalFile:
+    stat = source.stat()
+    # A file can be written twice within a tick of the file system's clock: only large ones are known by their time.
+    read = _digests_of_large if stat.st_size >= _LARGE else _digests
+    return LocalFile(path, source, stat.st_size, *read(source, stat.st_size, stat.st_mtime_ns))
 
 
-def _local_file(path: str, source: Path, read: Mapping[tuple[Path, int, int], LocalFile]) -> LocalFile:
-    size, changed = source.stat().st_size, source.stat().st_mtime_ns
-    if (source, size, changed) in read:
-        return read[source, size, changed]
+def _digests(source: Path, size: int, written: int) -> tuple[str, str]:
     sha256, blob = hashlib.sha256(), _git_blob(size)
     with source.open("rb") as file:
         while block := file.read(2**20):
             sha256.update(block)
             blob.update(block)
-    return LocalFile(path, source, size, changed, sha256.hexdigest(), blob.hexdigest())
+    return sha256.hexdigest(), blob.hexdigest()
+
+
+_digests_of_large = functools.cache(_digests)
 
 
 def _git_blob(size: int) -> hashlib._Hash:
@@ -132,20 +127,20 @@ def _git_blob(size: int) -> hashlib._Hash:
 
 
 def git_blob(data: bytes) -> str:
-    """git's id of a file's content, the Hub's digest of files that are not large."""
+    """Return git's id of a file's content, the Hub's digest of files that are not large."""
     digest = _git_blob(len(data))
     digest.update(data)
     return digest.hexdigest()
 
 
 def plan_files(files: Iterable[LocalFile], there: Mapping[str, str], kind: str) -> FilePlan:
-    """What turns the Hub's files (path -> digest) into the folder's."""
+    """Return what turns the Hub's files (path -> digest) into the folder's."""
     files = tuple(files)
     paths = {file.path for file in files}
     return FilePlan(
         add=tuple(file for file in files if file.path not in there),
         change=tuple(file for file in files if file.path in there and not is_same(file, there[file.path])),
-        delete=tuple(sorted(path for path in there if path not in paths and _matches(path, OWNED[kind]))),
+        delete=tuple(sorted(path for path in there.keys() - paths if matches(path, OWNED[kind]))),
         unchanged=sum(file.path in there and is_same(file, there[file.path]) for file in files),
     )
 
@@ -155,8 +150,8 @@ def is_same(file: LocalFile, digest: str) -> bool:
     return digest in (file.sha256, file.blob)
 
 
-def foreign_files(plan: FilePlan, there: Mapping[str, str], kind: str) -> list[str]:
-    """Files that this release would overwrite or delete in a repository that no release was pushed to."""
+def unknown_files(plan: FilePlan, there: Mapping[str, str], kind: str) -> list[str]:
+    """Return the files that this release would overwrite or delete in a repository that no release was pushed to."""
     if MARK[kind] in there:
         return []
     return sorted({*(file.path for file in plan.change), *plan.delete} - {"README.md"})
@@ -282,3 +277,8 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def some(paths: list[str]) -> str:
+    """Name the first five."""
+    return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")

@@ -5,23 +5,22 @@ from types import SimpleNamespace
 import pytest
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.publishing import hub_state
-from visrl_data.publishing.release_steps import verify_commit
+from visrl_data.publishing import hub_repo
 
 COMMIT = "a" * 40
+FILES = (SimpleNamespace(path="data/a.parquet", size=7),)
 
 
-def release(said):
-    place = SimpleNamespace(id="user/pairs", url="https://hub/user/pairs", say=said.append)
-    return SimpleNamespace(place=place, files=(SimpleNamespace(path="data/a.parquet", size=7),))
+def repo(said):
+    return hub_repo.RepoRef(SimpleNamespace(endpoint="https://hub"), "user/pairs", "dataset", "main", said.append)
 
 
 @pytest.fixture
 def hub(monkeypatch):
     """What the Hub's digests and its bytes differ in."""
     differs = {"digests": [], "bytes": []}
-    monkeypatch.setattr(hub_state, "differing", lambda place, commit, files: differs["digests"])
-    monkeypatch.setattr(hub_state, "differing_bytes", lambda place, commit, files: differs["bytes"])
+    monkeypatch.setattr(hub_repo, "differing", lambda repo, commit, files: differs["digests"])
+    monkeypatch.setattr(hub_repo, "differing_bytes", lambda repo, commit, files: differs["bytes"])
     return differs
 
 
@@ -29,13 +28,13 @@ def hub(monkeypatch):
 def test_a_commit_that_differs_is_refused_by_name(hub, how):
     hub[how] = ["data/a.parquet"]
     with pytest.raises(VisRLError, match=r"does not hold what was sent.*data/a\.parquet.*got no tag"):
-        verify_commit(release([]), COMMIT, reload=True)
+        hub_repo.verify(repo([]), COMMIT, FILES, reload=True)
 
 
 def test_a_commit_that_holds_what_was_sent_passes_and_no_bytes_are_read_without_reload(hub):
     said = []
-    verify_commit(release(said), COMMIT, reload=True)
+    hub_repo.verify(repo(said), COMMIT, FILES, reload=True)
     assert said == ["Reading 7 bytes back from commit aaaaaaaaaaaa"]
     hub["bytes"] = ["data/a.parquet"]
-    verify_commit(release(said), COMMIT, reload=False)
+    hub_repo.verify(repo(said), COMMIT, FILES, reload=False)
     assert len(said) == 1
