@@ -14,7 +14,7 @@ from .console import say
 from .options import Json
 
 if TYPE_CHECKING:
-    from visrl_data.publishing.release import Published
+    from visrl_data.publishing.release import PushResult
 
 HubId = Annotated[
     str | None,
@@ -120,7 +120,7 @@ def push(
 
 def prepare_push(
     push_to_hub: bool, run: Path, hub_id: str | None, tag: str | None, private: bool
-) -> Callable[[], Published] | None:
+) -> Callable[[], PushResult] | None:
     """Return what publishes the run of `visrl gen --push-to-hub`; check name, tag and token before the run starts."""
     from visrl_data.core.errors import UsageError
 
@@ -138,7 +138,7 @@ def prepare_push(
     return lambda: push([run], name, tag, PushOptions(private=private), say=say)
 
 
-def summarize(published: Published) -> str:
+def summarize(published: PushResult) -> str:
     """Return one line about what was published."""
     address = f"{published.url}/tree/{published.tag}" if published.tag else published.url
     if published.state == "dry-run":

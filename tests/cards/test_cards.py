@@ -27,7 +27,7 @@ from visrl_data.core.config import GenConfig, load_config
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import write_json
 from visrl_data.pipeline.finalize import filter_run
-from visrl_data.publishing.dataset import Release, build_dataset
+from visrl_data.publishing.dataset import Stamp, build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.runs.dataset_folder import dataset_pairs, digests, open_dataset
 from visrl_data.spotlight import INJECTION
@@ -56,7 +56,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(run, tmp_path_factory):
-    release = Release("v2.0", "me/things", "My | things", ("en",), previous="v1.0", changes=("more <b>things</b>",))
+    release = Stamp("v2.0", "me/things", "My | things", ("en",), previous="v1.0", changes=("more <b>things</b>",))
     return build_dataset([run.path], tmp_path_factory.mktemp("made") / "set", release)
 
 

@@ -20,7 +20,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.images import decode, sha256
 from visrl_data.pipeline import pairing
 from visrl_data.publishing import dataset_rows, dataset_shards
-from visrl_data.publishing.dataset import Release, build_dataset, stamp
+from visrl_data.publishing.dataset import Stamp, build_dataset, stamp
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.runs import dataset_files, dataset_schema, pair_set, stored_images
 from visrl_data.runs.dataset_folder import dataset_pairs, open_dataset
@@ -36,7 +36,7 @@ def spot(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(spot, tmp_path_factory):
-    return build_dataset([spot.path], tmp_path_factory.mktemp("built") / "set", Release("v1.0", "me/spot"))
+    return build_dataset([spot.path], tmp_path_factory.mktemp("built") / "set", Stamp("v1.0", "me/spot"))
 
 
 def rows_of(folder, config, split="*"):
@@ -49,10 +49,10 @@ def loaded(folder, config, cache, split="train"):
 
 
 def test_the_same_runs_give_the_same_bytes(spot, built, tmp_path):
-    again = build_dataset([spot.path], tmp_path / "again", Release("v1.0", "me/spot"))
+    again = build_dataset([spot.path], tmp_path / "again", Stamp("v1.0", "me/spot"))
     assert file_bytes(again.folder) == file_bytes(built.folder)
     shutil.copytree(spot.path, tmp_path / "moved" / "run")
-    moved = build_dataset([tmp_path / "moved" / "run"], tmp_path / "again", Release("v1.0", "me/spot"))
+    moved = build_dataset([tmp_path / "moved" / "run"], tmp_path / "again", Stamp("v1.0", "me/spot"))
     assert file_bytes(moved.folder) == file_bytes(built.folder), "and replaces the dataset that was there"
     assert [f.name for f in tmp_path.iterdir()] == ["again", "moved"] or len(list(tmp_path.iterdir())) == 2
 
@@ -482,7 +482,7 @@ def test_a_failing_build_keeps_the_dataset_that_was_there(spot, tmp_path, monkey
 
     monkeypatch.setattr("visrl_cards.dataset.render_dataset_card", broken)
     with pytest.raises(OSError, match="disk full"):
-        build_dataset([spot.path], tmp_path / "set", Release("v2.0"))
+        build_dataset([spot.path], tmp_path / "set", Stamp("v2.0"))
     assert file_bytes(tmp_path / "set") == before
     assert [f.name for f in tmp_path.iterdir()] == ["set"]
 
@@ -506,8 +506,8 @@ def test_the_page_of_a_run_goes_along_when_its_pictures_may(spot, tmp_path):
 
 
 def test_another_tag_changes_no_row(spot, built, tmp_path):
-    made = build_dataset([spot.path], tmp_path / "set", Release("v1.0", "me/spot"))
-    changed = stamp(made, Release("v1.1", "me/spot", previous="v1.0", changes=("wider boxes",)))
+    made = build_dataset([spot.path], tmp_path / "set", Stamp("v1.0", "me/spot"))
+    changed = stamp(made, Stamp("v1.1", "me/spot", previous="v1.0", changes=("wider boxes",)))
     assert open_dataset(made.folder).manifest == changed.manifest
     new, old = file_bytes(made.folder), file_bytes(built.folder)
     assert {name for name in old if new[name] != old[name]} == {"README.md", "manifest.json"}

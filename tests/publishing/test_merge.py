@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.dataset_runs import SHIPPED, file_bytes, make_run, photos
 from visrl_data.core.errors import VisRLError
-from visrl_data.publishing.dataset import Release, build_dataset
+from visrl_data.publishing.dataset import Stamp, build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.publishing.rebuild import rebuild
 from visrl_data.runs.hub_fetch import HubDataset
@@ -25,7 +25,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(runs, tmp_path_factory):
-    return build_dataset([runs["a"]], tmp_path_factory.mktemp("first") / "set", Release("v1.0", "me/spot"))
+    return build_dataset([runs["a"]], tmp_path_factory.mktemp("first") / "set", Stamp("v1.0", "me/spot"))
 
 
 def rows_of(dataset, config):

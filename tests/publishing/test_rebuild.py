@@ -10,7 +10,7 @@ from tests.cli.test_cli import visrl
 from tests.helpers.dataset_runs import make_run, photos
 from visrl_cli.main import app
 from visrl_data.core.errors import VisRLError
-from visrl_data.publishing.dataset import Release, build_dataset
+from visrl_data.publishing.dataset import Stamp, build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.publishing.image_search import find_images
 from visrl_data.publishing.rebuild import locate, missing_images, rebuild
@@ -27,12 +27,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    return build_dataset([folder / "run"], folder / "whole", Release("v1.0", "me/photos"), ship_images=True)
+    return build_dataset([folder / "run"], folder / "whole", Stamp("v1.0", "me/photos"), ship_images=True)
 
 
 @pytest.fixture(scope="module")
 def part(folder):
-    return build_dataset([folder / "run"], folder / "part", Release("v1.0", "me/photos"))
+    return build_dataset([folder / "run"], folder / "part", Stamp("v1.0", "me/photos"))
 
 
 def test_it_equals_a_build_with_all_images(folder, whole, part, tmp_path):

@@ -11,7 +11,7 @@ from tests.helpers.command import visrl
 from tests.helpers.dataset_runs import SHIPPED, make_run, photos
 from tests.helpers.loopback_hub import LoopbackHub
 from visrl_data.pipeline import finalize
-from visrl_data.publishing.dataset import Release, build_dataset
+from visrl_data.publishing.dataset import Stamp, build_dataset
 from visrl_data.report.comparison import compare
 from visrl_data.report.measures import share_difference
 
@@ -28,8 +28,8 @@ def folder(tmp_path_factory):
     make_run(here / "seed", source, box_win=0.6, seed=1)
     make_run(here / "half", source, limit=12, box_win=0.6)
     make_run(here / "other", photos(here / "more", question="And this?", boxes=[]), box_win=0.6)
-    build_dataset([here / "one"], here / "set", Release("v1.0", "user/set"))
-    build_dataset([here / "one", here / "seed"], here / "both", Release("v1.1", "user/set"))
+    build_dataset([here / "one"], here / "set", Stamp("v1.0", "user/set"))
+    build_dataset([here / "one", here / "seed"], here / "both", Stamp("v1.1", "user/set"))
     return here
 
 

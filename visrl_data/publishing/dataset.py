@@ -39,7 +39,7 @@ from visrl_data.core.files import file_digest, write_json, write_table, write_te
 from visrl_data.core.versions import visrl_version
 from visrl_data.publishing import dataset_rows, licenses, merge
 from visrl_data.publishing.dataset_shards import grouped, write_config
-from visrl_data.publishing.licenses import Terms
+from visrl_data.publishing.licenses import LicenseTerms
 from visrl_data.publishing.merge import Pool
 from visrl_data.runs import dataset_files, parts
 from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, read_facts
@@ -52,7 +52,7 @@ from visrl_data.runs.run_folder import Run
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Stamp:
     """What the caller decides about a dataset besides its rows.
 
     version: the data version, which is the tag that it will get. hub_id: USER/NAME. languages: of the
@@ -86,7 +86,7 @@ class Contents:
 def build_dataset(
     sources: Sequence[Path | HubDataset],
     folder: Path,
-    release: Release | None = None,
+    release: Stamp | None = None,
     *,
     license: str | None = None,
     ship_images: bool | None = None,
@@ -113,7 +113,7 @@ def build_dataset(
         pairs=PairTable(pairs, pool.prompts, pool.images, terms.shipped),
         candidates=candidates,
         runs=pool.tables | {"questions": licenses.filled(pool.questions, license)},
-        about=_about(pool, terms, images, ship_images) | _stamped(release or Release()),
+        about=_about(pool, terms, images, ship_images) | _stamped(release or Stamp()),
         report=pool.report,
         license_text=terms.text,
         report_page=_report_page(pool, terms),
@@ -130,7 +130,7 @@ def _part(source: Path | HubDataset) -> DatasetPart:
     return parts.run_part(source)
 
 
-def _report_page(pool: Pool, terms: Terms) -> Path | None:
+def _report_page(pool: Pool, terms: LicenseTerms) -> Path | None:
     """The page of a single run. It shows pictures and the run's own command, so all of both must be for others."""
     page = pool.parts[0].page
     if page is None or len(pool.parts) > 1 or not page.is_file():
@@ -142,7 +142,7 @@ def _report_page(pool: Pool, terms: Terms) -> Path | None:
     return page if whole and not private else None
 
 
-def _about(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool | None) -> dict[str, Any]:
+def _about(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None) -> dict[str, Any]:
     """The manifest, but for what the caller decides and what is known only after writing."""
     published = pool.distinct.num_rows
     return {
@@ -173,7 +173,7 @@ def _parts(pool: Pool) -> Iterator[dict[str, Any]]:
         yield {"dataset": part.dataset or None, "commit": part.commit or None, "runs": runs, **kept}
 
 
-def _notes(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool | None) -> Iterator[str]:
+def _notes(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None) -> Iterator[str]:
     for part, kept in zip(pool.parts, _parts(pool), strict=True):
         if len(pool.parts) > 1:
             place = part.dataset or part.members[0].place
@@ -196,7 +196,7 @@ def _notes(pool: Pool, terms: Terms, images: frozenset[str], ship_images: bool |
         yield f"Left out as repeated: {pool.repeated_questions} questions, {pool.repeated_pairs} pairs."
 
 
-def _stamped(release: Release) -> dict[str, Any]:
+def _stamped(release: Stamp) -> dict[str, Any]:
     return {
         "data_version": release.version,
         "hub_id": release.hub_id,
@@ -232,7 +232,7 @@ def write_dataset(contents: Contents, folder: Path) -> Dataset:
     return Dataset(folder, manifest)
 
 
-def stamp(dataset: Dataset, release: Release) -> Dataset:
+def stamp(dataset: Dataset, release: Stamp) -> Dataset:
     """Put another tag and its changes on a finished folder: the card and the manifest change, no row does."""
     manifest = dataset.manifest | _stamped(release)
     _describe(dataset.folder, manifest)

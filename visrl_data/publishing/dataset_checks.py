@@ -38,14 +38,14 @@ _TABLE_ROW = re.compile(rf"^\| `({'|'.join(CONFIGS)})` \| (\w+) \| ([\d,]+) \|",
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckResult:
     """What a folder that passed holds. pictures: how many encoded pictures were decoded."""
 
     counts: dict[str, dict[str, int]]
     pictures: int
 
 
-def check_dataset(folder: Path, rebuilt_ok: bool = False) -> Checked:
+def check_dataset(folder: Path, rebuilt_ok: bool = False) -> CheckResult:
     """Check a dataset folder. Raises VisRLError with all that is wrong with it.
 
     rebuilt_ok: accept a folder that `visrl rebuild` made: sound for use, but not to be published, since it
@@ -70,7 +70,7 @@ def check_dataset(folder: Path, rebuilt_ok: bool = False) -> Checked:
         shown = "\n".join(f"  {line}" for line in wrong[:_MOST_SHOWN])
         more = f"\n  and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
         raise VisRLError(f"{folder} must not be published as it is:\n{shown}{more}\nBuild it again from its runs.")
-    return Checked(dataset.counts, pictures)
+    return CheckResult(dataset.counts, pictures)
 
 
 def _files(dataset: Dataset) -> Iterator[str]:

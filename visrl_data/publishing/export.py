@@ -35,7 +35,7 @@ MARKER = "<image>"
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """rows: by file; left_out: pairs without a picture here; empty: response rows whose win says nothing."""
 
     folder: Path
@@ -45,7 +45,7 @@ class Exported:
     empty: int
 
 
-def export(source: Path, form: str, output: Path) -> Exported:
+def export(source: Path, form: str, output: Path) -> ExportResult:
     """Write the pairs of a run or a dataset folder in a trainer's layout: "llamafactory" or "swift".
 
     Raises VisRLError: neither run nor dataset, no pair with a picture, an output folder that is not empty;
@@ -65,7 +65,7 @@ def export(source: Path, form: str, output: Path) -> Exported:
     (output / "images").mkdir(parents=True)
     tables, empty = _collect(pairs, output)
     FORMATS[form](output.resolve(), tables)
-    return Exported(
+    return ExportResult(
         folder=output,
         rows={name: len(rows) for name, rows in tables.items()},
         pictures=sum(1 for _ in (output / "images").iterdir()),

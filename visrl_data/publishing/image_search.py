@@ -22,7 +22,7 @@ from visrl_data.core.errors import VisRLError
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingImage:
     """An image that is looked for. ids: of the first questions about it; size: of its encoded bytes."""
 
     sha256: str
@@ -33,7 +33,7 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ImageLocation:
     """Where a picture is: a file, or a row of a column in a row group of a parquet file."""
 
     path: Path
@@ -43,15 +43,15 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class ImageSearch:
     """What a folder held. found: by checksum. wrong: places with a wanted size and another checksum."""
 
-    found: dict[str, Place]
-    wrong: tuple[Place, ...]
+    found: dict[str, ImageLocation]
+    wrong: tuple[ImageLocation, ...]
     files: int
 
 
-def find_images(folder: Path, needed: tuple[Missing, ...]) -> Search:
+def find_images(folder: Path, needed: tuple[MissingImage, ...]) -> ImageSearch:
     """Look through a folder and its sub-folders. Bytes are hashed only when their number is that of an image.
 
     Raises VisRLError when there is no such folder.
@@ -60,7 +60,7 @@ def find_images(folder: Path, needed: tuple[Missing, ...]) -> Search:
         raise VisRLError(f"--images {folder}: no such folder.")
     sizes = {image.size for image in needed}
     wanted = {image.sha256 for image in needed}
-    found: dict[str, Place] = {}
+    found: dict[str, ImageLocation] = {}
     wrong, files = [], 0
     for path in _files(folder.resolve()):
         files += 1
@@ -69,10 +69,10 @@ def find_images(folder: Path, needed: tuple[Missing, ...]) -> Search:
                 found.setdefault(sha, place)
             else:
                 wrong.append(place)
-    return Search(found, tuple(wrong), files)
+    return ImageSearch(found, tuple(wrong), files)
 
 
-def read_found(search: Search, sha256: str) -> bytes:
+def read_image(search: ImageSearch, sha256: str) -> bytes:
     """The bytes of a picture that was found. Raises VisRLError when they have changed since."""
     place = search.found[sha256]
     if place.column:
@@ -94,16 +94,16 @@ def _files(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def _candidates(path: Path, sizes: set[int]) -> Iterator[tuple[Place, str]]:
+def _candidates(path: Path, sizes: set[int]) -> Iterator[tuple[ImageLocation, str]]:
     """Places in a file whose bytes have a wanted size, with their sha256."""
     if path.suffix == ".parquet":
         yield from _in_parquet(path, sizes)
     elif path.stat().st_size in sizes:
         with path.open("rb") as file:
-            yield Place(path), hashlib.file_digest(file, "sha256").hexdigest()
+            yield ImageLocation(path), hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _in_parquet(path: Path, sizes: set[int]) -> Iterator[tuple[Place, str]]:
+def _in_parquet(path: Path, sizes: set[int]) -> Iterator[tuple[ImageLocation, str]]:
     try:
         schema, groups = pq.read_schema(path), pq.read_metadata(path).num_row_groups
     except (pa.ArrowException, OSError):
@@ -113,7 +113,7 @@ def _in_parquet(path: Path, sizes: set[int]) -> Iterator[tuple[Place, str]]:
             values = _column(path, group, column)
             for row, size in enumerate(pc.binary_length(values).to_pylist()):
                 if size in sizes:
-                    yield Place(path, column, group, row), hashlib.sha256(values[row].as_py()).hexdigest()
+                    yield ImageLocation(path, column, group, row), hashlib.sha256(values[row].as_py()).hexdigest()
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

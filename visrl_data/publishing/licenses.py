@@ -29,7 +29,7 @@ _SPDX = {"odc-by-1.0": "odc-by", "odbl-1.0": "odbl", "pddl-1.0": "pddl", "c-uda-
 
 
 @dataclass(frozen=True, slots=True)
-class SourceTerms:
+class SourceLicense:
     """What holds for one source under one license. withheld: pictures that the dataset leaves out.
 
     overruled: pictures that go out because the user said so although the source says that they may not.
@@ -44,7 +44,7 @@ class SourceTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class LicenseTerms:
     """What the card says about licenses, and which pictures go out.
 
     id: a name that the Hub knows, or "other"; then name stands beside it, and the file LICENSE holds `text`.
@@ -54,7 +54,7 @@ class Terms:
     id: str
     name: str
     text: str
-    sources: tuple[SourceTerms, ...]
+    sources: tuple[SourceLicense, ...]
     shipped: frozenset[str]
 
 
@@ -64,7 +64,7 @@ def settle(
     ship_images: bool | None,
     there: Container[str],
     published: frozenset[str] = frozenset(),
-) -> tuple[pa.Table, Terms]:
+) -> tuple[pa.Table, LicenseTerms]:
     """The questions with a license each, and the terms of the dataset.
 
     license: for the questions whose source states none. ship_images: None goes by what the sources say,
@@ -79,9 +79,9 @@ def settle(
     sources = tuple(_source_terms(questions, shipped))
     known = sorted({hub_name(terms.license) for terms in sources})
     if len(known) == 1 and known[0] in HUB_LICENSES:
-        return questions, Terms(known[0], "", "", sources, shipped)
+        return questions, LicenseTerms(known[0], "", "", sources, shipped)
     name = "mixed" if len(known) > 1 else re.sub(r"[^a-z0-9.-]+", "-", known[0]).strip("-.")[:60] or "see-license"
-    return questions, Terms("other", name, _license_file(sources), sources, shipped)
+    return questions, LicenseTerms("other", name, _license_file(sources), sources, shipped)
 
 
 def hub_name(license: str) -> str:
@@ -130,17 +130,17 @@ def _shipped(questions: pa.Table, ship_images: bool | None, published: frozenset
     return allowed | published.intersection(images)
 
 
-def _source_terms(questions: pa.Table, shipped: frozenset[str]) -> Iterable[SourceTerms]:
+def _source_terms(questions: pa.Table, shipped: frozenset[str]) -> Iterable[SourceLicense]:
     columns = [questions[name].to_pylist() for name in ("source", "license", "image_sha256", "ship_image")]
     rows = list(zip(*columns, strict=True))
     for source, license in sorted({row[:2] for row in rows}):
         mine = [(sha, may) for s, text, sha, may in rows if (s, text) == (source, license)]
         images = {sha for sha, _ in mine}
         overruled = {sha for sha, may in mine if may is False} & shipped
-        yield SourceTerms(source, license, len(mine), len(images), len(images - shipped), len(overruled))
+        yield SourceLicense(source, license, len(mine), len(images), len(images - shipped), len(overruled))
 
 
-def _license_file(sources: tuple[SourceTerms, ...]) -> str:
+def _license_file(sources: tuple[SourceLicense, ...]) -> str:
     lines = [
         "Licenses of this dataset",
         "",

@@ -16,7 +16,7 @@ from typing import Any
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.hub_access import MAKE_ROOM, disk_full
 from visrl_data.publishing import model_release, release_plan
-from visrl_data.publishing.release import Folder, Published, PushOptions, default_hub_id, publish
+from visrl_data.publishing.release import Folder, PushOptions, PushResult, default_hub_id, publish
 from visrl_data.runs.hub_fetch import MERGED, HubDataset, fetch_dataset, is_hub_name
 from visrl_data.runs.run_folder import Run
 
@@ -45,7 +45,7 @@ def push(
     card: Card | None = None,
     output: Path | None = None,
     say: Say = lambda _: None,
-) -> Published:
+) -> PushResult:
     """Publish runs merged into one dataset, a dataset folder or a model folder.
 
     what: folders, and USER/NAME@TAG for datasets of the Hub that are merged with the others.
@@ -132,11 +132,11 @@ def kind_of(what: str | Path) -> str:
 
 
 def _build(sources: Sequence[Path | HubDataset], folder: Path, card: Card, say: Say) -> Path:
-    from visrl_data.publishing.dataset import Release, build_dataset
+    from visrl_data.publishing.dataset import Stamp, build_dataset
 
     say(f"Building the dataset of {', '.join(_named(source) for source in sources)}")
     before = _stated_before(sources)
-    stated = Release(
+    stated = Stamp(
         pretty_name=card.pretty_name or before.get("pretty_name"),
         languages=card.languages or tuple(before.get("languages") or ()),
     )
@@ -179,7 +179,7 @@ def _model(folder: Path, temporary: Path, hub_id: str) -> Folder:
 
 def _dataset(folder: Path, hub_id: str) -> Folder:
     """A dataset folder with its stamp and its gates. What its card says besides stays."""
-    from visrl_data.publishing.dataset import Release, stamp
+    from visrl_data.publishing.dataset import Stamp, stamp
     from visrl_data.publishing.dataset_checks import check_dataset
     from visrl_data.runs.dataset_folder import open_dataset
 
@@ -194,7 +194,7 @@ def _dataset(folder: Path, hub_id: str) -> Folder:
     def stamped(tag: str, previous: str, changes: tuple[str, ...]) -> None:
         stamp(
             dataset,
-            Release(tag, hub_id, kept["pretty_name"], tuple(kept["languages"] or ()), previous or None, changes),
+            Stamp(tag, hub_id, kept["pretty_name"], tuple(kept["languages"] or ()), previous or None, changes),
         )
 
     return Folder(folder, stamped, lambda: check_dataset(folder))

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.publishing.dataset import Contents, write_dataset
-from visrl_data.publishing.image_search import Missing, Place, Search, find_images, read_found
+from visrl_data.publishing.image_search import ImageLocation, ImageSearch, MissingImage, find_images, read_image
 from visrl_data.runs.dataset_folder import Dataset, dataset_pairs, open_dataset, tables
 from visrl_data.runs.hub_fetch import fetch_dataset, is_hub_name
 from visrl_data.runs.pair_set import PairTable
@@ -28,16 +28,16 @@ from visrl_data.runs.stored_images import Pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class RebuildResult:
     """dataset: the folder that was written. missing: images that are still not there (only when allowed)."""
 
     dataset: Dataset
     found: int
-    missing: tuple[Missing, ...]
-    wrong: tuple[Place, ...]
+    missing: tuple[MissingImage, ...]
+    wrong: tuple[ImageLocation, ...]
 
 
-def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = False) -> Rebuilt:
+def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = False) -> RebuildResult:
     """Write the complete dataset of `source` into `output`, with images from the folder `images`.
 
     Raises VisRLError: no dataset, no such folder, or images missing (each named), unless `allow_missing`.
@@ -59,7 +59,7 @@ def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = Fals
         report=json.loads((dataset.folder / "report.json").read_text(encoding="utf-8")),
         license_text=_text(dataset.folder / "LICENSE"),
     )
-    return Rebuilt(write_dataset(contents, Path(output)), len(search.found), missing, search.wrong)
+    return RebuildResult(write_dataset(contents, Path(output)), len(search.found), missing, search.wrong)
 
 
 def locate(dataset: str) -> Path:
@@ -72,31 +72,31 @@ def locate(dataset: str) -> Path:
     return fetch_dataset(dataset).folder
 
 
-def missing_images(dataset: Dataset) -> tuple[Missing, ...]:
+def missing_images(dataset: Dataset) -> tuple[MissingImage, ...]:
     """The images that rows of the dataset are about and that it does not hold, in the order of the rows."""
     there = {sha for table in tables(dataset, "images", ["sha256"]) for sha in table["sha256"].to_pylist()}
     names = ["image_sha256", "image_bytes", "question_id", "source_id", "source_url"]
-    found: dict[str, Missing] = {}
+    found: dict[str, MissingImage] = {}
     for table in tables(dataset, "candidates", names):
         for sha, size, question, source_id, url in zip(*(table[name].to_pylist() for name in names), strict=True):
             if sha in there:
                 continue
             known = found.get(sha)
             if known is None:
-                found[sha] = Missing(sha, size, (question,), source_id, url)
+                found[sha] = MissingImage(sha, size, (question,), source_id, url)
             elif question not in known.ids and len(known.ids) < 3:
-                found[sha] = Missing(sha, size, (*known.ids, question), source_id, url)
+                found[sha] = MissingImage(sha, size, (*known.ids, question), source_id, url)
     return tuple(found.values())
 
 
-def _pixels(pairs: PairTable, search: Search) -> Pixels:
+def _pixels(pairs: PairTable, search: ImageSearch) -> Pixels:
     def read(sha256: str) -> bytes:
-        return pairs.pixels(sha256) if sha256 in pairs.embedded else read_found(search, sha256)
+        return pairs.pixels(sha256) if sha256 in pairs.embedded else read_image(search, sha256)
 
     return read
 
 
-def _told(missing: tuple[Missing, ...], search: Search, needed: int, folder: Path) -> str:
+def _told(missing: tuple[MissingImage, ...], search: ImageSearch, needed: int, folder: Path) -> str:
     lines = [f"{len(missing)} of {needed} images are not among the {search.files} files of {folder}:"]
     for image in missing[:10]:
         origin = image.source_url or image.source_id
@@ -112,7 +112,7 @@ def _told(missing: tuple[Missing, ...], search: Search, needed: int, folder: Pat
     return "\n".join(lines)
 
 
-def _about(dataset: Dataset, search: Search, missing: tuple[Missing, ...]) -> dict[str, Any]:
+def _about(dataset: Dataset, search: ImageSearch, missing: tuple[MissingImage, ...]) -> dict[str, Any]:
     derived = {"counts", "example", "sha256"}
     kept = {name: value for name, value in dataset.manifest.items() if name not in derived}
     return kept | {"rebuilt": {"found": len(search.found), "missing": len(missing)}}

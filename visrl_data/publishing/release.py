@@ -58,7 +58,7 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PushResult:
     """state: published | tagged (the commit was there) | unchanged (the tag too) | proposed | dry-run.
 
     changes: the differences, a line each. pull_request: its address, when proposed.
@@ -96,9 +96,9 @@ class Release:
     def lines(self) -> tuple[str, ...]:
         return (*self.card.lines, *self.plan.lines())
 
-    def done(self, state: str, commit: str | None, pull_request: str | None = None) -> Published:
+    def done(self, state: str, commit: str | None, pull_request: str | None = None) -> PushResult:
         tag, repo = None if state == "proposed" else self.tag, self.repo
-        return Published(repo.id, repo.kind, state, tag, commit, repo.url, self.lines, pull_request)
+        return PushResult(repo.id, repo.kind, state, tag, commit, repo.url, self.lines, pull_request)
 
 
 def publish(
@@ -107,7 +107,7 @@ def publish(
     tag: str | None = None,
     options: PushOptions = PushOptions(),
     say: Say = lambda _: None,
-) -> Published:
+) -> PushResult:
     """Publish a finished dataset or model folder as one commit and one tag.
 
     tag: None takes the tag that the same content has, or else the next of v1.0, v1.1, ... (v2.0 after a
@@ -148,7 +148,7 @@ def default_hub_id(hub_id: str | None, name: str) -> str:
     return hub_id
 
 
-def _publish(release: Release, tag: str | None) -> Published:
+def _publish(release: Release, tag: str | None) -> PushResult:
     repo, options = release.repo, release.options
     state = repo.read("looking at the repository", lambda: hub_repo.read_state(repo))
     known = tag or hub_repo.last_tag(repo, state.head, state.tags)
@@ -185,7 +185,7 @@ def _publish(release: Release, tag: str | None) -> Published:
     return release.done("tagged" if release.plan.is_empty else "published", commit)
 
 
-def _propose(release: Release, state: RepoState, message: str) -> Published:
+def _propose(release: Release, state: RepoState, message: str) -> PushResult:
     """Open a pull request. The tag comes after its merge, when the same command finds the content on the branch."""
     repo = release.repo
     if release.plan.is_empty:
