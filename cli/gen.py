@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from visrl_data.executors.generation import Progress
     from visrl_data.executors.protocol import Executor
     from visrl_data.executors.shards import Shard
-    from visrl_data.publishing.release import Published
+    from visrl_data.publishing.release import PushResult
     from visrl_data.runs.run_folder import Run
 
 Output = Annotated[
@@ -134,7 +134,7 @@ def default_output(config: GenConfig) -> Path:
 
 
 def _generate(
-    config: GenConfig, output: Path, execution: Execution, as_json: bool, publish: Callable[[], Published] | None
+    config: GenConfig, output: Path, execution: Execution, as_json: bool, publish: Callable[[], PushResult] | None
 ) -> None:
     from visrl_data.executors.shards import parse_shard
 
