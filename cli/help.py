@@ -24,12 +24,15 @@ class Command(typer.core.TyperCommand):
         console.print(f"\nUsage: {' '.join([ctx.command_path, *arguments, '[OPTIONS]'])}\n")
         for paragraph in plain(self.help).split("\n\n"):
             # an example is indented, and so are the lines on which it continues
-            indent = len(paragraph) - len(paragraph.lstrip())
-            margins = {"initial_indent": " " * indent, "subsequent_indent": " " * (2 * indent)}
-            words = textwrap.wrap(
-                paragraph.strip(), console.width, **margins, break_long_words=False, break_on_hyphens=False
+            indent = paragraph[: len(paragraph) - len(paragraph.lstrip())]
+            wrapper = textwrap.TextWrapper(
+                console.width,
+                initial_indent=indent,
+                subsequent_indent=2 * indent,
+                break_long_words=False,
+                break_on_hyphens=False,
             )
-            console.print("\n".join(words) + ("" if indent else "\n"), soft_wrap=True)
+            console.print(wrapper.fill(paragraph.strip()) + ("" if indent else "\n"), soft_wrap=True)
         console.print()
         for title, params in panels(self.get_params(ctx)).items():
             console.print(_panel(title, params))

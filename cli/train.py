@@ -62,6 +62,7 @@ def _train(name: str, output: Path | None, file: str | None, as_json: bool, opti
         print(json.dumps({"model": str(folder), **json.loads((folder / "visrl.json").read_text(encoding="utf-8"))}))
         return
     print(folder)
-    if STAGES[name].next_command is not None:
+    next_command = STAGES[name].next_command
+    if next_command is not None:
         data = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")).get("data")
-        say(f"Next: {STAGES[name].next_command.format(model=folder, data=data)}")
+        say(f"Next: {next_command.format(model=folder, data=data)}")
