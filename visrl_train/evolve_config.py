@@ -14,18 +14,18 @@ from visrl_data.evaluation.config import SCORES
 class EvolveConfig:
     """How rounds follow each other. Raises UsageError when a value is out of its range."""
 
-    rounds: int = option(2, "Rounds: each makes pairs, trains, and measures the new model.", low=1, panel="Rounds")
+    rounds: int = option(2, "Rounds; each makes pairs, trains, and evaluates the new model.", low=1, panel="Rounds")
     stages: str = option(
-        "rl1,rl2", "What a round trains: the box alone, or then box and response.", choices=("rl1", "rl1,rl2")
+        "rl1,rl2", "Training stages of a round: the box alone, or also box and response.", choices=("rl1", "rl1,rl2")
     )
-    restart: bool = option(False, "Train each round from the first model, in place of the last round's.")
-    fresh: bool = option(False, "New questions each round: the next --limit rows; default: the same ones again.")
+    restart: bool = option(False, "Train each round from the first model instead of the previous round's.")
+    fresh: bool = option(False, "Use new questions each round: the next --limit rows; default: the same questions.")
     train_config: str | None = option(
-        None, "TOML file or preset with the options of training; default: the preset of the original model."
+        None, "TOML file or preset of training options; default: the preset of the original model."
     )
-    eval_source: str | None = option(None, "Questions to measure on; default: the --source.", panel="Measuring")
-    eval_split: str = option("test", "Split to measure on.")
-    eval_limit: int | None = option(None, "First N of them only; default: all, and 200 of spotlight.", low=1)
+    eval_source: str | None = option(None, "Questions to evaluate on; default: the --source.", panel="Evaluation")
+    eval_split: str = option("test", "Split to evaluate on.")
+    eval_limit: int | None = option(None, "Use the first N of these; default: all, and 200 of spotlight.", low=1)
     score: str = option("normalized", "Score of the answers.", choices=SCORES)
 
     def __post_init__(self) -> None:

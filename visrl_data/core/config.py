@@ -64,57 +64,63 @@ class GenConfig:
     )
     critic: str | None = option(None, "Critic; default: the ORIGINAL model that the actor was trained from.")
     source: str = option("spotlight", "Questions: spotlight, a .jsonl or .parquet file, a dataset folder, a Hub id.")
-    split: str = option("train", "Split of the source.")
-    limit: int | None = option(None, "First N rows only; default: all, and 200 of the endless spotlight.", low=1)
-    skip: int | None = option(None, "Pass over so many rows first; the limit counts those after them.", low=0)
+    split: str = option("train", "Split of the source to read.")
+    limit: int | None = option(
+        None, "Use the first N rows; default: all, and 200 of spotlight, which is endless.", low=1
+    )
+    skip: int | None = option(None, "Skip the first N rows; --limit counts the rows after them.", low=0)
     images_root: str | dict[str, str] | None = option(
         None,
         "Folder, .zip or .tar that image paths are relative to; NAME=DIR for one set. Repeatable. Default: the file's.",
     )
     allow_urls: str | None = option(
-        None, "Fetch images at URLs of these hosts: a.org,*.b.org, or any. Default: none are fetched."
+        None, "Fetch images from URLs of these hosts: a.org,*.b.org, or any. Default: none are fetched."
     )
     columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
-    gold_space: str = option("unit", "Space of the source's gold boxes.", choices=("unit", "pixels"))
-    ship_images: bool | None = option(None, "Whether the source's images may be redistributed; default: as it says.")
-    license: str | None = option(None, "License of the source, when its rows state none (an SPDX id).")
+    gold_space: str = option("unit", "Coordinate space of the source's gold boxes.", choices=("unit", "pixels"))
+    ship_images: bool | None = option(
+        None, "Whether the source's images may be redistributed; default: as the source states."
+    )
+    license: str | None = option(None, "License of rows that state none (an SPDX id).")
 
     attempts: int = option(
-        3, "Attempts a question (the paper's N); each gives two candidates.", low=1, panel="Sampling"
+        3, "Attempts per question (the paper's N); each gives two candidates.", low=1, panel="Sampling"
     )
-    temperature: float = option(2.0, "Actor's temperature in both passes (reference code: 2.0).", low=0.0)
-    top_p: float = option(0.7, "Actor's nucleus (reference code: 0.7).", low=0.0, high=1.0)
-    top_k: int = option(50, "Actor's top-k (reference code: 50); 0 is off.", low=0)
-    max_new_tokens: int = option(64, "Longest reply, in tokens.", low=1)
+    temperature: float = option(2.0, "Temperature of the actor in both passes (reference code: 2.0).", low=0.0)
+    top_p: float = option(0.7, "Top-p of the actor (reference code: 0.7).", low=0.0, high=1.0)
+    top_k: int = option(50, "Top-k of the actor (reference code: 50); 0 is off.", low=0)
+    max_new_tokens: int = option(64, "Maximum length of a reply, in tokens.", low=1)
     constrain: bool = option(
-        False, "Hold boxes and scores to their form by a grammar. Needs: pip install '.[grammar]'."
+        False, "Constrain boxes and scores to their format by a grammar. Needs: pip install '.[grammar]'."
     )
     diversity: str = option(
         "attempt",
-        "Keep the second box clear of: its attempt's first box (the paper), every earlier box of the question, off.",
+        "Keep an attempt's second box apart from its first box (attempt, the paper) or every earlier box (question).",
         choices=("attempt", "question", "off"),
     )
     iou_max: float = option(0.05, "tau of Eq. 3: boxes with a larger IoU are replaced.", low=0.0, high=1.0)
-    area_slack: float = option(0.3, "delta of Eq. 3: largest relative difference in area of a replacement.", low=0.0)
+    area_slack: float = option(0.3, "delta of Eq. 3: maximum relative difference in area of a replacement.", low=0.0)
     box_space: str | None = option(
-        None, "Space in which the actor writes boxes; default: as its folder records, else unit."
+        None, "Coordinate space of the actor's boxes; default: as its folder records, else unit."
     )
     crop_min_side: float | None = option(
-        None, "Smallest crop side, a fraction of the longer image side.", low=0.0, high=1.0
+        None, "Minimum crop side, as a fraction of the longer image side.", low=0.0, high=1.0
     )
-    crop_max_aspect: float | None = option(None, "Longest crop side over its shortest.", low=1.0)
+    crop_max_aspect: float | None = option(None, "Maximum aspect ratio of a crop.", low=1.0)
 
-    box_critic: bool = option(True, "Score the boxes; without it responses alone decide.", panel="Scoring")
-    response_critic: str = option("model", "Judge of the responses.", choices=("model", *METRICS))
+    box_critic: bool = option(True, "Score the boxes; without it, the response score alone decides.", panel="Scoring")
+    response_critic: str = option(
+        "model", "What scores the responses: the critic, or an answer metric.", choices=("model", *METRICS)
+    )
     score_mode: str = option(
         "text",
-        "Read the score from the critic's text, or expect it over the score tokens.",
+        "Read the score from the critic's text, or take the expected score over the score tokens.",
         choices=("text", "expected"),
     )
-    score_step: float = option(0.1, "Scores are rounded to this step before any threshold.", low=0.001, high=0.5)
-    prompts: str | None = option(None, "TOML file with prompt templates of your own.")
+    score_step: float = option(0.1, "Round scores to this step before the thresholds.", low=0.001, high=0.5)
+    prompts: str | None = option(None, "TOML file with your own prompt templates.")
     lazy: bool = option(
-        False, "No response for a box whose score lies between the thresholds: the same pairs, but a pool with gaps."
+        False, "Skip the response of a box whose score is between the thresholds: the same pairs, but a pool with gaps."
     )
 
     gold_rule: str = option(
@@ -122,28 +128,32 @@ class GenConfig:
         "Audit of several gold boxes: IoU with the nearest, with the union of all, or with the bounding box of all.",
         choices=GOLD_RULES,
     )
-    box_win: float = option(0.8, "Box score that a win needs at least.", low=0.0, high=1.0, panel="Filtering")
-    box_lose: float = option(0.2, "Box score that a lose may have at most.", low=0.0, high=1.0)
-    response_win: float = option(0.8, "Response score that a win needs at least.", low=0.0, high=1.0)
-    response_lose: float = option(0.2, "Response score that a lose may have at most.", low=0.0, high=1.0)
+    box_win: float = option(0.8, "Minimum box score of a win.", low=0.0, high=1.0, panel="Filtering")
+    box_lose: float = option(0.2, "Maximum box score of a lose.", low=0.0, high=1.0)
+    response_win: float = option(0.8, "Minimum response score of a win.", low=0.0, high=1.0)
+    response_lose: float = option(0.2, "Maximum response score of a lose.", low=0.0, high=1.0)
 
-    seed: int = option(0, "Seed of everything drawn.", panel="Running")
+    seed: int = option(0, "Random seed.", panel="Running")
     round: int = option(0, "Round of self-evolution; part of every seed.", low=0)
-    engine: str = option("transformers", "What runs the models: this machine, or openai: a server.", choices=ENGINES)
-    base_url: str | None = option(None, "Address of the server, like http://host:8000/v1; default: OPENAI_BASE_URL.")
-    critic_engine: str | None = option(None, "What runs the critic; default: what runs the actor.", choices=ENGINES)
-    critic_base_url: str | None = option(None, "Address of the critic's server; default: the actor's.")
+    engine: str = option(
+        "transformers",
+        "What runs the models: transformers or vllm here, or a server with OpenAI's API.",
+        choices=ENGINES,
+    )
+    base_url: str | None = option(None, "URL of the server, such as http://host:8000/v1; default: OPENAI_BASE_URL.")
+    critic_engine: str | None = option(None, "Engine of the critic; default: that of the actor.", choices=ENGINES)
+    critic_base_url: str | None = option(None, "URL of the critic's server; default: the actor's.")
     dialect: str = option(
         "standard",
-        "How servers are asked: by OpenAI's fields (and top_k, above 0), or as `transformers serve` wants.",
+        "Fields of a request: OpenAI's (and top_k, above 0), or those of `transformers serve`.",
         choices=("standard", "transformers"),
     )
-    in_flight: int = option(16, "Requests that a server is sent at a time.", low=1)
-    device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the best there is.")
-    dtype: str = option("auto", "float32, bfloat16, float16; auto: float32 on a CPU, else bfloat16.")
-    batch_size: int = option(32, "Sequences in a batch; halved for a while when memory runs out.", low=1)
-    max_pixels: int | None = option(None, "Most pixels of a picture, for models that take any size.", low=1)
-    chunk_size: int = option(16, "Questions in a unit of work, which is also a point of resumption.", low=1)
+    in_flight: int = option(16, "Concurrent requests to a server.", low=1)
+    device: str = option("auto", "Device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one.")
+    dtype: str = option("auto", "Compute dtype: float32, bfloat16, float16; auto: float32 on a CPU, else bfloat16.")
+    batch_size: int = option(32, "Sequences per batch; halved when memory runs out.", low=1)
+    max_pixels: int | None = option(None, "Maximum pixels of an image, for models that take any size.", low=1)
+    chunk_size: int = option(16, "Questions per chunk, the unit of work and of resuming.", low=1)
     trust_remote_code: bool = option(False, "Run code that comes with a model. Only for models that you trust.")
 
     def __post_init__(self) -> None:
