@@ -56,7 +56,9 @@ class Watch(TrainerCallback):
     def _loss(self, trainer: Any, compute: Callable[..., Any], *given: Any, **options: Any) -> Any:
         found = compute(*given, **options)
         self.losses.append(found.item())
-        self.noted = self.noted or {name: list(values) for name, values in trainer._metrics["train"].items()}
+        self.noted = self.noted or {
+            name: list(values) for name, values in getattr(trainer, "term_metrics", {"train": {}})["train"].items()
+        }
         return found
 
     def _on(self, module: Any, part: str) -> None:

@@ -177,23 +177,23 @@ def ours(job: Job, folder: str) -> Any:
 
     from visrl_train import branches, reference_cache  # these change TRL for the process, so not in stock's
     from visrl_train.collator import PairCollator
-    from visrl_train.preference import PreferenceTrainer, Terms
+    from visrl_train.preference import LossConfig, PreferenceTrainer
     from visrl_train.tokenization import Turns
 
     pairs, pictures = made_up_pairs(job.pairs)
     rl2 = job.stage == "rl2"
-    terms = Terms(BETA, BETA, 0.5, 0.5, "win") if rl2 else Terms(BETA)
+    terms = LossConfig(BETA, BETA, 0.5, 0.5, "win") if rl2 else LossConfig(BETA)
     model, processor = policy(job)
     turns = Turns(processor, token_limit(model), shares(model))
     joins = None if job.way == "rows" else branches.branching(model, processor)
     collator = PairCollator(turns, PromptSet(), pictures.__getitem__, terms.response_crop, branches=joins)
     rows = [dataclasses.asdict(pair) for pair in pairs]
     trainer = PreferenceTrainer(
-        terms=terms, model=model, args=arguments(job, folder, len(rows)), processing_class=processor,
+        loss=terms, model=model, args=arguments(job, folder, len(rows)), processing_class=processor,
         data_collator=collator, train_dataset=Dataset.from_list(rows),
     )  # fmt: skip
     if job.way == "cached":
-        trainer.use_reference(reference_cache.table(trainer, collator, rows, (job.stage,)))
+        trainer.use_reference(reference_cache.load_table(trainer, collator, rows, (job.stage,)))
     return leave_reference(trainer)
 
 

@@ -1,8 +1,8 @@
-"""The model that learns: loading it, what of it is trained, and writing it so that the next stage finds it.
+"""Load the model to train, choose its trainable parameters, and save it so that the next stage finds it.
 
-ONE adapter goes through SFT, RL1, RL2 and later rounds, always on the same original weights. A stage
-that starts from full weights begins a fresh adapter on the linear layers of the LANGUAGE model; the vision
-tower and the projector stay as they are, with --full too.
+ONE adapter is trained through SFT, RL1, RL2 and later rounds, always on the same original weights. A stage
+that starts from full weights adds a new adapter to the linear layers of the LANGUAGE model; the vision
+tower and the projector stay frozen, with --full too.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from visrl_train.config import TrainConfig
 
 
 def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
-    """The model of a folder, ready to train: a PeftModel with the one adapter "default", or full weights.
+    """Load the model of a folder for training: a PeftModel with one adapter, "default", or full weights.
 
-    --full on an adapter merges it in memory and trains the merged language model.
+    With --full an adapter is merged in memory, and the merged language model is trained.
     """
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
     if config.full:
-        model = load_frozen(folder, torch.float32, config.trust_remote_code)  # small steps vanish in bfloat16
+        # Small updates of weights are rounded away in bfloat16.
+        model = load_frozen(folder, torch.float32, config.trust_remote_code)
         unfreeze_language_model(model)
         return model
     if config.quantize:
@@ -40,7 +41,7 @@ def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
         model = load_model(folder.weights, compute_dtype(config), config.trust_remote_code)
     if folder.base is not None:
         model = PeftModel.from_pretrained(model, folder.path, is_trainable=True)
-        # Where peft looks when it saves; for an alias it would ask the Hub.
+        # peft reads the base from here when it saves; it would look up an alias on the Hub.
         model.peft_config["default"].base_model_name_or_path = str(folder.weights.path)
         return model
     set_seed(config.seed)
@@ -54,7 +55,7 @@ def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
 
 
 def load_frozen(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
-    """The whole model as plain weights (an adapter merged in), nothing of it to be trained."""
+    """Load the model as plain weights (an adapter merged in), all of them frozen."""
     model = load_model(folder, dtype, trust_remote_code)
     if folder.base is not None:
         model = model.merge_and_unload()
@@ -62,7 +63,7 @@ def load_frozen(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool
 
 
 def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:
-    """QLoRA (Dettmers et al., 2023): the language model's frozen weights in 4 bits, the rest as it is.
+    """Load the language model's frozen weights in 4 bits and the rest as it is (QLoRA; Dettmers et al., 2023).
 
     Raises VisRLError without a GPU or without bitsandbytes.
     """
@@ -81,11 +82,11 @@ def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
     )
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to that
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer enables it
 
 
 def empty_model(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
-    """The model of a folder, without storage for its weights."""
+    """Build the model of a folder without storage for its weights."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -97,7 +98,7 @@ def empty_model(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
 
 
 def four_bits(dtype: torch.dtype, kept: list[str]) -> Any:
-    """Normal floats of 4 bits with doubly quantised constants. kept: the layers that stay as they are, by name."""
+    """Return NF4 with double quantization. kept: names of the layers that are not quantized."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -109,10 +110,9 @@ def four_bits(dtype: torch.dtype, kept: list[str]) -> Any:
     )
 
 
-def reference(stage: Any) -> Any:
-    """The reference of a stage that trains full weights; for an adapter TRL keeps a frozen copy of it."""
-    config = stage.config
-    return load_frozen(stage.folder, compute_dtype(config), config.trust_remote_code) if config.full else None
+def load_reference(folder: ModelFolder, config: TrainConfig) -> Any:
+    """Load the reference model with --full; return None for an adapter, of which TRL keeps a frozen copy."""
+    return load_frozen(folder, compute_dtype(config), config.trust_remote_code) if config.full else None
 
 
 def compute_dtype(config: TrainConfig) -> torch.dtype:
@@ -126,10 +126,10 @@ def on_cpu(config: TrainConfig) -> bool:
 
 
 def language_linears(model: Any) -> str:
-    """A regular expression for the linear layers of the language model, and of nothing else.
+    """Return a regular expression for the linear layers of the language model, and of nothing else.
 
-    Names such as q_proj would hit the vision tower too, which most families name alike. The output layer is
-    left out: TRL multiplies by its weights directly and would not see an adapter there.
+    Names such as q_proj would match the vision tower too, which most families name alike. The output layer is
+    left out: TRL multiplies by its weights directly, so an adapter on it would be ignored.
     """
     decoder, prefix = _language_model(model)
     leaves = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
@@ -137,10 +137,10 @@ def language_linears(model: Any) -> str:
 
 
 def other_linears(model: Any) -> list[str]:
-    """The linear layers that language_linears leaves out: tower, projector, output layer."""
-    ours = re.compile(language_linears(model))
-    found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return [name for name in found if not ours.fullmatch(name)]
+    """Return the linear layers that language_linears leaves out: tower, projector, output layer."""
+    language = re.compile(language_linears(model))
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in linears if not language.fullmatch(name)]
 
 
 def unfreeze_language_model(model: Any) -> None:
@@ -154,19 +154,19 @@ def _language_model(model: Any) -> tuple[nn.Module, str]:
     prefix = next((name for name, module in model.named_modules() if module is decoder), "")
     if not prefix:
         raise VisRLError(
-            f"{type(model).__name__} does not tell its language model from its vision tower (get_decoder). "
+            f"{type(model).__name__} has no language model that get_decoder() returns. "
             "Expected an image-text-to-text model of transformers."
         )
     return decoder, prefix
 
 
 def token_limit(model: Any) -> int | None:
-    """The longest sequence that the language model reads."""
+    """Return the maximum sequence length of the language model."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def save_adapter(model: Any, folder: ModelFolder, target: Path, state: dict[str, Any] | None = None) -> None:
-    """Write the adapter "default" alone, naming its base so that find_model finds it from anywhere."""
+    """Write the adapter "default" with the id of its base, so that find_model finds it from anywhere."""
     model.save_pretrained(target, selected_adapters=["default"], state_dict=state)
     name, _, revision = portable_id(folder.weights).partition("@")
     path = target / "adapter_config.json"
@@ -176,14 +176,14 @@ def save_adapter(model: Any, folder: ModelFolder, target: Path, state: dict[str,
 
 
 def save_full(model: Any, folder: ModelFolder, target: Path, state: dict[str, Any] | None = None) -> None:
-    """Write full weights, in the type of the weights that they came from."""
-    kept = json.loads((folder.weights.path / "config.json").read_text(encoding="utf-8"))
-    dtype = getattr(torch, str(kept.get("dtype") or kept.get("torch_dtype") or "float32"))
+    """Write full weights, in the dtype of the weights that they came from."""
+    config = json.loads((folder.weights.path / "config.json").read_text(encoding="utf-8"))
+    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
     model.to(dtype).save_pretrained(target, state_dict=state)
 
 
 def portable_id(folder: ModelFolder) -> str:
-    """How another folder names this one: an alias, name@commit, or an absolute path."""
+    """Return the id by which other folders refer to this one: an alias, name@commit, or an absolute path."""
     if folder.id in ALIASES:
         return folder.id
     if folder.revision is not None:
@@ -192,13 +192,13 @@ def portable_id(folder: ModelFolder) -> str:
 
 
 def origin_record(folder: ModelFolder) -> dict[str, str]:
-    """The original model, by id and digest: the critic of every later round. Inherited, never replaced."""
-    for place in (folder, folder.base):
-        record = place.path / RECORD if place is not None else None
+    """Return id and digest of the original model: the critic of every later round. Inherited, never replaced."""
+    for model in (folder, folder.base):
+        record = model.path / RECORD if model is not None else None
         if record is not None and record.is_file():
             origin = json.loads(record.read_text(encoding="utf-8")).get("origin_base") or {}
             if "digest" in origin:
                 return {"id": origin["id"], "digest": origin["digest"]}
-    known = [place for place in (folder, folder.base) if place is not None and place.id == folder.origin_base]
-    origin = known[0] if known else find_model(folder.origin_base)
+    same = [model for model in (folder, folder.base) if model is not None and model.id == folder.origin_base]
+    origin = same[0] if same else find_model(folder.origin_base)
     return {"id": portable_id(origin), "digest": origin.digest}

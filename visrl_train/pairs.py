@@ -1,8 +1,7 @@
-"""Preference pairs, from wherever they are kept; the only place that knows how they are stored.
+"""Read preference pairs from a run folder or a published dataset (its config `preferences`).
 
-First step of rl1.py and rl2.py. A run folder and a published dataset (its config `preferences`) both become one
-PairSet, with what training must agree on: the box space, the crop rule, the prompts, and which model wrote
-the pairs.
+The first step of rl1.py, rl2.py and the baselines. Both become one PairSet, with what training must agree on: the box
+space, the crop rule, the prompts, and the model that wrote the pairs.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One question's win and lose (Eq. 4), as training needs them.
+    """The win (chosen) and the lose (rejected) of one question (Eq. 4).
 
-    answers: the accepted ones. image: sha256 of the original image's bytes. *_box: canonical text on the
+    answers: all accepted ones. image: sha256 of the original image's bytes. *_box: canonical text on the
     actor's lattice. *_crop: pixels (left, top, right, bottom) of the original image. has_response: the two
     responses differ.
     """
@@ -48,11 +47,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """Pairs and what they were made with.
+    """Pairs, and how they were generated.
 
-    name: as the user gave it. tag: the data version of a published set. digest: sha256 of the manifest,
-    which changes with any pair. actor: id of the model that wrote them, actor_digest its files'; None when
-    no model folder did. origin: id of the original model.
+    name: as the user wrote it. tag: the data version of a published dataset. digest: sha256 of the manifest,
+    which changes with any pair. actor: id of the model that wrote them, actor_digest that of its files; None when
+    it was no model folder. origin: id of the original model.
     """
 
     name: str
@@ -69,28 +68,28 @@ class PairSet:
     max_pixels: int | None
 
     def record(self) -> dict[str, Any]:
-        """What a trained model's folder says about its data."""
+        """Return what visrl.json of a trained model says about its data."""
         return {"name": self.name, "tag": self.tag, "manifest_sha256": self.digest, "pairs": len(self.pairs)}
 
 
 def read_pairs(data: str | None) -> PairSet:
-    """Open a run folder, a dataset folder or USER/NAME[@TAG]; None is the latest finished run under runs/.
+    """Read a run folder, a dataset folder or USER/NAME[@TAG]; None is the latest finished run under runs/.
 
-    Raises VisRLError when there is no such thing, no pair in it, or a pair without its picture.
+    Raises VisRLError when it does not exist, holds no pair, or holds a pair without its image.
     """
     path = latest_run(RUNS) if data is None else Path(data)
     is_run = path.is_dir() and not _is_dataset(path)
-    found = _from_run(Run(path)) if is_run else _from_dataset(str(data))
-    if not found.pairs:
+    pairs = _from_run(Run(path)) if is_run else _from_dataset(str(data))
+    if not pairs.pairs:
         raise VisRLError(
-            f"{found.name} holds no pairs, so there is nothing to train on. `visrl inspect {found.name}` says where "
-            f"its questions went, `visrl filter {found.name} --sweep` what other thresholds would give."
+            f"{pairs.name} holds no pairs to train on. `visrl inspect {pairs.name}` shows why questions were dropped, "
+            f"`visrl filter {pairs.name} --sweep` how many pairs other thresholds give."
         )
-    return found
+    return pairs
 
 
 def latest_run(folder: Path) -> Path:
-    """The run that was finished last. Raises VisRLError when there is none."""
+    """Return the run that finished last. Raises VisRLError when there is none."""
     finished = [path.parent for path in folder.glob("*/manifest.json") if (path.parent / "run.json").is_file()]
     if not finished:
         raise VisRLError(f"No finished run under {folder}/. Make one with `visrl gen`, or name one with --data.")
@@ -104,10 +103,10 @@ def _is_dataset(path: Path) -> bool:
 
 
 def _from_run(run: Run) -> PairSet:
-    about = run.manifest()
+    manifest = run.manifest()
     rows = pq.read_table(run.path / "pairs.parquet").to_pylist()
     images = StoredImages(sorted((run.path / "images").glob("part-*.parquet")))
-    return _pair_set(str(run.path), None, run.manifest_path, about, rows, "question_id", images)
+    return _pair_set(str(run.path), None, run.manifest_path, manifest, rows, "question_id", images)
 
 
 def _from_dataset(data: str) -> PairSet:
@@ -117,36 +116,35 @@ def _from_dataset(data: str) -> PairSet:
     dataset = open_dataset(locate(data))
     stored = dataset_pairs(dataset)
     rows = stored.pairs.to_pylist()
-    bare = sum(row["image_sha256"] not in stored.embedded for row in rows)
-    if bare:
+    missing = sum(row["image_sha256"] not in stored.embedded for row in rows)
+    if missing:
         raise VisRLError(
-            f"{bare} of the {len(rows)} pairs of {data} were published without their image. "
-            f"Put the images back with: visrl rebuild {data} --images DIR -o DIR"
+            f"{missing} of the {len(rows)} pairs of {data} were published without their image. "
+            f"Restore the images with: visrl rebuild {data} --images DIR -o DIR"
         )
-    manifest = dataset.manifest
-    where = dataset.folder / "manifest.json"
-    return _pair_set(data, manifest.get("data_version"), where, manifest["runs"][0], rows, "id", stored.pixels)
+    manifest, path = dataset.manifest, dataset.folder / "manifest.json"
+    return _pair_set(data, manifest.get("data_version"), path, manifest["runs"][0], rows, "id", stored.pixels)
 
 
 def _pair_set(
     name: str,
     tag: str | None,
-    manifest: Path,
-    about: dict[str, Any],
+    path: Path,
+    run: dict[str, Any],
     rows: Iterable[dict[str, Any]],
     key: str,
     read_image: Callable[[str], bytes],
 ) -> PairSet:
-    """about: config and identity ("run") of the run that made the pairs, or of the first of several alike."""
-    config, identity = about["config"], about["run"]
+    """Return the pairs. path: the manifest; run: its config and identity ("run"), of the first run of several."""
+    config, identity = run["config"], run["run"]
     digest = identity["actor"].get("digest")
     return PairSet(
         name=name,
         tag=tag,
-        digest=files.file_digest(manifest),
+        digest=files.file_digest(path),
         pairs=tuple(_pair(row, key) for row in rows),
         read_image=read_image,
-        prompts=recorded_prompts(about),
+        prompts=recorded_prompts(run),
         box_space=identity["box_space"],
         crop_rule=CropRule(**identity["crop_rule"]),
         actor=config["model"] if digest else None,

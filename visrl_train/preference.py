@@ -1,21 +1,25 @@
-"""The loss of RL1 and RL2 (Eq. 5-8), on TRL's DPO trainer; rl1.py and rl2.py say with which terms.
+"""The loss of RL1 and RL2 (Eq. 5-8), on TRL's DPO trainer; rl1.py and rl2.py choose its terms.
 
 For a pair (x, I, b_w, r_w, b_l, r_l), with h(y) = log pi(y|...) / pi_ref(y|...):
 
-    l_B = -log sigma( beta_B (h(b_w | x, I)      - h(b_l | x, I)) )            Eq. 6
-    l_R = -log sigma( beta_R (h(r_w | x, I, I_w) - h(r_l | x, I, I_w)) )       Eq. 8
-    loss = mean over the pairs of  lambda_B l_B + lambda_R l_R                 Eq. 7; RL1: lambda_B = 1, l_B alone
+    l_B = -log sigma( beta_B (h(b_w | x, I)      - h(b_l | x, I)) )            the preference over boxes
+    l_R = -log sigma( beta_R (h(r_w | x, I, I_w) - h(r_l | x, I, I_w)) )       the preference over responses
 
-With --win-nll A above 0, which is not the paper's, A times the mean negative log-likelihood of a win's token is
-added to l_B and l_R (RPO; Pang et al. 2024, arXiv 2404.19733). Plain DPO may lower the likelihood of both sides.
+    RL1:  mean over the pairs of l_B                                           Eq. 5-6
+    RL2:  mean over the pairs of lambda_B l_B + lambda_R l_R                   Eq. 7-8
+
+With --win-nll A above 0, which is not in the paper, A times the mean negative log-likelihood per token of the chosen
+completion is added to l_B and l_R (RPO; Pang et al. 2024, arXiv 2404.19733). Plain DPO may lower the likelihood of
+both sides.
 
 Departures from the paper: a pair whose responses are the same text has no l_R, and still counts in the mean;
-with --response-crop own, r_l stands under the crop of its own box.
+with --response-crop own, r_l is conditioned on the crop of its own box.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,20 +32,20 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from visrl_train import branches, models, reference_cache, stage
+from visrl_train import branches, models, reference_cache, stage_folder, trainers
 from visrl_train.collator import PairCollator
 from visrl_train.config import Rl1Config
 from visrl_train.image_features import shares
 from visrl_train.pairs import PairSet
-from visrl_train.stage import Stage
+from visrl_train.stage_folder import TrainingStage
 from visrl_train.tokenization import Turns
 
 STEPS = ("focus", "response")
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What the loss is made of. response_crop: None leaves the response term out; "win" or "own" has it."""
+class LossConfig:
+    """The terms of the loss. response_crop: None leaves the response term out; "win" or "own" includes it."""
 
     beta_b: float
     beta_r: float = 0.0
@@ -52,24 +56,28 @@ class Terms:
 
 
 def train_pairs(
-    work: Stage, config: Rl1Config, pairs: PairSet, terms: Terms, callbacks: Sequence[TrainerCallback] = ()
+    stage: TrainingStage,
+    config: Rl1Config,
+    pairs: PairSet,
+    loss: LossConfig,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
-    """Train one model on pairs; the frozen copy of what it starts from is the reference. Returns its folder."""
-    with stage.begin(work) as finished:
-        if finished:
-            return work.output
-        model, processor = models.load_policy(work.folder, config), stage.load_processor(work)
+    """Train one model on pairs, with a frozen copy of the initial model as the reference. Return its folder."""
+    with stage_folder.open_stage(stage) as is_finished:
+        if is_finished:
+            return stage.output
+        model, processor = models.load_policy(stage.folder, config), stage_folder.load_processor(stage)
         turns = Turns(processor, models.token_limit(model), shares(model))
         collator = PairCollator(
-            turns, pairs.prompts, pairs.read_image, terms.response_crop, branches=branches.branching(model, processor)
+            turns, pairs.prompts, pairs.read_image, loss.response_crop, branches=branches.branching(model, processor)
         )
-        train, validation = stage.split(pairs.pairs, config.validation)
-        work = stage.counted(work, train=len(train), validation=len(validation))
+        train, validation = stage_folder.split(pairs.pairs, config.validation)
+        stage = stage_folder.with_counts(stage, train=len(train), validation=len(validation))
         trainer = PreferenceTrainer(
-            terms=terms,
+            loss=loss,
             model=model,
-            ref_model=models.reference(work),
-            args=DPOConfig(**stage.arguments(work, model, bool(validation)), max_length=None),
+            ref_model=models.load_reference(stage.folder, config),
+            args=DPOConfig(**trainers.training_arguments(stage, model, bool(validation)), max_length=None),
             data_collator=collator,
             train_dataset=Dataset.from_list(train),
             eval_dataset=Dataset.from_list(validation) if validation else None,
@@ -77,80 +85,110 @@ def train_pairs(
             callbacks=list(callbacks),
         )
         if config.cache_reference:
-            key = reference_key(work, pairs, terms)
-            trainer.use_reference(reference_cache.table(trainer, collator, [*train, *validation], key))
-        stage.fit(trainer, work)
-        return stage.publish(trainer, work)
+            key = reference_key(stage, pairs, loss)
+            trainer.use_reference(reference_cache.load_table(trainer, collator, [*train, *validation], key))
+        trainers.fit(trainer, stage)
+        return stage_folder.save_model(trainer, stage)
 
 
-def reference_key(work: Stage, pairs: PairSet, terms: Terms) -> tuple[str, ...]:
-    """All that the reference's log-probabilities depend on."""
-    folder = work.folder
+def reference_key(stage: TrainingStage, pairs: PairSet, loss: LossConfig) -> tuple[str, ...]:
+    """Return all that the reference's log-probabilities depend on."""
+    folder = stage.folder
     prompts = [prompt.id for prompt in (pairs.prompts.focus, pairs.prompts.answer)]
-    dtype = str(models.compute_dtype(work.config))
+    dtype = str(models.compute_dtype(stage.config))
     return (
-        folder.digest, folder.weights.digest, pairs.digest, pairs.crop_rule.name, str(terms.response_crop),
-        *prompts, str(work.max_pixels), dtype,
+        folder.digest, folder.weights.digest, pairs.digest, pairs.crop_rule.name, str(loss.response_crop),
+        *prompts, str(stage.max_pixels), dtype,
     )  # fmt: skip
 
 
-class PreferenceTrainer(stage.ours(DPOTrainer)):  # type: ignore[misc]  # a base class that is made at run time
-    """TRL's trainer with the loss of this file. A batch is what PairCollator makes."""
+class _PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
+    """TRL's DPO trainer with the loss of this file. A batch is what PairCollator makes.
 
-    def __init__(self, terms: Terms, **options: Any) -> None:
+    term_metrics: mode ("train" or "eval") -> name -> values since the last log.
+    """
+
+    def __init__(self, loss: LossConfig, **options: Any) -> None:
+        self.loss_config = loss
+        self.term_metrics: dict[str, dict[str, list[float]]] = {
+            "train": defaultdict(list),
+            "eval": defaultdict(list),
+        }
         super().__init__(**options)
-        self.terms = terms
 
     def use_reference(self, table: reference_cache.Table) -> None:
-        """Take the reference's log-probabilities from a table; the reference model is let go."""
+        """Take the reference's log-probabilities from a table and release the reference model."""
         collator: Any = self.data_collator
         self.data_collator: Any = dataclasses.replace(collator, reference=table)
         self.ref_model = None
 
-    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False) -> torch.Tensor:
-        """Rows of a batch: P boxes and Q responses of the wins, then of the loses. Tensors below: (P + Q,)."""
+    def compute_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
+    ) -> torch.Tensor:
+        """Return the loss of a batch of P boxes and Q responses: first all chosen, then all rejected.
+
+        Tensors below: (P + Q,).
+        """
         inputs = dict(inputs)
         pairs = len(inputs.pop("has_response"))
         cached = [inputs.pop(name) for name in ("ref_chosen_logps", "ref_rejected_logps") if name in inputs]
-        win, lose = self._log_probs(model, inputs)
-        ref_win, ref_lose = cached or self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        beta = torch.full_like(win, self.terms.beta_r)
-        beta[:pairs] = self.terms.beta_b
-        reward_win, reward_lose = beta * (win - ref_win), beta * (lose - ref_lose)
-        losses = -F.logsigmoid(reward_win - reward_lose)
-        if self.terms.win_nll:
-            losses = losses - self.terms.win_nll * win / branches.lengths(inputs).chunk(2)[0]
+        chosen, rejected = self._log_probs(model, inputs)
+        ref_chosen, ref_rejected = cached or self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        beta = torch.full_like(chosen, self.loss_config.beta_r)
+        beta[:pairs] = self.loss_config.beta_b
+        reward_chosen, reward_rejected = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
+        losses = -F.logsigmoid(reward_chosen - reward_rejected)
+        if self.loss_config.win_nll:
+            losses = losses - self.loss_config.win_nll * chosen / branches.lengths(inputs).chunk(2)[0]
         for step, rows in zip(STEPS, (slice(0, pairs), slice(pairs, None)), strict=True):
-            self._note(step, losses[rows], reward_win[rows], reward_lose[rows])
-        return (self.terms.lambda_b * losses[:pairs].sum() + self.terms.lambda_r * losses[pairs:].sum()) / pairs
+            self._record(step, losses[rows], reward_chosen[rows], reward_rejected[rows])
+        # Divided by the pairs, not by the rows: a pair without a response term still counts in the mean.
+        weighted = self.loss_config.lambda_b * losses[:pairs].sum() + self.loss_config.lambda_r * losses[pairs:].sum()
+        return weighted / pairs
 
     def _log_probs(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """log pi of each completion under the policy, summed over its tokens: of the wins, of the loses."""
-        given = {name: value for name, value in inputs.items() if name not in ("completion_mask", "completions")}
+        """Return log pi of each completion, summed over its tokens: of the chosen, of the rejected."""
+        model_inputs = {name: value for name, value in inputs.items() if name not in ("completion_mask", "completions")}
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        made = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
-        summed: tuple[torch.Tensor, ...] = branches.sums(made.log_probs, inputs.get("completions")).chunk(2)
-        return summed
+        outputs = model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
+        sums: tuple[torch.Tensor, ...] = branches.sums(outputs.log_probs, inputs.get("completions")).chunk(2)
+        return sums
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """TRL's own, which sums what it takes for the tokens of a row."""
+        """Return the same under the reference.
+
+        TRL's own method sums over the row, which may hold several completions; so it gets a model whose "tokens"
+        are sums over completions.
+        """
         inputs = dict(inputs)
         completions = inputs.pop("completions", None)
 
-        def forward(**given: Any) -> Any:
-            summed = branches.sums(model(**given).log_probs, completions)
-            return SimpleNamespace(log_probs=summed[:, None])
+        def forward(**model_inputs: Any) -> Any:
+            sums = branches.sums(model(**model_inputs).log_probs, completions)
+            return SimpleNamespace(log_probs=sums[:, None])
 
-        found: tuple[torch.Tensor, ...] = super().compute_ref_log_probs(forward, inputs)
-        return found
+        reference: tuple[torch.Tensor, ...] = super().compute_ref_log_probs(forward, inputs)
+        return reference
 
     @torch.no_grad()
-    def _note(self, step: str, losses: torch.Tensor, win: torch.Tensor, lose: torch.Tensor) -> None:
-        """Means over the rows of all devices, apart for each step of the path; no row, no number."""
-        rows = torch.stack([losses, win, lose, win - lose, (win > lose).float(), torch.ones_like(win)]).float()
+    def _record(self, step: str, losses: torch.Tensor, chosen: torch.Tensor, rejected: torch.Tensor) -> None:
+        """Record means over the rows of all devices for a step of the path; nothing where there is no row."""
+        margins = chosen - rejected
+        rows = torch.stack([losses, chosen, rejected, margins, (margins > 0).float(), torch.ones_like(chosen)]).float()
         *sums, count = self.accelerator.reduce(rows.sum(dim=1), "sum").tolist()
         if count:
-            names = ("loss", "reward_win", "reward_lose", "margin", "accuracy")
-            noted = self._metrics["train" if self.model.training else "eval"]
+            names = ("loss", "reward_chosen", "reward_rejected", "margin", "accuracy")
+            metrics = self.term_metrics["train" if self.model.training else "eval"]
             for name, total in zip(names, sums, strict=True):
-                noted[f"{step}/{name}"].append(total / count)
+                metrics[f"{step}/{name}"].append(total / count)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of the recorded metrics since the last log, and log."""
+        mode = "train" if self.model.training else "eval"
+        prefix = "" if mode == "train" else "eval_"
+        logs.update({f"{prefix}{name}": sum(values) / len(values) for name, values in self.term_metrics[mode].items()})
+        self.term_metrics[mode].clear()
+        super().log(logs, start_time)
+
+
+PreferenceTrainer = trainers.make_trainer_class(_PreferenceTrainer)

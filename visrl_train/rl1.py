@@ -1,13 +1,13 @@
-"""RL1: learn where to look (paper, Sec. 3.3, Eq. 5-6).
+"""RL1: learn where to look (paper, Sec. 3.2, Eq. 5-6).
 
 DPO on the focus box alone. For each pair the model sees the image and the question with the focus request;
-the win's box text is chosen, the lose's rejected. The reference is a frozen copy of the model as it starts.
+the box text of the win is chosen, that of the lose rejected. The reference is a frozen copy of the initial model.
 
     loss = -log sigma( beta_B ( log pi(b_w|x,I)/pi_ref(b_w|x,I) - log pi(b_l|x,I)/pi_ref(b_l|x,I) ) )
 
-Departures from the paper: the adapter of the SFT stage goes on in place of being merged (one adapter on the
-original weights through all stages, so the critic can be read off it at any time); the validation split is
-by image, so that no picture is on both sides.
+Departures from the paper: the adapter of the SFT stage is trained further instead of being merged (one adapter on the
+original weights through all stages, so that the critic is the same model with the adapter off); the validation split
+is by image, so that no image is on both sides.
 
     visrl train rl1                                     the latest run in runs/, and the actor that made it
     visrl train rl1 --data runs/cars -o models/cars-rl1
@@ -30,21 +30,21 @@ from visrl_train.pairs import PairSet, read_pairs
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from visrl_train.stage import Stage
+    from visrl_train.stage_folder import TrainingStage
 
 
 def train(config: Rl1Config, output: Path | None = None, callbacks: Sequence[TrainerCallback] = ()) -> Path:
-    """Run the stage and return the model's folder. Started again after an interruption it goes on."""
-    from visrl_train.preference import Terms, train_pairs
+    """Run the stage and return the model's folder. An interrupted stage resumes."""
+    from visrl_train.preference import LossConfig, train_pairs
 
     pairs = read_pairs(config.data)
-    folder = actor(pairs) if config.model is None else find_model(config.model, config.trust_remote_code)
+    folder = find_actor(pairs) if config.model is None else find_model(config.model, config.trust_remote_code)
     stage = prepare("rl1", config, pairs, folder, output)
-    return train_pairs(stage, config, pairs, Terms(beta_b=config.beta_b, win_nll=config.win_nll), callbacks)
+    return train_pairs(stage, config, pairs, LossConfig(beta_b=config.beta_b, win_nll=config.win_nll), callbacks)
 
 
-def actor(pairs: PairSet) -> ModelFolder:
-    """The model that wrote the pairs. Raises VisRLError when there is none, or when it has changed since."""
+def find_actor(pairs: PairSet) -> ModelFolder:
+    """Find the model that made the pairs. Raises VisRLError when there is none, or when it has changed since."""
     if pairs.actor is None:
         raise VisRLError(f"{pairs.name} does not say which model made its pairs. Name the one to train with --model.")
     try:
@@ -66,24 +66,24 @@ def prepare(
     folder: ModelFolder,
     output: Path | None,
     prompts: Sequence[Prompt] | None = None,
-) -> Stage:
-    """The stage, once model and pairs agree on boxes and crops. Raises VisRLError when they do not.
+) -> TrainingStage:
+    """Return the stage. Raises VisRLError when model and pairs differ in box space or crop rule.
 
-    prompts: what the model is asked; default: what the pairs were made with.
+    prompts: those that the model learns to reply to; default: those of the pairs.
     """
-    from visrl_train.stage import Stage, default_output
+    from visrl_train.stage_folder import TrainingStage, default_output
 
-    for what, model_has, pairs_have in (
+    for what, of_model, of_pairs in (
         ("box space", folder.box_space, pairs.box_space),
         ("crop rule", folder.crop_rule, pairs.crop_rule),
     ):
-        if model_has is not None and model_has != pairs_have:
+        if of_model is not None and of_model != of_pairs:
             raise VisRLError(
-                f"{folder.id} was trained with {what} {model_has}, the pairs of {pairs.name} were made with "
-                f"{pairs_have}. Train a model that was made the same way, or make the pairs anew with this one."
+                f"{folder.id} was trained with {what} {of_model}, the pairs of {pairs.name} were made with {of_pairs}. "
+                f"Train a model with the same {what}, or make new pairs with this one."
             )
-    config = dataclasses.replace(config, data=pairs.name, model=folder.id)  # what was left to the defaults
-    return Stage(
+    config = dataclasses.replace(config, data=pairs.name, model=folder.id)  # with the defaults resolved
+    return TrainingStage(
         name=name,
         config=config,
         output=output or default_output(name, pairs.name, config, pairs.digest, folder.digest),

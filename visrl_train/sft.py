@@ -1,15 +1,15 @@
-"""SFT: the warm-up that teaches the format (paper, Sec. 3.3 and appendix; data as in Visual-CoT).
+"""SFT: the warm-up that teaches the format (paper, Sec. 3.2 and appendix; data as in Visual-CoT).
 
-From questions with labeled boxes, two kinds of row for each:
+Two examples from each question with labeled boxes:
 
     focus    image, question and focus request -> the canonical text of the gold box on the model's lattice
     answer   the same, then the crop of the gold box, cut by the recorded crop rule -> the first answer
 
-Only the reply carries loss. The turns are those of visrl_data/pipeline/actor.py, token for token.
+The loss covers the reply only. The turns are those of visrl_data/pipeline/actor.py, token for token.
 
-Departures from the paper: the boxes are quantised and cropped as in generation, so that the model learns
+Departures from the paper: the boxes are quantized and cropped as in generation, so that the model learns
 from crops like those that it will see; several gold boxes become the one around all (--gold-target union,
-as Visual-CoT has it) or the first.
+as in Visual-CoT) or the first.
 
     visrl train sft --source labeled.jsonl --model llava-hf/llava-1.5-7b-hf -o models/llava-sft
     visrl train sft --config llava-1.5-7b --source labeled.jsonl
@@ -44,7 +44,7 @@ SeenSize = Callable[[Any], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class SFTExample:
     """A turn and its reply. crop: pixels of the original image in an answer turn, None in a focus turn.
 
     image: sha256 of the original image's bytes.
@@ -58,12 +58,12 @@ class Lesson:
 
 
 def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[TrainerCallback] = ()) -> Path:
-    """Run the stage and return the model's folder. Started again after an interruption it goes on."""
+    """Run the stage and return the model's folder. An interrupted stage resumes."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from visrl_train import models, stage
-    from visrl_train.collator import LessonCollator
+    from visrl_train import models, stage_folder, trainers
+    from visrl_train.collator import SFTCollator
     from visrl_train.image_features import shares
     from visrl_train.tokenization import Turns
 
@@ -71,16 +71,12 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
     folder = find_model(config.model or "spotlight-base", config.trust_remote_code)
     space, rule = resolve_box_settings(config, folder)  # type: ignore[arg-type]  # the same options of boxes as GenConfig
     source = open_source(config.source, config.split, config.limit, _source_options(config))
-    data: dict[str, Any] = {
-        "name": config.source,
-        "split": config.split,
-        "rows": len(source),
-        "digest": source.fingerprint(),
-    }
-    work = stage.Stage(
+    digest = source.fingerprint()
+    data = {"name": config.source, "split": config.split, "rows": len(source), "digest": digest}
+    stage = stage_folder.TrainingStage(
         name="sft",
         config=config,
-        output=output or stage.default_output("sft", config.source, config, data["digest"], folder.digest),
+        output=output or stage_folder.default_output("sft", config.source, config, digest, folder.digest),
         folder=folder,
         data=data,
         prompts={prompt.id: prompt.template for prompt in (prompts.focus, prompts.answer)},
@@ -88,63 +84,62 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
         crop_rule=rule,
         max_pixels=config.max_pixels,
     )
-    with stage.begin(work) as finished:
-        if finished:
-            return work.output
-        processor = stage.load_processor(work)
+    with stage_folder.open_stage(stage) as is_finished:
+        if is_finished:
+            return stage.output
+        processor = stage_folder.load_processor(stage)
         model = models.load_policy(folder, config)
         turns = Turns(processor, models.token_limit(model), shares(model))
-        found, where, dropped = lessons(source, space, rule, config.gold_target, config.turns, turns.seen_size)
-        training, validation = stage.split(found, config.validation)
-        work = stage.counted(work, train=len(training), validation=len(validation), left_out=dict(dropped))
-        trainer = stage.ours(SFTTrainer)(
+        examples, row_of, drops = make_examples(source, space, rule, config.gold_target, config.turns, turns.seen_size)
+        training, validation = stage_folder.split(examples, config.validation)
+        stage = stage_folder.with_counts(stage, train=len(training), validation=len(validation), left_out=dict(drops))
+        trainer = trainers.make_trainer_class(SFTTrainer)(
             model=model,
-            args=SFTConfig(**stage.arguments(work, model, bool(validation)), max_length=None),
-            data_collator=LessonCollator(turns, prompts, SourceImages(source, where)),
+            args=SFTConfig(**trainers.training_arguments(stage, model, bool(validation)), max_length=None),
+            data_collator=SFTCollator(turns, prompts, SourceImages(source, row_of)),
             train_dataset=Dataset.from_list(training),
             eval_dataset=Dataset.from_list(validation) if validation else None,
             processing_class=processor,
             callbacks=list(callbacks),
         )
-        stage.fit(trainer, work)
-        return stage.publish(trainer, work)
+        trainers.fit(trainer, stage)
+        return stage_folder.save_model(trainer, stage)
 
 
 def _source_options(config: SftConfig) -> SourceOptions:
     return SourceOptions(images_root=config.images_root or None, columns=config.columns, gold_space=config.gold_space)
 
 
-def lessons(
+def make_examples(
     source: Source, space: str, rule: CropRule, target: str, turns: str, seen_size: SeenSize
-) -> tuple[list[Lesson], dict[str, int], Counter[str]]:
-    """The rows to learn, the source row that holds each image, and what was left out, by reason.
+) -> tuple[list[SFTExample], dict[str, int], Counter[str]]:
+    """Return the examples, the source row that holds each image, and the counts of dropped rows by reason.
 
-    Raises VisRLError when no question has a box to learn.
+    Raises VisRLError when no question has a usable gold box.
     """
-    found: list[Lesson] = []
-    where: dict[str, int] = {}
-    dropped: Counter[str] = Counter()
+    examples: list[SFTExample] = []
+    row_of: dict[str, int] = {}
+    drops: Counter[str] = Counter()
     for i in range(len(source)):
         row = source.read(i)
-        made = row if isinstance(row, Drop) else _lessons_of(row, space, rule, target, turns, seen_size)
-        if isinstance(made, Drop):
-            dropped[made.reason] += 1
+        result = row if isinstance(row, Drop) else _examples_of(row, space, rule, target, turns, seen_size)
+        if isinstance(result, Drop):
+            drops[result.reason] += 1
             continue
-        where.setdefault(made[0].image, i)
-        found += made
-    if not found:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
+        row_of.setdefault(result[0].image, i)
+        examples += result
+    if not examples:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in drops.items())
         raise VisRLError(
-            f"No row of {source.name} can be learnt ({reasons}). SFT needs questions with gold boxes: "
+            f"No row of {source.name} can be used for SFT ({reasons}). SFT needs questions with gold boxes: "
             "a column `boxes`, or the one that --columns boxes=NAME names."
         )
-    return found, where, dropped
+    return examples, row_of, drops
 
 
-def _lessons_of(
+def _examples_of(
     question: Question, space: str, rule: CropRule, target: str, turns: str, seen_size: SeenSize
-) -> list[Lesson] | Drop:
-    """A question's rows, or why there are none."""
+) -> list[SFTExample] | Drop:
     if not question.gold_boxes:
         return Drop(question.id, question.source, "source", "no_gold_box")
     size = (question.width, question.height)
@@ -155,17 +150,16 @@ def _lessons_of(
         return Drop(question.id, question.source, "source", "image_too_thin")
     cells = lattice.to_cells(gold_box(question.gold_boxes, target))
     crop = crop_pixels(lattice.to_unit(cells), size, rule)
+    text, sha = question.question, question.image_sha256
     both = {
-        "focus": Lesson(f"{question.id} (focus)", question.question, question.image_sha256, None, lattice.text(cells)),
-        "answer": Lesson(
-            f"{question.id} (answer)", question.question, question.image_sha256, crop, question.answers[0]
-        ),
+        "focus": SFTExample(f"{question.id} (focus)", text, sha, None, lattice.text(cells)),
+        "answer": SFTExample(f"{question.id} (answer)", text, sha, crop, question.answers[0]),
     }
-    return [lesson for kind, lesson in both.items() if turns in ("both", kind)]
+    return [example for kind, example in both.items() if turns in ("both", kind)]
 
 
 def gold_box(boxes: Sequence[Box], target: str) -> Box:
-    """The box to learn of several: the one around all ("union"), or the "first"."""
+    """Return the target box of several gold boxes: the one around all ("union"), or the "first"."""
     return boxes[0] if target == "first" else bounding_box(boxes)
 
 
@@ -174,12 +168,14 @@ class SourceImages:
     """Reads an image's bytes by sha256, from the source row that holds it."""
 
     source: Source
-    where: dict[str, int]
+    row_of: dict[str, int]
 
     def __call__(self, sha: str) -> bytes:
-        row = self.source.read(self.where[sha])
+        row = self.source.read(self.row_of[sha])
         if isinstance(row, Drop) or hashlib.sha256(row.image).hexdigest() != sha:
-            raise VisRLError(f"The image of {row.id} in {self.source.name} changed during training. Start again.")
+            raise VisRLError(
+                f"The image of {row.id} in {self.source.name} changed during training. Use another --output."
+            )
         return row.image
 
 

@@ -16,7 +16,7 @@ from tests.helpers.command import visrl
 from tests.helpers.hub_world import scripted_generate
 from tests.tools import command_reference
 from visrl_data.executors import generation
-from visrl_train.stage import Terminated
+from visrl_train.trainers import Terminated
 
 ROOT = Path(__file__).parents[2]
 VISRL = [sys.executable, "-m", "visrl_cli"]

@@ -25,14 +25,14 @@ from visrl_data.evaluation.scores import ALL
 from visrl_data.evaluation.table import render
 from visrl_train import rl1, rl2
 from visrl_train.launch import resolve
-from visrl_train.rl1 import actor, read_pairs
+from visrl_train.rl1 import find_actor, read_pairs
 
 
 def prove(
     data: str, model: str | None, seeds: list[int], questions: int, output: Path, config: str | None = None
 ) -> dict[str, Any]:
     """Train and evaluate; returns what proof.json holds. minutes: of each stage that this call trained."""
-    start = model or actor(read_pairs(data)).id
+    start = model or find_actor(read_pairs(data)).id
     models, minutes = [start], {}
     for seed in seeds:
         before = start

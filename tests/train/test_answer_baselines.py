@@ -20,7 +20,7 @@ from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_models import find_subjects
 from visrl_data.models.model_folder import find_model
 from visrl_data.spotlight import ACTOR
-from visrl_train import answer_baselines, rl2, rloo, stage
+from visrl_train import answer_baselines, rl2, rloo, stage_folder
 from visrl_train.config import (
     DpoAnswersConfig,
     KtoAnswersConfig,
@@ -47,7 +47,7 @@ def pairs(scripted_run):
 
 @pytest.fixture(scope="module")
 def write(processor, pairs):
-    return answer_baselines.AnswerWriter(Turns(processor), pairs.read_image)
+    return answer_baselines.AnswerEncoder(Turns(processor), pairs.read_image)
 
 
 def rows(items):
@@ -77,14 +77,19 @@ def test_rows_of_each_baseline(processor, write, pairs):
     some = dataclasses.replace(pairs, pairs=(*pairs.pairs[:2], same))
     wins, loses = ([f"{getattr(p, f'{side}_response')}<|sl_end|>" for p in some.pairs] for side in ("win", "lose"))
     assert (
-        learnt(processor, write(rows(answer_baselines.wins(some)), [a.reply for a in answer_baselines.wins(some)]))
+        learnt(
+            processor,
+            write(
+                rows(answer_baselines.chosen_answers(some)), [a.reply for a in answer_baselines.chosen_answers(some)]
+            ),
+        )
         == wins
     )
     assert (
-        learnt(processor, answer_baselines.dpo_batch(rows(answer_baselines.different(some)), write))
+        learnt(processor, answer_baselines.dpo_batch(rows(answer_baselines.pairs_with_responses(some)), write))
         == wins[:2] + loses[:2]
     )
-    made = answer_baselines.responses(some)
+    made = answer_baselines.all_answers(some)
     assert [a.label for a in made] == [True, False] * 2
     batch = answer_baselines.kto_batch(rows(made), write)
     mixed = [wins[0], loses[0], wins[1], loses[1]]
@@ -94,7 +99,7 @@ def test_rows_of_each_baseline(processor, write, pairs):
         assert torch.equal(own[: start[i]], other[: start[i]]), "the prompt is the row's own"
     assert len(batch["pixel_values"]) == 4 and batch["label"].tolist() == [True, False] * 2
     with pytest.raises(VisRLError, match="no answer is preferred"):
-        answer_baselines.different(dataclasses.replace(pairs, pairs=(same,)))
+        answer_baselines.pairs_with_responses(dataclasses.replace(pairs, pairs=(same,)))
 
 
 def log_probs(model, batch, prefix=""):
@@ -156,7 +161,7 @@ def test_sft_learns_the_wins_from_the_original_model(untrained, sft_model, scrip
     assert losses[-1] < losses[0]
     assert "visrl train sft-answers --config" in (folder / "README.md").read_text()
     with pytest.raises(VisRLError, match="names no original model"):
-        answer_baselines.original(dataclasses.replace(pairs, origin=None))
+        answer_baselines.find_original(dataclasses.replace(pairs, origin=None))
 
 
 def test_the_halves_share_no_image(pairs):
@@ -164,7 +169,7 @@ def test_the_halves_share_no_image(pairs):
     first, second = rloo.halves([*pairs.pairs, *twins])
     assert len(first) + len(second) == 2 * len(pairs.pairs)
     assert not {pair.image for pair in first} & {pair.image for pair in second}
-    with pytest.raises(VisRLError, match="can't be split"):
+    with pytest.raises(VisRLError, match="too few images"):
         rloo.halves(pairs.pairs[:1])
 
 
@@ -172,7 +177,7 @@ def test_the_prompt_that_trl_samples_from_is_ours(processor, write, pairs):
     from trl.data_utils import prepare_multimodal_messages
 
     odd = dataclasses.replace(pairs.pairs[0], question="what is {this} <|sl_image|>?")
-    row = rloo.asked(rows([odd]), write)[0]
+    row = rloo.prompt_dataset(rows([odd]), write)[0]
     chat = prepare_multimodal_messages(row["prompt"], images=row["images"])
     made = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True)
     batch = write(rows([odd]), ["7"])
@@ -183,11 +188,11 @@ def test_the_prompt_that_trl_samples_from_is_ours(processor, write, pairs):
 def test_rewards(untrained, write, pairs):
     """Exact match; and a model's score, which is the same alone and in a batch with a longer row."""
     said = [[{"role": "assistant", "content": text}] for text in (" Seven.", "8")]
-    assert rloo.exact(said, answers=[["7", "seven"], ["7"]]) == [1.0, 0.0]
+    assert rloo.metric_reward("normalized")(said, answers=[["7", "seven"], ["7"]]) == [1.0, 0.0]
     torch.manual_seed(0)
     judge = rloo.RewardModel(AutoModelForImageTextToText.from_pretrained(untrained).eval())
     torch.nn.init.normal_(judge.head.weight)
-    score = rloo.scores(judge, write)
+    score = rloo.model_reward(judge, write)
     some = pairs.pairs[:2]
     columns = {name: [getattr(pair, name) for pair in some] for name in ("id", "question", "image")}
     longer = [said[0], [{"role": "assistant", "content": "a much longer answer than the other"}]]
@@ -203,17 +208,17 @@ def test_the_reward_model_learns_which_response_won(untrained, scripted_run, tmp
         **{**QUICK, "batch_size": 4},
     )  # fmt: skip
     pairs = read_pairs(str(scripted_run))
-    work = answer_baselines.begin_from_original("rloo-answers", config, pairs, tmp_path / "m")
+    work = answer_baselines.prepare_from_original("rloo-answers", config, pairs, tmp_path / "m")
     work.work.mkdir(parents=True)
-    write = answer_baselines.AnswerWriter(Turns(stage.load_processor(work)), pairs.read_image)
+    write = answer_baselines.AnswerEncoder(Turns(stage_folder.load_processor(work)), pairs.read_image)
     some = [dataclasses.replace(p, win_response="yes", lose_response="no") for p in pairs.pairs[:4]]
     judge = rloo.train_reward(work, config, write, some)
-    score = rloo.scores(judge, write)
+    score = rloo.model_reward(judge, write)
     columns = {name: [getattr(pair, name) for pair in some] for name in ("id", "question", "image")}
     win, lose = (score([[{"content": word}]] * 4, **columns) for word in ("yes", "no"))
     assert all(w > v for w, v in zip(win, lose, strict=True))
     kept = rloo.train_reward(work, config, write, some)  # from the work folder
-    assert score([[{"content": "yes"}]] * 4, **columns) == rloo.scores(kept, write)(
+    assert score([[{"content": "yes"}]] * 4, **columns) == rloo.model_reward(kept, write)(
         [[{"content": "yes"}]] * 4, **columns
     )
     losses = [r["loss"] for r in read_metrics(work.output / "reward.jsonl") if "loss" in r]
@@ -223,7 +228,8 @@ def test_the_reward_model_learns_which_response_won(untrained, scripted_run, tmp
 @pytest.mark.parametrize("reward", ["model", "exact"])
 def test_rloo_trains_the_policy_on_the_second_half(reward, untrained, scripted_run, tmp_path, seen, monkeypatch):
     if reward == "exact":  # a reward that differs between replies, which an untrained model never earns
-        monkeypatch.setattr(rloo, "exact", lambda completions, **_: [float(len(c[0]["content"])) for c in completions])
+        lengths = lambda completions, **_: [float(len(c[0]["content"])) for c in completions]  # noqa: E731
+        monkeypatch.setattr(rloo, "metric_reward", lambda name: lengths)
     config = RlooAnswersConfig(
         model=str(untrained), data=str(scripted_run), reward=reward, reward_epochs=2, max_new_tokens=4,
         replies=2, **{**QUICK, "batch_size": 2},

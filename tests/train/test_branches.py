@@ -24,13 +24,13 @@ from visrl_train.branches import Branches, branching
 from visrl_train.collator import PairCollator
 from visrl_train.models import language_linears, unfreeze_language_model
 from visrl_train.pairs import Pair
-from visrl_train.preference import PreferenceTrainer, Terms
+from visrl_train.preference import LossConfig, PreferenceTrainer
 from visrl_train.tokenization import Turns
 
 FAMILIES = [llava, llava_next, qwen2_vl, qwen]
 SIZES = {"wide": (120, 60), "tall": (50, 130), "small": (40, 40), "large": (150, 140)}
-RL1, RL2 = Terms(0.3), Terms(0.3, 0.7, 0.4, 0.6, "win", win_nll=0.2)
-OWN = Terms(0.3, 0.7, 0.4, 0.6, "own")
+RL1, RL2 = LossConfig(0.3), LossConfig(0.3, 0.7, 0.4, 0.6, "win", win_nll=0.2)
+OWN = LossConfig(0.3, 0.7, 0.4, 0.6, "own")
 
 
 def pair(image, win, lose, question, has_response=True):
@@ -81,7 +81,7 @@ def trainer_of(family, folder, full=False, **options):
     else:
         model = get_peft_model(model, LoraConfig(target_modules=language_linears(model)))
     trainer = PreferenceTrainer(
-        terms=RL2, model=model, ref_model=before,
+        loss=RL2, model=model, ref_model=before,
         args=DPOConfig(
             output_dir=str(folder), bf16=False, use_cpu=True, max_length=None, remove_unused_columns=False,
             report_to=[], per_device_train_batch_size=4, **{"gradient_checkpointing": False, **options},
@@ -107,11 +107,15 @@ def collators(trainer, terms):
 def loss(trainer, batch):
     """The loss, every gradient as one vector, and the metrics."""
     trainer.model.zero_grad()
-    trainer._metrics["train"].clear()
+    trainer.term_metrics["train"].clear()
     found = trainer.compute_loss(trainer.model.train(), batch)
     found.backward()
     gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
-    return found.item(), torch.cat(gradients), {name: values[0] for name, values in trainer._metrics["train"].items()}
+    return (
+        found.item(),
+        torch.cat(gradients),
+        {name: values[0] for name, values in trainer.term_metrics["train"].items()},
+    )
 
 
 def assert_same(one, other):
@@ -125,7 +129,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_gradients_and_metrics_are_those_of_the_rows_apart(family, full, terms, tmp_path):
     trainer = trainer_of(family, tmp_path, full)
-    trainer.terms = terms
+    trainer.loss_config = terms
     apart, joined = (collator(ROWS) for collator in collators(trainer, terms))
     assert len(joined["input_ids"]) == len(PAIRS) and joined["input_ids"].numel() < 0.7 * apart["input_ids"].numel()
     expected = loss(trainer, apart)
@@ -152,7 +156,7 @@ def test_a_table_of_the_reference_is_the_same(family, tmp_path, monkeypatch):
     tables = []
     for i, collator in enumerate(collators(trainer, RL2)):
         monkeypatch.setenv("VISRL_CACHE", str(tmp_path / str(i)))
-        tables.append(reference_cache.table(trainer, collator, ROWS, ("key",)))
+        tables.append(reference_cache.load_table(trainer, collator, ROWS, ("key",)))
     apart, joined = tables
     assert len(apart) == 4 + 3 and set(apart) == set(joined)
     for key, values in apart.items():

@@ -103,7 +103,7 @@ def test_metrics_stand_apart_for_both_steps(sft_model, scripted_run, tmp_path):
     folder = rl2.train(config, tmp_path / "rl2")
     records = read_metrics(folder / "metrics.jsonl")
     wanted = {f"{step}/{name}" for step in ("focus", "response")
-              for name in ("loss", "reward_win", "reward_lose", "margin", "accuracy")}  # fmt: skip
+              for name in ("loss", "reward_chosen", "reward_rejected", "margin", "accuracy")}  # fmt: skip
     assert wanted <= set(records[0])
     validation = next(r for r in records if "eval_loss" in r)
     assert {f"eval_{name}" for name in wanted} <= set(validation)
@@ -117,7 +117,7 @@ def test_metrics_stand_apart_for_both_steps(sft_model, scripted_run, tmp_path):
 def test_an_image_is_on_one_side_only(scripted_run):
     from visrl_data.runs.dataset_files import split_of
     from visrl_train.pairs import read_pairs
-    from visrl_train.stage import split
+    from visrl_train.stage_folder import split
 
     pairs = read_pairs(str(scripted_run)).pairs
     train, validation = split(pairs, 0.3)

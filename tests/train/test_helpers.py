@@ -75,14 +75,14 @@ def parts(trainer: Any) -> dict[str, str]:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Filled by the next training."""
-    from visrl_train import stage
+    from visrl_train import trainers
 
-    found, fit = Seen(), stage.fit
+    found, fit = Seen(), trainers.fit
 
     def watched(trainer: Any, work: Any) -> None:
         found.trainer, found.before = trainer, parts(trainer)
         fit(trainer, work)
         found.after = parts(trainer)
 
-    monkeypatch.setattr(stage, "fit", watched)
+    monkeypatch.setattr(trainers, "fit", watched)
     return found

@@ -14,7 +14,7 @@ from trl import DPOConfig, DPOTrainer
 from visrl_data.core import images
 from visrl_train.collator import PairCollator
 from visrl_train.pairs import read_pairs
-from visrl_train.preference import PreferenceTrainer, Terms
+from visrl_train.preference import LossConfig, PreferenceTrainer
 from visrl_train.tokenization import Turns
 
 pytest_plugins = ["tests.train.test_helpers"]
@@ -39,7 +39,7 @@ def world(untrained, sft_model, pairs, tmp_path_factory):
     from datasets import Dataset
 
     trainer = PreferenceTrainer(
-        terms=Terms(0.1),
+        loss=LossConfig(0.1),
         model=model,
         args=DPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trainer")), bf16=False, use_cpu=True, max_length=None,
@@ -105,7 +105,7 @@ def expected(trainer, processor, pairs, terms):
 def computed(trainer, pairs, terms, reference=None):
     old = trainer.data_collator
     collator = PairCollator(old.turns, pairs.prompts, pairs.read_image, terms.response_crop, reference)
-    trainer.terms = terms
+    trainer.loss_config = terms
     rows = [dataclasses.asdict(pair) for pair in pairs.pairs]
     with torch.no_grad():
         return trainer.compute_loss(trainer.model, collator(rows)).item()
@@ -114,11 +114,11 @@ def computed(trainer, pairs, terms, reference=None):
 @pytest.mark.parametrize(
     "terms",
     [
-        Terms(beta_b=0.25),
-        Terms(0.25, 0.6, 0.3, 0.7, "win"),
-        Terms(0.6, 0.25, 0.3, 0.7, "own"),
-        Terms(0.1, 0.1, 0.5, 0.5, "win"),
-        Terms(0.25, 0.6, 0.3, 0.7, "win", win_nll=0.5),
+        LossConfig(beta_b=0.25),
+        LossConfig(0.25, 0.6, 0.3, 0.7, "win"),
+        LossConfig(0.6, 0.25, 0.3, 0.7, "own"),
+        LossConfig(0.1, 0.1, 0.5, 0.5, "win"),
+        LossConfig(0.25, 0.6, 0.3, 0.7, "win", win_nll=0.5),
     ],
     ids=["rl1", "rl2-win", "rl2-own", "rl2-defaults", "rl2-nll"],
 )
@@ -134,8 +134,8 @@ def test_rl1_is_trls_own_loss(world, pairs):
     batch = trainer.data_collator([dataclasses.asdict(pair) for pair in pairs.pairs])
     batch.pop("has_response")
     with torch.no_grad():
-        trls = DPOTrainer._compute_loss(trainer, trainer.model, batch, False).item()
-    assert computed(trainer, pairs, Terms(beta_b=trainer.beta)) == pytest.approx(trls, abs=1e-6)
+        trls = DPOTrainer.compute_loss(trainer, trainer.model, batch).item()
+    assert computed(trainer, pairs, LossConfig(beta_b=trainer.beta)) == pytest.approx(trls, abs=1e-6)
 
 
 def test_a_table_of_reference_values_gives_the_same_loss(world, pairs, monkeypatch, tmp_path):
@@ -143,13 +143,13 @@ def test_a_table_of_reference_values_gives_the_same_loss(world, pairs, monkeypat
 
     monkeypatch.setenv("VISRL_CACHE", str(tmp_path))
     trainer, _ = world
-    terms = Terms(0.25, 0.6, 0.3, 0.7, "win")
+    terms = LossConfig(0.25, 0.6, 0.3, 0.7, "win")
     collator = dataclasses.replace(trainer.data_collator, response_crop="win")
     rows = [dataclasses.asdict(pair) for pair in pairs.pairs]
-    table = reference_cache.table(trainer, collator, rows, ("a", "key"))
+    table = reference_cache.load_table(trainer, collator, rows, ("a", "key"))
     assert len(table) == 4 + 3
     monkeypatch.setattr(trainer, "compute_ref_log_probs", None)  # neither is asked again
-    assert reference_cache.table(trainer, collator, rows, ("a", "key")) == table
+    assert reference_cache.load_table(trainer, collator, rows, ("a", "key")) == table
     cached = computed(trainer, pairs, terms, table)
     monkeypatch.undo()
     assert cached == pytest.approx(computed(trainer, pairs, terms), abs=1e-6)
@@ -157,11 +157,13 @@ def test_a_table_of_reference_values_gives_the_same_loss(world, pairs, monkeypat
 
 def test_metrics_are_means_over_rows(world, pairs):
     trainer, _ = world
-    trainer._metrics["train"].clear()
+    trainer.term_metrics["train"].clear()
     trainer.model.train()
-    terms = Terms(0.25, 0.6, 0.3, 0.7, "win")
+    terms = LossConfig(0.25, 0.6, 0.3, 0.7, "win")
     loss = computed(trainer, pairs, terms)
-    noted = {name: values[0] for name, values in trainer._metrics["train"].items()}
+    noted = {name: values[0] for name, values in trainer.term_metrics["train"].items()}
     assert loss == pytest.approx(0.3 * noted["focus/loss"] + 0.7 * noted["response/loss"] * 3 / 4, abs=1e-5)
-    assert noted["focus/margin"] == pytest.approx(noted["focus/reward_win"] - noted["focus/reward_lose"], abs=1e-5)
+    assert noted["focus/margin"] == pytest.approx(
+        noted["focus/reward_chosen"] - noted["focus/reward_rejected"], abs=1e-5
+    )
     assert 0 <= noted["response/accuracy"] <= 1

@@ -19,7 +19,7 @@ RULE = CropRule(0.1, 1.0)
 
 
 def made(source, target="union", turns="both", space="unit"):
-    return sft.lessons(source, space, RULE, target, turns, lambda image: image.size)
+    return sft.make_examples(source, space, RULE, target, turns, lambda image: image.size)
 
 
 def test_each_question_gives_a_focus_and_an_answer_row(photo_source):
@@ -36,7 +36,7 @@ def test_each_question_gives_a_focus_and_an_answer_row(photo_source):
 def test_either_kind_of_row_can_be_left_out(photo_source, turns, count):
     found, _, _ = made(open_source(str(photo_source)), turns=turns)
     assert len(found) == count
-    assert {lesson.crop is None for lesson in found} == {"focus": {True}, "answer": {False}, "both": {True, False}}[
+    assert {example.crop is None for example in found} == {"focus": {True}, "answer": {False}, "both": {True, False}}[
         turns
     ]
 

@@ -12,10 +12,10 @@ from transformers import TrainerCallback
 from tests.train.test_helpers import QUICK
 from visrl_data.core.errors import VisRLError
 from visrl_data.models.model_folder import find_model
-from visrl_train import rl1, rl2, stage
+from visrl_train import rl1, rl2, trainers
 from visrl_train.config import Rl1Config, Rl2Config
 from visrl_train.metrics_log import read_metrics
-from visrl_train.stage import Terminated
+from visrl_train.trainers import Terminated
 
 pytest_plugins = ["tests.train.test_helpers"]
 
@@ -96,7 +96,7 @@ def test_sigterm_saves_a_checkpoint_at_once(config, whole, tmp_path):
     with pytest.raises(Terminated, match="step 3; run the same command again"):
         rl1.train(config, target, [At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))])
     assert signal.getsignal(signal.SIGTERM) == before
-    assert stage.last_checkpoint(target / "work" / "checkpoints").endswith("checkpoint-3")
+    assert trainers.last_checkpoint(target / "work" / "checkpoints").endswith("checkpoint-3")
     rl1.train(config, target)
     assert (find_model(str(target)).digest, metrics(target)) == whole
 
@@ -106,8 +106,8 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert stage.last_checkpoint(tmp_path).endswith("checkpoint-10")
-    assert stage.last_checkpoint(tmp_path / "none") is None
+    assert trainers.last_checkpoint(tmp_path).endswith("checkpoint-10")
+    assert trainers.last_checkpoint(tmp_path / "none") is None
 
 
 def test_a_kill_while_the_folder_is_written_is_mended(config, whole, tmp_path, monkeypatch):
@@ -134,11 +134,11 @@ def test_a_finished_stage_is_left_alone_and_another_is_refused(config, whole, tm
     with pytest.raises(Killed):
         rl1.train(config, target, [At(1, kill)])
     other = Rl1Config(model=config.model, data=config.data, **{**QUICK, "learning_rate": 0.5})
-    with pytest.raises(VisRLError, match=r"begun otherwise(.|\n)*--learning-rate: 0.001 -> 0.5"):
+    with pytest.raises(VisRLError, match=r"different options(.|\n)*--learning-rate: 0.001 -> 0.5"):
         rl1.train(other, target)
     rl1.train(config, target)
     stamp = (target / "visrl.json").stat().st_mtime_ns
-    monkeypatch.setattr(stage, "fit", None)
+    monkeypatch.setattr(trainers, "fit", None)
     assert rl1.train(config, target) == target
     assert (target / "visrl.json").stat().st_mtime_ns == stamp
     with pytest.raises(VisRLError, match="stage: rl1 -> rl2"):
@@ -195,7 +195,7 @@ def test_the_default_folder_is_found_again(config, tmp_path, monkeypatch):
     assert made.parent.name == "models" and made.name.startswith("rl1-drawn-")
     assert rl1.train(quick) == made
     assert 'data = "runs/drawn"' in (made / "config.toml").read_text(), "the card's command names what was taken"
-    assert rl2.rl1_model(rl2.read_pairs(None)).path == made.resolve()
+    assert rl2.find_rl1_model(rl2.read_pairs(None)).path == made.resolve()
     shutil.rmtree(made)
     with pytest.raises(VisRLError, match="visrl train rl1 --data runs/drawn"):
         rl2.train(Rl2Config())

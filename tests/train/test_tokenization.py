@@ -14,7 +14,7 @@ from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.models.model_folder import find_model
-from visrl_train.collator import LessonCollator, PairCollator
+from visrl_train.collator import PairCollator, SFTCollator
 from visrl_train.pairs import read_pairs
 from visrl_train.tokenization import Turn, Turns
 
@@ -122,7 +122,7 @@ def test_collators_leave_their_examples_alone(turns, pairs):
     assert all(torch.equal(first[name], second[name]) for name in first)
     lesson = {"id": "a", "question": "q", "image": pairs.pairs[0].image, "crop": [0, 0, 9, 9], "reply": "7"}
     kept = copy.deepcopy(lesson)
-    made = LessonCollator(turns, pairs.prompts, pairs.read_image)([lesson])
+    made = SFTCollator(turns, pairs.prompts, pairs.read_image)([lesson])
     assert lesson == kept
     assert turns.processor.tokenizer.decode(made["labels"][made["labels"] != -100]) == "7<|sl_end|>"
     assert len(made["pixel_values"]) == 2

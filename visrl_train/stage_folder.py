@@ -1,0 +1,214 @@
+"""The folder of a training stage: locked while it trains, resumed after an interruption, published by renames.
+
+    work/begun.json      the options that the stage was started with; other options are refused
+    work/checkpoints/    weights, optimizer, schedule and random state every --save-steps steps
+    metrics.jsonl        a line of metrics every --log-steps steps
+    config.toml  README.md  curves.svg
+    adapter_model.safetensors | model.safetensors, their configs, the processor's files
+    visrl.json           what the pipeline must agree on, and where the model came from; moved in last
+
+The weights appear by renames at the end: a folder without visrl.json is unfinished. trainers.py trains in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import Trainer
+
+from visrl_data.core import files
+from visrl_data.core.boxes import CropRule
+from visrl_data.core.config import current_options, to_toml, with_version
+from visrl_data.core.errors import VisRLError
+from visrl_data.core.versions import versions
+from visrl_data.engines import loading
+from visrl_data.models.model_folder import RECORD, ModelFolder
+from visrl_data.runs.dataset_files import split_of
+from visrl_train import card, models
+from visrl_train.config import TrainConfig
+from visrl_train.metrics_log import curves
+from visrl_train.stages import STAGES
+
+MODELS = Path("models")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStage:
+    """One training: the model it starts from, the data it learns from, the folder it writes.
+
+    data: the record of the data in visrl.json. max_pixels: bound of the images, the same as in generation.
+    """
+
+    name: str
+    config: TrainConfig
+    output: Path
+    folder: ModelFolder
+    data: dict[str, Any]
+    prompts: dict[str, str]
+    box_space: str
+    crop_rule: CropRule
+    max_pixels: int | None
+
+    @property
+    def work(self) -> Path:
+        return self.output / "work"
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.output / RECORD).is_file()
+
+    def record(self) -> dict[str, Any]:
+        """Return the content of visrl.json. base: the weights under the adapter, None for full weights."""
+        weights = self.folder.weights
+        base = None if self.config.full else {"id": models.portable_id(weights), "digest": weights.digest}
+        return {
+            "box_space": self.box_space,
+            "crop_rule": self.crop_rule.as_dict(),
+            "origin_base": models.origin_record(self.folder),
+            "base": base,
+            "stage": self.name,
+            "steps": STAGES[self.name].model_calls,
+            "trained_from": {"id": models.portable_id(self.folder), "digest": self.folder.digest},
+            "data": self.data,
+            "prompts": self.prompts,
+            "max_pixels": self.max_pixels,
+            "versions": versions(),
+        }
+
+
+def default_output(name: str, data: str, config: TrainConfig, *digests: str) -> Path:
+    """Return models/<stage>-<data>-<digest of options, data and model>, so that the same command resumes there."""
+    text = "\0".join((to_toml(config), *digests))
+    return MODELS / f"{name}-{Path(data).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def split(examples: Sequence[Any], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Split dataclasses into plain rows for training and for validation, by the rule of published splits.
+
+    The image's sha256 alone decides, so that an image is on the same side in every stage and round. Where the
+    training side would be empty, everything trains.
+    """
+    rows = [dataclasses.asdict(example) for example in examples]
+    sides = [split_of(row["image"], share) for row in rows]
+    train, validation = (
+        [row for row, side in zip(rows, sides, strict=True) if side == name] for name in ("train", "validation")
+    )
+    return (train, validation) if train else (rows, [])
+
+
+@contextlib.contextmanager
+def open_stage(stage: TrainingStage) -> Iterator[bool]:
+    """Open the stage's folder and lock it; yield whether the stage is finished already.
+
+    Raises VisRLError when another process holds the lock, when the folder holds something else, or when the stage
+    was started with different options.
+    """
+    if not PartialState(cpu=models.on_cpu(stage.config)).is_main_process:  # the main process holds the lock
+        yield stage.is_finished
+        return
+    stage.output.mkdir(parents=True, exist_ok=True)
+    print(f"{stage.name}: from {stage.folder.id}, on {stage.data['name']}, to {stage.output}", file=sys.stderr)
+    with files.locked(stage.output):
+        _check_options(stage)
+        if not stage.is_finished:
+            stage.work.mkdir(exist_ok=True)
+            files.write_json(stage.work / "begun.json", _options(stage))
+            files.write_text(stage.output / "config.toml", to_toml(stage.config))
+        else:
+            shutil.rmtree(stage.work, ignore_errors=True)  # left by a kill after visrl.json was written
+        yield stage.is_finished
+
+
+def _options(stage: TrainingStage) -> dict[str, Any]:
+    """Return all that must be the same for an interrupted training to resume."""
+    options = {f"--{k.replace('_', '-')}": v for k, v in dataclasses.asdict(stage.config).items()}
+    record = stage.record()
+    names = ("stage", "trained_from", "data", "prompts", "box_space", "crop_rule")
+    plain: dict[str, Any] = json.loads(json.dumps(with_version(options) | {name: record[name] for name in names}))
+    return plain
+
+
+def _check_options(stage: TrainingStage) -> None:
+    started = stage.work / "begun.json"
+    if stage.is_finished:
+        before, now = json.loads((stage.output / RECORD).read_text(encoding="utf-8")), stage.record()
+        # The counts of rows were added while it trained and are not known at this point.
+        before["data"] = {name: before["data"].get(name) for name in now["data"]}
+        names = ("stage", "trained_from", "data")
+        check_same(stage.output, *({name: record[name] for name in names} for record in (before, now)))
+    elif started.is_file():
+        before = current_options(json.loads(started.read_text(encoding="utf-8")))
+        check_same(stage.output, before, _options(stage))
+    else:
+        check_empty(stage.output, {".lock", "work"})
+
+
+def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise VisRLError with the differences when a folder was started with different options."""
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if names:
+        changes = "\n".join(f"  {name}: {before.get(name)} -> {now.get(name)}" for name in names)
+        raise VisRLError(f"{folder} was started with different options:\n{changes}\nChoose another --output.")
+
+
+def check_empty(folder: Path, ours: set[str]) -> None:
+    """Raise VisRLError when a folder holds anything but our own files and temporary ones."""
+    others = [file.name for file in folder.iterdir() if file.name not in ours and file.suffix != ".tmp"]
+    if others:
+        raise VisRLError(f"{folder} is not empty (it holds {others[0]}). Choose another --output.")
+
+
+def with_counts(stage: TrainingStage, **counts: Any) -> TrainingStage:
+    """Return the stage with the counts of its rows in its record; print them, too."""
+    if PartialState().is_main_process:
+        print(", ".join(f"{name} {count}" for name, count in counts.items()), file=sys.stderr)
+    return dataclasses.replace(stage, data=stage.data | counts)
+
+
+def load_processor(stage: TrainingStage) -> Any:
+    """Load the model's processor with the settings of the engine."""
+    processor = loading.load_processor(stage.folder, stage.max_pixels, stage.config.trust_remote_code)
+    if processor.tokenizer.pad_token_id is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def save_model(trainer: Trainer, stage: TrainingStage) -> Path:
+    """Write the model folder, visrl.json last; delete the work files; return the folder."""
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None  # every process takes part
+    if trainer.accelerator.is_main_process:
+        _write(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, stage, state)
+    trainer.accelerator.wait_for_everyone()
+    return stage.output
+
+
+def _write(model: Any, processor: Any, stage: TrainingStage, state: dict[str, Any] | None) -> None:
+    final = stage.work / "final"
+    shutil.rmtree(final, ignore_errors=True)
+    save = models.save_full if stage.config.full else models.save_adapter
+    save(model, stage.folder, final, state)
+    processor.save_pretrained(final)
+    metrics, record = stage.output / "metrics.jsonl", stage.record()
+    (final / "curves.svg").write_text(curves(metrics), encoding="utf-8")
+    (final / "README.md").write_text(card.render(record, stage.config, stage.output, metrics), encoding="utf-8")
+    # The configs go last of all files: with one of them the folder counts as a model.
+    configs = {"config.json", "adapter_config.json"}
+    for file in sorted(final.iterdir(), key=lambda path: (path.name in configs, path.name)):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(file, stage.output / file.name)
+    files.write_json(stage.output / RECORD, record)
+    shutil.rmtree(stage.work, ignore_errors=True)
