@@ -1,0 +1,120 @@
+"""Measure two rules of the house: docstrings begin with a verb, and a class name has one meaning.
+
+    python -m tests.tools.house_style            the figures, and every offender with its place
+    python -m tests.tools.house_style visrl_data/core
+
+Counted are the docstrings of functions and methods in FOLDERS; properties are left out, as PEP 257's checkers leave
+them: they are read like attributes, so theirs name what they are. A docstring begins with a verb when its first word
+stands in VERBS, a list of imperatives, and the second does not make a noun of it ("Record of ..."). The list holds what
+the code needs; a new verb is added here, and a word that is no verb is seen in review.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("visrl_data", "visrl_train", "cli", "cards", "studies", "benchmarks")
+VERBS = frozenset(
+    """
+    abort accept add adjust advance align allow answer append apply ask assemble assert assign attach average await
+    begin bind break bring build cache calibrate call cancel capture cast change check choose clean clear clip close
+    collate collect combine compact compare compile complete compose compress compute connect construct convert copy
+    count cover create crop cut decide declare decode decrypt delete derive describe detach detect digest disable
+    discard dispatch divide download draw drop embed empty enable encode end enforce ensure enter enumerate escape
+    estimate evaluate exchange exclude execute expand explain export extend extract fail feed fetch fill filter
+    finalize find finish fit fix flatten flush follow force format forward free freeze gather generate get give group
+    grow guard halve hand handle hash hide hold ignore import include increment indent index infer inherit initialize
+    insert inspect install interpolate interpret interrupt invert invoke iterate join judge keep kill label launch
+    learn leave let lift limit link list listen load locate lock log look lower make map mark mask match measure
+    merge mirror mix mount move multiply name normalize note notify number obtain omit open order organize override
+    pack pad parse pass patch perform pick place plan plot point poll pool pop prefill prepare present preserve print
+    process produce promise propose protect prove provide publish pull push put quantize queue quote raise rank read
+    rebuild receive recompute reconstruct record recover redirect reduce refuse register reject release reload remove
+    rename render repeat replace replay report request require rerun reserve reset resize resolve respond restore
+    restrict resume retry return reuse reverse rewrite roll rotate round route run sample save scale scan score search
+    seed select send separate serve set settle share shift show shrink shuffle silence simulate sink skip sleep slice
+    snap solve sort split spread stack stamp start state stop store stream strip submit subtract sum summarize
+    suppress swap switch sweep tabulate take tally tell terminate test tile tokenize touch trace track train transfer
+    transform translate transpose trim truncate try turn unfold unlock unpack unwrap update upload use validate verify
+    visit wait walk warm warn weigh widen win wrap write yield zip
+    """.split()
+)
+_MAKES_A_NOUN = frozenset(("of", "is", "are", "that", "which", "with", "in", "at", "per", "from", "for", "by", "and"))
+_TAKES_A_PREPOSITION = frozenset(
+    "ask begin end fail fit follow iterate learn listen look pass point read resume return run sample search start stop "
+    "switch turn wait walk warn weigh work yield".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A class or function of the code. where: path:line. docstring: its first line, "" for none."""
+
+    name: str
+    where: str
+    docstring: str
+    is_class: bool
+
+
+def definitions(folders: Sequence[str] = FOLDERS) -> Iterator[Definition]:
+    """Yield every class and function, nested ones too, but for properties."""
+    for folder in folders:
+        base = ROOT / folder
+        for path in [base] if base.is_file() else sorted(base.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not _is_property(node):
+                    first_line = (ast.get_docstring(node) or "").partition("\n")[0]
+                    where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                    yield Definition(node.name, where, first_line, isinstance(node, ast.ClassDef))
+
+
+def _is_property(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(isinstance(d, ast.Name) and d.id in ("property", "cached_property") for d in node.decorator_list)
+
+
+def begins_with_verb(docstring: str) -> bool:
+    """Return whether the first word is an imperative, and read as one."""
+    first, *rest = docstring.lower().split() or [""]
+    verb, second = first.strip(".,:;"), rest[0].strip(".,:;") if rest else ""
+    return verb in VERBS and (second not in _MAKES_A_NOUN or verb in _TAKES_A_PREPOSITION)
+
+
+def without_verb(code: Sequence[Definition]) -> list[Definition]:
+    """Return the functions whose docstrings begin with no verb."""
+    return [one for one in code if not one.is_class and one.docstring and not begins_with_verb(one.docstring)]
+
+
+def repeated_classes(code: Sequence[Definition]) -> dict[str, list[str]]:
+    """Return the places of each class name that occurs more than once."""
+    places = defaultdict(list)
+    for one in code:
+        if one.is_class:
+            places[one.name].append(one.where)
+    return {name: where for name, where in sorted(places.items()) if len(where) > 1}
+
+
+def verb_share(code: Sequence[Definition]) -> float:
+    """Return the share of the functions' docstrings that begin with a verb."""
+    documented = sum(bool(one.docstring) and not one.is_class for one in code)
+    return 1 - len(without_verb(code)) / documented if documented else 1.0
+
+
+def main(folders: Sequence[str]) -> None:
+    """Print the offenders, then the figures."""
+    code = list(definitions(folders or FOLDERS))
+    for one in without_verb(code):
+        print(f"{one.where}: {one.name}: {one.docstring[:90]}")
+    repeated = repeated_classes(code)
+    for name, places in repeated.items():
+        print(f"class {name}: {', '.join(places)}")
+    print(f"{100 * verb_share(code):.1f} % of the docstrings begin with a verb; {len(repeated)} class names occur twice")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
