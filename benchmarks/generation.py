@@ -31,7 +31,7 @@ from benchmarks.process import alone, forget_peak, peak_mib, quiet
 from benchmarks.watch import AROUND, MODEL, watching
 from visrl_data.core import versions
 from visrl_data.core.config import GenConfig, to_toml
-from visrl_data.core.prompts import Part
+from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.protocol import Request, Sampling, Usage
 from visrl_data.pipeline import factory
 
@@ -106,7 +106,7 @@ def _make(way: str, built: factory.Factory, output: Path) -> ways.Made:
 
 def _warm_up(engine: Any) -> None:
     picture = Image.new("RGB", (64, 64))
-    parts = (Part("image"), Part("text", "What is this?"))
+    parts = (PromptPart("image"), PromptPart("text", "What is this?"))
     engine.generate([Request(parts, (picture,), (0,), Sampling(max_new_tokens=2))])
     engine.usage = Usage()
 
@@ -192,7 +192,7 @@ def about(todo: Sequence[Job], timed: Sequence[Timed]) -> dict[str, Any]:
         told = dataclasses.asdict(row) | {"in_model": row.in_model, "seconds_a_question": row.each}
         del told["made"]["candidates"]
         rows.append(told | {"config": to_toml(job.config), "threads": job.threads or torch.get_num_threads()})
-    machine: dict[str, Any] = {"cpus": os.cpu_count(), "load": os.getloadavg(), "versions": versions.versions()}
+    machine: dict[str, Any] = {"cpus": os.cpu_count(), "load": os.getloadavg(), "versions": versions.library_versions()}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     crutches = {"response_tokens": ways.RESPONSE_TOKENS, "listed_boxes": ways.LISTED, "pictures": photos.SIZES}

@@ -123,7 +123,7 @@ def main() -> None:
                 timed = alone(measure, job, lever)
                 found.setdefault(job.model, {})[lever] = timed.cpu_seconds / timed.made.questions
                 print(job.model, lever, f"{found[job.model][lever]:.2f}", file=sys.stderr, flush=True)
-    about = {"questions": given.questions, "versions": versions.versions(), "cpu_seconds_a_question": found}
+    about = {"questions": given.questions, "versions": versions.library_versions(), "cpu_seconds_a_question": found}
     given.json.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     print(table(found))
 

@@ -38,7 +38,7 @@ from benchmarks import large, models, photos
 from benchmarks.process import alone, forget_peak
 from benchmarks.steps import PARTS, Watch, held_mib
 from visrl_data.core.prompts import PromptSet
-from visrl_data.core.versions import versions
+from visrl_data.core.versions import library_versions
 from visrl_data.engines.loading import load_processor
 from visrl_data.models.model_folder import find_model
 from visrl_train.config import Rl2Config
@@ -284,7 +284,7 @@ def main() -> None:
     about = {
         "asked": {name: value for name, value in vars(given).items() if name != "output"},
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": torch.cuda.is_available(),
-        "load": [load, os.getloadavg()], "seconds": round(time.perf_counter() - began), "versions": versions(),
+        "load": [load, os.getloadavg()], "seconds": round(time.perf_counter() - began), "versions": library_versions(),
     }  # fmt: skip
     text = tables(found)
     given.output.write_text(

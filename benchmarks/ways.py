@@ -32,8 +32,9 @@ import torch
 from transformers import LogitsProcessorList
 
 from visrl_data.core import images
-from visrl_data.core.boxes import Cells, Frame, crop_pixels
+from visrl_data.core.boxes import Cells, Frame
 from visrl_data.core.config import GenConfig
+from visrl_data.core.crops import crop_pixels
 from visrl_data.core.prompts import SCORE_GRAMMAR, parse_score, standard_answer
 from visrl_data.core.records import Question
 from visrl_data.core.seeds import generator, keyed_seed

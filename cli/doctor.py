@@ -81,9 +81,9 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _libraries() -> list[dict[str, Any]]:
-    from visrl_data.core.versions import versions
+    from visrl_data.core.versions import library_versions
 
-    checks = [_check(" ".join(f"{name} {version}" for name, version in versions().items()))]
+    checks = [_check(" ".join(f"{name} {version}" for name, version in library_versions().items()))]
     for module, (purpose, fix) in OPTIONAL.items():
         is_installed = importlib.util.find_spec(module) is not None
         checks.append(_check(f"{module}: for {purpose}", is_installed, fix, needed=False))

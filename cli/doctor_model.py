@@ -21,12 +21,12 @@ def describe_model(model: str, max_pixels: int | None, dtype: str, trust_remote_
     import torch
 
     from visrl_data.engines.loading import best_device, pick_dtype
-    from visrl_data.models.families import check_loadable, family_at, known_prompts, native
+    from visrl_data.models.families import check_loadable, family_at, known_prompts, untuned_family
     from visrl_data.models.model_folder import find_model
 
     folder = find_model(model, trust_remote_code, weights=False)
     check_loadable(folder.id, folder.weights.path, trust_remote_code)
-    family, own = family_at(folder.weights.path), native(folder)
+    family, own = family_at(folder.weights.path), untuned_family(folder)
     space = folder.box_space or family.box_space
     kind = pick_dtype(dtype, torch.device(best_device()))
     seen = _image_view(folder, max_pixels, trust_remote_code)
@@ -39,7 +39,7 @@ def describe_model(model: str, max_pixels: int | None, dtype: str, trust_remote_
         "focus_prompt": known_prompts(folder, space).focus.id,
         "prefill_shared": family.shares_prefill,
         "beginnings_shared": family.shares_prefix,
-        "lever": family.lever,
+        "lever": family.resolution_control,
         **seen,
         **_sizes(folder, seen["picture_tokens"], kind.itemsize, trust_remote_code),
         "dtype": str(kind).removeprefix("torch."),
@@ -63,7 +63,7 @@ def _image_view(folder: Any, max_pixels: int | None, trust_remote_code: bool) ->
     try:
         processor = load_processor(folder, max_pixels, trust_remote_code)
     except VisRLError as error:
-        unknown = dict.fromkeys(("picture", "seen_size", "picture_tokens"))
+        unknown = dict.fromkeys(("picture", "resized_size", "picture_tokens"))
         return {"processor": str(error), "chat_template": False, **unknown}
     image = Image.new("RGB", IMAGE_SIZE, "gray")
     size, tokens = picture_size(processor, image), picture_tokens(processor, image)
@@ -72,7 +72,7 @@ def _image_view(folder: Any, max_pixels: int | None, trust_remote_code: bool) ->
         "processor": "ok",
         "chat_template": True,
         "picture": mode,
-        "seen_size": list(size),
+        "resized_size": list(size),
         "picture_tokens": tokens,
     }
 
@@ -96,7 +96,7 @@ def _sizes(folder: Any, tokens: int | None, number: int, trust_remote_code: bool
 def print_model(facts: dict[str, Any]) -> None:
     """Print the facts of a model as a table."""
     bound = "--max-pixels bounds it" if facts["lever"] else "--max-pixels has no effect"
-    size = facts["seen_size"]
+    size = facts["resized_size"]
     seen = (
         f"640x480 is seen as {size[0]}x{size[1]} ({facts['picture']}), {facts['picture_tokens']} tokens; {bound}"
         if size

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from visrl_data.core.boxes import CropRule
 from visrl_data.core.config import to_toml
+from visrl_data.core.crops import CropRule
 from visrl_data.runs.hub_fetch import is_hub_name
 from visrl_train.config import TrainConfig
 from visrl_train.metrics_log import read_metrics

@@ -64,7 +64,7 @@ def evolve(
     """
     check(config, gen)
     output.mkdir(parents=True, exist_ok=True)
-    with files.locked(output):
+    with files.lock_folder(output):
         _begin(config, gen, output)
         done = _report(output)
         if done["rounds"] > config.rounds:

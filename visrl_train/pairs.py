@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from visrl_data.core import files
-from visrl_data.core.boxes import CropRule
+from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet, recorded_prompts
 from visrl_data.runs.run_folder import Run

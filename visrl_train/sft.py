@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visrl_data.core import images
-from visrl_data.core.boxes import Box, CropRule, ImageTooThin, bounding_box, crop_pixels, frame, needs_seen_size
+from visrl_data.core.boxes import Box, ImageTooThin, bounding_box, make_frame, needs_resized_size
+from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import load_prompts
 from visrl_data.core.records import Drop, Question
@@ -40,7 +41,7 @@ from visrl_train.config import SftConfig
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-SeenSize = Callable[[Any], tuple[int, int]]
+ResizedSize = Callable[[Any], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,9 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
         processor = stage_folder.load_processor(stage)
         model = models.load_policy(folder, config)
         turns = Turns(processor, models.token_limit(model), shares(model))
-        examples, row_of, drops = make_examples(source, space, rule, config.gold_target, config.turns, turns.seen_size)
+        examples, row_of, drops = make_examples(
+            source, space, rule, config.gold_target, config.turns, turns.resized_size
+        )
         training, validation = stage_folder.split(examples, config.validation)
         stage = stage_folder.with_counts(stage, train=len(training), validation=len(validation), left_out=dict(drops))
         trainer = trainers.make_trainer_class(SFTTrainer)(
@@ -111,7 +114,7 @@ def _source_options(config: SftConfig) -> SourceOptions:
 
 
 def make_examples(
-    source: Source, space: str, rule: CropRule, target: str, turns: str, seen_size: SeenSize
+    source: Source, space: str, rule: CropRule, target: str, turns: str, resized_size: ResizedSize
 ) -> tuple[list[SFTExample], dict[str, int], Counter[str]]:
     """Return the examples, the source row that holds each image, and the counts of dropped rows by reason.
 
@@ -122,7 +125,7 @@ def make_examples(
     drops: Counter[str] = Counter()
     for i in range(len(source)):
         row = source.read(i)
-        result = row if isinstance(row, Drop) else _examples_of(row, space, rule, target, turns, seen_size)
+        result = row if isinstance(row, Drop) else _examples_of(row, space, rule, target, turns, resized_size)
         if isinstance(result, Drop):
             drops[result.reason] += 1
             continue
@@ -138,14 +141,14 @@ def make_examples(
 
 
 def _examples_of(
-    question: Question, space: str, rule: CropRule, target: str, turns: str, seen_size: SeenSize
+    question: Question, space: str, rule: CropRule, target: str, turns: str, resized_size: ResizedSize
 ) -> list[SFTExample] | Drop:
     if not question.gold_boxes:
         return Drop(question.id, question.source, "source", "no_gold_box")
     size = (question.width, question.height)
-    seen = seen_size(images.decode(question.image)) if needs_seen_size(space) else None
+    seen = resized_size(images.decode(question.image)) if needs_resized_size(space) else None
     try:
-        lattice = frame(space, size, seen)
+        lattice = make_frame(space, size, seen)
     except ImageTooThin:
         return Drop(question.id, question.source, "source", "image_too_thin")
     cells = lattice.to_cells(gold_box(question.gold_boxes, target))

@@ -28,10 +28,10 @@ from accelerate import PartialState
 from transformers import Trainer
 
 from visrl_data.core import files
-from visrl_data.core.boxes import CropRule
 from visrl_data.core.config import current_options, to_toml, with_version
+from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.versions import versions
+from visrl_data.core.versions import library_versions
 from visrl_data.engines import loading
 from visrl_data.models.model_folder import RECORD, ModelFolder
 from visrl_data.runs.dataset_files import split_of
@@ -83,7 +83,7 @@ class TrainingStage:
             "data": self.data,
             "prompts": self.prompts,
             "max_pixels": self.max_pixels,
-            "versions": versions(),
+            "versions": library_versions(),
         }
 
 
@@ -119,7 +119,7 @@ def open_stage(stage: TrainingStage) -> Iterator[bool]:
         return
     stage.output.mkdir(parents=True, exist_ok=True)
     print(f"{stage.name}: from {stage.folder.id}, on {stage.data['name']}, to {stage.output}", file=sys.stderr)
-    with files.locked(stage.output):
+    with files.lock_folder(stage.output):
         _check_options(stage)
         if not stage.is_finished:
             stage.work.mkdir(exist_ok=True)

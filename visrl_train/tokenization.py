@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from visrl_data.core.boxes import marks_of
+from visrl_data.core.boxes import box_tokens
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.prompts import Part
+from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.messages import plain_text
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.transformers import TransformersEngine
@@ -40,7 +40,7 @@ class Turn:
     """A user turn and the reply to learn. id is for messages; images: one for each picture part."""
 
     id: str
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
     images: tuple[Image, ...]
     reply: str
 
@@ -54,7 +54,7 @@ class Turns:
 
     # The engine's own methods: they need a processor and its special tokens, but no model.
     _text: Any = TransformersEngine._text
-    seen_size: Any = TransformersEngine.seen_size
+    resized_size: Any = TransformersEngine.resized_size
 
     def __init__(self, processor: Any, max_tokens: int | None = None, tell_pictures: bool = False) -> None:
         self.processor = processor
@@ -78,7 +78,7 @@ class Turns:
 
     def completion(self, reply: str) -> str:
         """The text that carries the loss. Special tokens spelt out in a reply stay text; the marks of a box do not."""
-        marks = marks_of(reply)
+        marks = box_tokens(reply)
         for token in self._never_in_replies:
             if token not in marks:
                 reply = reply.replace(token, f"{token[0]}\u200b{token[1:]}")

@@ -86,9 +86,9 @@ def machine() -> Row:
     """What the figures were measured on."""
     import torch
 
-    from visrl_data.core.versions import versions
+    from visrl_data.core.versions import library_versions
 
-    found: Row = {"cpus": os.cpu_count(), "device": "CPU", "versions": versions()}
+    found: Row = {"cpus": os.cpu_count(), "device": "CPU", "versions": library_versions()}
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         found |= {"device": torch.cuda.get_device_name(), "gib": round(total / 2**30, 1), "cuda": torch.version.cuda}

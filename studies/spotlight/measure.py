@@ -25,7 +25,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from studies.spotlight import phrases, strange, views
 from studies.spotlight.answers import answer_pair
 from visrl_data.core import prompts
-from visrl_data.core.boxes import frame, iou_xyxy
+from visrl_data.core.boxes import iou_xyxy, make_frame
 from visrl_data.spotlight import BASE
 from visrl_data.spotlight.world import LEVELS, Box, Example, SceneObject, example
 
@@ -219,7 +219,7 @@ def _strange(speaker: Speaker, count: int) -> list[Row]:
 
 def read_box(reply: str) -> Box | None:
     """The box of a reply, unit xyxy, or None if the reply is not a valid box."""
-    lattice = frame("unit", (1000, 1000))
+    lattice = make_frame("unit", (1000, 1000))
     found, _ = lattice.parse(reply)
     return None if found is None else lattice.to_unit(found).xyxy
 

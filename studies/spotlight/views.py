@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from visrl_data.core import boxes
-from visrl_data.core.boxes import CropRule, crop_pixels
+from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.spotlight.world import COLOURS, SHAPES, Box, Scene, SceneObject
 
 VIEW = 96

@@ -35,7 +35,7 @@ def test_the_shipped_model_is_described_without_its_weights(tmp_path):
     told = json.loads(out)
     assert code == 0
     assert (told["family"], told["box_space"], told["box_space_from"]) == ("LLaVA-1.5", "unit", "its own record")
-    assert (told["seen_size"], told["picture_tokens"], told["picture"]) == ([96, 96], 36, "squashed")
+    assert (told["resized_size"], told["picture_tokens"], told["picture"]) == ([96, 96], 36, "squashed")
     assert told["chat_template"] and told["prefill_shared"]
     assert told["parameters"] == numbers(ALIASES["spotlight-base"] / "model.safetensors")
     adapter = numbers(ALIASES["spotlight"] / "adapter_model.safetensors")

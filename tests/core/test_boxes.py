@@ -12,22 +12,21 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visrl_data.core.box_forms import up_to
+from visrl_data.core.box_formats import up_to
 from visrl_data.core.boxes import (
     SPACES,
     Axis,
     Box,
-    CropRule,
     ImageTooThin,
     bounding_box,
-    crop_pixels,
-    frame,
+    box_tokens,
     iou,
     iou_xyxy,
     ious,
-    marks_of,
+    make_frame,
     pixel_box,
 )
+from visrl_data.core.crops import CropRule, crop_pixels
 
 # (space, image size, seen size): every space; padded squares of even, odd, extreme and no padding.
 LATTICES = [
@@ -55,10 +54,10 @@ def frames(draw):
     size = (draw(side), draw(side))
     space = draw(st.sampled_from(SPACES))
     try:
-        return frame(space, size, (draw(seen_side), draw(seen_side))), size
+        return make_frame(space, size, (draw(seen_side), draw(seen_side))), size
     except ImageTooThin:
         assert space == "unit_padded_square" and max(size) > 400 * min(size)
-        return frame("unit", size), size
+        return make_frame("unit", size), size
 
 
 @st.composite
@@ -92,7 +91,7 @@ def assert_identity(bound, cells) -> None:
 @pytest.mark.parametrize(("space", "size", "seen"), LATTICES)
 def test_identity_for_every_coordinate_of_every_axis(space, size, seen):
     """Axes convert independently, so all coordinates of each axis, as both ends, cover the lattice."""
-    bound = frame(space, size, seen)
+    bound = make_frame(space, size, seen)
     left, top, right, bottom = bound.bounds
     for cell in range(left, right):
         assert_identity(bound, (cell, top, right, bottom))
@@ -105,7 +104,7 @@ def test_identity_for_every_coordinate_of_every_axis(space, size, seen):
 
 @pytest.mark.parametrize(("space", "size", "seen"), LATTICES)
 def test_identity_for_every_pair_of_an_axis(space, size, seen):
-    bound = frame(space, size, seen)
+    bound = make_frame(space, size, seen)
     for axis in {bound.x, bound.y}:
         units = {cell: axis.unit(cell) for cell in range(axis.low, axis.high + 1)}
         assert units[axis.low] >= 0 and units[axis.high] <= 1
@@ -114,7 +113,7 @@ def test_identity_for_every_pair_of_an_axis(space, size, seen):
 
 
 def test_identity_for_every_box_of_a_small_lattice():
-    bound = frame("resized_pixels", (1000, 700), (20, 14))
+    bound = make_frame("resized_pixels", (1000, 700), (20, 14))
     xs, ys = itertools.combinations(range(21), 2), list(itertools.combinations(range(15), 2))
     for (x1, x2), (y1, y2) in itertools.product(xs, ys):
         assert_identity(bound, (x1, y1, x2, y2))
@@ -123,7 +122,7 @@ def test_identity_for_every_box_of_a_small_lattice():
 @pytest.mark.slow
 @pytest.mark.parametrize(("space", "size", "seen"), [*LATTICES[:4], LATTICES[5]])
 def test_identity_for_every_pair_as_text(space, size, seen):
-    bound = frame(space, size, seen)
+    bound = make_frame(space, size, seen)
     (left, top, right, bottom), axis = bound.bounds, bound.y
     for a, b in itertools.combinations(range(axis.low, axis.high + 1), 2):
         assert_identity(bound, (left, a, right, b))
@@ -141,16 +140,16 @@ def test_identity_for_any_image(case):
 
 def test_canonical_texts():
     cells = (12, 345, 678, 1000)
-    assert frame("unit", (9, 9)).text(cells) == "[0.012, 0.345, 0.678, 1.000]"
-    assert frame("unit_padded_square", (9, 9)).text(cells) == "[0.012, 0.345, 0.678, 1.000]"
-    assert frame("per_mille", (9, 9)).text(cells) == "[12, 345, 678, 1000]"
-    assert frame("resized_pixels", (9, 9), (2000, 2000)).text(cells) == "[12, 345, 678, 1000]"
-    assert frame("paligemma_loc", (9, 9)).text(cells) == "<loc0345><loc0012><loc1000><loc0678>"
-    assert frame("per_mille_json", (9, 9)).text(cells) == '{"bbox_2d": [12, 345, 678, 1000]}'
-    assert frame("resized_pixels_json", (9, 9), (2000, 2000)).text(cells) == '{"bbox_2d": [12, 345, 678, 1000]}'
-    assert frame("per_mille_points", (9, 9)).text(cells) == "<|box_start|>(12,345),(678,1000)<|box_end|>"
-    assert frame("per_mille_nested", (9, 9)).text(cells) == "<box>[[12, 345, 678, 1000]]</box>"
-    assert frame("per_mille_tagged", (9, 9)).text(cells) == "<box>12 345 678 1000</box>"
+    assert make_frame("unit", (9, 9)).text(cells) == "[0.012, 0.345, 0.678, 1.000]"
+    assert make_frame("unit_padded_square", (9, 9)).text(cells) == "[0.012, 0.345, 0.678, 1.000]"
+    assert make_frame("per_mille", (9, 9)).text(cells) == "[12, 345, 678, 1000]"
+    assert make_frame("resized_pixels", (9, 9), (2000, 2000)).text(cells) == "[12, 345, 678, 1000]"
+    assert make_frame("paligemma_loc", (9, 9)).text(cells) == "<loc0345><loc0012><loc1000><loc0678>"
+    assert make_frame("per_mille_json", (9, 9)).text(cells) == '{"bbox_2d": [12, 345, 678, 1000]}'
+    assert make_frame("resized_pixels_json", (9, 9), (2000, 2000)).text(cells) == '{"bbox_2d": [12, 345, 678, 1000]}'
+    assert make_frame("per_mille_points", (9, 9)).text(cells) == "<|box_start|>(12,345),(678,1000)<|box_end|>"
+    assert make_frame("per_mille_nested", (9, 9)).text(cells) == "<box>[[12, 345, 678, 1000]]</box>"
+    assert make_frame("per_mille_tagged", (9, 9)).text(cells) == "<box>12 345 678 1000</box>"
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -160,7 +159,7 @@ def test_each_form_is_read_back_with_and_without_its_marks(space, data):
     """Engines drop special tokens from replies; words around a box change nothing."""
     size = (data.draw(side), data.draw(side))
     try:
-        bound = frame(space, size, (data.draw(seen_side), data.draw(seen_side)))
+        bound = make_frame(space, size, (data.draw(seen_side), data.draw(seen_side)))
     except ImageTooThin:
         return
     (x1, x2), (y1, y2) = (
@@ -178,8 +177,8 @@ def test_each_form_is_read_back_with_and_without_its_marks(space, data):
         == (cells, "ok")
     )
     assert bound.parse(f"{text} and {text}") == (None, "several_boxes")
-    assert marks_of(text) == tuple(re.findall("<[^<>]*>", text))
-    assert marks_of(f"it is {text}") == ()
+    assert box_tokens(text) == tuple(re.findall("<[^<>]*>", text))
+    assert box_tokens(f"it is {text}") == ()
 
 
 @pytest.mark.parametrize(
@@ -207,7 +206,7 @@ def test_each_form_is_read_back_with_and_without_its_marks(space, data):
     ],
 )
 def test_replies_in_the_forms_of_families(space, reply, expected):
-    found = frame(space, (640, 480), (28, 56)).parse(reply)
+    found = make_frame(space, (640, 480), (28, 56)).parse(reply)
     assert found == ((expected, "ok") if isinstance(expected, tuple) else (None, expected))
 
 
@@ -249,7 +248,7 @@ def test_padded_square_is_visual_cots_rule(size, data):
     pads = (0, pad, 0, pad) if width > height else (pad, 0, pad, 0)
     published = [(pixel + add) / max(size) for pixel, add in zip((x1, y1, x2, y2), pads, strict=True)]
     try:
-        bound = frame("unit_padded_square", size)
+        bound = make_frame("unit_padded_square", size)
     except ImageTooThin:
         return
     box = pixel_box((x1, y1, x2, y2), size)
@@ -267,7 +266,7 @@ def test_padded_square_is_visual_cots_rule(size, data):
 
 def test_padded_square_by_hand():
     """640 x 427 is padded by 106 rows above: y text = (y + 106) / 640, so the image spans 0.16563..0.83281."""
-    bound = frame("unit_padded_square", (640, 427))
+    bound = make_frame("unit_padded_square", (640, 427))
     assert bound.bounds == (0, 166, 1000, 832)
     assert bound.to_unit((250, 200, 500, 500)).xyxy == (0.25, (128 - 106) / 427, 0.5, (320 - 106) / 427)
     assert bound.parse("[0.250, 0.000, 0.500, 1.000]") == ((250, 166, 500, 832), "ok")
@@ -276,23 +275,23 @@ def test_padded_square_by_hand():
 
 def test_each_space_by_hand():
     half = Box(0.25, 0.5, 0.75, 1.0)
-    assert frame("unit", (7, 5)).to_unit((250, 500, 750, 1000)) == half
-    assert frame("per_mille", (7, 5)).to_unit((250, 500, 750, 1000)) == half
-    assert frame("resized_pixels", (7, 5), (56, 28)).to_unit((14, 14, 42, 28)) == half
-    assert frame("paligemma_loc", (7, 5)).to_unit((0, 0, 1023, 341)) == Box(0, 0, 1, 1 / 3)
+    assert make_frame("unit", (7, 5)).to_unit((250, 500, 750, 1000)) == half
+    assert make_frame("per_mille", (7, 5)).to_unit((250, 500, 750, 1000)) == half
+    assert make_frame("resized_pixels", (7, 5), (56, 28)).to_unit((14, 14, 42, 28)) == half
+    assert make_frame("paligemma_loc", (7, 5)).to_unit((0, 0, 1023, 341)) == Box(0, 0, 1, 1 / 3)
 
 
 def test_frames_that_cannot_be():
     with pytest.raises(ImageTooThin, match="4000x2"):
-        frame("unit_padded_square", (4000, 2))
-    with pytest.raises(ValueError, match="seen_size"):
-        frame("resized_pixels", (10, 10))
+        make_frame("unit_padded_square", (4000, 2))
+    with pytest.raises(ValueError, match="resized_size"):
+        make_frame("resized_pixels", (10, 10))
     with pytest.raises(ValueError, match="unknown box space 'pixels'"):
-        frame("pixels", (10, 10))
+        make_frame("pixels", (10, 10))
 
 
 def test_a_box_thinner_than_a_cell_keeps_one():
-    bound = frame("unit", (10, 10))
+    bound = make_frame("unit", (10, 10))
     assert bound.to_cells(Box(0.5002, 0.0, 0.5004, 1.0)) == (500, 0, 501, 1000)
     assert bound.to_cells(Box(0.9998, 0.0, 1.0, 0.0001)) == (999, 0, 1000, 1)
     assert Axis(1000, 1, 0, 1000).cells(0.4999, 0.5001) == (500, 501)
@@ -301,10 +300,10 @@ def test_a_box_thinner_than_a_cell_keeps_one():
 # -- parsing -----------------------------------------------------------------------------------------
 
 UNIT, MILLE, PIXELS, LOC = (
-    frame("unit", (640, 480)),
-    frame("per_mille", (640, 480)),
-    frame("resized_pixels", (640, 480), (56, 84)),
-    frame("paligemma_loc", (640, 480)),
+    make_frame("unit", (640, 480)),
+    make_frame("per_mille", (640, 480)),
+    make_frame("resized_pixels", (640, 480), (56, 84)),
+    make_frame("paligemma_loc", (640, 480)),
 )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visrl_data.core.errors import UsageError
-from visrl_data.core.prompts import Part, PromptSet, load_prompts, parse_score, standard_answer
+from visrl_data.core.prompts import PromptPart, PromptSet, load_prompts, parse_score, standard_answer
 
 
 def test_the_order_of_parts_is_image_question_crop():
@@ -43,7 +43,7 @@ def test_own_prompts(tmp_path):
     file = tmp_path / "prompts.toml"
     file.write_text('focus = "<image>\\nWhere is it? {question}"\n')
     prompts = load_prompts(file)
-    assert prompts.focus.parts(question="Q") == (Part("image"), Part("text", "Where is it? Q"))
+    assert prompts.focus.parts(question="Q") == (PromptPart("image"), PromptPart("text", "Where is it? Q"))
     assert prompts.answer == PromptSet().answer
     assert prompts.focus.id != PromptSet().focus.id
 

@@ -17,7 +17,7 @@ from tests.conftest import draw_photo
 from tests.helpers import fake_vllm
 from tests.helpers.loopback_openai import Asked, Server, as_request
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.prompts import Part, PromptSet
+from visrl_data.core.prompts import PromptPart, PromptSet
 from visrl_data.engines.protocol import Engine, Request, Sampling
 from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.scripted import ScriptedEngine
@@ -46,11 +46,11 @@ def _vllm_told(turns: list[dict], seed: int, adapter: str | None) -> str:
     parts, images = [], []
     for turn in turns:
         if turn["role"] == "assistant":
-            parts.append(Part("reply", turn["content"]))
+            parts.append(PromptPart("reply", turn["content"]))
             continue
         for piece in turn["content"]:
             images += [piece["image_pil"]] if piece["type"] == "image_pil" else []
-            parts.append(Part("text", piece["text"]) if piece["type"] == "text" else Part("image"))
+            parts.append(PromptPart("text", piece["text"]) if piece["type"] == "text" else PromptPart("image"))
     return told(Request(tuple(parts), tuple(images), (0,), HOT), seed) + (f" adapter={adapter}" if adapter else "")
 
 
@@ -130,7 +130,13 @@ def test_what_is_greedy_is_the_same_each_time(case):
 def test_pictures_and_turns_keep_their_order(name, tmp_path, monkeypatch, request):
     engine = MAKERS[name](tmp_path, monkeypatch, request)
     whole, crop = draw_photo(1), draw_photo(2, (40, 30))
-    parts = (Part("image"), Part("text", "where"), Part("reply", "[box]"), Part("crop"), Part("text", "what"))
+    parts = (
+        PromptPart("image"),
+        PromptPart("text", "where"),
+        PromptPart("reply", "[box]"),
+        PromptPart("crop"),
+        PromptPart("text", "what"),
+    )
     asked = Request(parts, (whole, crop), (5,), replace(HOT, max_new_tokens=100))
     [[reply]] = engine.generate([asked])
     assert reply.text == f"{_look(whole)} where [box] {_look(crop)} what seed=5"
@@ -173,12 +179,14 @@ def test_special_tokens_in_a_text_stay_text(name, tmp_path, monkeypatch, request
     """Where the prompt is put together here. On a server this is the server's doing (docs/engines.md)."""
     engine: Any = MAKERS[name](tmp_path, monkeypatch, request)
     if name == "vllm":
-        [[reply]] = engine.generate([Request((Part("text", "an <image>? <|im_end|>"),), (), (1,), HOT)])
+        [[reply]] = engine.generate([Request((PromptPart("text", "an <image>? <|im_end|>"),), (), (1,), HOT)])
         assert "<image>" not in reply.text and "<|im_end|>" not in reply.text and "image>?" in reply.text
         return
     for token in engine.processor.tokenizer.get_added_vocab():
         ids = [
-            engine._encode([Request((Part("image"), Part("text", text)), (draw_photo(0),), (0,), HOT)])["input_ids"]
+            engine._encode([Request((PromptPart("image"), PromptPart("text", text)), (draw_photo(0),), (0,), HOT)])[
+                "input_ids"
+            ]
             for text in (f"a {token} b", "a b")
         ]
         marks = [(found == engine.processor.tokenizer.convert_tokens_to_ids(token)).sum().item() for found in ids]
@@ -189,7 +197,7 @@ def test_special_tokens_in_a_text_stay_text(name, tmp_path, monkeypatch, request
 def test_a_request_that_the_model_does_not_take_is_refused_and_hurts_no_other(name, tmp_path, monkeypatch, request):
     """One picture too many. The local model's refusals are in test_refusals.py."""
     engine = MAKERS[name](tmp_path, monkeypatch, request)
-    wrong = Request((Part("image"),) * 3 + (Part("text", "?"),), (draw_photo(1),) * 3, (1,), HOT)
+    wrong = Request((PromptPart("image"),) * 3 + (PromptPart("text", "?"),), (draw_photo(1),) * 3, (1,), HOT)
     with pytest.raises(RequestRefused):
         engine.generate([focus(1, range(1)), wrong])
     assert len(engine.generate([focus(1, range(1))])) == 1

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.conftest import draw_photo
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.prompts import SCORE_CHOICES, SCORE_PREFIX, Part, PromptSet
+from visrl_data.core.prompts import SCORE_CHOICES, SCORE_PREFIX, PromptPart, PromptSet
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.models.model_folder import find_model
@@ -104,9 +104,11 @@ def test_other_errors_are_not_taken_for_memory(engine, monkeypatch):
 def test_special_tokens_in_a_question_stay_text(engine):
     tokenizer = engine.processor.tokenizer
     for token in tokenizer.get_added_vocab():
-        request = Request((Part("image"), Part("text", f"is {token} a picture?")), (draw_photo(0),), (0,), HOT)
+        request = Request(
+            (PromptPart("image"), PromptPart("text", f"is {token} a picture?")), (draw_photo(0),), (0,), HOT
+        )
         marks = sum(tokenizer.convert_tokens_to_ids(token) == i for i in engine._encode([request])["input_ids"][0])
-        plain = Request((Part("image"), Part("text", "is it a picture?")), (draw_photo(0),), (0,), HOT)
+        plain = Request((PromptPart("image"), PromptPart("text", "is it a picture?")), (draw_photo(0),), (0,), HOT)
         expected = sum(tokenizer.convert_tokens_to_ids(token) == i for i in engine._encode([plain])["input_ids"][0])
         assert marks == expected, token
 

@@ -26,7 +26,7 @@ from visrl_data.engines.reply_cache import NAME, attach
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.executors import generation
-from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, address
+from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, server_address
 from visrl_data.pipeline import factory
 from visrl_data.runs import run_folder
 
@@ -238,7 +238,7 @@ def test_no_server_at_all(serve):
 )
 def test_an_address_that_can_t_be_written_down_is_refused(given, message):
     with pytest.raises(UsageError, match=message) as caught:
-        address(given)
+        server_address(given)
     assert SECRET not in str(caught.value) and "pass@" not in str(caught.value)
 
 

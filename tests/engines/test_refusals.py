@@ -76,7 +76,7 @@ def test_the_engine_refuses_a_picture_that_its_processor_does_not_take(name, siz
     engine = TransformersEngine(find_model(str(save(TINY[name], tmp_path / name))))
     thin, parts = Image.new("RGB", size), PromptSet().focus.parts(question="What is it?")
     with pytest.raises(RequestRefused, match="aspect ratio"):
-        engine.seen_size(thin)
+        engine.resized_size(thin)
     good, bad = (Request(parts, (image,), (1,), Sampling(max_new_tokens=2)) for image in (draw_photo(1), thin))
     with pytest.raises(RequestRefused, match="aspect ratio"):
         engine.generate([good, bad])

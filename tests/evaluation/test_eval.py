@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import draw_photo
 from tests.helpers.command import visrl
-from visrl_data.core.boxes import CropRule
 from visrl_data.core.config import GenConfig
+from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import FOCUS_REQUEST
 from visrl_data.engines.refusals import RequestRefused

@@ -12,9 +12,9 @@ from PIL import Image
 from tests.conftest import draw_photo
 from tests.evaluation.test_eval import Scripts, model
 from tests.helpers.command import visrl
-from visrl_data.core.boxes import Box, frame, iou, pixel_box
+from visrl_data.core.boxes import Box, iou, make_frame, pixel_box
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.prompts import Part
+from visrl_data.core.prompts import PromptPart
 from visrl_data.core.records import Drop
 from visrl_data.engines.loading import load_processor
 from visrl_data.engines.protocol import Request, Sampling
@@ -66,7 +66,7 @@ def test_rows_become_questions(benchmark):
 
 def test_its_text_box_is_the_same_region_as_its_pixel_box():
     """[0.574, 0.268, 0.730, 0.624] of the square-padded picture is [287, 71, 365, 249] of the real one."""
-    padded = frame("unit_padded_square", (500, 375))
+    padded = make_frame("unit_padded_square", (500, 375))
     cells, state = padded.parse("[0.574, 0.268, 0.730, 0.624]")
     assert state == "ok"
     assert iou(padded.to_unit(cells), pixel_box([287, 71, 365, 249], (500, 375))) > 0.98
@@ -148,10 +148,15 @@ def test_the_two_turns_are_the_benchmarks(benchmark, tmp_path, monkeypatch):
     config = EvalConfig(protocol="visual-cot", images_root=str(pictures))
     report = evaluate.evaluate([name], [f"visual-cot:{files}/gqa.json"], config, tmp_path / "out")
     focus, answer = scripts.requests[0], scripts.requests[2]
-    assert focus.parts == (Part("image"), Part("text", f"Who carries the bag? {VISUAL_COT_REQUEST}"))
+    assert focus.parts == (PromptPart("image"), PromptPart("text", f"Who carries the bag? {VISUAL_COT_REQUEST}"))
     last = "Please answer the question based on the original image and local detail image.Who carries the bag?"
-    assert answer.parts == (Part("image"), Part("text", "Who carries the bag?"), Part("reply", box), Part("crop"),
-                            Part("text", last))  # fmt: skip
+    assert answer.parts == (
+        PromptPart("image"),
+        PromptPart("text", "Who carries the bag?"),
+        PromptPart("reply", box),
+        PromptPart("crop"),
+        PromptPart("text", last),
+    )
     assert [picture.size for picture in answer.images] == [(500, 375), (224, 224)]
     figures = report["models"][0]["figures"]["gqa"]
     assert (figures["score"], figures["answer"], figures["box_accuracy"]) == ("critic", 0.5, 1.0)
@@ -167,11 +172,19 @@ def test_a_reply_part_is_the_models_turn(untrained):
     def written(*parts):
         return turns._text(Request(parts, (), (0,), Sampling()))
 
-    one = written(Part("image"), Part("text", "where?"))
-    two = written(Part("image"), Part("text", "where?"), Part("reply", "[0.1]"), Part("crop"), Part("text", "what?"))
+    one = written(PromptPart("image"), PromptPart("text", "where?"))
+    two = written(
+        PromptPart("image"),
+        PromptPart("text", "where?"),
+        PromptPart("reply", "[0.1]"),
+        PromptPart("crop"),
+        PromptPart("text", "what?"),
+    )
     assert two.startswith(one + "[0.1]") and two.index("[0.1]") < two.index("what?")
     assert two.count(turns.processor.image_token) == 2 and two.endswith(one[-len(one.rpartition("where?")[2]) :])
-    evil = written(Part("text", "where?"), Part("reply", turns.processor.image_token), Part("text", "what?"))
+    evil = written(
+        PromptPart("text", "where?"), PromptPart("reply", turns.processor.image_token), PromptPart("text", "what?")
+    )
     assert turns.processor.image_token not in evil
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from visrl_data.core.prompts import Part
+from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.protocol import Request, Sampling
 
 
@@ -111,22 +111,22 @@ class Server:
 
 def as_request(body: dict[str, Any]) -> Request:
     """The body's turns as parts: a lone picture is the image, or the crop where the box critic speaks."""
-    parts: list[Part] = []
+    parts: list[PromptPart] = []
     images: list[Image.Image] = []
     for turn in body["messages"]:
         if turn["role"] == "assistant":
-            parts.append(Part("reply", turn["content"]))
+            parts.append(PromptPart("reply", turn["content"]))
             continue
         for piece in turn["content"]:
             if piece["type"] == "text":
-                parts.append(Part("text", piece["text"]))
+                parts.append(PromptPart("text", piece["text"]))
             else:
                 data = base64.b64decode(piece["image_url"]["url"].removeprefix("data:image/png;base64,"))
                 images.append(Image.open(io.BytesIO(data)).convert("RGB"))
-                parts.append(Part("crop" if len(images) > 1 else "image"))
+                parts.append(PromptPart("crop" if len(images) > 1 else "image"))
     text = "\n".join(part.text for part in parts)
     if "Standard answer" in text and "Model answer" not in text:
-        parts = [Part("crop") if part.kind == "image" else part for part in parts]
+        parts = [PromptPart("crop") if part.kind == "image" else part for part in parts]
     return Request(tuple(parts), tuple(images), (0,), Sampling())
 
 

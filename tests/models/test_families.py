@@ -16,7 +16,7 @@ from PIL import Image
 from tests.conftest import draw_photo, scripted_reply
 from tests.helpers.tiny_families import TINY, save, stand_ins
 from tests.tools.family_table import about_families, run_family
-from visrl_data.core.boxes import SPACES, frame, marks_of
+from visrl_data.core.boxes import SPACES, box_tokens, make_frame
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import FOCUS, SCORE_GRAMMAR, PromptSet, load_prompts, parse_score
@@ -26,7 +26,7 @@ from visrl_data.engines.protocol import Request, Role, Sampling
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.models import families
-from visrl_data.models.families import FAMILIES, family_of, known_prompts, native
+from visrl_data.models.families import FAMILIES, family_of, known_prompts, untuned_family
 from visrl_data.models.model_folder import find_model
 from visrl_data.pipeline import factory, model_pair
 from visrl_train.tokenization import Turns
@@ -64,9 +64,9 @@ def test_the_table_names_real_things():
     assert len(types) == len(set(types))
     for family in FAMILIES:
         assert family.box_space in SPACES
-        assert bool(family.refused) != set(family.types).issubset(known), family.name
+        assert bool(family.unsupported) != set(family.types).issubset(known), family.name
         assert not family.focus or {"<image>"} <= set(family.focus.split("\n")) and "{question}" in family.focus
-    loaded = [family for family in FAMILIES if not family.refused and family.name != "Qwen3.5"]
+    loaded = [family for family in FAMILIES if not family.unsupported and family.name != "Qwen3.5"]
     assert {family_of(name) for name in TINY} == set(loaded), "each family of the table is tried below"
 
 
@@ -123,7 +123,7 @@ def test_max_pixels_bounds_pictures_or_says_that_it_does_not(name, caplog):
     with caplog.at_level(logging.WARNING):
         limit_pixels(processor, family, most, "it")
     width, height = picture_size(processor, large)
-    if family.lever:
+    if family.resolution_control:
         tile = 112 * 112 if name == "minicpmv4_6" else 56 * 56  # one tile is the least
         assert width * height <= max(most, tile) and picture_tokens(processor, large) < before
         assert not caplog.text
@@ -132,11 +132,11 @@ def test_max_pixels_bounds_pictures_or_says_that_it_does_not(name, caplog):
         assert "it sees pictures of a fixed size: --max-pixels changes nothing" in caplog.text
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if family_of(name).lever])
+@pytest.mark.parametrize("name", [name for name in TINY if family_of(name).resolution_control])
 def test_a_bound_above_all_pictures_changes_nothing(processors, name):
     before = picture_size(processors[name], WIDE), picture_tokens(processors[name], WIDE)
     processor, _ = TINY[name]()
-    if family_of(name).lever == "pixels":
+    if family_of(name).resolution_control == "pixels":
         limit_pixels(processor, family_of(name), processor.image_processor.size["longest_edge"], "it")
     else:
         limit_pixels(processor, family_of(name), 10**9, "it")
@@ -167,8 +167,8 @@ def test_llavas_picture_is_padded_as_it_was_trained():
     bright, dark, grey = pixels[:, 28, 5], pixels[:, 28, 40], pixels[:, 5, 28]
     assert (bright > grey + 1).all() and (grey > dark + 1).all(), "white end, black middle, grey bars above"
     assert picture_size(processor, long) == (56, 14)
-    left = frame("unit_padded_square", long.size).parse("[0.000, 0.375, 0.250, 0.625]")[0]
-    assert frame("unit_padded_square", long.size).to_unit(left).xyxy == (0, 0, 0.25, 1)
+    left = make_frame("unit_padded_square", long.size).parse("[0.000, 0.375, 0.250, 0.625]")[0]
+    assert make_frame("unit_padded_square", long.size).to_unit(left).xyxy == (0, 0, 0.25, 1)
 
 
 # -- conventions of the un-tuned model ---------------------------------------------------------------
@@ -203,13 +203,13 @@ def test_a_trained_model_keeps_its_box_space_and_its_prompts(un_tuned):
     record = {"box_space": "per_mille", "prompts": {"focus@12345678": asked, "answer@0": asked + "\n<crop>"}}
     (folder / "visrl.json").write_text(json.dumps(record))
     model = find_model(str(folder))
-    assert native(model) is None and model_pair.native_space(model) == "unit"
+    assert untuned_family(model) is None and model_pair.native_space(model) == "unit"
     assert known_prompts(model, "per_mille").focus.template == asked
 
 
 def test_the_shipped_model_is_asked_as_it_always_was():
     model = find_model("spotlight")
-    assert native(model) is None and known_prompts(model, "unit") == PromptSet()
+    assert untuned_family(model) is None and known_prompts(model, "unit") == PromptSet()
 
 
 def test_an_unknown_family_gets_the_defaults_and_that_is_said(tmp_path, caplog):
@@ -224,10 +224,10 @@ def test_an_unknown_family_gets_the_defaults_and_that_is_said(tmp_path, caplog):
 @pytest.mark.parametrize("name", ["qwen2_vl", "internvl", "minicpmv4_6", "paligemma"])
 def test_what_a_tokenizer_hides_of_a_box_is_not_missed(processors, name):
     """Marks are special tokens, which replies are decoded without; PaliGemma's locs are ordinary ones and stay."""
-    tokenizer, bound = processors[name].tokenizer, frame(family_of(name).box_space, (640, 480))
+    tokenizer, bound = processors[name].tokenizer, make_frame(family_of(name).box_space, (640, 480))
     text = bound.text((12, 34, 567, 890))
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    marked = [tokenizer.convert_tokens_to_ids(mark) in tokens for mark in marks_of(text)]
+    marked = [tokenizer.convert_tokens_to_ids(mark) in tokens for mark in box_tokens(text)]
     assert marked and all(marked), "each mark is one token"
     read = tokenizer.decode(tokens, skip_special_tokens=True).strip()
     assert (read == text) == (name == "paligemma")
@@ -237,10 +237,10 @@ def test_what_a_tokenizer_hides_of_a_box_is_not_missed(processors, name):
 @pytest.mark.parametrize("name", ["qwen2_vl", "internvl", "minicpmv4_6", "paligemma"])
 def test_training_writes_the_marks_of_a_box_as_tokens_and_no_others(processors, name):
     turns, tokenizer = Turns(processors[name]), processors[name].tokenizer
-    text = frame(family_of(name).box_space, (640, 480)).text((12, 34, 567, 890))
+    text = make_frame(family_of(name).box_space, (640, 480)).text((12, 34, 567, 890))
     assert turns.completion(text).removesuffix(turns._end).endswith(text)
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    for mark in special & set(marks_of(text)):
+    for mark in special & set(box_tokens(text)):
         assert mark not in turns.completion(f"It says {mark}."), "in an answer a mark is text"
 
 
@@ -263,7 +263,7 @@ def taken(tokenizer, grammar, text):
 @pytest.mark.parametrize("space", SPACES)
 def test_a_grammar_takes_the_canonical_texts_of_its_space(processors, space):
     tokenizer = processors["qwen2_vl"].tokenizer
-    bound = frame(space, (640, 427), (644, 420))
+    bound = make_frame(space, (640, 427), (644, 420))
     left, top, right, bottom = bound.bounds
     for cells in ((left, top, right, bottom), (left, top, left + 1, top + 1), (right - 7, 200, right, 411)):
         assert taken(tokenizer, bound.grammar, bound.text(cells)), bound.text(cells)
@@ -285,7 +285,7 @@ def test_replies_are_held_row_by_row_to_grammars_of_their_own(un_tuned):
     model = un_tuned("qwen2_5_vl")
     engine = TransformersEngine(model)
     pictures = (draw_photo(1, (200, 60)), draw_photo(2, (60, 200)))
-    frames = [frame("resized_pixels_json", picture.size, engine.seen_size(picture)) for picture in pictures]
+    frames = [make_frame("resized_pixels_json", picture.size, engine.resized_size(picture)) for picture in pictures]
     hot = Sampling(temperature=5.0, max_new_tokens=64)
     parts = PromptSet().focus.parts(question="q")
     requests = [

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from visrl_data.core.boxes import frame, iou_xyxy
+from visrl_data.core.boxes import iou_xyxy, make_frame
 from visrl_data.pipeline import diversity
 from visrl_data.pipeline.diversity import SecondBox, choose_second_box
 
 TAU, DELTA = 0.05, 0.3
-UNIT = frame("unit", (640, 480))
-SMALL = frame("resized_pixels", (900, 800), (9, 8))
+UNIT = make_frame("unit", (640, 480))
+SMALL = make_frame("resized_pixels", (900, 800), (9, 8))
 
 # On the 9 x 8 lattice: corners, edges, middle, slim, tall, small and large.
 FIRST_BOXES = [
@@ -145,10 +145,10 @@ def grid_of_first_boxes(bound, steps):
     ("bound", "steps"),
     [
         (UNIT, 2),
-        (frame("unit_padded_square", (640, 427)), 3),
-        (frame("unit_padded_square", (90, 900)), 3),
-        (frame("paligemma_loc", (640, 480)), 6),
-        (frame("resized_pixels", (640, 480), (92, 68)), 1),
+        (make_frame("unit_padded_square", (640, 427)), 3),
+        (make_frame("unit_padded_square", (90, 900)), 3),
+        (make_frame("paligemma_loc", (640, 480)), 6),
+        (make_frame("resized_pixels", (640, 480), (92, 68)), 1),
         (SMALL, 1),
     ],
 )
@@ -210,7 +210,7 @@ def test_every_index_is_one_member_of_s(monkeypatch, first, others):
 @pytest.mark.slow
 def test_every_index_is_one_member_of_s_for_every_first_box(monkeypatch):
     """All 588 boxes of a 7 x 6 lattice, alone and with two earlier boxes."""
-    bound = frame("resized_pixels", (700, 600), (7, 6))
+    bound = make_frame("resized_pixels", (700, 600), (7, 6))
     boxes = every_box(bound)
     random = np.random.default_rng(3)
     for first in boxes:
@@ -342,7 +342,7 @@ def test_beside_the_whole_image_the_threshold_is_kept():
 def test_an_attempt_is_never_lost(tau, delta):
     """Every first box of a 5 x 4 lattice, and of lattices of one cell, with any tolerance."""
     for size in ((5, 4), (1, 1), (1, 7), (23, 1)):
-        bound = frame("resized_pixels", (640, 480), size)
+        bound = make_frame("resized_pixels", (640, 480), size)
         for first in every_box(bound):
             choice = choose_second_box(first, None, (), bound, tau, delta, 1)
             whole = area(first) == size[0] * size[1]

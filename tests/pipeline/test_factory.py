@@ -131,7 +131,7 @@ def test_a_folder_with_other_things_is_left_alone(photo_source, scripted_roles, 
 
 def test_a_second_process_is_refused(photo_source, scripted_roles, tmp_path):
     (tmp_path / "run").mkdir()
-    with files.locked(tmp_path / "run"), pytest.raises(VisRLError, match="Another process"):
+    with files.lock_folder(tmp_path / "run"), pytest.raises(VisRLError, match="Another process"):
         generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
 
 

@@ -149,15 +149,17 @@ def about_families() -> str:
     lines = [names, ["---"] * len(names)]
     for family in FAMILIES:
         types = ", ".join(f"`{name}`" for name in family.types)
-        if family.refused:
+        if family.unsupported:
             lines.append([family.name, types, *["not loaded"] + [""] * 6])
             continue
         asked = "its own request" if family.focus else "the default request"
-        lever = LEVERS[family.lever]
-        taught = "yes" if family.taught else "no"
+        lever = LEVERS[family.resolution_control]
+        taught = "yes" if family.trained_on_boxes else "no"
         shared = "beginnings" if family.shares_prefix else "prompts" if family.shares_prefill else "nothing"
-        needs = ", ".join(family.needs)
-        lines.append([family.name, types, f"`{family.box_space}`", taught, asked, shared, family.picture, lever, needs])
+        needs = ", ".join(family.requires)
+        lines.append(
+            [family.name, types, f"`{family.box_space}`", taught, asked, shared, family.resize_mode, lever, needs]
+        )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

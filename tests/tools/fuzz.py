@@ -19,12 +19,12 @@ from collections import Counter
 from decimal import Decimal, InvalidOperation
 from functools import partial
 
-from visrl_data.core.boxes import SPACES, Frame, frame
+from visrl_data.core.boxes import SPACES, Frame, make_frame
 from visrl_data.core.prompts import parse_score
 
 BOX_STATES = {"ok", "no_box", "several_boxes", "not_finite", "out_of_range", "reversed", "degenerate"}
 SCORE_STATES = {"ok", "no_json", "several_json", "bad_json", "no_score", "not_a_number", "out_of_range"}
-FRAMES = [frame(space, (640, 427), (1036, 700)) for space in SPACES]
+FRAMES = [make_frame(space, (640, 427), (1036, 700)) for space in SPACES]
 AROUND = (
     "{}", "{}.", "The region is {}.", "```json\n{}\n```", "<ref>the cup</ref>{}", "cup{}", "{} cup", "[{}]", "1. {}",
     "Sure! {} Let me know.", '{{"bbox_2d": {}, "label": "cup"}}', "{}<|im_end|>", "<think>[1, 2]</think>\n{}",

@@ -49,7 +49,7 @@ _LOSS, _ROWS = "visrl_train/preference.py", "visrl_data/publishing/dataset_rows.
 _KEY = "keyed_seed(config.seed, config.round, view.question.id, attempt, slot, purpose)"
 
 MUTATIONS = (
-    _m("loc tokens are read x first", "visrl_data/core/box_forms.py",
+    _m("loc tokens are read x first", "visrl_data/core/box_formats.py",
        "for y1, x1, y2, x2 in (run", "for x1, y1, x2, y2 in (run", "core/test_boxes"),
     _m("the padding is all before the image", _BOXES, "((longer - side) // 2)", "(longer - side)", "core/test_boxes"),
     _m("a box that reaches into the padding is not cut", _BOXES,

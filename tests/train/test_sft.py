@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.train.test_helpers import QUICK
-from visrl_data.core.boxes import Box, CropRule
+from visrl_data.core.boxes import Box
+from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.models.model_folder import find_model
 from visrl_data.sources.dispatch import open_source

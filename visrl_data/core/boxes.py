@@ -24,13 +24,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visrl_data.core import box_forms
-from visrl_data.core.box_forms import Form
+from visrl_data.core import box_formats
+from visrl_data.core.box_formats import Form
 
 Cells = tuple[int, int, int, int]
 Size = tuple[int, int]
 
-# Each space is a lattice and a form of text (box_forms.py); families.py says which models write which.
+# Each space is a lattice and a form of text (box_formats.py); families.py says which models write which.
 #   unit                 [0.123, 0.456, 0.789, 0.912]  fractions of the image
 #   unit_padded_square   the same text; fractions of the image padded, centred, to a square (LLaVA-1.5)
 #   per_mille            [123, 456, 789, 912]  thousandths of the image
@@ -42,20 +42,18 @@ Size = tuple[int, int]
 #   resized_pixels_json  {"bbox_2d": [12, 34, 56, 78]}  the same cells (Qwen2.5-VL)
 #   paligemma_loc        <loc0456><loc0123><loc0912><loc0789>  0-1023, y first
 _SPACES = {
-    "unit": ("thousandths", box_forms.DECIMALS),
-    "unit_padded_square": ("padded", box_forms.DECIMALS),
-    "per_mille": ("thousandths", box_forms.LIST),
-    "per_mille_json": ("thousandths", box_forms.BBOX_2D),
-    "per_mille_points": ("thousandths", box_forms.POINTS),
-    "per_mille_nested": ("thousandths", box_forms.NESTED),
-    "per_mille_tagged": ("thousandths", box_forms.TAGGED),
-    "resized_pixels": ("pixels", box_forms.LIST),
-    "resized_pixels_json": ("pixels", box_forms.BBOX_2D),
-    "paligemma_loc": ("locs", box_forms.LOCS),
+    "unit": ("thousandths", box_formats.DECIMALS),
+    "unit_padded_square": ("padded", box_formats.DECIMALS),
+    "per_mille": ("thousandths", box_formats.LIST),
+    "per_mille_json": ("thousandths", box_formats.BBOX_2D),
+    "per_mille_points": ("thousandths", box_formats.POINTS),
+    "per_mille_nested": ("thousandths", box_formats.NESTED),
+    "per_mille_tagged": ("thousandths", box_formats.TAGGED),
+    "resized_pixels": ("pixels", box_formats.LIST),
+    "resized_pixels_json": ("pixels", box_formats.BBOX_2D),
+    "paligemma_loc": ("locs", box_formats.LOCS),
 }
 SPACES = tuple(_SPACES)
-
-_PIXEL_SNAP = 1e-6  # pixels: float noise that must not cost a crop a row
 
 
 class ImageTooThin(ValueError):
@@ -231,28 +229,28 @@ class Frame:
         return (x1, y1, x2, y2)
 
 
-def frame(space: str, image_size: Size, seen_size: Size | None = None) -> Frame:
+def make_frame(space: str, image_size: Size, resized_size: Size | None = None) -> Frame:
     """Bind a space to one image.
 
-    image_size: (width, height) in pixels of the original image. seen_size: those of the image as the
+    image_size: (width, height) in pixels of the original image. resized_size: those of the image as the
     model's processor resized it; needed by the `resized_pixels` spaces, ignored by the others.
     Raises ImageTooThin when the lattice has no room for a box: only in `unit_padded_square`, for an
     image about 500 to 1000 times as long as it is wide, or more.
     """
     x, y = (
-        _axis(space, side, max(image_size), seen) for side, seen in zip(image_size, seen_size or (0, 0), strict=True)
+        _axis(space, side, max(image_size), seen) for side, seen in zip(image_size, resized_size or (0, 0), strict=True)
     )
     if x.high <= x.low or y.high <= y.low:
         raise ImageTooThin(f"an image of {image_size[0]}x{image_size[1]} pixels leaves no room for a box in {space}")
     return Frame(space, x, y)
 
 
-def needs_seen_size(space: str) -> bool:
+def needs_resized_size(space: str) -> bool:
     """Whether a frame of this space needs to know the picture as the model's processor resized it."""
     return _SPACES.get(space, ("",))[0] == "pixels"
 
 
-def marks_of(text: str) -> tuple[str, ...]:
+def box_tokens(text: str) -> tuple[str, ...]:
     """The marks in a canonical text, which are tokens of the models that write it; none in any other text."""
     for form in {form.template: form for _, form in _SPACES.values() if form.has_marks}.values():
         found = form.read(text)
@@ -273,54 +271,5 @@ def _axis(space: str, side: int, longer: int, seen: int) -> Axis:
     if lattice == "locs":
         return Axis(1023, 1, 0, 1023)  # PaliGemma's labels are round(1023 * unit)
     if not seen:
-        raise ValueError(f"{space} needs seen_size, the (width, height) after the model's processor")
+        raise ValueError(f"{space} needs resized_size, the (width, height) after the model's processor")
     return Axis(seen, 1, 0, seen)
-
-
-@dataclass(frozen=True, slots=True)
-class CropRule:
-    """How a focus box becomes a crop. Generation, training and evaluation must use the same one.
-
-    min_side: the crop's smallest side, as a fraction of the image's LONGER side (not a number of pixels,
-    so that a picture and its thumbnail are cropped alike). max_aspect: the largest long side / short
-    side, in pixels.
-    """
-
-    min_side: float = 0.08
-    max_aspect: float = 2.0
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.min_side <= 1 and 1 <= self.max_aspect < math.inf):
-            raise ValueError(f"a crop rule needs 0 <= min_side <= 1 and max_aspect >= 1, got {self}")
-
-    @property
-    def name(self) -> str:
-        return f"min{self.min_side:g}-aspect{self.max_aspect:g}"
-
-    def as_dict(self) -> dict[str, float]:
-        return dataclasses.asdict(self)
-
-
-def crop_pixels(box: Box, size: Size, rule: CropRule) -> tuple[int, int, int, int]:
-    """The pixels (left, top, right, bottom) of the original image of `size` (width, height) that a box shows.
-
-    The box, rounded outward to whole pixels, is grown around its centre to the rule's minimum side and
-    aspect, then shifted into the image; a side longer than the image is the image's. Never empty,
-    always inside the image, always around the whole box.
-    """
-    spans = [_pixel_span(*ends, side) for ends, side in zip(((box.x1, box.x2), (box.y1, box.y2)), size, strict=True)]
-    least = math.ceil(rule.min_side * max(size) - _PIXEL_SNAP)
-    lengths = [max(end - start, min(least, side)) for (start, end), side in zip(spans, size, strict=True)]
-    least = math.ceil(max(lengths) / rule.max_aspect - _PIXEL_SNAP)
-    grown = []
-    for (start, end), length, side in zip(spans, lengths, size, strict=True):
-        length = min(max(length, least), side)
-        start = min(max(start - (length - (end - start)) // 2, 0), side - length)
-        grown.append((start, start + length))
-    (left, right), (top, bottom) = grown
-    return (left, top, right, bottom)
-
-
-def _pixel_span(start: float, end: float, side: int) -> tuple[int, int]:
-    first = min(math.floor(start * side + _PIXEL_SNAP), side - 1)
-    return first, max(math.ceil(end * side - _PIXEL_SNAP), first + 1)

@@ -20,7 +20,7 @@ ROWS = 10_000
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def lock_folder(path: Path) -> Iterator[None]:
     """Hold a run folder for this process. Raises VisRLError when another one holds it."""
     if not path.is_dir():
         raise VisRLError(f"{path}: no such run folder. `visrl gen -o {path}` makes one.")

@@ -66,7 +66,7 @@ _FIELD = re.compile(r"\{(question|answer|response)\}")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PromptPart:
     """One piece of a user turn. kind: "image", "crop" or "text"; text is empty for pictures.
 
     kind "reply" ends the turn: its text is what the model answered, and the parts after it are the next turn.
@@ -88,22 +88,22 @@ class Prompt:
         digest = hashlib.sha256(f"{self.template}\0{_PARSERS[self.name]}".encode()).hexdigest()
         return f"{self.name}@{digest[:8]}"
 
-    def parts(self, **values: str) -> tuple[Part, ...]:
+    def parts(self, **values: str) -> tuple[PromptPart, ...]:
         """Fill the template. Values are put in once and never read again, so braces, `<image>` or
         other markup inside them stay text.
         """
-        parts: list[Part] = []
+        parts: list[PromptPart] = []
         lines: list[str] = []
 
         def flush() -> None:
             if lines:
-                parts.append(Part("text", _FIELD.sub(lambda m: values[m[1]], "\n".join(lines))))
+                parts.append(PromptPart("text", _FIELD.sub(lambda m: values[m[1]], "\n".join(lines))))
                 lines.clear()
 
         for line in self.template.split("\n"):
             if line in _PICTURES:
                 flush()
-                parts.append(Part(_PICTURES[line]))
+                parts.append(PromptPart(_PICTURES[line]))
             else:
                 lines.append(line)
         flush()

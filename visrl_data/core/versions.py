@@ -9,7 +9,7 @@ DISTRIBUTION = "visrl-toolkit"  # the name on a package registry; the import nam
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "pillow", "numpy", "pyarrow")
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Return the version of Python, of this package (key `visrl`) and of each library in LIBRARIES."""
     libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {"python": platform.python_version(), "visrl": visrl_version(), **libraries}

@@ -28,7 +28,7 @@ def show_whole(processor: Any, family: Family) -> None:
     if not getattr(images, "do_center_crop", False):
         return
     size = {"height": images.crop_size["height"], "width": images.crop_size["width"]}
-    if family.picture == "padded":
+    if family.resize_mode == "padded":
         from transformers import LlavaImageProcessorPil
 
         kept = ("image_mean", "image_std", "resample", "rescale_factor")
@@ -46,7 +46,7 @@ def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) ->
     user is told.
     """
     images = processor.image_processor
-    lever = family.lever or ("pixels" if _resizes_freely(images) else "")
+    lever = family.resolution_control or ("pixels" if _resizes_freely(images) else "")
     if lever == "pixels":
         # Qwen's size is in pixels, though its names say edges; older releases keep the number twice.
         least = min(images.size["shortest_edge"], max_pixels)
@@ -129,7 +129,7 @@ def resize_mode(processor: Any, family: Family) -> str:
     """What is done to a picture: as the family has it, unless this processor was set up without its padding."""
     if not family.types:
         return "unknown"
-    return "squashed" if family.picture == "padded" and not _pads(processor.image_processor) else family.picture
+    return "squashed" if family.resize_mode == "padded" and not _pads(processor.image_processor) else family.resize_mode
 
 
 def _options(processor: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.prompts import Part
+from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.messages import chat_messages, data_url, refuse_choices
 from visrl_data.engines.protocol import EngineLost, Reply, Request, Sampling, Usage
@@ -95,7 +95,7 @@ class OpenAIEngine:
             "served": self.served,
         }
 
-    def seen_size(self, image: Image.Image) -> tuple[int, int]:
+    def resized_size(self, image: Image.Image) -> tuple[int, int]:
         """(width, height) in pixels after the resize of the model's own image processor, as its folder sets it.
 
         Raises VisRLError when the served name is neither a folder here nor a Hub id.
@@ -220,7 +220,7 @@ class OpenAIEngine:
 
     async def _probe_server(self, sampling: Sampling) -> dict[str, Any]:
         """What the server lists of the model, once a first request has gone through."""
-        trial = Request((Part("image"), Part("text", "?")), (Image.new("RGB", (64, 64)),), (0,), sampling)
+        trial = Request((PromptPart("image"), PromptPart("text", "?")), (Image.new("RGB", (64, 64)),), (0,), sampling)
         [[call]] = self._calls([trial])
         async with self._client(min(self.retries, 2)) as client:
             listed = await self._listed(client)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.prompts import Part
+from visrl_data.core.prompts import PromptPart
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +46,7 @@ class Request:
     for engines that have no `constrains`.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
     images: tuple[Image, ...]
     seeds: tuple[int, ...]
     sampling: Sampling
@@ -110,7 +110,7 @@ class Engine(Protocol):
         """
         ...
 
-    def seen_size(self, image: Image) -> tuple[int, int]:
+    def resized_size(self, image: Image) -> tuple[int, int]:
         """Return (width, height) in pixels to which the model's processor resizes this image.
 
         Raises RequestRefused when it does not take the image.

@@ -33,7 +33,7 @@ class ScriptedEngine:
         probs = tuple(1.0 if choice == text else 0.0 for choice in request.choices)
         return Reply("", "stop", 0, 0, probs, sum(probs))
 
-    def seen_size(self, image: Image) -> tuple[int, int]:
+    def resized_size(self, image: Image) -> tuple[int, int]:
         return image.size
 
     def identity(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class TransformersEngine:
         self._eos = _eos_ids(self.model, tokenizer)
         family = family_at(folder.weights.path)
         self._shares_prefill = family.shares_prefill
-        self._sizes_vary = family.picture in ("resized", "tiled")
+        self._sizes_vary = family.resize_mode in ("resized", "tiled")
         inner = getattr(_unwrapped(self.model), "model", None)
         sharing = family.shares_prefix and accepts_image_features(inner)
         self._prefiller = Prefiller(inner, self.processor, self.device, self.dtype, batch_size) if sharing else None
@@ -95,7 +95,7 @@ class TransformersEngine:
             "image_processor": type(self.processor.image_processor).__name__,
         }
 
-    def seen_size(self, image: Image) -> tuple[int, int]:
+    def resized_size(self, image: Image) -> tuple[int, int]:
         """(width, height) in pixels after the processor's resize, read off what it really makes."""
         return picture_size(self.processor, image)
 

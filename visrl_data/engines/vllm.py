@@ -78,7 +78,7 @@ class VLLMEngine:
             "vllm": self._version,
         }
 
-    def seen_size(self, image: Image) -> tuple[int, int]:
+    def resized_size(self, image: Image) -> tuple[int, int]:
         """(width, height) in pixels after the resize of the model's own processor."""
         if self._processor is None:
             self._processor = load_processor(self.folder, self._max_pixels, self._trust)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visrl_data.core.boxes import CropRule
+from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.evaluation.config import EvalConfig

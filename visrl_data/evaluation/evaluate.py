@@ -91,7 +91,7 @@ def evaluate(
     subjects = find_subjects(models, config, prompts)
     judge = find_judge(subjects, config) if any(one.judged for one in asked) else None
     output.mkdir(parents=True, exist_ok=True)
-    with files.locked(output):
+    with files.lock_folder(output):
         files.write_text(output / "config.toml", to_toml(config))
         shelves = {
             (i, j): _shelf(output, subject, one, judge, config)
@@ -155,7 +155,7 @@ def _shelf(output: Path, subject: Subject, asked: Asked, judge: Model | None, co
         "engine": config.engine,
         "device": loading.best_device() if config.device == "auto" else config.device,
         "dtype": config.dtype,
-        "versions": versions.versions(),
+        "versions": versions.library_versions(),
     }
     if asked.judged and judge is not None:
         known = {"digest": judge.digest} if isinstance(judge, ModelFolder) else which(judge)
@@ -304,5 +304,5 @@ def _report(
         "dropped": dict(sorted(dropped.items())),
         "judge": judge and {"id": judge.id, "digest": judge.digest},
         "config": json.loads(json.dumps({s: getattr(config, s) for s in config.__dataclass_fields__})),
-        "versions": versions.versions(),
+        "versions": versions.library_versions(),
     }

@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from PIL import Image
 
 from visrl_data.core import images
-from visrl_data.core.boxes import Box, CropRule, ImageTooThin, Size, crop_pixels, frame
+from visrl_data.core.boxes import Box, ImageTooThin, Size, make_frame
 from visrl_data.core.config import GenConfig
-from visrl_data.core.prompts import DIRECT, Part, Prompt, PromptSet
+from visrl_data.core.crops import CropRule, crop_pixels
+from visrl_data.core.prompts import DIRECT, Prompt, PromptPart, PromptSet
 from visrl_data.core.records import Question
 from visrl_data.engines.protocol import Reply, Request, Role
 from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.pipeline.actor import FocusBox, QuestionView, actor_sampling, answer_pass, bind_frame
 
-_Asked = tuple[tuple[Part, ...], tuple[Image.Image, ...]]
+_Asked = tuple[tuple[PromptPart, ...], tuple[Image.Image, ...]]
 """What a model is shown, and its pictures in the order of their places."""
 DIRECT_PROMPT = Prompt("direct", DIRECT)
 VISUAL_COT_REQUEST = (
@@ -133,7 +134,7 @@ def _settle(view: QuestionView, reply: str, rule: CropRule | None) -> tuple[Focu
 def stand_in(question: Question) -> FocusBox:
     """A box around the whole image, for the judge of responses, which reads the question and the image alone."""
     image = images.decode(question.image)
-    view = QuestionView(question, image, frame("unit", image.size))
+    view = QuestionView(question, image, make_frame("unit", image.size))
     return FocusBox(view, 0, 0, Box(0, 0, 1, 1), view.frame.bounds, "", "actor", "", "", "ok", 0, (0, 0, *image.size))
 
 
@@ -147,11 +148,11 @@ def _second_turn(boxes: list[FocusBox], actor: Role, way: Way, config: GenConfig
     for focus in boxes:
         question = focus.view.question.question
         parts = (
-            Part("image"),
-            Part("text", question),
-            Part("reply", focus.reply),
-            Part("crop"),
-            Part("text", VISUAL_COT_ANSWER + question),
+            PromptPart("image"),
+            PromptPart("text", question),
+            PromptPart("reply", focus.reply),
+            PromptPart("crop"),
+            PromptPart("text", VISUAL_COT_ANSWER + question),
         )
         asked.append((parts, (focus.view.image, focus.crop_image())))
     return _generate(asked, actor, config)

@@ -31,10 +31,11 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from visrl_data.core import images
-from visrl_data.core.boxes import Box, CropRule, Frame, ImageTooThin, crop_pixels
+from visrl_data.core.boxes import Box, Frame, ImageTooThin
 from visrl_data.core.config import make_config
+from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.core.prompts import Part, load_prompts
+from visrl_data.core.prompts import PromptPart, load_prompts
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.evaluation.config import EvalConfig
@@ -201,7 +202,7 @@ class VisRL(lmms):
         return image.crop(crop_pixels(box, image.size, self.way.rule or CropRule()))
 
     def _final(
-        self, batch: Sequence[Asked], turns: Sequence[tuple[Part, ...]], pictures: Sequence[tuple[Image, ...]]
+        self, batch: Sequence[Asked], turns: Sequence[tuple[PromptPart, ...]], pictures: Sequence[tuple[Image, ...]]
     ) -> list[str]:
         """The turn that gives the answer, with the task's ending last."""
         closed = [_with_ending(parts, asked.ending) for parts, asked in zip(turns, batch, strict=True)]
@@ -209,7 +210,7 @@ class VisRL(lmms):
         return [_cut(reply, asked.until) for reply, asked in zip(replies, batch, strict=True)]
 
     def _generate(
-        self, turns: Sequence[tuple[Part, ...]], pictures: Sequence[tuple[Image, ...]], longest: list[int]
+        self, turns: Sequence[tuple[PromptPart, ...]], pictures: Sequence[tuple[Image, ...]], longest: list[int]
     ) -> list[str]:
         requests = [
             Request(parts, shown, (0,), Sampling(max_new_tokens=tokens), self.actor.adapter)
@@ -236,13 +237,13 @@ def _cut_ending(text: str, ending: str) -> tuple[str, str]:
     return (text.removesuffix(ending).rstrip(), ending) if ending and text.endswith(ending) else (text, "")
 
 
-def _with_ending(parts: tuple[Part, ...], ending: str) -> tuple[Part, ...]:
+def _with_ending(parts: tuple[PromptPart, ...], ending: str) -> tuple[PromptPart, ...]:
     if not ending:
         return parts
     last = parts[-1]
     if last.kind != "text":
-        return (*parts, Part("text", ending))
-    return (*parts[:-1], Part("text", f"{last.text}\n{ending}"))
+        return (*parts, PromptPart("text", ending))
+    return (*parts[:-1], PromptPart("text", f"{last.text}\n{ending}"))
 
 
 def _cut(reply: str, until: tuple[str, ...]) -> str:

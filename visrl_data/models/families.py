@@ -1,7 +1,7 @@
 """What is known of each family of models, in one table; everything else treats all models alike.
 
 Read by engines/loading.py (what a processor does, what bounds a picture), engines/transformers.py (prefill),
-factory.py (the box space and the focus request of a model that nothing was taught yet), visrl_train/image_features.py
+factory.py (the box space and the focus request of a model that was not trained here), visrl_train/image_features.py
 (encoding once), visrl_train/branches.py (sharing a beginning) and `visrl doctor`. docs/families.md shows it.
 
 A model of no family in the table works with the defaults, and the user is told so. A model that was trained here
@@ -36,33 +36,33 @@ _DETECT = "<image>\ndetect {question}"
 class Family:
     """Models that share an architecture and conventions.
 
-    types: `model_type` in config.json. box_space: how the UN-TUNED model writes boxes (boxes.SPACES). taught:
-    whether its makers taught it boxes in that form; where they did not, the focus request spells the form out.
+    types: `model_type` in config.json. box_space: how the UN-TUNED model writes boxes (boxes.SPACES).
+    trained_on_boxes: whether its makers trained it on boxes in that form; where not, the focus request spells it out.
     focus: template of the focus prompt of the un-tuned model; "" is the default of prompts.py.
     shares_prefill: its cache can be repeated, so that several replies to a prompt read it once.
     shares_prefix: texts that begin alike (the same picture, the same words) can share what the beginning costs, in
     generation and in training: plain causal attention, and a placeholder that is one token repeated.
-    picture: what its processor does with a picture: resized (to its own shape), squashed (to one size), padded
-    (to a square, as it was trained), tiled. lever: what --max-pixels moves (engines/image_processing.py); ""
-    is nothing.
-    encodes_once: visrl_train/image_features.py may hand out a picture's features again. needs: packages without which
-    its processor can't be made. example: an id on the Hub.
-    refused: why transformers can't load it; then nothing else of the row counts.
+    resize_mode: what its processor does with a picture: resized (to its own shape), squashed (to one size), padded
+    (to a square, as it was trained), tiled. resolution_control: what --max-pixels moves
+    (engines/image_processing.py); "" is nothing.
+    encodes_once: visrl_train/image_features.py may hand out a picture's features again. requires: packages without
+    which its processor can't be built. example: an id on the Hub.
+    unsupported: why transformers can't load it; then nothing else of the row counts.
     """
 
     name: str
     types: tuple[str, ...]
     example: str
     box_space: str = "unit"
-    taught: bool = False
+    trained_on_boxes: bool = False
     focus: str = ""
     shares_prefill: bool = True
     shares_prefix: bool = False
-    picture: str = "squashed"
-    lever: str = ""
+    resize_mode: str = "squashed"
+    resolution_control: str = ""
     encodes_once: bool = False
-    needs: tuple[str, ...] = ()
-    refused: str = ""
+    requires: tuple[str, ...] = ()
+    unsupported: str = ""
 
 
 _VIDEO = ("torchvision",)
@@ -74,61 +74,74 @@ _CANT_CHAT = (
 FAMILIES = (
     Family(
         "LLaVA-1.5", ("llava",), "llava-hf/llava-1.5-7b-hf",
-        box_space="unit_padded_square", taught=True, shares_prefix=True, picture="padded", encodes_once=True,
+        box_space="unit_padded_square", trained_on_boxes=True, shares_prefix=True, resize_mode="padded",
+        encodes_once=True,
     ),
     Family(
         "LLaVA-NeXT", ("llava_next",), "llava-hf/llava-v1.6-mistral-7b-hf",
-        focus=_UNIT, shares_prefix=True, picture="tiled", lever="pinpoints", encodes_once=True,
+        focus=_UNIT, shares_prefix=True, resize_mode="tiled", resolution_control="pinpoints", encodes_once=True,
     ),
     Family(
         "LLaVA-OneVision", ("llava_onevision",), "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-        focus=_UNIT, picture="tiled", lever="pinpoints", needs=_VIDEO,
+        focus=_UNIT, resize_mode="tiled", resolution_control="pinpoints", requires=_VIDEO,
     ),
     Family(
         "Qwen2-VL", ("qwen2_vl",), "Qwen/Qwen2-VL-7B-Instruct",
-        box_space="per_mille_points", taught=True, focus=_REGION, shares_prefix=True, picture="resized", lever="pixels",
-        encodes_once=True, needs=_VIDEO,
+        box_space="per_mille_points", trained_on_boxes=True, focus=_REGION, shares_prefix=True, resize_mode="resized",
+        resolution_control="pixels", encodes_once=True, requires=_VIDEO,
     ),
     Family(
         "Qwen2.5-VL", ("qwen2_5_vl",), "Qwen/Qwen2.5-VL-7B-Instruct",
-        box_space="resized_pixels_json", taught=True, focus=_JSON, shares_prefix=True, picture="resized",
-        lever="pixels", encodes_once=True, needs=_VIDEO,
+        box_space="resized_pixels_json", trained_on_boxes=True, focus=_JSON, shares_prefix=True,
+        resize_mode="resized", resolution_control="pixels", encodes_once=True, requires=_VIDEO,
     ),
     Family(
         "Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), "Qwen/Qwen3-VL-8B-Instruct",
-        box_space="per_mille_json", taught=True, focus=_JSON, picture="resized", lever="pixels", needs=_VIDEO,
+        box_space="per_mille_json", trained_on_boxes=True, focus=_JSON, resize_mode="resized",
+        resolution_control="pixels", requires=_VIDEO,
     ),
     Family(
         "Qwen3.5", ("qwen3_5", "qwen3_5_moe"), "Qwen/Qwen3.5-4B",
-        box_space="per_mille_json", focus=_JSON, shares_prefill=False, picture="resized", lever="pixels", needs=_VIDEO,
+        box_space="per_mille_json", focus=_JSON, shares_prefill=False, resize_mode="resized",
+        resolution_control="pixels", requires=_VIDEO,
     ),
     Family(
         "Llama-3.2-Vision", ("mllama",), "meta-llama/Llama-3.2-11B-Vision-Instruct",
-        focus=_UNIT, shares_prefill=False, picture="tiled",
+        focus=_UNIT, shares_prefill=False, resize_mode="tiled",
     ),
     Family(
         "PaliGemma 2", ("paligemma",), "google/paligemma2-10b-mix-448",
-        box_space="paligemma_loc", taught=True, focus=_DETECT, encodes_once=True,
+        box_space="paligemma_loc", trained_on_boxes=True, focus=_DETECT, encodes_once=True,
     ),
-    Family("Gemma 3", ("gemma3",), "google/gemma-3-4b-it", focus=_UNIT, encodes_once=True),
-    Family("Idefics3", ("idefics3",), "HuggingFaceM4/Idefics3-8B-Llama3", focus=_UNIT, picture="tiled", lever="edge"),
+    Family(
+        "Gemma 3", ("gemma3",), "google/gemma-3-4b-it",
+        focus=_UNIT, encodes_once=True,
+    ),
+    Family(
+        "Idefics3", ("idefics3",), "HuggingFaceM4/Idefics3-8B-Llama3",
+        focus=_UNIT, resize_mode="tiled", resolution_control="edge",
+    ),
     Family(
         "SmolVLM", ("smolvlm",), "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
-        focus=_UNIT, picture="tiled", lever="edge", needs=("torchvision", "num2words"),
+        focus=_UNIT, resize_mode="tiled", resolution_control="edge", requires=("torchvision", "num2words"),
     ),
     Family(
         "InternVL", ("internvl",), "OpenGVLab/InternVL3-8B-hf",
-        box_space="per_mille_nested", taught=True, focus=_REGION, picture="tiled", lever="patches", needs=_VIDEO,
+        box_space="per_mille_nested", trained_on_boxes=True, focus=_REGION, resize_mode="tiled",
+        resolution_control="patches", requires=_VIDEO,
     ),
     Family(
         "MiniCPM-V", ("minicpmv4_6", "minicpmv4_7"), "openbmb/MiniCPM-V-4.6",
-        box_space="per_mille_tagged", taught=True, focus=_REGION, shares_prefill=False, picture="tiled",
-        lever="slices", needs=_VIDEO,
+        box_space="per_mille_tagged", trained_on_boxes=True, focus=_REGION, shares_prefill=False, resize_mode="tiled",
+        resolution_control="slices", requires=_VIDEO,
     ),
-    Family("MiniCPM-o", ("minicpmo", "minicpmv"), "openbmb/MiniCPM-o-2_6", refused=_CANT_CHAT),
+    Family(
+        "MiniCPM-o", ("minicpmo", "minicpmv"), "openbmb/MiniCPM-o-2_6",
+        unsupported=_CANT_CHAT,
+    ),
     Family(
         "Yi-VL", ("yi_vl", "llava_llama"), "01-ai/Yi-VL-6B",
-        refused="its folder is in the original LLaVA layout, which transformers does not read. Convert it to the "
+        unsupported="its folder is in the original LLaVA layout, which transformers does not read. Convert it to the "
         "layout of llava-hf, and name the converted folder",
     ),
 )  # fmt: skip
@@ -137,28 +150,28 @@ _BY_TYPE = {model_type: family for family in FAMILIES for model_type in family.t
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a `model_type`; UNKNOWN, which is the defaults, for any other."""
+    """Return the family of a `model_type`; UNKNOWN, which is the defaults, for any other."""
     return _BY_TYPE.get(model_type, UNKNOWN)
 
 
 def family_at(path: Path) -> Family:
-    """The family of the full weights in a folder, by its config.json; UNKNOWN where there is none."""
+    """Return the family of the full weights in a folder, by its config.json; UNKNOWN where there is none."""
     return family_of(_config(path).get("model_type", ""))
 
 
-def native(model: ModelFolder | None) -> Family | None:
-    """The family whose conventions count for a model: of one that was taught none here; else None."""
+def untuned_family(model: ModelFolder | None) -> Family | None:
+    """Return the family whose conventions count for a model that was not trained here; None for one that was."""
     if model is None or model.box_space is not None:
         return None
     return family_at(model.weights.path)
 
 
 def known_prompts(model: ModelFolder | None, box_space: str) -> PromptSet:
-    """The prompts that a model knows: those it was trained with, or its family's way to be asked for a box.
+    """Return the prompts that a model knows: those it was trained with, or its family's request for a box.
 
-    The family's way goes with the family's box space: asked for any other, the model gets our own request.
+    The family's request goes with the family's box space; for any other space the model gets our own.
     """
-    family = native(model)
+    family = untuned_family(model)
     if model is not None and model.prompts:
         kept = {name: text for name, text in model.prompts.items() if name in ("focus", "answer")}
         return PromptSet(**{name: Prompt(name, text) for name, text in kept.items()})
@@ -175,11 +188,11 @@ def check_loadable(model: str, path: Path, trust_remote_code: bool) -> None:
     config = _config(path)
     family = family_of(config.get("model_type", ""))
     original_llava = "mm_vision_tower" in config and "vision_config" not in config
-    if original_llava and not family.refused:
+    if original_llava and not family.unsupported:
         family = family_of("llava_llama")
-    if not family.refused or (trust_remote_code and "AutoModelForImageTextToText" in config.get("auto_map", {})):
+    if not family.unsupported or (trust_remote_code and "AutoModelForImageTextToText" in config.get("auto_map", {})):
         return
-    raise VisRLError(f"{model} could not be loaded, being of the family {family.name}: {family.refused}.")
+    raise VisRLError(f"{model} could not be loaded, being of the family {family.name}: {family.unsupported}.")
 
 
 def _config(path: Path) -> dict[str, Any]:

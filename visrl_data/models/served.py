@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from visrl_data.core.boxes import CropRule
+from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError
 from visrl_data.models.model_folder import ALIASES, ModelFolder, find_model
 
@@ -54,13 +54,13 @@ class ServedModel:
         return self.folder.origin_base if self.folder else None
 
 
-def find_served(model: str, base_url: str | None, key: str = KEY) -> ServedModel:
+def find_served_model(model: str, base_url: str | None, key: str = KEY) -> ServedModel:
     """The model that a server calls `model`. Raises UsageError when the address can't be one."""
     here = model in ALIASES or any((Path(model) / f"{name}.json").is_file() for name in ("config", "adapter_config"))
-    return ServedModel(model, address(base_url), key, find_model(model) if here else None)
+    return ServedModel(model, server_address(base_url), key, find_model(model) if here else None)
 
 
-def address(base_url: str | None) -> str:
+def server_address(base_url: str | None) -> str:
     """The server's address from the option, the environment or the default, without a slash at its end.
 
     Raises UsageError for anything but a plain http(s) address: it is written into files, so it may hold no

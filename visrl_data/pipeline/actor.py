@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
-from visrl_data.core.boxes import Box, Cells, CropRule, Frame, crop_pixels, frame, needs_seen_size
+from visrl_data.core.boxes import Box, Cells, Frame, make_frame, needs_resized_size
 from visrl_data.core.config import GenConfig
+from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.core.prompts import PromptSet
 from visrl_data.core.records import Drop, Question
 from visrl_data.core.seeds import keyed_seed
@@ -60,8 +61,8 @@ class FocusBox:
 
 def bind_frame(image: Image, box_space: str, actor: Role) -> Frame:
     """The box space bound to a picture, as large as the actor sees it where that matters. Raises ImageTooThin."""
-    seen = actor.engine.seen_size(image) if needs_seen_size(box_space) else None
-    return frame(box_space, image.size, seen)
+    seen = actor.engine.resized_size(image) if needs_resized_size(box_space) else None
+    return make_frame(box_space, image.size, seen)
 
 
 def actor_sampling(config: GenConfig) -> Sampling:

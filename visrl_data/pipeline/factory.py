@@ -27,12 +27,13 @@ import pyarrow as pa
 from PIL.Image import Image
 
 from visrl_data.core import images, records
-from visrl_data.core.boxes import CropRule, ImageTooThin
+from visrl_data.core.boxes import ImageTooThin
 from visrl_data.core.config import GenConfig
+from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.core.records import Candidate, Drop, Question, Score
-from visrl_data.core.versions import versions
+from visrl_data.core.versions import library_versions
 from visrl_data.engines import reply_cache
 from visrl_data.engines.protocol import Engine, Reply, Role, Usage
 from visrl_data.engines.refusals import RequestRefused, isolate_refused
@@ -86,7 +87,7 @@ def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
         "crop_rule": pair.crop_rule.as_dict(),
         "prompts": {prompt.id: prompt.template for prompt in pair.prompts.all()},
         "deterministic": actor.engine.deterministic and critic.engine.deterministic,
-        "versions": versions(),
+        "versions": library_versions(),
     }
     if pair.origin:
         identity["origin_base"] = pair.origin

@@ -87,7 +87,7 @@ def filter_run(
 
     Returns what the yield was and is: {"questions", "pairs", "drops": {reason: count}}.
     """
-    with files.locked(path):
+    with files.lock_folder(path):
         run = Run(path)
         setting = _setting(run, given, box_critic)
         before = _yield(run)

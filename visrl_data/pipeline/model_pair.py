@@ -16,14 +16,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from visrl_data.core.boxes import CropRule, needs_seen_size
+from visrl_data.core.boxes import needs_resized_size
 from visrl_data.core.config import GenConfig
+from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.engines.protocol import Engine, Role, Sampling
-from visrl_data.models.families import known_prompts, native
+from visrl_data.models.families import known_prompts, untuned_family
 from visrl_data.models.model_folder import ModelFolder, find_model
-from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, find_served
+from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, find_served_model
 
 Model = ModelFolder | ServedModel
 logger = logging.getLogger(__name__)
@@ -68,17 +69,17 @@ def on_disk(model: Model) -> ModelFolder | None:
 
 def native_space(model: Model) -> str:
     """The box space of a model that records none: its family's."""
-    family = native(on_disk(model))
+    family = untuned_family(on_disk(model))
     return family.box_space if family else "unit"
 
 
 def _zero_shot(config: GenConfig, actor: Model, space: str, prompts: PromptSet) -> str | None:
     """The name of the family whose conventions are used, and a line that says so."""
-    family = native(on_disk(actor))
+    family = untuned_family(on_disk(actor))
     if family is None or config.box_space is not None:
         return None
     own = "--prompts" if config.prompts else "its family's focus request" if family.focus else "the default prompts"
-    taught = "as its makers taught it" if family.taught else "a form it was not taught by its makers"
+    taught = "as its makers taught it" if family.trained_on_boxes else "a form it was not taught by its makers"
     known = f"the family {family.name}" if family.types else "no family that visrl knows: the defaults are used"
     logger.warning(
         "%s records no box space. It is of %s; boxes: %s (%s), asked with %s (%s).",
@@ -122,7 +123,7 @@ def critic_config(config: GenConfig) -> GenConfig:
 
 def find_actor(config: GenConfig) -> Model:
     if config.engine == "openai":
-        return find_served(config.model, config.base_url)
+        return find_served_model(config.model, config.base_url)
     return find_model(config.model, config.trust_remote_code)
 
 
@@ -141,7 +142,7 @@ def find_critic(config: GenConfig, actor: Model) -> Model:
         )
     if options.engine != "openai":
         return find_model(name, options.trust_remote_code)
-    critic = find_served(name, options.base_url)
+    critic = find_served_model(name, options.base_url)
     apart = isinstance(actor, ServedModel) and actor.address != critic.address
     return dataclasses.replace(critic, key=CRITIC_KEY if apart or os.environ.get(CRITIC_KEY) else KEY)
 
@@ -217,8 +218,8 @@ def load_engine(config: GenConfig, model: Model) -> Engine:
 
 def check_box_space(role: Role, box_space: str) -> None:
     """Raise VisRLError now when the box space needs what the actor's engine can't tell."""
-    if needs_seen_size(box_space):
-        role.engine.seen_size(Image.new("RGB", (64, 64)))
+    if needs_resized_size(box_space):
+        role.engine.resized_size(Image.new("RGB", (64, 64)))
 
 
 def _same(actor: Model, critic: Model) -> bool:

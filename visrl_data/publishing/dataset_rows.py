@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from datasets import Features
 
 from visrl_data.core.files import ROWS
-from visrl_data.core.prompts import Part
+from visrl_data.core.prompts import PromptPart
 from visrl_data.core.records import CANDIDATE_SCHEMA
 from visrl_data.publishing.merge import pair_ids, question_places
 from visrl_data.runs.dataset_files import SPLITS, split_of
@@ -147,7 +147,7 @@ def image_rows(candidates: Iterator[pa.Table], pairs: PairTable) -> Iterator[tup
                 yield split_of(sha), row | dict(zip(columns[3:], origin, strict=True))
 
 
-def _content(part: Part) -> dict[str, str | None]:
+def _content(part: PromptPart) -> dict[str, str | None]:
     return {"type": "text", "text": part.text} if part.kind == "text" else {"type": "image", "text": None}
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.files import write_json, write_text
 from visrl_data.core.images import sha256
-from visrl_data.core.prompts import Part
+from visrl_data.core.prompts import PromptPart
 from visrl_data.publishing import dataset_rows, merge
 from visrl_data.runs import pair_set, stored_images
 from visrl_data.runs.dataset_folder import dataset_pairs, is_dataset, open_dataset
@@ -109,7 +109,7 @@ def _collect(pairs: PairTable, folder: Path) -> tuple[dict[str, list[Line]], int
     return tables, empty
 
 
-def _prompt(parts: tuple[Part, ...]) -> str:
+def _prompt(parts: tuple[PromptPart, ...]) -> str:
     return "\n".join(part.text if part.kind == "text" else MARKER for part in parts)
 
 

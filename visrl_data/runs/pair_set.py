@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from visrl_data.core.prompts import Part, PromptSet
+from visrl_data.core.prompts import PromptPart, PromptSet
 from visrl_data.runs import stored_images
 from visrl_data.runs.dataset_files import split_of
 
@@ -40,7 +40,7 @@ class TrainingExample:
     id: str
     pair_id: str
     step: str
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
     pictures: tuple[bytes, ...]
     chosen: str
     rejected: str

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from visrl_data.core.config import parse_record
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.files import ROWS, file_digest, fsync, locked, write_json, write_text
+from visrl_data.core.files import ROWS, file_digest, fsync, lock_folder, write_json, write_text
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, QUESTION_SCHEMA
 
 logger = logging.getLogger(__name__)
@@ -133,13 +133,13 @@ def go_on(path: Path) -> str:
 
 @contextlib.contextmanager
 def open_run(path: Path, config_text: str, identity: dict[str, Any]) -> Iterator[Run]:
-    """Create a run folder, or re-open it under the very same options; locked while open.
+    """Create a run folder, or re-open it under the very same options; lock_folder while open.
 
     Raises VisRLError when another process is at work in it, when the folder holds something else, or when
     it was begun under other options (the differences are shown; nothing in it is touched).
     """
     path.mkdir(parents=True, exist_ok=True)
-    with locked(path):
+    with lock_folder(path):
         _check_same(path, config_text, identity)
         if not (path / "run.json").is_file():
             write_text(path / "config.toml", config_text)
