@@ -15,7 +15,8 @@ from typing import Any
 import jinja2
 import pyarrow.parquet as pq
 
-from visrl_data.core.config import Thresholds, current_options
+from visrl_data.core.config import current_options
+from visrl_data.core.pair_rule import rule_from
 from visrl_data.report.page import commands
 from visrl_data.report.page_text import visible
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
@@ -119,13 +120,13 @@ def _audit(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], float 
 
 def _commands(run: dict[str, Any]) -> list[str]:
     """The commands that make a run again, with the models pinned to their revisions."""
-    config, used = dict(run["config"]), dict(run["filter"])
+    config = dict(run["config"])
     for option, role in (("model", "actor"), ("critic", "critic")):
         revision = run["run"][role].get("revision")
         if revision and "@" not in config.get(option, "@"):
             config[option] = f"{config[option]}@{revision}"
-    folder, box_critic = f"runs/{run['id']}", used.pop("box_critic")
-    again, *filtered = commands(config, Thresholds(**used), box_critic)
+    folder = f"runs/{run['id']}"
+    again, *filtered = commands(config, rule_from(run["filter"]))
     return [f"{again} -o {folder}", *(line.replace(" RUN", f" {folder}", 1) for line in filtered)]
 
 

@@ -57,7 +57,7 @@ def filter(
 def _print_sweep(grid: Any) -> None:
     from rich.table import Table
 
-    from visrl_data.core.membership import DROP_REASONS
+    from visrl_data.core.pair_rule import DROP_REASONS
 
     table = Table("box", "response", "pairs", "both steps", "no pair", title="Win / lose thresholds")
     for row in grid.to_pylist():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.membership import DROP_REASONS, OUTCOMES, membership
+from visrl_data.core.pair_rule import DROP_REASONS, OUTCOMES, JointExtremes, membership
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.pipeline.pairing import (
@@ -56,7 +56,7 @@ def tables(pool, off=False):
 
 def select(pool, thresholds=DEFAULT, box_critic=True, seed=0):
     questions, candidates = tables(pool, off=not box_critic)
-    return select_pairs(candidates, questions, thresholds, box_critic, seed)
+    return select_pairs(candidates, questions, JointExtremes(thresholds, box_critic), seed)
 
 
 def outcome(*members, **options):
@@ -116,15 +116,15 @@ def test_box_critic_off_reads_the_response_score_alone():
 def test_a_scored_pool_can_be_filtered_without_its_box_scores():
     """By both scores there is no win; by responses alone 1 beats 0. An unparsed box score no longer matters."""
     questions, candidates = tables({"q": [(1.0, 0.0), (None, 1.0)]})
-    assert not select_pairs(candidates, questions, DEFAULT, True, 0).win_rows.size
-    selection = select_pairs(candidates, questions, DEFAULT, False, 0)
+    assert not select_pairs(candidates, questions, JointExtremes(DEFAULT, True), 0).win_rows.size
+    selection = select_pairs(candidates, questions, JointExtremes(DEFAULT, False), 0)
     assert (selection.win_rows.tolist(), selection.lose_rows.tolist()) == ([1], [0])
 
 
 def test_a_pool_without_box_scores_cannot_be_filtered_by_them():
     questions, candidates = tables({"q": [WIN, LOSE]}, off=True)
     with pytest.raises(VisRLError, match="--no-box-critic"):
-        select_pairs(candidates, questions, DEFAULT, True, 0)
+        select_pairs(candidates, questions, JointExtremes(DEFAULT, True), 0)
 
 
 def test_tied_boxes_pair_whenever_two_of_them_differ():
@@ -163,9 +163,9 @@ def test_the_order_of_the_candidates_does_not_matter():
     questions, candidates = tables(pool)
     order = np.random.default_rng(0).permutation(candidates.num_rows)
     shuffled = candidates.take(order)
-    plain = pair_table(candidates, questions, select_pairs(candidates, questions, DEFAULT, True, 5))
-    assert plain == pair_table(shuffled, questions, select_pairs(shuffled, questions, DEFAULT, True, 5))
-    other = pair_table(candidates, questions, select_pairs(candidates, questions, DEFAULT, True, 6))
+    plain = pair_table(candidates, questions, select_pairs(candidates, questions, JointExtremes(DEFAULT, True), 5))
+    assert plain == pair_table(shuffled, questions, select_pairs(shuffled, questions, JointExtremes(DEFAULT, True), 5))
+    other = pair_table(candidates, questions, select_pairs(candidates, questions, JointExtremes(DEFAULT, True), 6))
     assert plain["win_index"] != other["win_index"]
 
 
@@ -204,7 +204,7 @@ taus = st.builds(Thresholds, *[st.sampled_from(v) for v in ([0.8, 1.0, 0.5], [0.
 @settings(max_examples=300, deadline=None)
 def test_agrees_with_a_plain_reading_of_eq4_and_counts_add_up(pool, thresholds, box_critic, seed):
     questions, candidates = tables(pool, off=not box_critic)
-    selection = select_pairs(candidates, questions, thresholds, box_critic, seed)
+    selection = select_pairs(candidates, questions, JointExtremes(thresholds, box_critic), seed)
     pairs = pair_table(candidates, questions, selection).to_pylist()
     drops = drop_table(questions, selection).to_pylist()
 
@@ -224,7 +224,7 @@ def test_agrees_with_a_plain_reading_of_eq4_and_counts_add_up(pool, thresholds, 
 
 def test_the_tables_have_the_run_folders_columns():
     questions, candidates = tables({"a": [WIN, WIN, LOSE], "b": [(0.9, 0.9), (0.5, None)], "c": []})
-    selection = select_pairs(candidates, questions, DEFAULT, True, 0)
+    selection = select_pairs(candidates, questions, JointExtremes(DEFAULT, True), 0)
     pairs, drops = pair_table(candidates, questions, selection), drop_table(questions, selection)
     assert pairs.schema == PAIR_SCHEMA and drops.schema == DROP_SCHEMA
     (pair,) = pairs.to_pylist()
@@ -240,12 +240,12 @@ def test_the_tables_have_the_run_folders_columns():
 def test_the_filter_reads_no_more_than_candidate_columns_names():
     questions, candidates = tables({"a": [WIN, LOSE]})
     few = candidates.select(CANDIDATE_COLUMNS)
-    assert pair_table(few, questions, select_pairs(few, questions, DEFAULT, True, 0)).num_rows == 1
+    assert pair_table(few, questions, select_pairs(few, questions, JointExtremes(DEFAULT, True), 0)).num_rows == 1
 
 
 def test_an_empty_run_gives_empty_tables():
     questions, candidates = tables({})
-    selection = select_pairs(candidates, questions, DEFAULT, True, 0)
+    selection = select_pairs(candidates, questions, JointExtremes(DEFAULT, True), 0)
     assert pair_table(candidates, questions, selection).num_rows == drop_table(questions, selection).num_rows == 0
     assert set(select({"q": []}).outcome_counts().values()) == {0, 1}
 
@@ -253,11 +253,11 @@ def test_an_empty_run_gives_empty_tables():
 def test_tables_that_do_not_belong_together_are_refused():
     questions, candidates = tables({"a": [WIN, LOSE], "b": [WIN]})
     with pytest.raises(VisRLError, match="'b'"):
-        select_pairs(candidates, questions.slice(0, 1), DEFAULT, True, 0)
+        select_pairs(candidates, questions.slice(0, 1), JointExtremes(DEFAULT, True), 0)
     with pytest.raises(VisRLError, match="same id"):
-        select_pairs(candidates, pa.concat_tables([questions, questions]), DEFAULT, True, 0)
+        select_pairs(candidates, pa.concat_tables([questions, questions]), JointExtremes(DEFAULT, True), 0)
     with pytest.raises(VisRLError, match="index 0"):
-        select_pairs(pa.concat_tables([candidates, candidates]), questions, DEFAULT, True, 0)
+        select_pairs(pa.concat_tables([candidates, candidates]), questions, JointExtremes(DEFAULT, True), 0)
 
 
 @pytest.mark.parametrize("bad", [{"box_win": 1.1}, {"response_lose": -0.1}, {"box_win": float("nan")}])
@@ -274,7 +274,7 @@ def test_thresholds_need_win_above_lose(score):
 
 def test_membership_is_in_the_tables_order():
     _, candidates = tables({"a": [LOSE, (None, 0.0), WIN, (0.5, 1.0)]})
-    scored, in_win, in_lose = membership(candidates, DEFAULT, True)
+    scored, in_win, in_lose = membership(candidates, JointExtremes(DEFAULT, True))
     assert scored.tolist() == [True, False, True, True]
     assert in_win.tolist() == [False, False, True, False] and in_lose.tolist() == [True, False, False, False]
 
@@ -284,10 +284,10 @@ def test_sweep_agrees_with_filtering_at_each_setting():
     questions, candidates = tables(pool)
     grid = sweep_grid(wins=(0.3, 0.8, 1.0), loses=(0.0, 0.3))
     assert [(t.box_win, t.box_lose) for t in grid] == [(0.3, 0.0), (0.8, 0.0), (0.8, 0.3), (1.0, 0.0), (1.0, 0.3)]
-    rows = sweep(candidates, questions, grid, True, 0).to_pylist()
+    rows = sweep(candidates, questions, [JointExtremes(one, True) for one in grid], 0).to_pylist()
     assert len({row["pairs"] for row in rows}) > 1
     for setting, row in zip(grid, rows, strict=True):
-        selection = select_pairs(candidates, questions, setting, True, 0)
+        selection = select_pairs(candidates, questions, JointExtremes(setting, True), 0)
         assert {name: row["pairs" if name == "pair" else name] for name in OUTCOMES} == selection.outcome_counts()
         assert row["response_pairs"] == row["pairs"] - selection.same_response.sum()
 
@@ -313,7 +313,7 @@ def random_pool(questions, per_question=6, seed=0):
 def test_200k_candidates_are_filtered_in_two_seconds():
     questions, candidates = random_pool(200_000 // 6)
     start = time.process_time()
-    selection = select_pairs(candidates, questions, DEFAULT, True, 0)
+    selection = select_pairs(candidates, questions, JointExtremes(DEFAULT, True), 0)
     pairs = pair_table(candidates, questions, selection)
     took = time.process_time() - start
     assert pairs.num_rows + drop_table(questions, selection).num_rows == questions.num_rows

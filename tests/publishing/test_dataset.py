@@ -18,6 +18,7 @@ from tests.helpers.dataset_runs import SHIPPED, file_bytes, make_run, photos, tu
 from visrl_data.core.config import Thresholds
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.images import decode, sha256
+from visrl_data.core.pair_rule import JointExtremes
 from visrl_data.pipeline import pairing
 from visrl_data.publishing import dataset_rows, dataset_shards
 from visrl_data.publishing.dataset import Stamp, build_dataset, stamp
@@ -192,11 +193,14 @@ def test_the_pool_can_be_filtered_again(spot, built):
     names |= {"answers": "answers", "gold_boxes": "gold_boxes"}
     first = pool.filter(pc.equal(pool["index"], 0))
     questions = pa.table({new: first[old] for new, old in names.items()})
-    selection = pairing.select_pairs(pool, questions, Thresholds(0.6, 0.4, 0.6, 0.4), True, seed=0)
+    selection = pairing.select_pairs(pool, questions, JointExtremes(Thresholds(0.6, 0.4, 0.6, 0.4), True), seed=0)
     found = pairing.pair_table(pool, questions, selection).drop(["gold_boxes"]).to_pylist()
     pairs, everything = (
         pairing.select_pairs(
-            spot.table("candidates"), spot.table("questions"), Thresholds(0.6, 0.4, 0.6, 0.4), True, seed=0
+            spot.table("candidates"),
+            spot.table("questions"),
+            JointExtremes(Thresholds(0.6, 0.4, 0.6, 0.4), True),
+            seed=0,
         ),
         spot.table("candidates"),
     )

@@ -1,6 +1,7 @@
 """report.html: true to the report and the tables, harmless whatever the texts say, the same each time."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -27,6 +28,7 @@ from tests.helpers.command import visrl
 from visrl_data.core.boxes import Box, iou
 from visrl_data.core.config import GenConfig, Thresholds, to_toml
 from visrl_data.core.gold_regions import gold_iou
+from visrl_data.core.pair_rule import JointExtremes, rule_from
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.executors.generation import generate
@@ -411,7 +413,7 @@ def test_text_is_made_visible_and_bounded():
 )
 def test_the_command_on_the_page_gives_the_same_options(options):
     config = GenConfig(**options)
-    [command] = page.commands(tomllib.loads(to_toml(config)), config.thresholds, config.box_critic)
+    [command] = page.commands(tomllib.loads(to_toml(config)), rule_from(dataclasses.asdict(config)))
     with mock.patch("visrl_cli.gen._generate") as generate:
         assert visrl(*shlex.split(command)[1:])[0] == 0
     assert generate.call_args.args[0] == config
@@ -419,7 +421,7 @@ def test_the_command_on_the_page_gives_the_same_options(options):
 
 def test_the_command_tells_of_a_later_filter():
     config = tomllib.loads(to_toml(GenConfig()))
-    assert page.commands(config, Thresholds(0.7, 0.2, 0.8, 0.1), False) == [
+    assert page.commands(config, JointExtremes(Thresholds(0.7, 0.2, 0.8, 0.1), False)) == [
         "visrl gen",
         "visrl filter RUN --box-win 0.7 --response-lose 0.1 --no-box-critic",
     ]

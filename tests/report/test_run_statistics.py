@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.membership import DROP_REASONS
 from visrl_data.core.metrics import normalized
+from visrl_data.core.pair_rule import DROP_REASONS, JointExtremes
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, QUESTION_SCHEMA
 from visrl_data.pipeline.pairing import Thresholds, drop_table, pair_table, select_pairs
 from visrl_data.report.accounting import REPORT_COLUMNS
@@ -67,7 +67,7 @@ def run(pool, drops=(), gold=None, sources=None, attempts=1, box_critic=True, **
     rows = [{"question_id": name} | columns for name, members in pool.items() for columns in members]
     questions = pa.Table.from_pylist(questions, QUESTION_SCHEMA)
     candidates = pa.Table.from_pylist(rows, CANDIDATE_SCHEMA)
-    selection = select_pairs(candidates, questions, Thresholds(), box_critic, 0)
+    selection = select_pairs(candidates, questions, JointExtremes(Thresholds(), box_critic), 0)
     early = [dict(zip(DROP_SCHEMA.names, drop, strict=True)) for drop in drops]
     all_drops = pa.concat_tables([pa.Table.from_pylist(early, DROP_SCHEMA), drop_table(questions, selection)])
     pairs = pair_table(candidates, questions, selection)
@@ -76,8 +76,7 @@ def run(pool, drops=(), gold=None, sources=None, attempts=1, box_critic=True, **
         candidates.select(REPORT_COLUMNS),
         all_drops,
         pairs,
-        thresholds=Thresholds(),
-        box_critic=box_critic,
+        rule=JointExtremes(Thresholds(), box_critic),
         attempts=attempts,
         **options,
     )
@@ -426,8 +425,8 @@ def test_a_large_run_is_reported_in_seconds():
     asked["gold_boxes"] = pa.array([[GOLD]] * (n // 6), pa.list_(pa.list_(pa.float64(), 4)))
     questions, candidates = pa.table(asked).cast(QUESTION_SCHEMA), pa.table(columns).cast(CANDIDATE_SCHEMA)
     start = time.process_time()
-    selection = select_pairs(candidates, questions, Thresholds(), True, 0)
+    selection = select_pairs(candidates, questions, JointExtremes(Thresholds(), True), 0)
     pairs, drops = pair_table(candidates, questions, selection), drop_table(questions, selection)
-    found = report(questions, candidates, drops, pairs, thresholds=Thresholds(), box_critic=True, attempts=3)
+    found = report(questions, candidates, drops, pairs, rule=JointExtremes(Thresholds(), True), attempts=3)
     assert time.process_time() - start < 5
     assert abs(found["audit"]["box_critic"]["auc"] - 0.5) < 0.05 and found["yields"]["all"]["pairs"] > 100

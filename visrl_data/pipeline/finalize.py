@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 from visrl_data.core import files
 from visrl_data.core.config import GenConfig, Thresholds
 from visrl_data.core.errors import UsageError
+from visrl_data.core.pair_rule import PairRule, rule_from, rule_settings
 from visrl_data.pipeline import pairing
 from visrl_data.report import page
 from visrl_data.report.accounting import REPORT_COLUMNS
@@ -30,26 +30,18 @@ COLUMNS = sorted({*pairing.CANDIDATE_COLUMNS, *REPORT_COLUMNS})
 RESULTS = ["pairs.parquet", "unpaired.parquet", "report.json", page.NAME]
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What decides which candidates pair."""
-
-    thresholds: Thresholds
-    box_critic: bool
-
-
 def finish(run: Run, config: GenConfig, chunks: Sequence[Path]) -> None:
     """Compact the chunks in the given order, pick the pairs, write the report, and the manifest last."""
     run_folder.compact(run, chunks)
-    write_results(run, Setting(config.thresholds, config.box_critic))
+    write_results(run, rule_from(dataclasses.asdict(config)))
     run_folder.remove_chunks(run)
 
 
-def write_results(run: Run, setting: Setting) -> None:
+def write_results(run: Run, rule: PairRule) -> None:
     """Pick the pairs of a compacted pool and write pairs, report, its page and manifest."""
     config, identity = run.config(), run.identity()
     questions, candidates = run.table("questions"), run.table("candidates", COLUMNS)
-    selection = pairing.select_pairs(candidates, questions, setting.thresholds, setting.box_critic, config["seed"])
+    selection = pairing.select_pairs(candidates, questions, rule, config["seed"])
     pairs = pairing.pair_table(candidates, questions, selection)
     unpaired = pairing.drop_table(questions, selection)
     drops = pa.concat_tables([run.table("drops"), unpaired])
@@ -58,8 +50,7 @@ def write_results(run: Run, setting: Setting) -> None:
         candidates,
         drops,
         pairs,
-        thresholds=setting.thresholds,
-        box_critic=setting.box_critic,
+        rule=rule,
         attempts=config["attempts"],
         score_step=config["score_step"],
         gold_rule=config["gold_rule"],
@@ -73,7 +64,7 @@ def write_results(run: Run, setting: Setting) -> None:
     manifest = {
         "run": identity,
         "config": config,
-        "filter": {**dataclasses.asdict(setting.thresholds), "box_critic": setting.box_critic},
+        "filter": rule_settings(rule),
         "counts": counts,
         "sha256": run_folder.digests(run, ["config.toml", "run.json", *run_folder.TABLES, *RESULTS]),
     }
@@ -81,7 +72,7 @@ def write_results(run: Run, setting: Setting) -> None:
 
 
 def filter_run(
-    path: Path, given: dict[str, float], box_critic: bool | None = None
+    path: Path, changes: dict[str, float], box_critic: bool | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Pick the pairs of a finished run again; what is not given stays as it is.
 
@@ -89,50 +80,53 @@ def filter_run(
     """
     with files.lock_folder(path):
         run = Run(path)
-        setting = _setting(run, given, box_critic)
+        rule = _rule(run, changes, box_critic)
         before = _yield(run)
-        write_results(run, setting)
+        write_results(run, rule)
         return before, _yield(run)
 
 
 def sweep_run(path: Path, box_critic: bool | None = None, grid: Iterable[Thresholds] | None = None) -> pa.Table:
     """What other thresholds would give; changes nothing. Of a lazy pool those that it can answer for."""
     run = Run(path)
-    setting = _setting(run, {}, box_critic)
+    current = _rule(run, {}, box_critic)
     candidates = run.table("candidates", columns=list(pairing.CANDIDATE_COLUMNS))
     questions = run.table("questions", columns=["id"])
-    made = run.config()
-    within = [one for one in grid or pairing.sweep_grid() if _beyond(made, Setting(one, setting.box_critic)) is None]
-    return pairing.sweep(candidates, questions, within, setting.box_critic, made["seed"])
+    config = run.config()
+    settings = [rule_settings(current) | dataclasses.asdict(thresholds) for thresholds in grid or pairing.sweep_grid()]
+    rules = [rule for rule in map(rule_from, settings) if _beyond(config, rule) is None]
+    return pairing.sweep(candidates, questions, rules, config["seed"])
 
 
-def _setting(run: Run, given: dict[str, float], box_critic: bool | None) -> Setting:
-    values = {**run.manifest()["filter"], **given}
-    before = values.pop("box_critic")
+def _rule(run: Run, changes: dict[str, float], box_critic: bool | None) -> PairRule:
+    """Return the run's rule with these changes. Raises UsageError for one that its candidates can't answer."""
+    settings = {**run.manifest()["filter"], **changes}
+    if box_critic is not None:
+        settings["box_critic"] = box_critic
     try:
-        setting = Setting(Thresholds(**values), before if box_critic is None else box_critic)
+        rule = rule_from(settings)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    made = run.config()
-    if beyond := _beyond(made, setting):
+    config = run.config()
+    if beyond := _beyond(config, rule):
         raise UsageError(
             f"{beyond}: {run.path} was made with --lazy, so boxes whose score lies between its own thresholds have no "
-            f"response (--box-win {made['box_win']}, --box-lose {made['box_lose']}). Filter within "
-            "these, or make a run without --lazy."
+            f"response (--box-win {config['box_win']}, --box-lose {config['box_lose']}). Filter within these, or make "
+            "a run without --lazy."
         )
-    return setting
+    return rule
 
 
-def _beyond(made: dict[str, Any], setting: Setting) -> str | None:
-    """The flag by which a setting asks a lazy pool for responses that it does not have. made: the run's options."""
-    if not made.get("lazy"):
+def _beyond(config: dict[str, Any], rule: PairRule) -> str | None:
+    """Return the flag by which a rule needs responses that a lazy run does not have, if there is one."""
+    if not config.get("lazy"):
         return None
-    if not setting.box_critic:
+    if not rule.box_critic:
         return "--no-box-critic"
-    thresholds = setting.thresholds
-    if thresholds.box_win < made["box_win"]:
+    thresholds = rule.thresholds
+    if thresholds.box_win < config["box_win"]:
         return f"--box-win {thresholds.box_win}"
-    return f"--box-lose {thresholds.box_lose}" if thresholds.box_lose > made["box_lose"] else None
+    return f"--box-lose {thresholds.box_lose}" if thresholds.box_lose > config["box_lose"] else None
 
 
 def _yield(run: Run) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 
 from visrl_data.core.config import Thresholds
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.membership import DROP_REASONS, OUTCOMES, members, read_scores
+from visrl_data.core.pair_rule import DROP_REASONS, OUTCOMES, PairRule, group_bounds, read_scores
 from visrl_data.core.records import DROP_SCHEMA, PAIR_SCHEMA
 from visrl_data.core.seeds import keyed_seed
 
@@ -66,14 +66,12 @@ class Selection:
         return dict(zip(OUTCOMES, counts.tolist(), strict=True))
 
 
-def select_pairs(
-    candidates: pa.Table, questions: pa.Table, thresholds: Thresholds, box_critic: bool, seed: int
-) -> Selection:
+def select_pairs(candidates: pa.Table, questions: pa.Table, rule: PairRule, seed: int) -> Selection:
     """Pick each question's win and lose candidate (Sec. 3.2, Eq. 4). The order of the candidates is free.
 
     Raises VisRLError when the tables do not belong together or the run has no box scores.
     """
-    return _select(_read_pool(candidates, questions, box_critic), thresholds, seed)
+    return _select(_read_pool(candidates, questions, rule.box_critic), rule, seed)
 
 
 def pair_table(candidates: pa.Table, questions: pa.Table, selection: Selection) -> pa.Table:
@@ -108,21 +106,19 @@ def drop_table(questions: pa.Table, selection: Selection) -> pa.Table:
     return pa.table(columns, schema=DROP_SCHEMA)
 
 
-def sweep(
-    candidates: pa.Table, questions: pa.Table, grid: Iterable[Thresholds], box_critic: bool, seed: int
-) -> pa.Table:
+def sweep(candidates: pa.Table, questions: pa.Table, rules: Sequence[PairRule], seed: int) -> pa.Table:
     """What each setting would give: one row of thresholds, pairs, response_pairs and drops by reason.
 
     response_pairs counts the pairs that also train the response.
     """
-    pool = _read_pool(candidates, questions, box_critic)
+    pools = {rule.box_critic: _read_pool(candidates, questions, rule.box_critic) for rule in rules}
     rows = []
-    for thresholds in grid:
-        selection = _select(pool, thresholds, seed)
+    for rule in rules:
+        selection = _select(pools[rule.box_critic], rule, seed)
         counts = selection.outcome_counts()
         pairs = counts.pop("pair")
         different = pairs - int(selection.same_response.sum())
-        rows.append(dataclasses.asdict(thresholds) | {"pairs": pairs, "response_pairs": different} | counts)
+        rows.append(dataclasses.asdict(rule.thresholds) | {"pairs": pairs, "response_pairs": different} | counts)
     names = [field.name for field in dataclasses.fields(Thresholds)]
     counted = ["pairs", "response_pairs", *DROP_REASONS]
     schema = pa.schema([(name, pa.float64()) for name in names] + [(name, pa.int64()) for name in counted])
@@ -172,10 +168,10 @@ def _read_pool(candidates: pa.Table, questions: pa.Table, box_critic: bool) -> _
     return _Pool(ids, rows, question, scores, cells, candidates["response"])
 
 
-def _select(pool: _Pool, thresholds: Thresholds, seed: int) -> Selection:
+def _select(pool: _Pool, rule: PairRule, seed: int) -> Selection:
     total = len(pool.ids)
-    scored, in_win, in_lose = members(pool.scores, thresholds)
-    wins, loses = _extreme(pool, in_win, np.maximum), _extreme(pool, in_lose, np.minimum)
+    scored, in_win, in_lose = rule.members(pool.scores)
+    wins, loses = rule.best(pool.scores, pool.question, in_win, in_lose)
 
     def each(rows: np.ndarray) -> np.ndarray:
         return np.bincount(pool.question[rows], minlength=total)
@@ -198,22 +194,12 @@ def _select(pool: _Pool, thresholds: Thresholds, seed: int) -> Selection:
     return Selection(outcome, counts, paired, win_rows, lose_rows, win_ties[paired], lose_ties[paired], same)
 
 
-def _extreme(pool: _Pool, members: np.ndarray, extreme: np.ufunc) -> np.ndarray:
-    """The members at which every score is its question's extreme over the members, all at once."""
-    rows = np.flatnonzero(members)
-    starts, lengths = _groups(pool.question[rows])
-    joint = np.ones(rows.size, bool)
-    for score in pool.scores if rows.size else ():
-        joint &= score[rows] == np.repeat(extreme.reduceat(score[rows], starts), lengths)
-    return rows[joint]
-
-
 def _has_rival(pool: _Pool, wins: np.ndarray, loses: np.ndarray) -> np.ndarray:
     """For each win: does some lose of its question have another box? Both hold the same questions."""
     if not wins.size:
         return np.zeros(0, bool)
-    _, win_lengths = _groups(pool.question[wins])
-    starts, lengths = _groups(pool.question[loses])
+    _, win_lengths = group_bounds(pool.question[wins])
+    starts, lengths = group_bounds(pool.question[loses])
     first = pool.cells[loses[starts]]
     various = np.logical_or.reduceat((pool.cells[loses] != np.repeat(first, lengths, axis=0)).any(axis=1), starts)
     unlike_first = (pool.cells[wins] != np.repeat(first, win_lengths, axis=0)).any(axis=1)
@@ -227,7 +213,7 @@ def _draw(pool: _Pool, rows: np.ndarray, seed: int, side: str) -> tuple[np.ndarr
     The position is floor(key * ties / 2**64) for the 64-bit key: uniform to within ties / 2**64.
     """
     drawn, ties = np.full(len(pool.ids), -1), np.zeros(len(pool.ids), np.int64)
-    starts, lengths = _groups(pool.question[rows])
+    starts, lengths = group_bounds(pool.question[rows])
     question, pick = pool.question[rows[starts]], np.zeros(starts.size, np.int64)
     tied = np.flatnonzero(lengths > 1)
     names = pool.ids.take(question[tied]).to_pylist()
@@ -235,9 +221,3 @@ def _draw(pool: _Pool, rows: np.ndarray, seed: int, side: str) -> tuple[np.ndarr
         pick[group] = keyed_seed(seed, "pair", name, side) * length >> 64
     drawn[question], ties[question] = rows[starts + pick], lengths
     return drawn, ties
-
-
-def _groups(question: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each run of equal values starts, and how long it is."""
-    starts = np.flatnonzero(np.append(True, question[1:] != question[:-1])) if question.size else np.zeros(0, np.int64)
-    return starts, np.diff(np.append(starts, question.size))

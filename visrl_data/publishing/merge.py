@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrl_data.core.config import GenConfig, Thresholds, current_options
+from visrl_data.core.config import GenConfig, current_options
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.pair_rule import rule_from
 from visrl_data.core.prompts import PromptSet, recorded_prompts
 from visrl_data.core.records import CANDIDATE_SCHEMA, QUESTION_SCHEMA
 from visrl_data.report import run_statistics
@@ -223,8 +224,7 @@ def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: boo
     from visrl_data.pipeline.finalize import COLUMNS
 
     about = kept[0].members[0].about
-    config, used = current_options(about["config"]), dict(about["filter"])
-    box_critic = used.pop("box_critic")
+    config = current_options(about["config"])
     candidates = pa.concat_tables(table for part in kept for table in parts.candidate_tables(part, COLUMNS))
     pool = _of_questions(candidates, tables["questions"], "question_id")
     return run_statistics.report(
@@ -232,8 +232,7 @@ def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: boo
         _own_ids(pool, "question_id"),
         _own_ids(tables["drops"], "id"),
         _own_ids(tables["pairs"], "question_id"),
-        thresholds=Thresholds(**used),
-        box_critic=box_critic,
+        rule=rule_from(about["filter"]),
         attempts=config["attempts"],
         score_step=config["score_step"],
         gold_rule=config["gold_rule"],

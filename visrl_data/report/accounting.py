@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.membership import DROP_REASONS
+from visrl_data.core.pair_rule import DROP_REASONS
 
 # All that the report reads of a candidate table.
 REPORT_COLUMNS = (

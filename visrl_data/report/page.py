@@ -26,7 +26,8 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from visrl_data.core import files
-from visrl_data.core.config import GenConfig, Thresholds
+from visrl_data.core.config import GenConfig
+from visrl_data.core.pair_rule import PairRule, rule_from
 from visrl_data.report import page_figures, page_flow, page_sample
 from visrl_data.report.accounting import value_counts
 from visrl_data.report.page_text import embedded, shown
@@ -46,15 +47,15 @@ def write_page(
     are enough, the texts of those that are shown are read from the run.
     """
     config, settings = run.config(), found["settings"]
-    thresholds = Thresholds(**{spec.name: settings[spec.name] for spec in dataclasses.fields(Thresholds)})
-    rules = page_sample.Rules(thresholds, settings["box_critic"], settings["gold_rule"], config["seed"])
+    pair_rule = rule_from(settings)
+    rules = page_sample.Rules(pair_rule, settings["gold_rule"], config["seed"])
     sample = page_sample.draw_sample(run, questions, pairs, unpaired, rules)
     style, script = asset("page.css"), asset("page_parts.js") + asset("page.js")
     values = {
         "report": found,
         "run": run.identity(),
         "config": config,
-        "commands": commands(config, thresholds, settings["box_critic"]),
+        "commands": commands(config, pair_rule),
         "licenses": _stated(questions),
         "sources": _largest_sources(found),
         "flow": page_flow.flow(found),
@@ -71,7 +72,7 @@ def write_page(
     files.write_text(run.path / NAME, environment().get_template("page.html.j2").render(values))
 
 
-def commands(config: dict[str, Any], thresholds: Thresholds, box_critic: bool) -> list[str]:
+def commands(config: dict[str, Any], pair_rule: PairRule) -> list[str]:
     """What makes this page's run again: the options that are not the default, and the filter's if they differ."""
     words = ["visrl", "gen"]
     for spec in dataclasses.fields(GenConfig):
@@ -79,10 +80,10 @@ def commands(config: dict[str, Any], thresholds: Thresholds, box_critic: bool) -
         if spec.name in config and config[spec.name] != default:
             words += _flag(spec.name, config[spec.name])
     again = ["visrl", "filter", "RUN"]
-    for name, value in dataclasses.asdict(thresholds).items():
+    for name, value in dataclasses.asdict(pair_rule.thresholds).items():
         if value != config[name]:
             again += _flag(name, value)
-    if config["box_critic"] and not box_critic:
+    if config["box_critic"] and not pair_rule.box_critic:
         again.append("--no-box-critic")
     return [shlex.join(words), *([shlex.join(again)] if len(again) > 3 else [])]
 

@@ -22,9 +22,8 @@ from PIL import Image
 
 from visrl_data.core import images
 from visrl_data.core.boxes import Box, iou_xyxy
-from visrl_data.core.config import Thresholds
 from visrl_data.core.gold_regions import gold_iou
-from visrl_data.core.membership import membership
+from visrl_data.core.pair_rule import PairRule, membership
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.report.page_text import embedded, shown
 from visrl_data.runs.run_folder import TABLES, Run
@@ -61,8 +60,7 @@ class Sample:
 class Rules:
     """What the shown figures of a candidate depend on."""
 
-    thresholds: Thresholds
-    box_critic: bool
+    pair_rule: PairRule
     gold_rule: str
     seed: int
 
@@ -173,7 +171,7 @@ def _items(run: Run, asked: list[dict[str, Any]], rules: Rules) -> dict[str, dic
 
 def _kinds(candidates: pa.Table, rules: Rules) -> list[str]:
     """What the filter made of each candidate."""
-    scored, wins, loses = membership(candidates, rules.thresholds, rules.box_critic)
+    scored, wins, loses = membership(candidates, rules.pair_rule)
     return [
         "W" if win else "L" if lose else "between" if has else "unparsed"
         for has, win, lose in zip(scored.tolist(), wins.tolist(), loses.tolist(), strict=True)

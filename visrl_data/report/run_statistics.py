@@ -13,7 +13,6 @@ win and lose boxes come from, and how well their shape alone gives them away.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -23,8 +22,8 @@ import pyarrow.compute as pc
 
 from visrl_data.core import metrics
 from visrl_data.core.boxes import ious
-from visrl_data.core.config import Thresholds, with_version
-from visrl_data.core.membership import membership
+from visrl_data.core.config import with_version
+from visrl_data.core.pair_rule import JointExtremes, PairRule, membership, rule_settings
 from visrl_data.report.accounting import (
     Loss,
     RunTables,
@@ -51,8 +50,7 @@ def report(
     drops: pa.Table,
     pairs: pa.Table,
     *,
-    thresholds: Thresholds,
-    box_critic: bool,
+    rule: PairRule,
     attempts: int,
     score_step: float = 0.1,
     gold_rule: str = "any",
@@ -67,9 +65,9 @@ def report(
     """
     tables = open_tables(questions, candidates, drops, pairs)
     losses = find_losses(tables, attempts)
-    members = membership(tables.candidates, thresholds, box_critic)
+    members = membership(tables.candidates, rule)
     yields = count_yields(tables, losses, members, attempts)
-    settings = dataclasses.asdict(thresholds) | {"box_critic": box_critic, "attempts": attempts}
+    settings = rule_settings(rule) | {"attempts": attempts}
     found = {
         "version": REPORT_VERSION,
         "settings": with_version(
@@ -85,12 +83,11 @@ def report(
         "balance": check_balance(tables, yields, members, rows_read),
         "focus": _focus(tables, losses),
         "critics": {
-            "box": _critic(tables.candidates, "box_score", score_step) if box_critic else None,
-            "response": _critic(tables.candidates, "response_score", score_step)
-            | {"exact": _exact(tables, thresholds)},
+            "box": _critic(tables.candidates, "box_score", score_step) if rule.box_critic else None,
+            "response": _critic(tables.candidates, "response_score", score_step) | {"exact": _exact(tables, rule)},
         },
         "boxes": _boxes(tables),
-        "audit": audit(tables, box_critic, gold_rule),
+        "audit": audit(tables, rule.box_critic, gold_rule),
     }
     plain: dict[str, Any] = _plain(found)
     return plain
@@ -138,14 +135,14 @@ def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
     }
 
 
-def _exact(tables: RunTables, thresholds: Thresholds) -> dict[str, Any]:
+def _exact(tables: RunTables, rule: PairRule) -> dict[str, Any]:
     """The response score against exact match with a standard answer (both normalized)."""
     answered = pc.not_equal(tables.candidates["response_score_state"], "skipped")
     candidates = tables.candidates.select(["response", "response_score"]).filter(answered)
     exact = exact_matches(tables.questions, candidates, tables.candidate_question[answered.to_numpy()])
     score = candidates["response_score"].to_numpy()
     unparsed = np.isnan(score)
-    _, high, low = membership(candidates, thresholds, box_critic=False)
+    _, high, low = membership(candidates, JointExtremes(rule.thresholds, box_critic=False))
     kinds = {"high": high, "middle": ~(high | low | unparsed), "low": low, "unparsed": unparsed}
     return {
         "matches": int(exact.sum()),
