@@ -21,7 +21,7 @@ from visrl_data.core.images import decode, sha256
 from visrl_data.core.pair_rule import JointExtremes
 from visrl_data.pipeline import pairing
 from visrl_data.publishing import dataset_rows, dataset_shards
-from visrl_data.publishing.dataset import Stamp, build_dataset, stamp
+from visrl_data.publishing.dataset import Stamp, build_dataset, restamp
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.runs import dataset_files, dataset_schema, pair_set, stored_images
 from visrl_data.runs.dataset_folder import dataset_pairs, open_dataset
@@ -442,7 +442,7 @@ def test_images_stay_at_home_unless_somebody_says_that_they_may_go(tmp_path):
     assert "8 of 12 images are left out" in made.notes[0] and "--ship-images" in made.notes[1]
     everything, made = shown(ship_images=True)
     assert everything == {0, 1, 2}
-    assert made.notes == ("4 images go out because you said so, although their source says that they may not.",)
+    assert made.notes == ("4 images are published because you said so, although their source says that they may not.",)
     nothing, made = shown(ship_images=False)
     assert nothing == set() and set(made.counts) == {"preferences", "candidates"}
 
@@ -511,7 +511,7 @@ def test_the_page_of_a_run_goes_along_when_its_pictures_may(spot, tmp_path):
 
 def test_another_tag_changes_no_row(spot, built, tmp_path):
     made = build_dataset([spot.path], tmp_path / "set", Stamp("v1.0", "me/spot"))
-    changed = stamp(made, Stamp("v1.1", "me/spot", previous="v1.0", changes=("wider boxes",)))
+    changed = restamp(made, Stamp("v1.1", "me/spot", previous="v1.0", changes=("wider boxes",)))
     assert open_dataset(made.folder).manifest == changed.manifest
     new, old = file_bytes(made.folder), file_bytes(built.folder)
     assert {name for name in old if new[name] != old[name]} == {"README.md", "manifest.json"}

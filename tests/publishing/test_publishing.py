@@ -76,10 +76,10 @@ def test_kinds_of_folders(tmp_path):
     [
         (["push", "nowhere"], 1, "nowhere: no such folder. Give finished runs"),
         (["push", "empty"], 1, "no finished run"),
-        (["push", "model", "model"], 2, "A model folder goes out alone"),
+        (["push", "model", "model"], 2, "A model folder is published alone"),
         (["push", "user/pairs"], 1, "or USER/NAME@TAG, for a version on the Hub that is merged with them"),
         (["push", "a/b@v1.0", "--tag", "v1.1"], 2, "a/b@v1.0 is published already"),
-        (["push", "user/pairs@v1.0", "model"], 2, "A model folder goes out alone"),
+        (["push", "user/pairs@v1.0", "model"], 2, "A model folder is published alone"),
         (["push", "model", "--license", "mit"], 2, "are for runs. The license of a model stands in the head"),
         (["push", "model", "--tag", "main", "--hub-id", "a/b"], 2, "--tag 'main'"),
         (["push", "model", "--hub-id", "a/b/c"], 2, "--hub-id"),

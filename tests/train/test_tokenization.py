@@ -195,7 +195,7 @@ def test_a_published_set_gives_the_same_pairs(scripted_run, tmp_path):
     """What a dataset folder's `preferences` hold is what the run holds."""
     from visrl_data.publishing.dataset import Stamp, build_dataset
 
-    built = build_dataset([scripted_run], tmp_path / "set", Stamp(version="v1.0"))
+    built = build_dataset([scripted_run], tmp_path / "set", Stamp("v1.0"))
     run, published = read_pairs(str(scripted_run)), read_pairs(str(built.folder))
     assert published.tag == "v1.0" and published.record()["pairs"] == len(run.pairs)
 

@@ -1,23 +1,22 @@
-"""Finished runs, and datasets made of runs before -> a dataset folder that can be committed to the Hub as it is.
+"""Turn finished runs, and datasets made of earlier runs, into a dataset folder that is committed to the Hub as it is.
 
     open       runs, dataset folders, datasets of the Hub                 parts.py, hub_fetch.py
-    merge      runs that were made alike, without what occurs twice       merge.py
-    settle     a license for every row; which pictures go out             licenses.py
+    merge      runs made under the same conditions, without repeats       merge.py
+    license    of every row; which pictures may be published              licenses.py
     rows       preferences, rl1, rl2, candidates, images                  dataset_rows.py
     write      parquet shards by config and split                         dataset_shards.py
-    tell       report, card with its pictures, manifest                   visrl_cards
+    describe   report, card with its pictures, manifest                   visrl_cards
 
     data/<config>/<split>-00000-of-0000N.parquet
     README.md  card/             the card and its pictures
     report.json  report.html     of the runs; the page of a single run, when it shows nothing that stays at home
-    LICENSE                      when the license is none that the Hub knows, or several
-    runs/                        questions, drops and pairs of the runs, so that a later dataset can be merged from this
+    LICENSE                      when there are several licenses, or one that the Hub does not know
+    runs/                        questions, drops and pairs of the runs, which a later merge reads
     manifest.json                runs, models, versions, counts, digests; written last
 
-The same runs and choices give the same bytes. A config without a row (rl1, rl2 and images of a dataset that
+The same runs and options give the same bytes. A config without a row (rl1, rl2 and images of a dataset that
 embeds no picture) and a split without one are left out, since the Hub's viewer can't show empty ones.
-`stamp` puts another tag and its changes on a finished folder; `checking.check_dataset` is the gate before a
-commit.
+`restamp` puts another tag and its changes on a finished folder; dataset_checks.py is the gate before a commit.
 """
 
 from __future__ import annotations
@@ -53,13 +52,13 @@ from visrl_data.runs.run_folder import Run
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What the caller decides about a dataset besides its rows.
+    """What a dataset says besides its rows.
 
-    version: the data version, which is the tag that it will get. hub_id: USER/NAME. languages: of the
-    questions, as ISO codes. previous, changes: the tag before, and lines that say what is new since.
+    data_version: the tag that it will get. hub_id: USER/NAME. languages: of the questions, as ISO codes.
+    previous, changes: the tag before, and lines that say what is new since.
     """
 
-    version: str | None = None
+    data_version: str | None = None
     hub_id: str | None = None
     pretty_name: str | None = None
     languages: tuple[str, ...] = ()
@@ -71,7 +70,7 @@ class Stamp:
 class Contents:
     """All that a dataset folder is written from.
 
-    candidates: the tables of CANDIDATES, anew at each call. runs: what stands in runs/, by name (parts.RUN_TABLES).
+    candidates: return the tables of CANDIDATES. runs: the tables of runs/, by name (parts.RUN_TABLES).
     """
 
     pairs: PairTable
@@ -86,7 +85,7 @@ class Contents:
 def build_dataset(
     sources: Sequence[Path | HubDataset],
     folder: Path,
-    release: Stamp | None = None,
+    stamp: Stamp = Stamp(),
     *,
     license: str | None = None,
     ship_images: bool | None = None,
@@ -96,7 +95,7 @@ def build_dataset(
     sources: folders of finished runs or of datasets, and datasets of the Hub.
     license: for questions whose source states none. ship_images: None embeds the pictures whose source says
     that they may be redistributed, True all, False none.
-    Raises VisRLError: runs that don't go together, no pair, no license, a folder that holds something else.
+    Raises VisRLError: runs made in different ways, no pair, no license, a folder that holds something else.
     """
     pool = merge.merge([_part(source) for source in sources])
     questions, terms = licenses.settle(
@@ -113,7 +112,7 @@ def build_dataset(
         pairs=PairTable(pairs, pool.prompts, pool.images, terms.shipped),
         candidates=candidates,
         runs=pool.tables | {"questions": licenses.filled(pool.questions, license)},
-        about=_about(pool, terms, images, ship_images) | _stamped(release or Stamp()),
+        about=_about(pool, terms, images, ship_images) | _stamped(stamp),
         report=pool.report,
         license_text=terms.text,
         report_page=_report_page(pool, terms),
@@ -131,19 +130,18 @@ def _part(source: Path | HubDataset) -> DatasetPart:
 
 
 def _report_page(pool: Pool, terms: LicenseTerms) -> Path | None:
-    """The page of a single run. It shows pictures and the run's own command, so all of both must be for others."""
+    """Return the page of a single run. It shows pictures and the run's own command: all of both must be public."""
     page = pool.parts[0].page
     if page is None or len(pool.parts) > 1 or not page.is_file():
         return None
-    options = Run(page.parent).config()
-    values = [text for value in options.values() for text in (value.values() if isinstance(value, dict) else [value])]
-    private = any(parts.shareable(text) != text for text in values if isinstance(text, str))
-    whole = set(pool.questions["image_sha256"].to_pylist()) <= terms.shipped
-    return page if whole and not private else None
+    options = Run(page.parent).config().values()
+    values = [text for value in options for text in (value.values() if isinstance(value, dict) else [value])]
+    is_private = any(parts.shareable(text) != text for text in values if isinstance(text, str))
+    return None if is_private or set(pool.questions["image_sha256"].to_pylist()) - terms.shipped else page
 
 
 def _about(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None) -> dict[str, Any]:
-    """The manifest, but for what the caller decides and what is known only after writing."""
+    """Describe the dataset, but for its stamp and what is known only after writing."""
     published = pool.distinct.num_rows
     return {
         "kind": KIND,
@@ -163,7 +161,7 @@ def _about(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images:
 
 
 def _parts(pool: Pool) -> Iterator[dict[str, Any]]:
-    """What came from each part: rows that are in this dataset. dataset and commit are null for a run."""
+    """Count the rows that each part gave. dataset and commit are null for a run."""
     for part in pool.parts:
         runs = [member.id for member in part.members]
         kept = {
@@ -174,41 +172,35 @@ def _parts(pool: Pool) -> Iterator[dict[str, Any]]:
 
 
 def _notes(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None) -> Iterator[str]:
+    """Yield what the user should know: what was left out, and what was published by their decision."""
     for part, kept in zip(pool.parts, _parts(pool), strict=True):
         if len(pool.parts) > 1:
-            place = part.dataset or part.members[0].place
-            yield f"{place}: {kept['questions']} questions, {kept['pairs']} pairs in the dataset."
+            name = part.dataset or part.members[0].place
+            yield f"{name}: {kept['questions']} questions, {kept['pairs']} pairs in the dataset."
     if terms.id == "other" and terms.name != "mixed":
-        stated = terms.sources[0].license
-        yield f"The Hub knows no license {stated!r}: the card says other, and LICENSE names it. It knows cc-by-4.0."
+        license = terms.sources[0].license
+        yield f"The Hub does not know the license {license!r}: the card says other, and LICENSE names it."
     absent = len(images - pool.images.sizes.keys())
     withheld = len(images) - len(terms.shipped)
     if withheld:
-        why = "as you said" if ship_images is False else "nobody said that they may be redistributed"
-        yield f"{withheld} of {len(images)} images are left out: {why}. `visrl rebuild` puts them back by checksum."
+        reason = "as you said" if ship_images is False else "nobody said that they may be redistributed"
+        yield f"{withheld} of {len(images)} images are left out: {reason}. `visrl rebuild` restores them by checksum."
     if withheld > absent and ship_images is None:
         yield "If you may redistribute them, --ship-images embeds them."
     if absent:
-        yield f"{absent} of them are not here: the dataset that is merged left them out. To embed them, merge its runs."
+        yield f"{absent} of them were left out by a dataset that is merged here. To embed them, merge its runs."
     if overruled := sum(source.overruled for source in terms.sources):
-        yield f"{overruled} images go out because you said so, although their source says that they may not."
+        yield f"{overruled} images are published because you said so, although their source says that they may not."
     if pool.repeated_questions or pool.repeated_pairs:
         yield f"Left out as repeated: {pool.repeated_questions} questions, {pool.repeated_pairs} pairs."
 
 
-def _stamped(release: Stamp) -> dict[str, Any]:
-    return {
-        "data_version": release.version,
-        "hub_id": release.hub_id,
-        "pretty_name": release.pretty_name,
-        "languages": list(release.languages),
-        "previous": release.previous,
-        "changes": list(release.changes),
-    }
+def _stamped(stamp: Stamp) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(stamp).items()}
 
 
 def write_dataset(contents: Contents, folder: Path) -> Dataset:
-    """Write a dataset folder; shared by build_dataset and rebuild. It appears, or is replaced, as a whole."""
+    """Write a dataset folder, which appears, or is replaced, as a whole."""
     from visrl_cards.pictures import draw_pictures
 
     with _fresh(folder.resolve()) as work:
@@ -232,9 +224,9 @@ def write_dataset(contents: Contents, folder: Path) -> Dataset:
     return Dataset(folder, manifest)
 
 
-def stamp(dataset: Dataset, release: Stamp) -> Dataset:
+def restamp(dataset: Dataset, stamp: Stamp) -> Dataset:
     """Put another tag and its changes on a finished folder: the card and the manifest change, no row does."""
-    manifest = dataset.manifest | _stamped(release)
+    manifest = dataset.manifest | _stamped(stamp)
     _describe(dataset.folder, manifest)
     return dataclasses.replace(dataset, manifest=manifest)
 
@@ -265,15 +257,13 @@ def _write_rows(config: str, contents: Contents, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _fresh(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, which takes its place when the block ends well."""
+    """Make an empty folder beside `folder`, which takes its place when the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     work, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("tmp", "old"))
     if old.exists() and not folder.exists():  # killed between the two renames
         os.rename(old, folder)
-    if strangers := _strangers(folder):
-        raise VisRLError(
-            f"{folder} holds {strangers[0]}, which is no part of a dataset that visrl made. Choose another folder."
-        )
+    if unknown := _unknown_files(folder):
+        raise VisRLError(f"{folder} holds {unknown[0]}, which `visrl` did not write. Choose another folder.")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
@@ -288,10 +278,8 @@ def _fresh(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _strangers(folder: Path) -> list[str]:
-    """What is in a folder that an earlier dataset of ours did not put there."""
-    if not folder.exists():
-        return []
-    ours = {"manifest.json", *open_dataset(folder).manifest["sha256"]} if is_dataset(folder) else set()
-    there = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if not f.is_dir())
-    return [path for path in there if path not in ours]
+def _unknown_files(folder: Path) -> list[str]:
+    """Return the files of a folder that no earlier dataset put there."""
+    written = {"manifest.json", *open_dataset(folder).manifest["sha256"]} if is_dataset(folder) else set()
+    files = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if not f.is_dir())
+    return [path for path in files if path not in written]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import file_digest
 from visrl_data.core.hub_access import AGAIN, Say, attempt
-from visrl_data.publishing.release_plan import FilePlan, LocalFile, git_blob, plan_files, size_text, some
+from visrl_data.publishing.release_plan import MARK, FilePlan, LocalFile, git_blob, plan_files, size_text, some
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
@@ -270,19 +270,28 @@ def verify(repo: RepoRef, commit: str, files: tuple[LocalFile, ...], reload: boo
 
 
 def create_tag(repo: RepoRef, tag: str, commit: str) -> None:
-    """Create ONE tag, on a verified commit. Raises VisRLError when it names another one."""
+    """Create ONE tag, on a verified commit. Raises VisRLError when somebody else took it."""
 
-    def read() -> str | None:
-        return (read_refs(repo) or {}).get(f"refs/tags/{tag}")
-
-    def create() -> str | None:
-        if read() is None:
+    def create() -> str:
+        at = (read_refs(repo) or {}).get(f"refs/tags/{tag}")
+        if at is None:
             repo.api.create_tag(**repo.address, tag=tag, revision=commit)
-        return read()
+        return at or commit
 
     at = repo.write("tagging", create)
     if at != commit:
         raise VisRLError(
-            f"{tag} of {repo.id} names {(at or 'nothing')[:12]}: somebody else made it meanwhile, and a tag is never "
-            f"moved. This release is commit {commit[:12]}, without a tag. Run the same command with another --tag."
+            f"Somebody else made {at[:12]} the {tag} of {repo.id} meanwhile, and a tag is never moved. This "
+            f"release is commit {commit[:12]}, without a tag. Run the same command with another --tag."
+        )
+
+
+def verify_tag(repo: RepoRef, tag: str, commit: str, files: Iterable[LocalFile]) -> None:
+    """Read card and manifest once more, by the tag."""
+    at = repo.read(f"looking up {tag}", lambda: repo.api.repo_info(**repo.address, revision=tag).sha or "")
+    marks = [file for file in files if file.path in ("README.md", MARK[repo.kind])]
+    if at != commit or differing_bytes(repo, tag, marks):
+        raise VisRLError(
+            f"{repo.id} at {tag} differs from the commit {commit[:12]} that was verified and tagged "
+            f"(it names {at[:12]}). See {repo.url}/tree/{tag}; the same command checks again."
         )

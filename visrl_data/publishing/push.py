@@ -1,31 +1,30 @@
-"""`visrl push`: from what the user names to a folder that is ready to be published (release.py).
+"""`visrl push`: turn what the user names into a folder that is ready to be published (release.py).
 
 Finished runs, and datasets that they are merged with, become a dataset folder (dataset.py); a single dataset folder
-goes out as it is, under a new stamp; of a model folder goes out what model_release.py makes of it.
+is published as it is, under a new stamp; a model folder as the copy that model_release.py makes of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.core.hub_access import MAKE_ROOM, disk_full
+from visrl_data.core.hub_access import MAKE_ROOM, Say, disk_full
 from visrl_data.publishing import model_release, release_plan
 from visrl_data.publishing.release import Folder, PushOptions, PushResult, default_hub_id, publish
+from visrl_data.runs.dataset_folder import is_dataset, open_dataset
 from visrl_data.runs.hub_fetch import MERGED, HubDataset, fetch_dataset, is_hub_name
 from visrl_data.runs.run_folder import Run
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the user decides about a dataset besides its rows.
+    """What the user says about a dataset besides its rows.
 
     license: for questions whose source states none. ship_images: None embeds those that may be redistributed,
     True all, False none. languages: of the questions, as ISO codes.
@@ -56,7 +55,7 @@ def push(
     kinds = [kind_of(one) for one in what]
     alone = kinds[0] if len(kinds) == 1 else ""
     if "model" in kinds and alone != "model":
-        raise UsageError("A model folder goes out alone. Give it apart from runs and datasets.")
+        raise UsageError("A model folder is published alone. Push it apart from runs and datasets.")
     if alone in ("model", "dataset") and (card or output):
         instead = " The license of a model stands in the head of its README.md." if alone == "model" else ""
         raise UsageError(f"{what[0]} is a {alone} folder; --output and the options of the card are for runs.{instead}")
@@ -66,11 +65,11 @@ def push(
         if kind != "published":
             _refuse_links(Path(one))
         if kind == "run":
-            Run(Path(one)).manifest()  # an unfinished run is refused before anything is asked of the Hub
-    published = [str(one).partition("@")[0] for one, kind in zip(what, kinds, strict=True) if kind == "published"]
-    if alone == "published" and (hub_id or published[0]) == published[0]:
+            Run(Path(one)).manifest()  # an unfinished run is refused before any request to the Hub
+    versions = [str(one).partition("@")[0] for one, kind in zip(what, kinds, strict=True) if kind == "published"]
+    if alone == "published" and (hub_id or versions[0]) == versions[0]:
         raise UsageError(f"{what[0]} is published already. Name what to merge with it, or another --hub-id for a copy.")
-    name = default_hub_id(hub_id or next(iter(published), None), Path(what[0]).resolve().name)
+    name = default_hub_id(hub_id or next(iter(versions), None), Path(what[0]).resolve().name)
     options = dataclasses.replace(options or PushOptions(), kind="model" if alone == "model" else "dataset")
     if alone == "dataset":
         return publish(_dataset(Path(what[0]), name), name, tag, options, say)
@@ -78,7 +77,7 @@ def push(
         if alone == "model":
             for note in model_release.notes(Path(what[0])):
                 say(note)
-            return publish(_model(Path(what[0]), Path(temporary), name), name, tag, options, say)
+            return publish(_model(Path(what[0]), Path(temporary) / "model", name), name, tag, options, say)
         if not options.dry_run:
             _check_token()
         sources = [
@@ -90,7 +89,7 @@ def push(
 
 
 def _refuse_links(folder: Path) -> None:
-    """What a link leads to is published with the folder: it must lie in it."""
+    """Refuse a link that leads out of the folder: what it leads to would be published."""
     root = folder.resolve()
     for path in sorted(root.rglob("*")):
         if path.is_symlink() and not path.resolve().is_relative_to(root):
@@ -101,7 +100,7 @@ def _refuse_links(folder: Path) -> None:
 
 
 def _check_token() -> None:
-    """Before the dataset is built, which can take long. Whether the Hub accepts the token is seen later."""
+    """Refuse to build a dataset, which can take long, without a token. Whether the Hub accepts it shows later."""
     from huggingface_hub import get_token
 
     if get_token() is None:
@@ -112,12 +111,10 @@ def _check_token() -> None:
 
 
 def kind_of(what: str | Path) -> str:
-    """run, dataset or model, which are folders, or published, for USER/NAME@TAG. Raises VisRLError for none of them.
+    """Return run, dataset or model for a folder, or published for USER/NAME@TAG. Raises VisRLError for none of them.
 
-    A folder that is nothing else is taken for a run, which then says what it lacks.
+    A folder that is nothing else counts as a run, which then says what it lacks.
     """
-    from visrl_data.runs.dataset_folder import is_dataset
-
     path = Path(what)
     if not path.is_dir():
         if "@" in str(what) and is_hub_name(str(what)):
@@ -132,16 +129,19 @@ def kind_of(what: str | Path) -> str:
 
 
 def _build(sources: Sequence[Path | HubDataset], folder: Path, card: Card, say: Say) -> Path:
+    """Build the dataset of the sources. Title and languages of the first dataset among them stay."""
     from visrl_data.publishing.dataset import Stamp, build_dataset
 
-    say(f"Building the dataset of {', '.join(_named(source) for source in sources)}")
-    before = _stated_before(sources)
-    stated = Stamp(
-        pretty_name=card.pretty_name or before.get("pretty_name"),
-        languages=card.languages or tuple(before.get("languages") or ()),
+    names = [str(one) if isinstance(one, Path) else f"{one.name} (commit {one.commit[:12]})" for one in sources]
+    say(f"Building the dataset of {', '.join(names)}")
+    folders = [one if isinstance(one, Path) else one.folder for one in sources]
+    earlier: Mapping[str, Any] = next((open_dataset(one).manifest for one in folders if is_dataset(one)), {})
+    stamp = Stamp(
+        pretty_name=card.pretty_name or earlier.get("pretty_name"),
+        languages=card.languages or tuple(earlier.get("languages") or ()),
     )
     try:
-        built = build_dataset(sources, folder, stated, license=card.license, ship_images=card.ship_images)
+        dataset = build_dataset(sources, folder, stamp, license=card.license, ship_images=card.ship_images)
     except OSError as error:
         if not disk_full(error):
             raise
@@ -149,39 +149,21 @@ def _build(sources: Sequence[Path | HubDataset], folder: Path, card: Card, say: 
             f"The disk of {folder} is full ({error.strerror}). Nothing was sent. {MAKE_ROOM} Or build the dataset "
             f"elsewhere with --output."
         ) from None
-    for note in built.notes:
+    for note in dataset.notes:
         say(note)
     return folder
 
 
-def _stated_before(sources: Sequence[Path | HubDataset]) -> dict[str, Any]:
-    """The manifest of the first dataset among the sources, whose title and languages go on."""
-    from visrl_data.runs.dataset_folder import is_dataset, open_dataset
-
-    folders = [source.folder if isinstance(source, HubDataset) else source for source in sources]
-    return next((open_dataset(folder).manifest for folder in folders if is_dataset(folder)), {})
-
-
-def _named(source: Path | HubDataset) -> str:
-    return str(source) if isinstance(source, Path) else f"{source.name} (commit {source.commit[:12]})"
-
-
-def _model(folder: Path, temporary: Path, hub_id: str) -> Folder:
-    """A copy of a model folder that names nothing of this machine, and is stamped with its address and tag."""
-    copy = temporary / "model"
+def _model(folder: Path, copy: Path, hub_id: str) -> Folder:
+    """Copy a model folder without what names this machine; its stamp is its address and tag."""
     model_release.copy(folder, copy)
-
-    def stamped(tag: str, previous: str, changes: tuple[str, ...]) -> None:
-        model_release.stamp(folder, copy, f"{hub_id}@{tag}")
-
-    return Folder(copy, stamped)
+    return Folder(copy, lambda tag, previous, changes: model_release.stamp(folder, copy, f"{hub_id}@{tag}"))
 
 
 def _dataset(folder: Path, hub_id: str) -> Folder:
-    """A dataset folder with its stamp and its gates. What its card says besides stays."""
-    from visrl_data.publishing.dataset import Stamp, stamp
+    """Take a dataset folder with its stamp and its gates. What its card says besides stays."""
+    from visrl_data.publishing.dataset import Stamp, restamp
     from visrl_data.publishing.dataset_checks import check_dataset
-    from visrl_data.runs.dataset_folder import open_dataset
 
     dataset = open_dataset(folder)
     if "rebuilt" in dataset.manifest:
@@ -189,12 +171,9 @@ def _dataset(folder: Path, hub_id: str) -> Folder:
             f"{folder} was rebuilt with images that its sources do not let others publish. Nothing was sent. If you "
             f"may publish them, push its runs with --ship-images."
         )
-    kept = {key: dataset.manifest.get(key) for key in ("pretty_name", "languages")}
+    title, languages = dataset.manifest.get("pretty_name"), tuple(dataset.manifest.get("languages") or ())
 
-    def stamped(tag: str, previous: str, changes: tuple[str, ...]) -> None:
-        stamp(
-            dataset,
-            Stamp(tag, hub_id, kept["pretty_name"], tuple(kept["languages"] or ()), previous or None, changes),
-        )
+    def stamp(tag: str, previous: str, changes: tuple[str, ...]) -> None:
+        restamp(dataset, Stamp(tag, hub_id, title, languages, previous or None, changes))
 
-    return Folder(folder, stamped, lambda: check_dataset(folder))
+    return Folder(folder, stamp, lambda: check_dataset(folder))

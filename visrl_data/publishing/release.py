@@ -182,6 +182,8 @@ def _publish(release: Release, tag: str | None) -> PushResult:
         commit = hub_repo.commit(repo, release.plan, release.files, state.head, message)
     _verify(release, commit)
     hub_repo.create_tag(repo, release.tag, commit)
+    release.holds = f"{repo.id} holds it as commit {commit[:12]}, verified, and took the tag; a last check failed."
+    hub_repo.verify_tag(repo, release.tag, commit, release.files)
     return release.done("tagged" if release.plan.is_empty else "published", commit)
 
 
