@@ -109,12 +109,12 @@ def test_links_do_not_lead_out_of_the_folder(folder, part, tmp_path):
         (tmp_path / "in" / f"{i}.png").symlink_to(file)
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "self.png").symlink_to("self.png")
-    assert find_images(tmp_path / "in", needed).found == {}
+    assert find_images(tmp_path / "in", needed).images == {}
     inside = sorted((folder / "photos").glob("*.*g"))
     for i, file in enumerate(inside):
         (tmp_path / "in" / "sub" / f"{i}").write_bytes(file.read_bytes())
         os.symlink(tmp_path / "in" / "sub" / f"{i}", tmp_path / "in" / f"a{i}.png")
-    assert len(find_images(tmp_path / "in", needed).found) == 12, "a link that stays inside counts"
+    assert len(find_images(tmp_path / "in", needed).images) == 12, "a link that stays inside counts"
 
 
 def test_files_of_other_sizes_are_not_read(folder, part, tmp_path, monkeypatch):
@@ -129,7 +129,7 @@ def test_a_picture_that_changes_meanwhile_is_noticed(folder, part, tmp_path, mon
 
     shutil.copytree(folder / "photos", tmp_path / "in")
     search = find_images(tmp_path / "in", missing_images(part))
-    [*files] = {place.path for place in search.found.values()}
+    [*files] = {place.path for place in search.images.values()}
     files[0].write_bytes(b"other")
     monkeypatch.setattr("visrl_data.publishing.rebuild.find_images", lambda *_: search)
     with pytest.raises(VisRLError, match="changed while it was being used"):

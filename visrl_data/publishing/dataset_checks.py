@@ -1,7 +1,6 @@
-"""The gate before a dataset is committed: what its folder claims is what its files hold.
+"""Check a dataset before it is committed: what its folder claims is what its files hold.
 
-Called by the release (publishing) and by whoever wants to know. Every picture is decoded, so a large dataset
-takes minutes; nothing is written.
+Every picture is decoded, so a large dataset takes minutes; nothing is written.
 
     files      those of the manifest, with its digests, and no others in data/
     schema     each shard has the config's features, and so says the card's dataset_info
@@ -28,7 +27,7 @@ from huggingface_hub import DatasetCard
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import BadImage, decode, sha256
 from visrl_data.core.versions import visrl_version
-from visrl_data.runs.dataset_files import SplitFacts, read_facts, split_files, split_of
+from visrl_data.runs.dataset_files import SPLITS, SplitFacts, read_facts, split_files, split_of
 from visrl_data.runs.dataset_folder import Dataset, digests, open_dataset, shards
 from visrl_data.runs.dataset_schema import CONFIGS
 
@@ -39,7 +38,7 @@ _TABLE_ROW = re.compile(rf"^\| `({'|'.join(CONFIGS)})` \| (\w+) \| ([\d,]+) \|",
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a folder that passed holds. pictures: how many encoded pictures were decoded."""
+    """What a sound folder holds. pictures: how many encoded pictures were decoded."""
 
     counts: dict[str, dict[str, int]]
     pictures: int
@@ -74,10 +73,10 @@ def check_dataset(folder: Path, rebuilt_ok: bool = False) -> CheckResult:
 
 
 def _files(dataset: Dataset) -> Iterator[str]:
-    stated, there = dataset.manifest["sha256"], digests(dataset.folder)
-    for path in sorted({*stated, *(p for p in there if p.startswith("data/"))}):
-        if stated.get(path) != there.get(path):
-            state = "is missing" if path not in there else "is new" if path not in stated else "was changed"
+    listed, there = dataset.manifest["sha256"], digests(dataset.folder)
+    for path in sorted({*listed, *(p for p in there if p.startswith("data/"))}):
+        if listed.get(path) != there.get(path):
+            state = "is missing" if path not in there else "is new" if path not in listed else "was changed"
             yield f"{path} {state} since the manifest was written"
 
 
@@ -94,21 +93,19 @@ def _schemas(dataset: Dataset, facts: dict[str, dict[str, SplitFacts]]) -> Itera
 
 
 def _counts(dataset: Dataset, facts: dict[str, dict[str, SplitFacts]]) -> Iterator[str]:
-    """Manifest, YAML and the card's table against the shards."""
+    """Compare manifest, YAML and the card's table with the shards."""
     card = DatasetCard.load(dataset.folder / "README.md")
     infos = DatasetInfosDict.from_dataset_card_data(card.data)
-    there = {(config, split): found.rows for config, splits in facts.items() for split, found in splits.items()}
+    rows = {(config, split): entry.rows for config, splits in facts.items() for split, entry in splits.items()}
     claims = {
-        "manifest": {(c, s): rows for c, splits in dataset.counts.items() for s, rows in splits.items()},
+        "manifest": {(c, s): count for c, splits in dataset.counts.items() for s, count in splits.items()},
         "dataset_info": {(c, s): i.num_examples for c, info in infos.items() for s, i in (info.splits or {}).items()},
-        "the card": {
-            (config, split): int(rows.replace(",", "")) for config, split, rows in _TABLE_ROW.findall(card.text)
-        },
+        "the card": {(c, s): int(count.replace(",", "")) for c, s, count in _TABLE_ROW.findall(card.text)},
     }
-    for who, claim in claims.items():
-        for key in sorted({*claim, *there}):
-            if claim.get(key) != there.get(key):
-                yield f"{'/'.join(key)} has {there.get(key, 0)} rows, {who} says {claim.get(key, 0)}"
+    for source, claim in claims.items():
+        for key in sorted({*claim, *rows}):
+            if claim.get(key) != rows.get(key):
+                yield f"{'/'.join(key)} has {rows.get(key, 0)} rows, {source} says {claim.get(key, 0)}"
     for config, info in infos.items():
         if config in facts and info.features != CONFIGS[config]:
             yield f"{config}: dataset_info has other features than the parquet files"
@@ -118,24 +115,20 @@ def _counts(dataset: Dataset, facts: dict[str, dict[str, SplitFacts]]) -> Iterat
 
 
 def _rows(dataset: Dataset) -> Iterator[str]:
-    """Ids and splits."""
-    keys = {"preferences": "id", "rl1": "id", "rl2": "id", "images": "sha256"}
-    images = {"preferences": "image_sha256", "candidates": "image_sha256", "images": "sha256"}
-    known: set[str] = set()
+    """Check ids and splits."""
+    ids: dict[str, set[str]] = {config: set() for config in CONFIGS}
     for config in CONFIGS:
-        seen: set[str] = set()
-        for split in ("train", "validation"):
+        key = {"candidates": None, "images": "sha256"}.get(config, "id")
+        image = {"rl1": None, "rl2": None, "images": "sha256"}.get(config, "image_sha256")
+        for split in SPLITS:
             for file in split_files(dataset.folder, config, split):
-                for name in _column(file, keys.get(config)):
-                    if name in seen:
+                for name in _column(file, key):
+                    if name in ids[config]:
                         yield f"{config}: two rows have the id {name}"
-                    seen.add(name)
-                strays = {sha for sha in _column(file, images.get(config)) if split_of(sha) != split}
+                    ids[config].add(name)
+                strays = {sha for sha in _column(file, image) if split_of(sha) != split}
                 yield from (f"{config}/{split}: image {sha} belongs to the other split" for sha in sorted(strays))
-        if config == "preferences":
-            known = seen
-        if config == "rl1":
-            yield from (f"rl1: row {name} is of no pair" for name in sorted(seen - known))
+    yield from (f"rl1: row {name} is of no pair" for name in sorted(ids["rl1"] - ids["preferences"]))
 
 
 def _column(file: Path, name: str | None) -> list[str]:
@@ -143,7 +136,7 @@ def _column(file: Path, name: str | None) -> list[str]:
 
 
 def _pictures(dataset: Dataset) -> Iterator[str]:
-    """For each picture what is wrong with it, "" when nothing is."""
+    """Yield for each picture what is wrong with it, "" when nothing is."""
     sides: dict[str, tuple[int, int]] = {}
     for row in _pictured(
         dataset, "preferences", ["id", "image", "image_sha256", "image_width", "image_height", "win_crop"]
@@ -177,10 +170,10 @@ def _problem(name: str, image: dict[str, Any], digest: str | None = None, size: 
     if digest is not None and sha256(data) != digest:
         return f"{name}: the picture's bytes have another checksum"
     try:
-        found = decode(data).size
+        actual = decode(data).size
     except BadImage as error:
         return f"{name}: the picture can't be opened ({error})"
-    return f"{name}: the picture is {found}, expected {size}" if size not in (None, found) else ""
+    return f"{name}: the picture is {actual}, expected {size}" if size not in (None, actual) else ""
 
 
 def _card(dataset: Dataset) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The rows of a dataset's five configs, and their features.
+"""Make the rows of a dataset's five configs.
 
     preferences  one readable row a pair: boxes, crops, responses, scores, where it comes from
     rl1          the box as a preference, in TRL's conversational format (Eq. 5)
@@ -26,7 +26,6 @@ from datasets import Features
 
 from visrl_data.core.files import ROWS
 from visrl_data.core.prompts import PromptPart
-from visrl_data.core.records import CANDIDATE_SCHEMA
 from visrl_data.publishing.merge import pair_ids, question_places
 from visrl_data.runs.dataset_files import SPLITS, split_of
 from visrl_data.runs.dataset_schema import CANDIDATES, CONFIGS, PREFERENCES, QUESTION_COLUMNS
@@ -37,49 +36,46 @@ _OF_QUESTION = {"image_width": "width", "image_height": "height", "source_split"
 
 
 def pair_columns(pairs: pa.Table, questions: pa.Table, members: Sequence[Member]) -> pa.Table:
-    """PAIR_SCHEMA with `run`, and the questions -> the columns of PREFERENCES without the picture."""
-    asked = questions.take(question_places(pairs, questions, "question_id"))
-    columns: dict[str, Any] = {name: pairs[name] for name in PREFERENCES if name in pairs.column_names}
-    columns |= _question_columns(asked) | {"id": pair_ids(pairs)}
-    columns |= _per_run(pairs["run"].to_pylist(), {member.id: _origin(member) for member in members})
-    schema = _without_picture()
-    return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+    """Turn PAIR_SCHEMA with `run`, and the questions, into the columns of PREFERENCES without the picture."""
+    features = Features({name: kind for name, kind in PREFERENCES.items() if name != "image"})
+    ids = pa.array(pair_ids(pairs), pa.string())
+    return _columns(features.arrow_schema, pairs.append_column("id", ids), questions, members)
 
 
-def _without_picture() -> pa.Schema:
-    return Features({name: kind for name, kind in PREFERENCES.items() if name != "image"}).arrow_schema
+def candidate_columns(candidates: pa.Table, questions: pa.Table, members: Sequence[Member]) -> pa.Table:
+    """Turn CANDIDATE_SCHEMA with `run`, and the questions, into the columns of CANDIDATES."""
+    return _columns(CANDIDATES.arrow_schema, candidates, questions, members)
 
 
-def _question_columns(asked: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return {name: asked[_OF_QUESTION.get(name, name)] for name in QUESTION_COLUMNS}
+def _columns(schema: pa.Schema, table: pa.Table, questions: pa.Table, members: Sequence[Member]) -> pa.Table:
+    """Take each column of a schema from the runs' manifests, the questions or the table."""
+    of_rows = questions.take(question_places(table, questions, "question_id"))
+    facts = {member.id: _run_facts(member) for member in members}
+
+    def column(name: str) -> Any:
+        if name in facts[members[0].id]:
+            return [facts[run][name] for run in table["run"].to_pylist()]
+        if name in QUESTION_COLUMNS:
+            return of_rows[_OF_QUESTION.get(name, name)]
+        return table[name] if name in table.column_names else of_rows[name]
+
+    return pa.table({name: column(name) for name in schema.names}).cast(schema)
 
 
-def _per_run(runs: list[str], values: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
-    names = next(iter(values.values()))
-    return {name: [values[run][name] for run in runs] for name in names}
+def _run_facts(member: Member) -> dict[str, Any]:
+    config, run = member.about["config"], member.about["run"]
 
-
-def _origin(member: Member) -> dict[str, Any]:
-    run = member.about["run"]
-
-    def named(role: str) -> str:
+    def name(role: str) -> str:
         model, revision = run[role].get("model", run[role]["engine"]), run[role].get("revision")
         return f"{model}@{revision}" if revision and "@" not in model else model
 
     return {
-        "actor": named("actor"),
+        "actor": name("actor"),
         "actor_digest": run["actor"].get("digest", ""),
-        "critic": named("critic"),
+        "critic": name("critic"),
         "critic_digest": run["critic"].get("digest", ""),
         "prompts": list(run["prompts"]),
         "box_space": run["box_space"],
-        **_made_by(member),
-    }
-
-
-def _made_by(member: Member) -> dict[str, Any]:
-    config, run = member.about["config"], member.about["run"]
-    return {
         "round": config["round"],
         "seed": config["seed"],
         "run": member.id,
@@ -87,17 +83,8 @@ def _made_by(member: Member) -> dict[str, Any]:
     }
 
 
-def candidate_columns(candidates: pa.Table, questions: pa.Table, members: Sequence[Member]) -> pa.Table:
-    """CANDIDATE_SCHEMA with `run`, and the questions -> the columns of CANDIDATES."""
-    asked = questions.take(question_places(candidates, questions, "question_id"))
-    columns: dict[str, Any] = {name: candidates[name] for name in CANDIDATE_SCHEMA.names}
-    columns |= _question_columns(asked) | {name: asked[name] for name in ("question", "answers")}
-    columns |= _per_run(candidates["run"].to_pylist(), {member.id: _made_by(member) for member in members})
-    return pa.table({name: columns[name] for name in CANDIDATES}).cast(CANDIDATES.arrow_schema)
-
-
 def by_split(tables: Iterator[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
-    """Cut tables that have an `image_sha256` by split, into pieces of ROWS rows however they came."""
+    """Cut tables that have an `image_sha256` by split, into pieces of ROWS rows whatever their own size."""
     held = {split: CANDIDATES.arrow_schema.empty_table() for split in SPLITS}
     for table in tables:
         splits = pa.array([split_of(sha) for sha in table["image_sha256"].to_pylist()], pa.string())
@@ -112,7 +99,7 @@ def by_split(tables: Iterator[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
 
 
 def preference_rows(pairs: PairTable) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(split, row of PREFERENCES); the picture is null where it is not embedded."""
+    """Yield (split, row of PREFERENCES); the picture is null where it is not embedded."""
     for row in rows_of(pairs.pairs):
         sha = row["image_sha256"]
         picture = _stored(pairs.pixels(sha)) if sha in pairs.embedded else None
@@ -120,7 +107,7 @@ def preference_rows(pairs: PairTable) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def training_rows(pairs: PairTable, config: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(split, row of RL1 or RL2) of the pairs whose picture is embedded."""
+    """Yield (split, row of RL1 or RL2) of the pairs whose picture is embedded."""
     names = CONFIGS[config]
     for split, example in training_examples(pairs, responses=config == "rl2"):
         row = {
@@ -129,14 +116,14 @@ def training_rows(pairs: PairTable, config: str) -> Iterator[tuple[str, dict[str
             "step": example.step,
             "images": [_stored(picture) for picture in example.pictures],
             "prompt": [{"role": "user", "content": [_content(part) for part in example.parts]}],
-            "chosen": _said(example.chosen),
-            "rejected": _said(example.rejected),
+            "chosen": _turn(example.chosen),
+            "rejected": _turn(example.rejected),
         }
         yield split, {name: row[name] for name in names}
 
 
 def image_rows(candidates: Iterator[pa.Table], pairs: PairTable) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(split, row of IMAGES): every embedded picture that a candidate is about, once, as its source had it."""
+    """Yield (split, row of IMAGES): every embedded picture that a candidate is about, once, as its source had it."""
     seen: set[str] = set()
     columns = ["image_sha256", "image_width", "image_height", "source", "source_id", "source_url", "license"]
     for table in candidates:
@@ -151,10 +138,10 @@ def _content(part: PromptPart) -> dict[str, str | None]:
     return {"type": "text", "text": part.text} if part.kind == "text" else {"type": "image", "text": None}
 
 
-def _said(text: str) -> list[dict[str, Any]]:
+def _turn(text: str) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
 
 def _stored(data: bytes) -> dict[str, Any]:
-    """A value of a `datasets` Image column."""
+    """Return a value of a `datasets` Image column."""
     return {"bytes": data, "path": None}

@@ -24,7 +24,7 @@ Splits = Iterable[tuple[str, pa.Table]]
 
 
 def grouped(rows: Iterable[tuple[str, dict[str, Any]]], schema: pa.Schema) -> Iterator[tuple[str, pa.Table]]:
-    """(split, row) in any order -> (split, table of one row group), the order kept within a split."""
+    """Group (split, row) in any order into (split, table of one row group); the order stays within a split."""
     held: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     size = dict.fromkeys(SPLITS, 0)
     for split, row in rows:

@@ -1,4 +1,4 @@
-"""Pairs in the file layouts of other trainers: LLaMA-Factory and ms-swift.
+"""Write pairs in the file layouts of other trainers: LLaMA-Factory and ms-swift.
 
 Reads a finished run, or a dataset folder with its images; writes picture files once each, and JSON that
 points to them. Both trainers take the prompt as one text in which each `<image>` stands for the next picture, so
@@ -36,7 +36,7 @@ MARKER = "<image>"
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """rows: by file; left_out: pairs without a picture here; empty: response rows whose win says nothing."""
+    """What was written. rows: by file; left_out: pairs without a picture; empty: rows whose win (chosen) is empty."""
 
     folder: Path
     rows: dict[str, int]
@@ -83,8 +83,8 @@ def _pairs(source: Path) -> PairTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One row in text. pictures: files, relative to the folder."""
+class ExportRow:
+    """One row as text. pictures: files, relative to the folder."""
 
     id: str
     prompt: str
@@ -93,16 +93,16 @@ class Line:
     rejected: str
 
 
-def _collect(pairs: PairTable, folder: Path) -> tuple[dict[str, list[Line]], int]:
-    """The rows of each file that has some, and how many were left out for an empty answer (trainers refuse it)."""
-    tables: dict[str, list[Line]] = {}
+def _collect(pairs: PairTable, folder: Path) -> tuple[dict[str, list[ExportRow]], int]:
+    """Collect the rows of each file, and count those left out for an empty answer, which trainers refuse."""
+    tables: dict[str, list[ExportRow]] = {}
     empty = 0
     for split, example in pair_set.training_examples(pairs, responses=True):
         if not example.chosen:
             empty += 1
             continue
         pictures = tuple(_picture_file(folder, data) for data in example.pictures)
-        line = Line(example.id, _prompt(example.parts), pictures, example.chosen, example.rejected)
+        line = ExportRow(example.id, _prompt(example.parts), pictures, example.chosen, example.rejected)
         ending = "" if split == "train" else f"-{split}"
         for name in ("rl1", "rl2") if example.step == "focus" else ("rl2",):
             tables.setdefault(f"{name}{ending}", []).append(line)
@@ -114,15 +114,15 @@ def _prompt(parts: tuple[PromptPart, ...]) -> str:
 
 
 def _picture_file(folder: Path, data: bytes) -> str:
-    """Write a picture under its checksum, once; the path relative to the folder."""
+    """Write a picture under its checksum, once. Returns the path relative to the folder."""
     path = f"images/{sha256(data)}{stored_images.suffix(data)}"
     if not (folder / path).is_file():
         (folder / path).write_bytes(data)
     return path
 
 
-def _llamafactory(folder: Path, tables: dict[str, list[Line]]) -> None:
-    """https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md, sharegpt preference data with images."""
+def _llamafactory(folder: Path, tables: dict[str, list[ExportRow]]) -> None:
+    """Write https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md: sharegpt preference data with images."""
     info = {}
     for name, lines in tables.items():
         rows = [
@@ -146,10 +146,10 @@ def _llamafactory(folder: Path, tables: dict[str, list[Line]]) -> None:
     write_json(folder / "dataset_info.json", info)
 
 
-def _swift(folder: Path, tables: dict[str, list[Line]]) -> None:
-    """https://swift.readthedocs.io, Custom dataset: the DPO format with `images`."""
+def _swift(folder: Path, tables: dict[str, list[ExportRow]]) -> None:
+    """Write https://swift.readthedocs.io, Custom dataset: the DPO format with `images`."""
 
-    def rows(lines: list[Line]) -> Iterator[dict[str, Any]]:
+    def rows(lines: list[ExportRow]) -> Iterator[dict[str, Any]]:
         for line in lines:
             yield {
                 "id": line.id,
@@ -166,4 +166,7 @@ def _swift(folder: Path, tables: dict[str, list[Line]]) -> None:
         write_text(folder / f"{name}.jsonl", text)
 
 
-FORMATS: dict[str, Callable[[Path, dict[str, list[Line]]], None]] = {"llamafactory": _llamafactory, "swift": _swift}
+FORMATS: dict[str, Callable[[Path, dict[str, list[ExportRow]]], None]] = {
+    "llamafactory": _llamafactory,
+    "swift": _swift,
+}

@@ -1,8 +1,8 @@
-"""Looking for images by size and checksum in a folder; the search behind `visrl rebuild`.
+"""Find images by size and checksum in a folder; the search behind `visrl rebuild`.
 
-Image files count, and the pictures inside .parquet files, since many sources are published that way. What is
-read stays inside the folder: linked folders are not entered, and a link that leads out is not followed. Bytes of
-the right size with another checksum are another picture (edited, or encoded again), and are never taken.
+Image files count, and the pictures inside .parquet files, since many sources are published that way. Only what lies
+in the folder is read: linked folders are not entered, and a link that leads out is not followed. Bytes of the right
+size with another checksum are another picture (edited, or encoded again), and are never taken.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class ImageLocation:
 
 @dataclass(frozen=True, slots=True)
 class ImageSearch:
-    """What a folder held. found: by checksum. wrong: places with a wanted size and another checksum."""
+    """What a folder holds. images: location by checksum. wrong: locations with a right size and another checksum."""
 
-    found: dict[str, ImageLocation]
+    images: dict[str, ImageLocation]
     wrong: tuple[ImageLocation, ...]
     files: int
 
@@ -59,33 +59,30 @@ def find_images(folder: Path, needed: tuple[MissingImage, ...]) -> ImageSearch:
     if not folder.is_dir():
         raise VisRLError(f"--images {folder}: no such folder.")
     sizes = {image.size for image in needed}
-    wanted = {image.sha256 for image in needed}
-    found: dict[str, ImageLocation] = {}
+    checksums = {image.sha256 for image in needed}
+    images: dict[str, ImageLocation] = {}
     wrong, files = [], 0
     for path in _files(folder.resolve()):
         files += 1
-        for place, sha in _candidates(path, sizes):
-            if sha in wanted:
-                found.setdefault(sha, place)
+        for location, sha in _candidates(path, sizes):
+            if sha in checksums:
+                images.setdefault(sha, location)
             else:
-                wrong.append(place)
-    return ImageSearch(found, tuple(wrong), files)
+                wrong.append(location)
+    return ImageSearch(images, tuple(wrong), files)
 
 
 def read_image(search: ImageSearch, sha256: str) -> bytes:
-    """The bytes of a picture that was found. Raises VisRLError when they have changed since."""
-    place = search.found[sha256]
-    if place.column:
-        data: bytes = _column(place.path, place.group, place.column)[place.row].as_py()
-    else:
-        data = place.path.read_bytes()
+    """Return the bytes of an image. Raises VisRLError when they have changed since the search."""
+    at = search.images[sha256]
+    data: bytes = _column(at.path, at.group, at.column)[at.row].as_py() if at.column else at.path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise VisRLError(f"{place.path} changed while it was being used. Start again.")
+        raise VisRLError(f"{at.path} changed while it was being used. Start again.")
     return data
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Files below root, in order of name. A linked file counts when what it leads to lies in root."""
+    """Yield the files below root, in order of name. A linked file counts when what it leads to lies in root."""
     for folder, folders, names in os.walk(root):  # does not follow links to folders
         folders.sort()
         for name in sorted(names):
@@ -95,7 +92,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _candidates(path: Path, sizes: set[int]) -> Iterator[tuple[ImageLocation, str]]:
-    """Places in a file whose bytes have a wanted size, with their sha256."""
+    """Yield the locations in a file whose bytes have one of the sizes, with their sha256."""
     if path.suffix == ".parquet":
         yield from _in_parquet(path, sizes)
     elif path.stat().st_size in sizes:
@@ -117,7 +114,7 @@ def _in_parquet(path: Path, sizes: set[int]) -> Iterator[tuple[ImageLocation, st
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    """A column of bytes, or of the pictures of `datasets`: structs of bytes and path."""
+    """Accept a column of bytes, or of the pictures of `datasets`: structs of bytes and path."""
     if pa.types.is_struct(kind):
         return any(member.name == "bytes" and _holds_bytes(member.type) for member in kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -1,8 +1,8 @@
-"""Under which license a dataset goes out, and which pictures go with it.
+"""Decide under which license a dataset is published, and which pictures with it.
 
 A step of dataset.py, between merging and writing. Nothing is guessed: a question keeps the license that its
-source stated; where none was stated the user is asked. A picture goes out when its source says that it
-may, when the user says so, or when a version that is merged shows it already.
+source states; where none is stated the user must name one. A picture is published when its source says that it
+may be, when the user says so, or when a merged version shows it already.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _SPDX = {"odc-by-1.0": "odc-by", "odbl-1.0": "odbl", "pddl-1.0": "pddl", "c-uda-
 
 @dataclass(frozen=True, slots=True)
 class SourceLicense:
-    """What holds for one source under one license. withheld: pictures that the dataset leaves out.
+    """One source under one license. withheld: pictures that the dataset leaves out.
 
-    overruled: pictures that go out because the user said so although the source says that they may not.
+    overruled: pictures that are published because the user said so although the source says that they may not be.
     """
 
     source: str
@@ -45,7 +45,7 @@ class SourceLicense:
 
 @dataclass(frozen=True, slots=True)
 class LicenseTerms:
-    """What the card says about licenses, and which pictures go out.
+    """What the card says about licenses, and which pictures are published.
 
     id: a name that the Hub knows, or "other"; then name stands beside it, and the file LICENSE holds `text`.
     shipped: sha256 of the pictures that the dataset embeds.
@@ -62,20 +62,19 @@ def settle(
     questions: pa.Table,
     license: str | None,
     ship_images: bool | None,
-    there: Container[str],
+    available: Container[str],
     published: frozenset[str] = frozenset(),
 ) -> tuple[pa.Table, LicenseTerms]:
-    """The questions with a license each, and the terms of the dataset.
+    """Return the questions with a license each, and the terms of the dataset.
 
     license: for the questions whose source states none. ship_images: None goes by what the sources say,
-    True embeds every picture, False none. there: sha256 of the pictures that can be embedded; the others were
-    withheld by a dataset that is a part of this one. published: of those that such a dataset shows already,
+    True embeds every picture, False none. available: sha256 of the pictures that can be embedded; the others were
+    withheld by a dataset that is a part of this one. published: those that such a dataset shows already,
     which stay whatever their sources say.
     Raises VisRLError when a license is missing, UsageError when `license` contradicts what was stated.
     """
     questions = _with_licenses(questions, license)
-    wanted = _shipped(questions, ship_images, published)
-    shipped = frozenset(sha for sha in wanted if sha in there)
+    shipped = frozenset(sha for sha in _allowed(questions, ship_images, published) if sha in available)
     sources = tuple(_source_terms(questions, shipped))
     known = sorted({hub_name(terms.license) for terms in sources})
     if len(known) == 1 and known[0] in HUB_LICENSES:
@@ -85,7 +84,7 @@ def settle(
 
 
 def hub_name(license: str) -> str:
-    """A license as the Hub spells it: "CC BY 4.0" and "CC-BY-4.0" are cc-by-4.0. Unknown ones keep their words."""
+    """Spell a license as the Hub does: "CC BY 4.0" and "CC-BY-4.0" are cc-by-4.0. Unknown ones keep their words."""
     name = re.sub(r"[\s_]+", "-", license.strip().lower())
     name = _SPDX.get(name, name.removesuffix("-only").removesuffix("-or-later"))
     return name if name in HUB_LICENSES else license.strip().lower()
@@ -114,14 +113,14 @@ def _with_licenses(questions: pa.Table, license: str | None) -> pa.Table:
 
 
 def filled(questions: pa.Table, license: str | None) -> pa.Table:
-    """The questions with `license` where their source states none."""
+    """Write `license` where a source states none."""
     stated = questions["license"]
     known = pc.if_else(pc.equal(pc.fill_null(stated, ""), ""), pa.scalar(license or ""), stated)
     return questions.set_column(questions.column_names.index("license"), "license", known)
 
 
-def _shipped(questions: pa.Table, ship_images: bool | None, published: frozenset[str]) -> frozenset[str]:
-    """A picture goes by its questions: one that says no keeps it back, else one that says yes sends it."""
+def _allowed(questions: pa.Table, ship_images: bool | None, published: frozenset[str]) -> frozenset[str]:
+    """Return the pictures to publish: a question that says no withholds its own, else one that says yes allows it."""
     images, says = questions["image_sha256"].to_pylist(), questions["ship_image"].to_pylist()
     if ship_images is not None:
         return frozenset(images if ship_images else ())

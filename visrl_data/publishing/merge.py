@@ -1,8 +1,8 @@
-"""Runs, and datasets that were made of runs before (parts.py), -> one pool: the first step of dataset.py.
+"""Merge runs, and datasets that were made of runs (parts.py), into one pool: the first step of dataset.py.
 
-Runs go together when the same models made them in the same way from other questions, or with other seeds.
-What occurs twice is kept once: a question that was asked twice with the same seed, and a pair that another
-seed or another question repeats to the letter.
+Runs can be merged when the same models made them under the same conditions, from other questions or with other
+seeds. Repeats are kept once: a question with the same seed, and a pair that another seed or another question
+gives word for word.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ _MODEL_MAY_DIFFER = {"model", "revision", "device"}  # the name under which the 
 class Pool:
     """What a dataset is made of.
 
-    parts: as given, each without the runs of an earlier one. tables: RUN_TABLES of all parts; questions without
-    repeated ones, and of those alone the drops and pairs. distinct: the pairs without repeated ones.
-    report: of the questions, before repeated pairs are left out. published: sha256 of the pictures that a
-    part which is a dataset shows.
+    parts: each without the runs of an earlier one. tables: RUN_TABLES of all parts; questions without repeats,
+    and their drops and pairs. distinct: the pairs without repeats. report: of the questions, before repeated pairs
+    are left out. published: sha256 of the pictures that a merged dataset shows.
     """
 
     parts: tuple[DatasetPart, ...]
@@ -74,19 +73,19 @@ class Pool:
         return recorded_prompts(self.members[0].about)
 
 
-def merge(given: Sequence[DatasetPart]) -> Pool:
+def merge(sources: Sequence[DatasetPart]) -> Pool:
     """Put the questions and pairs of parts together, in the order given.
 
     Raises VisRLError when their runs were made in different ways, or when there is no pair.
     """
-    if not given:
+    if not sources:
         raise VisRLError("No run was named. Give at least one finished run folder.")
-    kept = tuple(part for part in _without_earlier(given) if part.members)
+    kept = tuple(part for part in _without_earlier(sources) if part.members)
     members = [member for part in kept for member in part.members]
     for other in members[1:]:
         _check_alike(members[0], other)
-    asked = _all(kept, "questions")
-    questions = asked.filter(_first_of(_question_keys(asked, members)))
+    everything = _all(kept, "questions")
+    questions = everything.filter(_first_of(_question_keys(everything, members)))
     pairs = _of_questions(_all(kept, "pairs"), questions, "question_id")
     distinct = pairs.filter(_first_of(_pair_keys(pairs)))
     if not distinct.num_rows:
@@ -96,27 +95,27 @@ def merge(given: Sequence[DatasetPart]) -> Pool:
             f"See why with `visrl inspect {place}`; other thresholds: `visrl filter {place} --sweep`."
         )
     tables = {"questions": questions, "drops": _drops(kept, questions), "pairs": pairs}
-    made = sum(member.about["counts"]["questions"] for part in given for member in part.members)
+    total = sum(member.about["counts"]["questions"] for part in sources for member in part.members)
     return Pool(
         parts=kept,
         tables=tables,
         distinct=distinct,
-        repeated_questions=made - questions.num_rows,
-        report=_report(kept, tables, whole=asked.num_rows == questions.num_rows),
-        images=StoredImages(file for part in given for file in part.images),
-        published=frozenset(StoredImages(file for part in given if part.dataset for file in part.images).sizes),
+        repeated_questions=total - questions.num_rows,
+        report=_report(kept, tables, whole=everything.num_rows == questions.num_rows),
+        images=StoredImages(file for part in sources for file in part.images),
+        published=frozenset(StoredImages(file for part in sources if part.dataset for file in part.images).sizes),
     )
 
 
 def merge_run(path: Path) -> Pool:
-    """The pool of one finished run. Raises VisRLError."""
+    """Return the pool of one finished run. Raises VisRLError."""
     return merge([parts.run_part(path)])
 
 
-def _without_earlier(given: Sequence[DatasetPart]) -> Iterator[DatasetPart]:
-    """A run that several parts hold counts in the first of them: what a later one has more, that one has otherwise."""
+def _without_earlier(sources: Sequence[DatasetPart]) -> Iterator[DatasetPart]:
+    """Drop from each part the runs of an earlier one: a run that several parts hold counts in the first of them."""
     seen: set[str] = set()
-    for part in given:
+    for part in sources:
         new = [member for member in part.members if member.id not in seen]
         seen.update(member.id for member in new)
         yield parts.keep_members(part, new)
@@ -127,32 +126,30 @@ def _all(kept: Sequence[DatasetPart], name: str) -> pa.Table:
 
 
 def _drops(kept: Sequence[DatasetPart], questions: pa.Table) -> pa.Table:
-    """Those of rows that became no question, each once; then those of the questions."""
-    lost = _all(kept, "drops")
-    early = pc.equal(lost["stage"], "source")
-    at_source = lost.filter(early)
+    """Return the drops of rows that became no question, each once; then those of the questions."""
+    drops = _all(kept, "drops")
+    is_source = pc.equal(drops["stage"], "source")
+    at_source = drops.filter(is_source)
     at_source = at_source.filter(_first_of([json.dumps(row) for row in _rows(at_source, ("source", "id", "reason"))]))
-    return pa.concat_tables([at_source, _of_questions(lost.filter(pc.invert(early)), questions, "id")])
+    return pa.concat_tables([at_source, _of_questions(drops.filter(pc.invert(is_source)), questions, "id")])
 
 
 def with_candidates(pool: Pool) -> pa.Table:
-    """The questions that the dataset's tables speak of: those with a candidate."""
-    there: set[str] = set()
-    for part in pool.parts:
-        for table in parts.candidate_tables(part, ["question_id"]):
-            there.update(pc.unique(_run_and_id(table, "question_id")).to_pylist())
-    return pool.questions.filter(pc.is_in(_run_and_id(pool.questions, "id"), value_set=pa.array(there, pa.string())))
+    """Return the questions that have a candidate."""
+    tables = (table for part in pool.parts for table in parts.candidate_tables(part, ["question_id"]))
+    ids = {key for table in tables for key in pc.unique(_run_and_id(table, "question_id")).to_pylist()}
+    return pool.questions.filter(pc.is_in(_run_and_id(pool.questions, "id"), value_set=pa.array(ids, pa.string())))
 
 
 def candidate_batches(pool: Pool) -> Iterator[pa.Table]:
-    """The candidates of the pool's questions, with the column `run`, in their stored order."""
+    """Yield the candidates of the pool's questions, with the column `run`, in their stored order."""
     for part in pool.parts:
         for table in parts.candidate_tables(part, CANDIDATE_SCHEMA.names):
             yield _of_questions(table, pool.questions, "question_id")
 
 
 def question_places(table: pa.Table, questions: pa.Table, column: str) -> pa.ChunkedArray:
-    """For each row its question's row number; null when the question is not there. Ids are unique in a run."""
+    """Return for each row the row number of its question, or null. Ids are unique in a run."""
     return pc.index_in(_run_and_id(table, column), value_set=_run_and_id(questions, "id").combine_chunks())
 
 
@@ -165,14 +162,14 @@ def _of_questions(table: pa.Table, questions: pa.Table, column: str) -> pa.Table
 
 
 def _check_alike(first: Member, other: Member) -> None:
-    mine, theirs = _conditions(first.about), _conditions(other.about)
-    differing = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-    if differing:
-        shown = "\n".join(f"  {key}: {mine.get(key, 'unset')} / {theirs.get(key, 'unset')}" for key in differing)
+    """Refuse runs that were made under different conditions: their rows would not mean the same."""
+    a, b = _conditions(first.about), _conditions(other.about)
+    keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+    if keys:
+        lines = "\n".join(f"  {key}: {a.get(key, 'unset')} / {b.get(key, 'unset')}" for key in keys)
         raise VisRLError(
-            f"{first.place} and {other.place} were made in different ways:\n{shown}\n"
-            "Their rows would not mean the same. Publish them as two datasets; if only thresholds differ, "
-            "`visrl filter` gives both runs the same ones."
+            f"{first.place} and {other.place} were made in different ways:\n{lines}\n"
+            "Publish them as two datasets; if only thresholds differ, `visrl filter` gives both runs the same ones."
         )
 
 
@@ -188,26 +185,26 @@ def _conditions(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_of(keys: list[str]) -> pa.Array:
-    """True where a key occurs for the first time."""
+    """Mark where a key occurs for the first time."""
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     return pa.array([first[key] == i for i, key in enumerate(keys)], pa.bool_())
 
 
 def _question_keys(questions: pa.Table, members: Sequence[Member]) -> list[str]:
-    """Equal keys: the same question, with the same seeds."""
+    """Return keys that are equal for the same question with the same seeds."""
     seeds = {member.id: [member.about["config"][name] for name in ("seed", "round")] for member in members}
     columns = ("run", "source", "split", "id", "question", "answers", "image_sha256")
     return [json.dumps([seeds[run], *rest]) for run, *rest in _rows(questions, columns)]
 
 
 def _pair_keys(pairs: pa.Table) -> list[str]:
-    """Equal keys: the same picture, question, boxes and responses."""
+    """Return keys that are equal for the same picture, question, boxes and responses."""
     sides = (f"{side}_{name}" for side in ("win", "lose") for name in ("box_text", "response"))
     return [json.dumps(row) for row in _rows(pairs, ("image_sha256", "question", *sides))]
 
 
 def pair_ids(pairs: pa.Table) -> list[str]:
-    """Of each pair its question's id and 8 hex digits for picture, boxes and responses; stays between versions."""
+    """Return ids that stay between versions: the question's, and 8 hex digits for picture, boxes and responses."""
     keys = [hashlib.sha256(key.encode()).hexdigest()[:8] for key in _pair_keys(pairs)]
     return [f"{name}-{key}" for name, key in zip(pairs["question_id"].to_pylist(), keys, strict=True)]
 
@@ -217,7 +214,7 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> dict[str, Any]:
-    """The part's own report; of several parts, or of one without its repeated rows, a new one over all of them."""
+    """Read the report of a single part; compute one over several parts, or over one without its repeats."""
     if len(kept) == 1 and whole:
         own: dict[str, Any] = json.loads(kept[0].report.read_text(encoding="utf-8"))
         return own
@@ -240,5 +237,5 @@ def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: boo
 
 
 def _own_ids(table: pa.Table, column: str) -> pa.Table:
-    """Ids that are unique across the runs."""
+    """Make ids unique across the runs."""
     return table.set_column(table.column_names.index(column), column, _run_and_id(table, column)).drop(["run"])

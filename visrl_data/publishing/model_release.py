@@ -1,8 +1,8 @@
-"""A trained model folder as it is published: its weights, settings, tokenizer and card, and nothing of this machine.
+"""Prepare a trained model folder: its weights, settings, tokenizer and card are published, and nothing of this machine.
 
-What a stage wrote down of where things lay (the model that it started from, its data, a base in a folder) is
-cut to the last part of the path; the commands on the card get the model's address on the Hub. The folder itself
-is not changed: `copy` makes another one, of links to the large files.
+Paths that a stage recorded (the model that it started from, its data, a base in a folder) are cut to their last
+part; the commands on the card get the model's address on the Hub. The folder itself is not changed: `copy` makes
+another one, of links to the large files.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from visrl_data.core.files import write_text
 from visrl_data.models.model_folder import RECORD
 from visrl_data.runs.parts import shareable
 
-# What a model consists of, with the record of its training. Everything else in its folder (checkpoints, optimizer
-# state, pickles) stays at home.
-MODEL_FILES = (
-    "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*", "README.md", "LICENSE*",
-    "config.toml", "metrics.jsonl", "curves.svg",
+# What a stage writes of a model, with the record of its training. Everything else in its folder (checkpoints,
+# optimizer state, pickles) is not published.
+STAGE_FILES = (
+    "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "config.toml", "metrics.jsonl", "curves.svg"
 )  # fmt: skip
+MODEL_FILES = (*STAGE_FILES, "additional_chat_templates/*", "README.md", "LICENSE*")
 NOT_MODEL_FILES = ("trainer_state.json", "optimizer*", "scheduler*", "rng_state*")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # Words of a tokenizer may look like paths, and name none.
@@ -34,10 +34,16 @@ _CARD = "README.md"
 
 
 def is_model_file(path: str) -> bool:
-    """Whether a file of a model folder is part of the model."""
+    """Tell whether a file of a model folder is part of the model."""
     if "/" in path and not path.startswith("additional_chat_templates/"):
         return False
     return matches(path, MODEL_FILES) and not matches(path, NOT_MODEL_FILES)
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a model folder that are part of the model, by path."""
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {path: file for path, file in files.items() if is_model_file(path)}
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:
@@ -46,13 +52,10 @@ def matches(path: str, patterns: Iterable[str]) -> bool:
 
 
 def copy(folder: Path, target: Path) -> None:
-    """Make the folder that is published. Raises VisRLError for a settings file that cannot be read."""
+    """Write the folder that is published. Raises VisRLError for a settings file that cannot be read."""
     folder = folder.resolve()
     names = {str(folder): folder.name} | {path: shareable(path) for path in _local_paths(folder)}
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        path = file.relative_to(folder).as_posix()
-        if not is_model_file(path):
-            continue
+    for path, file in model_files(folder).items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         if _is_settings(path) or path == _CARD:
             write_text(target / path, _without(file.read_text(encoding="utf-8"), names))
@@ -67,29 +70,27 @@ def stamp(folder: Path, target: Path, address: str) -> None:
     name, repo = re.escape(folder.resolve().name), re.escape(address.partition("@")[0])
     here = rf"^(visrl .*?(?:--model|--config|merge) )(?:(?:\S*/)?{name}|{repo}@\S+)(/config\.toml)?(?!\S)"
 
-    def stamped(found: re.Match[str]) -> str:
-        return found[1] + ("config.toml" if found[2] else address)
-
     text = (target / _CARD).read_text(encoding="utf-8")
-    write_text(target / _CARD, re.sub(here, stamped, text, flags=re.MULTILINE))
+    text = re.sub(here, lambda match: match[1] + ("config.toml" if match[2] else address), text, flags=re.MULTILINE)
+    write_text(target / _CARD, text)
 
 
 def notes(folder: Path) -> list[str]:
-    """What the owner of a model folder should know before it is public."""
-    told = []
+    """Return what the owner of a model folder should know before it is public."""
+    notes = []
     pickles = sorted(f.name for f in folder.rglob("*") if f.suffix in PICKLES)
     if pickles:
-        told.append(f"Left out, since only safetensors are published: {', '.join(pickles)}.")
+        notes.append(f"Left out, since only safetensors are published: {', '.join(pickles)}.")
     if not (folder / _CARD).is_file():
-        told.append("The folder has no README.md, so the model will have no card.")
+        notes.append("The folder has no README.md, so the model will have no card.")
     elif not re.search(r"^license:", (folder / _CARD).read_text("utf-8"), re.MULTILINE):
-        told.append(f"{folder / _CARD} names no license. Choose one and add a line to its head: license: ID")
+        notes.append(f"{folder / _CARD} names no license. Choose one and add a line to its head: license: ID")
     for file, key in (("adapter_config.json", "base_model_name_or_path"), (RECORD, "origin_base")):
         value = json.loads((folder / file).read_text("utf-8")).get(key) if (folder / file).is_file() else None
         name = value.get("id", "") if isinstance(value, dict) else value
         if name and Path(name).is_absolute():
-            told.append(f"{file} names the folder {name} as its base; nobody else has it. Publish the base first.")
-    return told
+            notes.append(f"{file} names the folder {name} as its base; nobody else has it. Publish the base first.")
+    return notes
 
 
 def _is_settings(path: str) -> bool:
@@ -97,10 +98,8 @@ def _is_settings(path: str) -> bool:
 
 
 def _local_paths(folder: Path) -> Iterator[str]:
-    """Every absolute path that a settings file of the folder holds as a value."""
-    for file in sorted(folder.iterdir()):
-        if not _is_settings(file.name) or not is_model_file(file.name):
-            continue
+    """Yield every absolute path that a settings file of the folder holds as a value."""
+    for file in (file for path, file in model_files(folder).items() if _is_settings(path)):
         read = tomllib.loads if file.suffix == ".toml" else json.loads
         try:
             values = read(file.read_text(encoding="utf-8"))
@@ -118,12 +117,12 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _is_local(text: str) -> bool:
-    """An absolute path (of the file system, or of the user's home) with a name in it."""
+    """Recognize an absolute path (of the file system, or of the user's home) with a name in it."""
     return "\n" not in text and shareable(text) not in ("", text) and len(PurePath(text).parts) > 1
 
 
 def _without(text: str, names: dict[str, str]) -> str:
-    """The text with the last part of each path; a longer path first, since it may begin with a shorter one."""
+    """Cut each path in a text to its last part; a longer path first, since it may begin with a shorter one."""
     for path in sorted(names, key=len, reverse=True):
         text = re.sub(rf"{re.escape(path)}(?![\w.-])", names[path].replace("\\", "\\\\"), text)
     return text

@@ -1,6 +1,6 @@
-"""A dataset that was published without its images -> the complete one, on this machine.
+"""Complete a dataset that was published without its images, on this machine.
 
-    need     checksum and size of every image that the rows are about and the dataset leaves out
+    list     checksum and size of every image that the rows are about and the dataset leaves out
     find     the files of a folder that have one of these sizes, and then the checksum      image_search.py
     write    the dataset again, by the code that wrote it first (dataset.py)
 
@@ -29,7 +29,7 @@ from visrl_data.runs.stored_images import Pixels
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """dataset: the folder that was written. missing: images that are still not there (only when allowed)."""
+    """The folder that was written. found: images put back; missing: those still left out (only when allowed)."""
 
     dataset: Dataset
     found: int
@@ -47,23 +47,23 @@ def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = Fals
         raise VisRLError(f"--output {output} is the dataset itself; give the complete one another folder.")
     needed = missing_images(dataset)
     search = find_images(Path(images), needed)
-    missing = tuple(image for image in needed if image.sha256 not in search.found)
+    missing = tuple(image for image in needed if image.sha256 not in search.images)
     if missing and not allow_missing:
-        raise VisRLError(_told(missing, search, len(needed), Path(images)))
+        raise VisRLError(_message(missing, search, len(needed), Path(images)))
     pairs = dataset_pairs(dataset)
     contents = Contents(
-        pairs=dataclasses.replace(pairs, pixels=_pixels(pairs, search), embedded=pairs.embedded.union(search.found)),
+        pairs=dataclasses.replace(pairs, pixels=_pixels(pairs, search), embedded=pairs.embedded.union(search.images)),
         candidates=lambda: tables(dataset, "candidates"),
         runs={name: pq.read_table(dataset.folder / "runs" / f"{name}.parquet") for name in RUN_TABLES},
         about=_about(dataset, search, missing),
         report=json.loads((dataset.folder / "report.json").read_text(encoding="utf-8")),
         license_text=_text(dataset.folder / "LICENSE"),
     )
-    return RebuildResult(write_dataset(contents, Path(output)), len(search.found), missing, search.wrong)
+    return RebuildResult(write_dataset(contents, Path(output)), len(search.images), missing, search.wrong)
 
 
 def locate(dataset: str) -> Path:
-    """A folder as it is, or USER/NAME[@TAG] downloaded from the Hub. Raises VisRLError."""
+    """Return a folder as it is, or download USER/NAME[@TAG] from the Hub. Raises VisRLError."""
     if Path(dataset).is_dir():
         return Path(dataset)
     mistyped = "@" not in dataset and Path(dataset).parent.is_dir()  # like runs/phtos beside runs/photos
@@ -73,20 +73,17 @@ def locate(dataset: str) -> Path:
 
 
 def missing_images(dataset: Dataset) -> tuple[MissingImage, ...]:
-    """The images that rows of the dataset are about and that it does not hold, in the order of the rows."""
-    there = {sha for table in tables(dataset, "images", ["sha256"]) for sha in table["sha256"].to_pylist()}
+    """Return the images that rows of the dataset are about and that it does not hold, in the order of the rows."""
+    embedded = {sha for table in tables(dataset, "images", ["sha256"]) for sha in table["sha256"].to_pylist()}
     names = ["image_sha256", "image_bytes", "question_id", "source_id", "source_url"]
-    found: dict[str, MissingImage] = {}
+    missing: dict[str, MissingImage] = {}
     for table in tables(dataset, "candidates", names):
         for sha, size, question, source_id, url in zip(*(table[name].to_pylist() for name in names), strict=True):
-            if sha in there:
-                continue
-            known = found.get(sha)
-            if known is None:
-                found[sha] = MissingImage(sha, size, (question,), source_id, url)
-            elif question not in known.ids and len(known.ids) < 3:
-                found[sha] = MissingImage(sha, size, (*known.ids, question), source_id, url)
-    return tuple(found.values())
+            if sha not in embedded:
+                image = missing.get(sha) or MissingImage(sha, size, (), source_id, url)
+                ids = image.ids if question in image.ids else (*image.ids, question)
+                missing[sha] = dataclasses.replace(image, ids=ids[:3])
+    return tuple(missing.values())
 
 
 def _pixels(pairs: PairTable, search: ImageSearch) -> Pixels:
@@ -96,7 +93,7 @@ def _pixels(pairs: PairTable, search: ImageSearch) -> Pixels:
     return read
 
 
-def _told(missing: tuple[MissingImage, ...], search: ImageSearch, needed: int, folder: Path) -> str:
+def _message(missing: tuple[MissingImage, ...], search: ImageSearch, needed: int, folder: Path) -> str:
     lines = [f"{len(missing)} of {needed} images are not among the {search.files} files of {folder}:"]
     for image in missing[:10]:
         origin = image.source_url or image.source_id
@@ -104,9 +101,9 @@ def _told(missing: tuple[MissingImage, ...], search: ImageSearch, needed: int, f
     if len(missing) > 10:
         lines.append(f"  and {len(missing) - 10} more")
     if search.wrong:
-        shown = ", ".join(str(place.path) for place in search.wrong[:5])
+        names = ", ".join(str(location.path) for location in search.wrong[:5])
         lines.append(
-            f"{len(search.wrong)} pictures have the size of one but another checksum, and are not used: {shown}"
+            f"{len(search.wrong)} pictures have the size of one but another checksum, and are not used: {names}"
         )
     lines.append("Add the original files to the folder, or take what is there: --allow-missing.")
     return "\n".join(lines)
@@ -115,7 +112,7 @@ def _told(missing: tuple[MissingImage, ...], search: ImageSearch, needed: int, f
 def _about(dataset: Dataset, search: ImageSearch, missing: tuple[MissingImage, ...]) -> dict[str, Any]:
     derived = {"counts", "example", "sha256"}
     kept = {name: value for name, value in dataset.manifest.items() if name not in derived}
-    return kept | {"rebuilt": {"found": len(search.found), "missing": len(missing)}}
+    return kept | {"rebuilt": {"found": len(search.images), "missing": len(missing)}}
 
 
 def _text(path: Path) -> str:

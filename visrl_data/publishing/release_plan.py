@@ -1,7 +1,7 @@
-"""What a release would change: the files of a folder against those on the Hub, its card against the last tag's.
+"""Plan a release: compare the files of a folder with those on the Hub, its card with the last tag's.
 
-Nothing here talks to the Hub; release.py does, and acts on what is found here. A dataset's schema and
-counts are read from `dataset_info` on the cards, which the builder takes from the parquet files.
+Nothing here talks to the Hub; release.py does. A dataset's schema and counts are read from `dataset_info` on the
+cards, which the builder takes from the parquet files.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.models.model_folder import RECORD
-from visrl_data.publishing.model_release import is_model_file, matches
+from visrl_data.publishing.model_release import STAGE_FILES, matches, model_files
 
-# What a release puts on the Hub, and therefore deletes there when a later one has it no more. Other files stay.
+# What a release puts on the Hub, and therefore deletes there when a later one no longer has it. Other files stay.
 OWNED = {
     "dataset": ("data/*", "card/*", "runs/*", "manifest.json", "report.*", "LICENSE"),
-    "model": ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "config.toml", "metrics.jsonl", "curves.svg"),
+    "model": STAGE_FILES,
 }
 # The file by which a repository is known as one of ours.
 MARK = {"dataset": "manifest.json", "model": RECORD}
@@ -85,10 +85,11 @@ def local_files(folder: Path, kind: str) -> tuple[LocalFile, ...]:
     """Return the files of a folder that are published. Raises VisRLError when it is no such folder."""
     if not folder.is_dir():
         raise VisRLError(f"{folder}: no such folder. Give a run folder, a built dataset folder or a model folder.")
-    paths = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file()}
-    paths = {
-        path: f for path, f in paths.items() if not _is_hidden(path) and (kind == "dataset" or is_model_file(path))
-    }
+    if kind == "model":
+        paths = model_files(folder)
+    else:
+        paths = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file()}
+    paths = {path: f for path, f in paths.items() if not _is_hidden(path)}
     needed = ["README.md", MARK[kind]] if kind == "dataset" else [MARK[kind]]
     missing = [name for name in needed if name not in paths]
     if kind == "model" and not any(path.endswith(".safetensors") for path in paths):
@@ -146,7 +147,7 @@ def plan_files(files: Iterable[LocalFile], there: Mapping[str, str], kind: str) 
 
 
 def is_same(file: LocalFile, digest: str) -> bool:
-    """Whether the Hub's digest of a file, sha256 for a large one or else git's blob id, is the local file's."""
+    """Tell whether the Hub's digest of a file (sha256 of a large one, else git's blob id) is the local file's."""
     return digest in (file.sha256, file.blob)
 
 
@@ -158,30 +159,30 @@ def unknown_files(plan: FilePlan, there: Mapping[str, str], kind: str) -> list[s
 
 
 def leaks(files: Iterable[LocalFile]) -> list[str]:
-    """Where a text file holds a Hub token or the path of this user's home folder: "FILE, line N: what"."""
+    """Find where a text file holds a Hub token or the path of this user's home folder: "FILE, line N: what"."""
     from huggingface_hub import get_token
 
     home, token = f"{Path.home()}/", get_token()
     tokens = r"hf_[A-Za-z0-9]{30,}" + (f"|{re.escape(token)}" if token else "")
     secrets = {"a Hub token": tokens, f"the folder {home}": re.escape(home)}
-    found = []
+    lines = []
     for file in files:
         if file.path.endswith(_TEXT) or "." not in file.path.rpartition("/")[2]:
             for number, line in enumerate(file.source.read_text("utf-8", "replace").split("\n"), 1):
-                held = [what for what, pattern in secrets.items() if re.search(pattern, line)]
-                found += [f"{file.path}, line {number}: {what}" for what in held]
-    return found
+                names = [name for name, pattern in secrets.items() if re.search(pattern, line)]
+                lines += [f"{file.path}, line {number}: {name}" for name in names]
+    return lines
 
 
 def card_facts(text: str) -> CardFacts:
-    """Schema and counts from a card's YAML head; empty when it has no dataset_info."""
+    """Read schema and counts from a card's YAML head; empty when it has no dataset_info."""
     from huggingface_hub import DatasetCard
 
     try:
-        stated = DatasetCard(text, ignore_metadata_errors=True).data.to_dict().get("dataset_info") or []
+        entries = DatasetCard(text, ignore_metadata_errors=True).data.to_dict().get("dataset_info") or []
     except ValueError as error:
         raise VisRLError(f"README.md: the YAML head cannot be read: {error}") from error
-    infos = {info.get("config_name", "default"): info for info in ([stated] if isinstance(stated, dict) else stated)}
+    infos = {info.get("config_name", "default"): info for info in ([entries] if isinstance(entries, dict) else entries)}
     return CardFacts(
         features={name: flat_features(info.get("features") or []) for name, info in infos.items()},
         rows={
@@ -193,24 +194,24 @@ def card_facts(text: str) -> CardFacts:
 
 
 def flat_features(features: list[dict[str, Any]], prefix: str = "") -> dict[str, str]:
-    """Columns with their types, members of structs as `column.member`, of lists of structs as `column[].member`."""
-    found: dict[str, str] = {}
+    """Return types by column: members of structs as `column.member`, of lists of structs as `column[].member`."""
+    types: dict[str, str] = {}
     for feature in features:
         name = prefix + feature["name"]
         kind = {key: value for key, value in feature.items() if key != "name"}
         if isinstance(kind.get("struct"), list):
-            found |= flat_features(kind["struct"], f"{name}.")
+            types |= flat_features(kind["struct"], f"{name}.")
         elif isinstance(kind.get("list"), list):
-            found |= flat_features(kind["list"], f"{name}[].")
+            types |= flat_features(kind["list"], f"{name}[].")
         else:
-            found[name] = kind["dtype"] if isinstance(kind.get("dtype"), str) else json.dumps(kind, sort_keys=True)
-    return found
+            types[name] = kind["dtype"] if isinstance(kind.get("dtype"), str) else json.dumps(kind, sort_keys=True)
+    return types
 
 
 def compare_cards(old: CardFacts | None, new: CardFacts) -> CardChange:
-    """Differences of schema and counts. Breaking: a config, split or column is gone, or a column's type is other.
+    """Compare schema and counts. Breaking: a config, split or column is gone, or a column has another type.
 
-    Without an old schema nobody can tell, which counts as breaking; old is None for a first version.
+    A card without a schema counts as breaking; old is None for a first version.
     """
     if old is None:
         old = CardFacts({}, {})
@@ -242,7 +243,7 @@ def compare_cards(old: CardFacts | None, new: CardFacts) -> CardChange:
 
 
 def next_tag(tags: Iterable[str], breaking: bool) -> str:
-    """v1.0, then v1.1, v1.2, ..., and v2.0 after a breaking change. Tags of other forms do not count."""
+    """Return v1.0, then v1.1, v1.2, ..., and v2.0 after a breaking change. Tags of other forms do not count."""
     versions = [(int(m[1]), int(m[2])) for m in (re.fullmatch(r"v(\d+)\.(\d+)", tag) for tag in tags) if m]
     if not versions:
         return "v1.0"
@@ -258,7 +259,7 @@ def check_tag(tag: str) -> None:
 
 
 def check_hub_id(hub_id: str) -> None:
-    """Raises UsageError unless it is user/name as the Hub takes it."""
+    """Refuse what is not user/name as the Hub takes it. Raises UsageError."""
     owner, _, name = hub_id.partition("/")
     sound = all(_REPO_NAME.fullmatch(part) and not re.search(r"--|\.\.", part) for part in (owner, name))
     if not sound or name.endswith(".git"):
@@ -266,7 +267,7 @@ def check_hub_id(hub_id: str) -> None:
 
 
 def repo_name(text: str) -> str:
-    """A folder's name as the Hub takes one."""
+    """Turn a folder's name into one that the Hub takes."""
     name = re.sub(r"[-.]{2,}", "-", re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)).strip("-._")[:96]
     return re.sub(r"(\.git)?[-._]*$", "", name) or "visrl"
 
