@@ -1,4 +1,4 @@
-"""Training from Python: `visrl_train.train("rl1", data=run.path)`; loaded when it is first used."""
+"""Train from Python: `visrl_train.train("rl1", data=run.path)`; loaded on first use."""
 
 from __future__ import annotations
 

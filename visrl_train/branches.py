@@ -1,17 +1,17 @@
-"""Rows of a pair that begin alike become one row with branches: the language model reads the beginning once.
+"""Merge the rows of a pair that share a prefix into one row with branches: the language model reads the prefix once.
 
-The boxes of win and lose stand under one image and one question; so do both responses, under one crop more. Of
-four rows almost all is said four times. Used by collator.py, after the rows are encoded:
+Both boxes of a pair follow one image and one question; so do both responses, with one more crop. The four rows
+repeat almost all of their tokens. Used by collator.py, after the rows are encoded:
 
     image question request | win box | lose box | crop request | win response | lose response
 
-Each row keeps its tokens, its positions and its labels, and every token sees what it saw in a row of its own:
-what lies before it on its own path through the branches, by an attention mask of the whole square. So all
-log-probabilities are those of the rows apart. A branch that carries loss begins with the last token of its prompt,
-said anew, so that the token after each one is the one that it predicts.
+Each row keeps its tokens, positions and labels, and every token attends to the same tokens as in a row of its own:
+those before it on its path through the branches, by a full attention mask (L, L). So all log-probabilities equal
+those of separate rows. A branch that carries loss begins with a copy of the last token of its prompt, so that
+each token predicts the one after it.
 
-Rows share what they are found to share: tokens and pictures from the first on, whatever prompts and template
-make of them. branching() decides, by the model, whether rows are joined at all.
+The shared prefix is found by comparing tokens and images, for any prompt and chat template. branching() decides, by
+the model, whether rows are merged at all.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import torch
 from torch import nn
 
 from visrl_data.models.families import family_of
-from visrl_train.image_features import encoder, only
+from visrl_train.image_features import encoder, select
 
 Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Branches:
-    """How rows of one model are joined.
+    """Merges rows for one model.
 
-    placeholder: the token that stands for pictures; padding: any other one. rope_index: Qwen's positions of three
-    axes (3, B, L), from input_ids and the pictures' sizes; None for a model that counts tokens.
+    placeholder: the image token; padding: any other token. rope_index: Qwen's positions on three axes (3, B, L), from
+    input_ids and the sizes of the images; None for a model with plain positions.
     """
 
     placeholder: int
@@ -43,18 +43,18 @@ class Branches:
     rope_index: Callable[..., Any] | None = None
 
     def join(self, rows: Batch, groups: Sequence[Sequence[int]]) -> Batch:
-        """What Turns.encode made of R rows, with `pictures` -> the same with a row for each of G groups of them.
+        """Merge R rows, as Turns.encode returns them, into one row for each of G groups.
 
-        groups: the numbers of the rows, each in one group. input_ids, completion_mask (G, L); attention_mask
-        (G, 1, L, L), true where a token sees another; position_ids (G, L) or (3, G, L); completions (R, 3): in
-        which row of the batch the completion of each row is, its first token and the one after its last;
-        and the pictures that are left.
+        groups: the indices of the rows, each in one group. Returns input_ids, completion_mask (G, L); attention_mask
+        (G, 1, L, L), true where a token attends to another; position_ids (G, L) or (3, G, L); completions (R, 3): the
+        merged row that holds the completion of each row, its first token and the one after its last; and the tensors
+        of the images that remain.
         """
         keys = self._keys(rows)
         if keys is None:
             return rows
         starts = rows["completion_mask"].argmax(dim=1).tolist()
-        trees = [_laid_out(keys, starts, group) for group in groups]
+        trees = [_lay_out(keys, starts, group) for group in groups]
         length = max(len(tree.tokens) for tree in trees)
         positions = self._positions(rows)
         size = (len(trees), length)
@@ -66,22 +66,22 @@ class Branches:
             "completions": torch.zeros(len(keys), 3, dtype=torch.long),
         }
         for i, tree in enumerate(trees):
-            which, place = torch.tensor(tree.tokens).unbind(dim=1)
-            joined["input_ids"][i, : len(tree.tokens)] = rows["input_ids"][which, place]
-            joined["position_ids"][..., i, : len(tree.tokens)] = positions[..., which, place]
+            row_index, position = torch.tensor(tree.tokens).unbind(dim=1)
+            joined["input_ids"][i, : len(tree.tokens)] = rows["input_ids"][row_index, position]
+            joined["position_ids"][..., i, : len(tree.tokens)] = positions[..., row_index, position]
             for row, places in tree.paths.items():
                 path = torch.tensor(places)
                 joined["attention_mask"][i, 0, path[:, None], path] = torch.ones(len(path), len(path)).tril().bool()
                 first, end = places[starts[row]], places[-1] + 1
                 joined["completion_mask"][i, first:end] = 1
                 joined["completions"][row] = torch.tensor([i, first, end])
-        kept = _pictures(keys, trees)
-        return {**joined, "pictures": rows["pictures"][kept], **only(rows, kept)}
+        kept = _remaining_images(keys, trees)
+        return {**joined, "pictures": rows["pictures"][kept], **select(rows, kept)}
 
     def _keys(self, rows: Batch) -> list[list[int]] | None:
-        """Each row's tokens, -1 - its number where a picture stands: what has equal keys is the same to the model.
+        """Return each row's tokens, with -1 - its number for an image: equal keys are equal inputs.
 
-        None if the placeholders don't tell the pictures apart, as when two stand side by side.
+        None if the placeholders of two images can't be separated, as when they are adjacent.
         """
         numbers = rows["pictures"].tolist()[::-1]
         lengths = rows["attention_mask"].sum(dim=1).tolist()
@@ -97,7 +97,7 @@ class Branches:
         return None if numbers else keys
 
     def _positions(self, rows: Batch) -> torch.Tensor:
-        """Of each token in its own row: (R, L) or (3, R, L)."""
+        """Return the position of each token in its own row: (R, L) or (3, R, L)."""
         ids = rows["input_ids"]
         if self.rope_index is None:
             return torch.arange(ids.shape[1]).expand(ids.shape)
@@ -107,10 +107,10 @@ class Branches:
 
 
 def branching(model: Any, processor: Any) -> Branches | None:
-    """How rows of this model are joined; None where each stays on its own, which gives the same losses.
+    """Return how rows of this model are merged; None where they stay separate, which gives the same losses.
 
-    It needs a family whose texts can share their beginning, and attention that takes a mask as it is given: torch's
-    own, without a sliding window, which the mask would undo.
+    It needs a family that can share prefixes, and attention that applies a given mask unchanged: torch's own, without
+    a sliding window, which the mask would override.
     """
     inner = encoder(model)
     if inner is None or not family_of(inner.config.model_type).shares_prefix:
@@ -123,9 +123,9 @@ def branching(model: Any, processor: Any) -> Branches | None:
 
 
 def sums(log_probs: torch.Tensor, completions: torch.Tensor | None) -> torch.Tensor:
-    """Log-probabilities (B, L - 1) of each token after the first -> (R,), summed over each row's completion.
+    """Sum log-probabilities (B, L - 1) of each token after the first over each row's completion: (R,).
 
-    completions: of Branches.join; None for rows that were not joined.
+    completions: those of Branches.join; None for rows that were not merged.
     """
     if completions is None:
         return log_probs.sum(dim=1)
@@ -133,14 +133,14 @@ def sums(log_probs: torch.Tensor, completions: torch.Tensor | None) -> torch.Ten
 
 
 def lengths(batch: Batch) -> torch.Tensor:
-    """How many tokens each row's completion has, (R,), in a batch of joined rows or of rows apart."""
+    """Return the number of tokens of each row's completion, (R,), in a batch of merged or separate rows."""
     if "completions" in batch:
         return batch["completions"][:, 2] - batch["completions"][:, 1]
     return batch["completion_mask"].sum(dim=1)
 
 
 def _rope_index(inner: Any) -> Callable[..., Any] | None:
-    """Qwen's own method, on a model without weights: the collator may go to another process."""
+    """Return Qwen's method, bound to a model without weights, since the collator may go to another process."""
     if not hasattr(inner, "get_rope_index"):
         return None
     bare: Any = object.__new__(type(inner))
@@ -152,9 +152,9 @@ def _rope_index(inner: Any) -> Callable[..., Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """Rows of a group laid out one after another, each without the beginning that it shares with an earlier one.
+    """Rows of a group laid out one after another, each without the prefix that it shares with an earlier one.
 
-    tokens: (row, place in it) of each. paths: where each row's tokens lie. shared: how many are an earlier row's.
+    tokens: (row, position in it) of each. paths: where each row's tokens are. shared: how many are an earlier row's.
     """
 
     tokens: list[tuple[int, int]]
@@ -162,37 +162,40 @@ class _Tree:
     shared: dict[int, int]
 
 
-def _laid_out(keys: list[list[int]], starts: list[int], group: Sequence[int]) -> _Tree:
-    """starts: where each row's completion begins; the token before it is never shared."""
+def _lay_out(keys: list[list[int]], starts: list[int], group: Sequence[int]) -> _Tree:
+    """Lay out a group of rows. starts: where each row's completion begins; the token before it is never shared."""
     tree = _Tree([], {}, {})
     for row in group:
-        found = [(_alike(keys[row], keys[other], min(starts[row], starts[other]) - 1), other) for other in tree.paths]
-        shared, other = max(found, default=(0, row))
+        # The token before a completion is left out of the prefix: it is copied, since it predicts in each branch.
+        prefixes = [
+            (_common_prefix(keys[row], keys[other], min(starts[row], starts[other]) - 1), other) for other in tree.paths
+        ]
+        shared, other = max(prefixes, default=(0, row))
         before, length = len(tree.tokens), len(keys[row])
         tree.paths[row] = [*tree.paths.get(other, [])[:shared], *range(before, before + length - shared)]
         tree.shared[row] = shared
-        tree.tokens.extend((row, place) for place in range(shared, length))
+        tree.tokens.extend((row, position) for position in range(shared, length))
     return tree
 
 
-def _alike(row: list[int], other: list[int], most: int) -> int:
-    """How many first tokens two rows have in common, at most so many; none of a picture that is not whole."""
-    count = next((i for i in range(most) if row[i] != other[i]), most)
+def _common_prefix(row: list[int], other: list[int], limit: int) -> int:
+    """Return the length of the common prefix of two rows, at most `limit`; no image is cut."""
+    count = next((i for i in range(limit) if row[i] != other[i]), limit)
     while count and row[count] < 0 and row[count] == row[count - 1]:
         count -= 1
     return count
 
 
-def _pictures(keys: list[list[int]], trees: list[_Tree]) -> list[int]:
-    """Which of the rows' pictures the trees still show, in reading order."""
-    ends = list(itertools.accumulate(map(_count, keys)))
+def _remaining_images(keys: list[list[int]], trees: list[_Tree]) -> list[int]:
+    """Return the indices of the rows' images that the trees still contain, in reading order."""
+    ends = list(itertools.accumulate(map(_count_images, keys)))
     kept: list[int] = []
     for tree in trees:
         for row, shared in tree.shared.items():
-            kept += range(ends[row] - _count(keys[row][shared:]), ends[row])
+            kept += range(ends[row] - _count_images(keys[row][shared:]), ends[row])
     return kept
 
 
-def _count(keys: list[int]) -> int:
-    """The pictures of a row, or of a part of it that cuts none."""
+def _count_images(keys: list[int]) -> int:
+    """Count the images of a row, or of a part of it that cuts none."""
     return sum(key < 0 for key, _ in itertools.groupby(keys))

@@ -1,4 +1,4 @@
-"""The README.md of a trained model: what it is, what it came from, how to use it and how to make it again."""
+"""Render the README.md of a trained model: what it is, how it was trained, how to use and reproduce it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def render(record: dict[str, Any], config: TrainConfig, output: Path, metrics: P
 visrl gen --model {output} --source questions.jsonl    # the next round of candidates{merge}
 ```
 
-## Make it again
+## Reproduce it
 
 ```bash
 visrl train {stage} --config {output}/config.toml -o DIR
@@ -69,7 +69,7 @@ visrl train {stage} --config {output}/config.toml -o DIR
 
 
 def _results(metrics: Path) -> str:
-    """The last value of each metric, training beside validation."""
+    """Return a table of the last value of each metric, for training and validation."""
     last: dict[str, Any] = {}
     for record in read_metrics(metrics):
         last |= record

@@ -23,8 +23,12 @@ class TrainConfig:
 
     model: str | None = option(None, "Model to train: a Hub id[@rev], a model or adapter folder.", panel="Model")
     full: bool = option(False, "Train all weights of the language model instead of a LoRA adapter.")
-    lora_rank: int = option(16, "LoRA rank of a new adapter; one that is continued keeps its own.", low=1)
-    lora_alpha: int = option(32, "LoRA alpha of a new adapter (scaled by alpha / rank).", low=1)
+    lora_rank: int = option(
+        16, "LoRA rank of a new adapter; one that is continued keeps its own (reference code: 8).", low=1
+    )
+    lora_alpha: int = option(
+        32, "LoRA alpha of a new adapter, which is scaled by alpha / rank (reference code: 16).", low=1
+    )
     quantize: bool = option(
         False, "Load the frozen weights in 4 bits (QLoRA). Needs a GPU and: pip install '.[quant]'."
     )

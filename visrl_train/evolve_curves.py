@@ -1,4 +1,4 @@
-"""The rounds of `visrl evolve` as a picture (Fig. 4) and as a table; both only show report.json."""
+"""Show the report of `visrl evolve`: its rounds as curves (Fig. 4) and as a table."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Point = tuple[float, float, float]  # value, low, high
 
 
 def points(report: dict[str, Any]) -> dict[str, list[Point | None]]:
-    """Title -> the value of each model with its 95 % interval; None where there is none."""
-    found: dict[str, list[Point | None]] = {"answer score": [], "box accuracy": [], "pairs a question": []}
+    """Return title -> the value of each model with its 95 % interval; None where there is none."""
+    lines: dict[str, list[Point | None]] = {"answer score": [], "box accuracy": [], "pairs per question": []}
     for entry in report["models"]:
-        figures, made = entry["figures"][ALL], entry["round"]
+        figures, run = entry["figures"][ALL], entry["round"]
         for title, name in (("answer score", "answer"), ("box accuracy", "box_accuracy")):
             value = figures[name]
-            found[title].append(None if value is None else (value, *figures[f"{name}_interval"]))
-        share = made and made["yield"]
-        found["pairs a question"].append(None if share is None else (share, share, share))
-    return found
+            lines[title].append(None if value is None else (value, *figures[f"{name}_interval"]))
+        share = run and run["yield"]
+        lines["pairs per question"].append(None if share is None else (share, share, share))
+    return lines
 
 
 def curves(report: dict[str, Any]) -> str:
@@ -39,23 +39,27 @@ def curves(report: dict[str, Any]) -> str:
 
 
 def table(report: dict[str, Any]) -> Any:
-    """A rich table: a row for each model, and the pairs that it made for the next."""
+    """Return a rich table with a row for each model, and the pairs that it made for the next round."""
     from rich.table import Table
 
-    shown = Table("rounds", title=f"Rounds of {report['stages']}, 95 % intervals", caption="WP-LN: see visrl inspect")
+    shown = Table(
+        "rounds",
+        title=f"Rounds of {report['stages']}, 95 % intervals",
+        caption="WP-LN: win box right, lose box wrong; see visrl inspect",
+    )
     for name in ("answer", "box", "IoU", "pairs", "yield", "WP-LN"):
         shown.add_column(name, justify="right")
     shown.add_row("no box", _with_interval(report["baseline"]["figures"][ALL], "answer"))
     for k, entry in enumerate(report["models"]):
-        figures, made = entry["figures"][ALL], entry["round"] or {}
-        cells = made.get("cells") or {}
+        figures, run = entry["figures"][ALL], entry["round"] or {}
+        cells = run.get("cells") or {}
         shown.add_row(
             str(k),
             _with_interval(figures, "answer"),
             _with_interval(figures, "box_accuracy"),
             "" if figures["mean_iou"] is None else f"{figures['mean_iou']:.3f}",
-            str(made.get("pairs", "")),
-            f"{100 * made['yield']:.0f} %" if made.get("yield") is not None else "",
+            str(run.get("pairs", "")),
+            f"{100 * run['yield']:.0f} %" if run.get("yield") is not None else "",
             f"{cells['WP-LN']:.0f} %" if cells.get("WP-LN") is not None else "",
         )
     return shown

@@ -1,12 +1,12 @@
-"""A picture that occurs several times in a batch is encoded once.
+"""Encode an image that occurs several times in a batch once.
 
-The rows of a pair show the same pictures: the win's and the lose's box under one image, both responses under
-the image and the win's crop. Turns tells which pictures are the same; inside `encoded_once` the vision tower
-sees the first of each, and its features are handed out to all. As long as nothing of the tower and the
-projector is trained, the features also serve the reference, whose forward comes after the policy's.
+The rows of a pair show the same images: both boxes under one image, both responses under the image and the crop of
+the win. Turns.encode says which images are the same; inside `encoded_once` the vision tower encodes the first of
+each, and all rows share its features. While tower and projector are frozen, the reference reuses the features of the
+policy, whose forward comes first.
 
-Works where the model asks get_image_features for the pictures of a batch in reading order, and gets them back
-one by one: `encodes_once` in visrl_data/models/families.py. Others encode every picture as it comes.
+Works where the model calls get_image_features for the images of a batch in reading order and gets them back one by
+one: `encodes_once` in visrl_data/models/families.py. Other families encode every image.
 """
 
 from __future__ import annotations
@@ -24,27 +24,29 @@ from visrl_data.models.families import family_of
 
 @contextlib.contextmanager
 def encoded_once(model: Any, pictures: torch.Tensor | None) -> Iterator[None]:
-    """Every forward of the model inside encodes each distinct picture once.
+    """Encode each distinct image once in every forward of the model inside.
 
-    pictures (N,): which distinct picture each of the batch's N is, in reading order, numbered from 0 as they
-    first appear. Without it, or with a model of another family, nothing is changed.
+    pictures (N,): the index of the distinct image that each of the batch's N images is, in reading order, numbered
+    from 0 as they first appear. Without it, or with a model of another family, nothing changes.
     """
     inner = None if model is None or pictures is None else encoder(model)
     if inner is None or pictures is None:
         yield
         return
     encode = inner.get_image_features
-    kept: list[Any] = []
-    places = pictures.tolist()
-    first = [places.index(number) for number in range(max(places) + 1)]
-    shared = not any(p.requires_grad for name, p in inner.named_parameters() if not name.startswith("language_model."))
+    features: list[Any] = []
+    indices = pictures.tolist()
+    first = [indices.index(number) for number in range(max(indices) + 1)]
+    is_frozen = not any(
+        p.requires_grad for name, p in inner.named_parameters() if not name.startswith("language_model.")
+    )
 
     def once(*args: Any, **options: Any) -> BaseModelOutputWithPooling:
-        if not kept or not shared:
-            given = inspect.signature(encode).bind(*args, **options).arguments
-            given |= given.pop("kwargs", {})
-            kept[:] = [encode(**given | only(given, first)).pooler_output]
-        return BaseModelOutputWithPooling(pooler_output=_spread(kept[0], places))
+        if not features or not is_frozen:
+            arguments = inspect.signature(encode).bind(*args, **options).arguments
+            arguments |= arguments.pop("kwargs", {})
+            features[:] = [encode(**arguments | select(arguments, first)).pooler_output]
+        return BaseModelOutputWithPooling(pooler_output=_expand(features[0], indices))
 
     inner.get_image_features = once
     try:
@@ -54,26 +56,25 @@ def encoded_once(model: Any, pictures: torch.Tensor | None) -> Iterator[None]:
 
 
 def shares(model: Any) -> bool:
-    """Whether repeated pictures of this model can be encoded once."""
+    """Say whether repeated images of this model can be encoded once."""
     return encoder(model) is not None
 
 
 def encoder(model: Any) -> Any:
-    """The module whose get_image_features the model's forward asks."""
+    """Return the module whose get_image_features the model's forward calls; None for other families."""
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
     return whole.model if family_of(whole.config.model_type).encodes_once else None
 
 
-def only(given: dict[str, Any], first: list[int]) -> dict[str, Any]:
-    """The tensors of these pictures. Qwen lays the patches of all pictures in one row, (patches, D)."""
-    grid = given.get("image_grid_thw")
+def select(inputs: dict[str, Any], indices: list[int]) -> dict[str, Any]:
+    """Return the tensors of these images. Qwen concatenates the patches of all images, (patches, D)."""
+    grid = inputs.get("image_grid_thw")
     if grid is not None:
-        patches = given["pixel_values"].split(grid.prod(dim=-1).tolist())
-        return {"pixel_values": torch.cat([patches[i] for i in first]), "image_grid_thw": grid[first]}
-    found = {"pixel_values": given["pixel_values"][first]}
-    return found if given.get("image_sizes") is None else {**found, "image_sizes": given["image_sizes"][first]}
+        patches = inputs["pixel_values"].split(grid.prod(dim=-1).tolist())
+        return {"pixel_values": torch.cat([patches[i] for i in indices]), "image_grid_thw": grid[indices]}
+    return {name: inputs[name][indices] for name in ("pixel_values", "image_sizes") if inputs.get(name) is not None}
 
 
-def _spread(features: Any, places: list[int]) -> Any:
-    """(M, tokens, D) or M tensors (tokens, D) of the distinct pictures -> the same for all N."""
-    return features[places] if isinstance(features, torch.Tensor) else [features[i] for i in places]
+def _expand(features: Any, indices: list[int]) -> Any:
+    """Expand (M, tokens, D), or M tensors (tokens, D), of the distinct images to all N."""
+    return features[indices] if isinstance(features, torch.Tensor) else [features[i] for i in indices]

@@ -1,28 +1,28 @@
-"""What a model takes of memory, to generate and in each training stage. Reckoned from shapes: no weight is loaded.
+"""Estimate the memory that a model takes in generation and in each training stage, from its shapes alone.
 
 Used by `visrl doctor --model`. The model is built without storage from its config.json; with b bytes a number of
-the type (float32 4, bfloat16 2), P parameters, of them P_l in the language model and P_a in an adapter:
+the dtype (float32 4, bfloat16 2), P parameters, of them P_l in the language model and P_a in an adapter:
 
-    gen       b P                                  weights; actor and critic share them when one is the other's base
-              b * rows * tokens * layers * 2 * kv  key-value cache, kv numbers a layer for keys and as many for values
-              b * rows * tokens * (4 h + 3 f)      one layer at work on the prompts (h hidden, f intermediate size)
-              8 * rows * vocabulary                scores, and a copy to draw from
-              b * h * tokens                       features of a chunk's pictures and crops, at most 1 GiB of them
+    gen       b P                                  weights, shared by actor and critic when one is the base of the other
+              b * rows * tokens * layers * 2 * kv  key-value cache, kv numbers per layer for keys and as many for values
+              b * rows * tokens * (4 h + 3 f)      activations of one layer (h hidden, f intermediate size)
+              8 * rows * vocabulary                logits, and a copy for sampling
+              b * h * tokens                       cached features of a chunk's images and crops, at most 1 GiB
 
     LoRA      b P + 16 P_a                         frozen weights; adapter, gradient and AdamW's two states in float32
-    4 bits    as LoRA, the language model's linear layers at 0.55 bytes a number (4 bits and their constants), the
-              rest in float32, to which peft raises it
-    full      4 P + 12 P_l                         all in float32, gradient and AdamW's states of what is trained
+    4 bits    as LoRA, the language model's linear layers at 0.55 bytes per number (4 bits and their constants), the
+              rest in float32, to which peft casts it
+    full      4 P + 12 P_l                         all in float32; gradients and AdamW's states of the trained part
     rl1, rl2  + 4 P_a, or full + b P               the frozen reference: a copy of the adapter, or the whole model
 
-    a stage   b * rows * tokens * h * layers       what gradient checkpointing keeps, from a billion parameters on
-              b * rows * tokens * (10 h + 3 f)     and the one layer that is done again; without it, of every layer
+    a stage   b * rows * tokens * h * layers       stored by gradient checkpointing, from a billion parameters on
+              b * rows * tokens * (10 h + 3 f)     and the one layer that is recomputed; without it, of every layer
               8 * rows * reply * vocabulary        log-probabilities of the replies
 
-Rows are counted as they are where each stands alone; where the rows of a pair are one (branches.py), a step of RL1
-takes about half as much, of RL2 a third.
+Rows are counted as separate; where the rows of a pair are merged (branches.py), a step of RL1 takes about half as
+much, of RL2 a third.
 
-Left out: the vision tower at work, buffers of the libraries, fragmentation. Plan for a quarter more. With
+Not included: activations of the vision tower, library buffers, fragmentation. Plan for a quarter more. With
 quadratic (eager) attention, long prompts take more still. Several devices (FSDP, DeepSpeed) divide what they shard.
 """
 
@@ -42,12 +42,12 @@ ROWS = {name: stage.rows for name, stage in STAGES.items() if stage.rows is not 
 TUNINGS = ("lora", "4 bits", "full")
 WORDS = 150  # tokens of a question with its request
 REPLY = 40  # tokens of a box
-_LARGE = 1_000_000_000  # as stage.py: from here on gradient checkpointing is on
+_LARGE = 1_000_000_000  # as in trainers.py: gradient checkpointing from here on
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes that memory follows from. kv: numbers a layer and token that keys take (values take as many)."""
+    """The sizes that determine memory. kv: numbers per layer and token for keys (values take as many)."""
 
     parameters: int
     language: int
@@ -61,7 +61,7 @@ class Shape:
 
 
 def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) -> Shape:
-    """Build the model of a folder without its weights and measure it. rank: of a fresh adapter."""
+    """Return the sizes of a model, without loading its weights. rank: that of a new adapter."""
     from visrl_train.models import empty_model, language_linears, unfreeze_language_model
 
     model = empty_model(folder, trust_remote_code)
@@ -85,7 +85,7 @@ def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) ->
 
 
 def generation(shape: Shape, number: int, picture: int, config: GenConfig) -> int:
-    """Bytes to generate, in the answer pass, whose prompts are the longest. number: bytes a number; picture: tokens."""
+    """Return the bytes for the answer pass, whose prompts are the longest. number: bytes of one; picture: tokens."""
     tokens, rows = 2 * picture + WORDS, config.batch_size
     features = config.chunk_size * (1 + 2 * config.attempts) * picture * shape.hidden
     cache = rows * (tokens + config.max_new_tokens) * shape.layers * 2 * shape.kv
@@ -106,7 +106,7 @@ def training(shape: Shape, number: int, picture: int, stage: str, tuning: str) -
 
 
 def _states(shape: Shape, number: int, stage: str, tuning: str) -> int:
-    """Weights, gradients, AdamW's states and the reference."""
+    """Return the bytes of weights, gradients, AdamW's states and the reference."""
     if tuning == "full":
         reference = 0 if stage == "sft" else number * shape.parameters
         return 4 * shape.parameters + 12 * shape.language + reference

@@ -1,9 +1,9 @@
-"""An adapter and its base -> plain weights, for serving. An export, never a link in the chain.
+"""Merge an adapter into its base, for serving: an export, not a step of the training chain.
 
     visrl merge models/cars-rl2 -o models/cars-merged
 
-The sum is made in float32 and written in the type of the base's weights. The original model stays on record:
-a merged model that makes new pairs is still judged by it.
+The weights are added in float32 and written in the dtype of the base's. The original model stays on record: pairs
+of a merged model are still judged by it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from visrl_data.models.model_folder import RECORD, find_model
 
 
 def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
-    """Write the merged model folder. Raises VisRLError when there is nothing to merge, or no room for it."""
+    """Write the merged model folder. Raises VisRLError for full weights, or when the output is not empty."""
     folder = find_model(adapter, trust_remote_code)
     if folder.base is None:
         raise VisRLError(
-            f"{adapter} is no adapter: it holds full weights, merged already or never split. "
-            "It can be used as it is; expected a folder with adapter_config.json."
+            f"{adapter} is no adapter: it holds full weights, which need no merge. "
+            "Expected a folder with adapter_config.json."
         )
     if output.exists() and any(output.iterdir()):
         raise VisRLError(f"{output} is not empty. Choose another --output.")
@@ -37,9 +37,8 @@ def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
     temporary.mkdir(parents=True)
     save_full(load_frozen(folder, torch.float32, trust_remote_code), folder, temporary)
     AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code).save_pretrained(temporary)
-    inherited = (
-        json.loads((folder.path / RECORD).read_text(encoding="utf-8")) if (folder.path / RECORD).is_file() else {}
-    )
+    path = folder.path / RECORD
+    inherited = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     record = {
         **inherited,
         **({"box_space": folder.box_space} if folder.box_space else {}),

@@ -1,4 +1,4 @@
-"""Metrics of a training: a line on the console and in metrics.jsonl at each logged step, and curves as a picture."""
+"""Log the metrics of a training to the console and to metrics.jsonl, and draw them as curves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ from visrl_data.report.charts import Panel, Series, draw_svg
 SHOWN = ("loss", "eval_loss", "focus/margin", "focus/accuracy", "response/margin", "response/accuracy",
          "mean_token_accuracy", "rewards/margins", "reward", "learning_rate")  # fmt: skip
 
+# Names that earlier versions wrote; their trainings can be resumed.
+_RENAMED = {
+    f"{mode}{step}/{before}": f"{mode}{step}/{now}"
+    for mode in ("", "eval_")
+    for step in ("focus", "response")
+    for before, now in (("reward_win", "reward_chosen"), ("reward_lose", "reward_rejected"))
+}
+
 
 class MetricsLog(TrainerCallback):
-    """Appends to metrics.jsonl. A training that goes on from a checkpoint first drops the lines after it."""
+    """Appends to metrics.jsonl. A training that resumes from a checkpoint first drops the lines after it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,11 +51,12 @@ def _shown(logs: dict[str, Any]) -> list[str]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records; a line cut short by a kill is skipped."""
+    """Read the records, by the names of today; a line cut short by a kill is skipped."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
+            record = json.loads(line)
+            records.append({_RENAMED.get(name, name): value for name, value in record.items()})
     return records
 
 

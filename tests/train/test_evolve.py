@@ -280,7 +280,7 @@ def test_curves_show_the_report():
     assert points(report) == {
         "answer score": [(0.5, 0.4, 0.6), (0.6, 0.5, 0.7)],
         "box accuracy": [(0.25, 0.25, 0.25), None],
-        "pairs a question": [(0.75, 0.75, 0.75), None],
+        "pairs per question": [(0.75, 0.75, 0.75), None],
     }
     drawn = curves(report)
     assert drawn.count("<circle") == 4 and ">0.75<" in drawn and ">0.60<" in drawn
