@@ -77,7 +77,7 @@ def _run(
         fetch_models(*models, trust_remote_code=config.trust_remote_code)
     with ProgressBars("predictions") as bars, resumable(target):
 
-        def on_chunk(step: evaluate.Progress) -> None:
+        def on_chunk(step: evaluate.EvalProgress) -> None:
             if step.resumed:
                 bars.say(f"Resuming: {step.done} of {step.total} predictions done")
             bars.update("predictions", step.done, step.total)

@@ -16,7 +16,7 @@ from visrl_data.core.boxes import Box
 from visrl_data.core.gold_regions import POSITIVE_IOU, gold_iou
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.evaluation.predictions import parse_prediction
-from visrl_data.evaluation.scores import answer_score, box_iou, interval, resampled_means
+from visrl_data.evaluation.scores import box_iou, interval, resampled_means, score_answer
 
 RESAMPLES = 10_000
 Outcomes = dict[str, dict[str, str]]
@@ -37,7 +37,7 @@ def outcomes(evaluation: Path, digest: str, steps: int) -> Outcomes:
         level = found.setdefault(
             prediction.group.removeprefix("spotlight-"), dict.fromkeys(("answer", "box_accuracy"), "")
         )
-        level["answer"] += str(int(answer_score(prediction, "normalized") == 1))
+        level["answer"] += str(int(score_answer(prediction, "normalized") == 1))
         level["box_accuracy"] += str(int((box_iou(prediction, "any") or 0) > POSITIVE_IOU))
     return found
 

@@ -31,7 +31,7 @@ from visrl_data.core.config import GenConfig, current_options, parse_record, to_
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.evaluation.scores import ALL
+from visrl_data.evaluation.eval_report import ALL
 from visrl_data.executors import generation
 from visrl_data.models.model_folder import RECORD, find_model
 from visrl_data.pipeline import factory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visrl_data.evaluation.scores import ALL
+from visrl_data.evaluation.eval_report import ALL
 from visrl_data.report.charts import Panel, Series, draw_svg
 
 Point = tuple[float, float, float]  # value, low, high

@@ -260,16 +260,16 @@ def test_a_question_that_the_processor_refuses_is_wrong_and_the_others_go_on(pai
     [
         (["--score", "best"], 2, "expected one of exact, normalized, anls, vqa, critic"),
         (["--score", "anls", "--score", "exact"], 2, "two scores"),
-        (["--model", "spotlight", "--model", "spotlight"], 2, "named twice"),
-        (["--source", "a.jsonl", "--source", "a.jsonl"], 2, "named twice"),
+        (["--model", "spotlight", "--model", "spotlight"], 2, "given twice"),
+        (["--source", "a.jsonl", "--source", "a.jsonl"], 2, "given twice"),
         (["--source", "not/there.jsonl"], 1, "not/there.jsonl"),
         (["--model", "not-there"], 1, "not-there"),
         (["--protocol", "other"], 2, "--protocol other: expected one of visrl, visual-cot"),
-        (["--protocol", "visual-cot", "--crop-min-side", "0.5"], 2, "no meaning with --protocol visual-cot"),
+        (["--protocol", "visual-cot", "--crop-min-side", "0.5"], 2, "do not apply to --protocol visual-cot"),
         (["--columns", "a"], 1, "FIELD=COLUMN"),
     ],
 )
-def test_what_the_user_can_mend_is_one_message(arguments, code, message, tmp_path, monkeypatch):
+def test_what_the_user_can_fix_is_one_message(arguments, code, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     got, out, err = visrl("eval", *arguments)
     assert (got, out) == (code, "")
@@ -279,7 +279,7 @@ def test_what_the_user_can_mend_is_one_message(arguments, code, message, tmp_pat
 
 def test_a_score_for_a_set_that_is_not_there(pair, tmp_path):
     models, file, _ = pair
-    with pytest.raises(UsageError, match="no question is of that source. There are: questions"):
+    with pytest.raises(UsageError, match="no question has that source. Sources: questions"):
         evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out", {"docvqa": "anls"})
 
 
@@ -289,7 +289,7 @@ def test_the_command_prints_tables_or_one_object(pair, tmp_path):
     code, out, err = visrl(*arguments)
     assert code == 0 and "report.html" in err
     rows = [line.split() for line in out.splitlines()]
-    assert ["a", "0.250"] in rows and ["a", "1.000", "1.000", "100.0", "%"] in rows, "answers, then boxes"
+    assert ["a", "0.250", "-"] in rows and ["a", "1.000", "-", "1.000", "100.0", "%"] in rows, "answers, then boxes"
     code, out, err = visrl(*arguments, "--json")
     told = json.loads(out)
     assert code == 0 and told["models"][1]["figures"]["all"]["answer"] == 0.75

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from visrl_data.evaluation.predictions import Prediction
-from visrl_data.evaluation.scores import Settings, answer_score, figures, interval, resampled_means
+from visrl_data.evaluation.scores import ScoreSettings, interval, resampled_means, score_answer, score_models
 
-SETTINGS = Settings({"s": "exact"}, "any", 4_000, 0)
+SETTINGS = ScoreSettings({"s": "exact"}, "any", 4_000, 0)
 GOLD = ((0.0, 0.0, 0.5, 0.5),)
 
 
@@ -52,8 +52,8 @@ def test_against_scipy():
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_group_other_draws():
-    found = figures([predictions("1100"), predictions("1010")], [2, 2], SETTINGS)
-    assert found == figures([predictions("1100"), predictions("1010")], [2, 2], SETTINGS)
+    found = score_models([predictions("1100"), predictions("1010")], [2, 2], SETTINGS)
+    assert found == score_models([predictions("1100"), predictions("1010")], [2, 2], SETTINGS)
     difference = found[1]["s"]["answer_difference"]
     assert (difference["mean"], difference["low"], difference["high"]) == (0.0, -0.75, 0.75)
 
@@ -61,7 +61,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_group_other_draws():
 def test_the_macro_mean_resamples_inside_each_group():
     """Group t has one question, always drawn once; the total is (mean of s + 1) / 2, so it is never below 1/2."""
     both = predictions("10") + predictions("1", "t")
-    [found] = figures([both], [2], Settings({"s": "exact", "t": "exact"}, "any", 2_000, 0))
+    [found] = score_models([both], [2], ScoreSettings({"s": "exact", "t": "exact"}, "any", 2_000, 0))
     assert found["t"]["answer_interval"] == (1.0, 1.0) and found["s"]["answer_interval"] == (0.0, 1.0)
     assert found["all"]["answer"] == 0.75 and found["all"]["answer_interval"] == (0.5, 1.0)
     assert found["all"]["box_accuracy"] == 0.75 and found["all"]["box_accuracy_interval"] == (0.5, 1.0)
@@ -84,7 +84,7 @@ def test_the_macro_mean_resamples_inside_each_group():
 def test_answer_scores(kind, response, score):
     verdict = None if response is None else 0.4
     given = Prediction(0, "q", "s", answers=("The Stop", "halt"), response=response, verdict=verdict)
-    assert answer_score(given, kind) == pytest.approx(score)
+    assert score_answer(given, kind) == pytest.approx(score)
 
 
 def test_thousands_of_questions_take_seconds():

@@ -49,15 +49,15 @@ FOUR = [
 def test_at_80_columns_no_number_is_cut_and_no_line_is_longer():
     text = printed(report(*FOUR), 80)
     assert max(map(len, text.splitlines())) <= 80 and "…" not in text
-    for number in ("0.625", "0.750", "0.375", "+0.125 (-0.250 to +0.500)", "96.0 %", "50 questions", "40 labelled"):
+    for number in ("0.625", "0.750", "0.375", "+0.125 (-0.250 to +0.500)", "96.0 %", "50 questions", "40 labeled"):
         assert text.count(number) >= 4, f"{number}: for the mean and for each of three sources"
     assert LONG in printed(report(*FOUR), 200)
 
 
 def test_baselines_are_on_top_and_have_no_boxes():
     answers, boxes = printed(report(*FOUR), 200).split("Box accuracy")
-    rows = [line.split("  ")[1] for line in answers.splitlines() if line.startswith("  ")]
-    assert rows[3:7] == ["base, no box", "sft", "rl1", LONG]
+    rows = [line.split("  ")[0].strip() for line in answers.splitlines()]
+    assert rows[4:8] == ["base, no box", "sft", "rl1", LONG]
     assert "base, no box" not in boxes and "compared with sft" in boxes
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.evaluation.scores import ALL
+from visrl_data.evaluation.eval_report import ALL
 from visrl_data.evaluation.table import render
 from visrl_train import rl1, rl2
 from visrl_train.launch import resolve

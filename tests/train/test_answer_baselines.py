@@ -17,7 +17,7 @@ from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.evaluation.eval_models import find_subjects
+from visrl_data.evaluation.eval_models import find_eval_models
 from visrl_data.models.model_folder import find_model
 from visrl_data.spotlight import ACTOR
 from visrl_train import answer_baselines, rl2, rloo, stage_folder
@@ -296,5 +296,5 @@ def test_a_model_that_learnt_to_answer_at_once_is_asked_at_once(tmp_path):
         record = tmp_path / name / "visrl.json"
         record.write_text(json.dumps(json.loads(record.read_text()) | more))
     models = [str(tmp_path / name) for name in ("at-once", "in-two")]
-    asked = find_subjects(models, EvalConfig(baseline=False), PromptSet())
+    asked = find_eval_models(models, EvalConfig(baseline=False), PromptSet())
     assert [subject.way.steps for subject in asked] == [1, 2]

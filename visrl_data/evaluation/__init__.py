@@ -1,1 +1,1 @@
-"""`visrl eval`: models and labelled questions in, one table out. Start reading at evaluate.py."""
+"""Evaluate models on labeled questions (`visrl eval`). Start reading at evaluate.py."""

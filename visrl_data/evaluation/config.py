@@ -1,4 +1,4 @@
-"""Every option of `visrl eval`, declared once; as config.py does for `visrl gen`.
+"""Declare every option of `visrl eval` once, as config.py does for `visrl gen`.
 
 Models, sources and scores may be named several times and are arguments of their own (evaluate.py).
 """
@@ -17,14 +17,14 @@ PROTOCOLS = ("visrl", "visual-cot")
 
 
 def as_in_gen(name: str, **extra: Any) -> Any:
-    """An option that is the one of `visrl gen`. extra: metadata of its own, such as the panel."""
+    """Return the option of `visrl gen` of that name. extra: metadata of its own, such as the panel."""
     spec = GenConfig.__dataclass_fields__[name]
     return dataclasses.field(default=spec.default, metadata={**spec.metadata, **extra})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """How questions are asked and how replies are scored. Raises UsageError when a value is out of its range."""
+    """How models are prompted and their replies scored. Raises UsageError when a value is out of its range."""
 
     split: str = option("test", "Split of the sources.", panel="Questions")
     limit: int | None = option(None, "First N rows of each source; default: all, and 200 of spotlight.", low=1)
@@ -35,11 +35,11 @@ class EvalConfig:
 
     protocol: str = option(
         "visrl",
-        "How the two steps are asked: as in training, or as the Visual-CoT benchmark asks (a second turn, its crop).",
+        "How the two steps are prompted: as in training, or as in the Visual-CoT benchmark (a second turn, its crop).",
         choices=PROTOCOLS,
-        panel="Asking",
+        panel="Prompting",
     )
-    baseline: bool = option(True, "Also ask the original model in one step, without a box.")
+    baseline: bool = option(True, "Also evaluate the original model in one step, without a box.")
     box_space: str | None = option(
         None, "Space in which the models write boxes; default: as their folders record, else unit."
     )
@@ -69,7 +69,7 @@ class EvalConfig:
     dtype: str = as_in_gen("dtype")
     batch_size: int = as_in_gen("batch_size")
     max_pixels: int | None = as_in_gen("max_pixels")
-    chunk_size: int = option(32, "Questions in a unit of work, which is also a point of resumption.", low=1)
+    chunk_size: int = option(32, "Questions in a chunk, the unit of work and of resuming.", low=1)
     trust_remote_code: bool = as_in_gen("trust_remote_code")
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class EvalConfig:
             check_option(spec, getattr(self, spec.name))
 
     def gen_config(self, source: str) -> GenConfig:
-        """The same options as generation knows them, for one source: greedy, one box a question."""
+        """Return the same options for generation from one source: greedy, one box a question."""
         shared = {spec.name for spec in dataclasses.fields(GenConfig)} & {s.name for s in dataclasses.fields(self)}
         values = {name: getattr(self, name) for name in shared}
         return GenConfig(**values, source=source, attempts=1, temperature=0.0, diversity="off")

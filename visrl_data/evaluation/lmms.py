@@ -1,4 +1,4 @@
-"""The two-pass model as a model of lmms-eval, which owns MME, MMBench, POPE, RefCOCO, V* and their scoring.
+"""Register the two-pass model with lmms-eval, which owns MME, MMBench, POPE, RefCOCO, V* and their scoring.
 
 lmms-eval finds it by name through the entry point in pyproject.toml (group `lmms_eval.models`); nothing else of
 this project imports this module. docs/evaluation.md has the commands.
@@ -39,12 +39,12 @@ from visrl_data.core.prompts import PromptPart, load_prompts
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.evaluation.eval_models import find_subjects
+from visrl_data.evaluation.eval_models import find_eval_models
 from visrl_data.evaluation.inference import DIRECT_PROMPT
 from visrl_data.pipeline import model_pair
 from visrl_data.pipeline.actor import bind_frame
 
-# Of the options of `visrl eval`, those that say how a model is asked and run.
+# Of the options of `visrl eval`, those that say how a model is prompted and run.
 OPTIONS = (
     "box_space", "crop_min_side", "crop_max_aspect", "max_new_tokens", "prompts",
     "engine", "base_url", "dialect", "in_flight", "device", "dtype", "max_pixels", "trust_remote_code",
@@ -61,12 +61,12 @@ _ONE_PICTURE = "The model visrl answers one question about one picture;"
 
 
 def manifest() -> ModelManifest:
-    """What the entry point gives to lmms-eval: the name `visrl`, and where the class is."""
+    """Return what the entry point gives to lmms-eval: the name `visrl`, and where the class is."""
     return ModelManifest("visrl", chat_class_path=f"{__name__}.VisRL")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TaskRequest:
     """One request of a task. form: "", or a key of _BOX_FORMS when the answer is the box itself.
 
     ending: what the task asks for at the end, "" for nothing. until: texts that end an answer, not part of it.
@@ -83,9 +83,9 @@ class Asked:
 class VisRL(lmms):
     """`--model visrl --model_args pretrained=MODEL[,steps=1][,OPTION=VALUE...]`.
 
-    pretrained: as `visrl eval --model`. steps: 2 or 1; default: as the model learnt to answer. The other options
+    pretrained: as `visrl eval --model`. steps: 2 or 1; default: as the model was trained. The other options
     are those in OPTIONS, by the names and with the defaults of `visrl eval`; batch_size is lmms-eval's --batch_size,
-    and device may be its --device. Raises VisRLError for anything that the user can mend.
+    and device may be its --device. Raises VisRLError for anything that the user can fix.
     """
 
     is_simple = False
@@ -99,54 +99,54 @@ class VisRL(lmms):
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise UsageError(f"--model_args {unknown[0]}=: expected pretrained, steps, {', '.join(OPTIONS)}.")
-        given = options | {"batch_size": int(batch_size), "baseline": False}
-        self.config = make_config(EvalConfig, given, {}, where="--model_args", command="visrl eval")
+        values = options | {"batch_size": int(batch_size), "baseline": False}
+        self.config = make_config(EvalConfig, values, {}, where="--model_args", command="visrl eval")
         gen = self.config.gen_config("")
         model_pair.check_engines(gen)
         prompts = load_prompts(Path(self.config.prompts) if self.config.prompts else None)
-        [subject] = find_subjects([pretrained], self.config, prompts)
-        if steps is not None and steps not in range(1, subject.way.steps + 1):
-            expected = "1 or 2" if subject.way.steps == 2 else "1"
+        [eval_model] = find_eval_models([pretrained], self.config, prompts)
+        if steps is not None and steps not in range(1, eval_model.mode.steps + 1):
+            expected = "1 or 2" if eval_model.mode.steps == 2 else "1"
             raise UsageError(f"--model_args steps={steps}: expected {expected} for {pretrained}.")
-        self.way = replace(subject.way, steps=steps or subject.way.steps)
-        self.actor = model_pair.load_role(gen, subject.model)
+        self.mode = replace(eval_model.mode, steps=steps or eval_model.mode.steps)
+        self.actor = model_pair.load_role(gen, eval_model.model)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """One reply for each request, in order."""
+        """Return one reply for each request, in order."""
         replies: list[str | None] = []
         with tqdm(total=len(requests), desc="visrl") as bar:
             for batch in _batches(requests, self.config.batch_size):
-                replies += self._answer_all([self._asked(*request.args) for request in batch])
+                replies += self._answer_all([self._task_request(*request.args) for request in batch])
                 bar.update(len(batch))
         if None in replies:
             logger.warning(f"{replies.count(None)} of {len(replies)} boxes could not be read: their answers are empty.")
         return [reply or "" for reply in replies]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        raise VisRLError("The model visrl writes its answers; tasks that compare likelihoods are not for it.")
+        raise VisRLError("The model visrl gives no likelihoods; leave out tasks that compare them.")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        raise VisRLError(f"{_ONE_PICTURE} tasks of several rounds are not for it.")
+        raise VisRLError(f"{_ONE_PICTURE} leave out tasks of several rounds.")
 
-    def _asked(
+    def _task_request(
         self, context: str, doc_to_messages: Any, options: dict[str, Any], row: int, task: str, split: str
-    ) -> Asked:
-        """The six things that lmms-eval gives to a chat model. doc_to_messages is a method of the task."""
+    ) -> TaskRequest:
+        """Parse the six arguments of lmms-eval's chat models. doc_to_messages is a method of the task."""
         messages = doc_to_messages(self.task_dict[task][split][row])
         parts = messages[0]["content"] if len(messages) == 1 and messages[0]["role"] == "user" else []
         kinds = sorted(part["type"] for part in parts)
         if kinds != ["image", "text"]:
             raise VisRLError(
                 f"Task {task}, row {row}: {', '.join(kinds) or f'{len(messages)} messages'}. "
-                f"{_ONE_PICTURE} leave this task out."
+                f"{_ONE_PICTURE} leave out this task."
             )
         content = {part["type"]: part for part in parts}
         endings = getattr(doc_to_messages.__self__, "lmms_eval_specific_kwargs", None) or {}
         question, ending = _cut_ending(content["text"]["text"], endings.get("post_prompt") or "")
-        found = _BOX_TASK.match(task)
-        form = found[1] if found else ""
+        box_task = _BOX_TASK.match(task)
+        form = box_task[1] if box_task else ""
         until = options.get("until") or ()
-        return Asked(
+        return TaskRequest(
             image=_picture(content["image"]["url"]),
             question=question.replace(_BOX_FORMS[form], "").strip() if form else question,
             ending=ending,
@@ -155,7 +155,7 @@ class VisRL(lmms):
             until=(until,) if isinstance(until, str) else tuple(until),
         )
 
-    def _answer_all(self, batch: list[Asked]) -> list[str | None]:
+    def _answer_all(self, batch: list[TaskRequest]) -> list[str | None]:
         """Return each reply: None where a box can't be read, "" where the model refuses the request."""
         replies = isolate_refused(batch, self._answer)
         for refusal in replies:
@@ -163,28 +163,28 @@ class VisRL(lmms):
                 logger.warning(f"A request was refused, its answer is empty: {refusal}")
         return ["" if isinstance(reply, RequestRefused) else reply for reply in replies]
 
-    def _answer(self, batch: Sequence[Asked]) -> list[str | None]:
-        """batch: all of one task, so all with a form, or none."""
-        if self.way.steps == 1 and not batch[0].form:
-            turns = [DIRECT_PROMPT.parts(question=asked.question) for asked in batch]
-            return [*self._final(batch, turns, [(asked.image,) for asked in batch])]
-        boxes = self._look(batch)
+    def _answer(self, batch: Sequence[TaskRequest]) -> list[str | None]:
+        """Return the answers of a batch of one task, so that all of it has a form, or none."""
+        if self.mode.steps == 1 and not batch[0].form:
+            turns = [DIRECT_PROMPT.parts(question=request.question) for request in batch]
+            return [*self._final(batch, turns, [(request.image,) for request in batch])]
+        boxes = self._find_boxes(batch)
         if batch[0].form:
             return [None if box is None else _box_text(box, a) for box, a in zip(boxes, batch, strict=True)]
-        seen = [(place, box) for place, box in enumerate(boxes) if box is not None]
-        crops = [self._crop(batch[place].image, box) for place, box in seen]
-        answered = [batch[place] for place, _ in seen]
-        turns = [self.way.prompts.answer.parts(question=asked.question) for asked in answered]
-        pictures = [(asked.image, crop) for asked, crop in zip(answered, crops, strict=True)]
+        boxed = [(place, box) for place, box in enumerate(boxes) if box is not None]
+        crops = [self._crop(batch[place].image, box) for place, box in boxed]
+        answered = [batch[place] for place, _ in boxed]
+        turns = [self.mode.prompts.answer.parts(question=request.question) for request in answered]
+        pictures = [(request.image, crop) for request, crop in zip(answered, crops, strict=True)]
         replies: list[str | None] = [None] * len(batch)
-        for (place, _), reply in zip(seen, self._final(answered, turns, pictures), strict=True):
+        for (place, _), reply in zip(boxed, self._final(answered, turns, pictures), strict=True):
             replies[place] = reply
         return replies
 
-    def _look(self, batch: Sequence[Asked]) -> list[Box | None]:
-        """The box pass: unit xyxy of each picture, None where the reply can't be read."""
-        frames = [self._frame(asked.image) for asked in batch]
-        turns = [self.way.prompts.focus.parts(question=asked.question) for asked in batch]
+    def _find_boxes(self, batch: Sequence[TaskRequest]) -> list[Box | None]:
+        """Run the box pass: unit xyxy of each picture, None where the reply can't be read."""
+        frames = [self._frame(request.image) for request in batch]
+        turns = [self.mode.prompts.focus.parts(question=request.question) for request in batch]
         replies = self._generate(turns, [(a.image,) for a in batch], [self.config.max_new_tokens] * len(batch))
         boxes: list[Box | None] = []
         for space, reply in zip(frames, replies, strict=True):
@@ -194,20 +194,23 @@ class VisRL(lmms):
 
     def _frame(self, image: Image) -> Frame:
         try:
-            return bind_frame(image, self.way.box_space, self.actor)
+            return bind_frame(image, self.mode.box_space, self.actor)
         except ImageTooThin as error:
             raise RequestRefused(str(error)) from error
 
     def _crop(self, image: Image, box: Box) -> Image:
-        return image.crop(crop_pixels(box, image.size, self.way.rule or CropRule()))
+        return image.crop(crop_pixels(box, image.size, self.mode.rule or CropRule()))
 
     def _final(
-        self, batch: Sequence[Asked], turns: Sequence[tuple[PromptPart, ...]], pictures: Sequence[tuple[Image, ...]]
+        self,
+        batch: Sequence[TaskRequest],
+        turns: Sequence[tuple[PromptPart, ...]],
+        pictures: Sequence[tuple[Image, ...]],
     ) -> list[str]:
-        """The turn that gives the answer, with the task's ending last."""
-        closed = [_with_ending(parts, asked.ending) for parts, asked in zip(turns, batch, strict=True)]
-        replies = self._generate(closed, pictures, [asked.max_new_tokens for asked in batch])
-        return [_cut(reply, asked.until) for reply, asked in zip(replies, batch, strict=True)]
+        """Run the turn that gives the answer, with the task's ending last."""
+        closed = [_with_ending(parts, request.ending) for parts, request in zip(turns, batch, strict=True)]
+        replies = self._generate(closed, pictures, [request.max_new_tokens for request in batch])
+        return [_cut(reply, request.until) for reply, request in zip(replies, batch, strict=True)]
 
     def _generate(
         self, turns: Sequence[tuple[PromptPart, ...]], pictures: Sequence[tuple[Image, ...]], longest: list[int]
@@ -220,19 +223,19 @@ class VisRL(lmms):
 
 
 def _batches(requests: Sequence[Instance], size: int) -> Iterator[list[Instance]]:
-    """At most `size` requests of one task at a time, in order."""
+    """Yield at most `size` requests of one task at a time, in order."""
     for _, group in itertools.groupby(requests, key=lambda request: request.args[4]):
         rest = list(group)
         yield from (rest[start : start + size] for start in range(0, len(rest), size))
 
 
-def _picture(given: Image | str) -> Image:
-    """Tasks give decoded pictures or paths. The result is RGB."""
-    return given.convert("RGB") if isinstance(given, Image) else images.decode(Path(given).read_bytes())
+def _picture(image: Image | str) -> Image:
+    """Return a task's image, decoded or a path, as RGB."""
+    return image.convert("RGB") if isinstance(image, Image) else images.decode(Path(image).read_bytes())
 
 
 def _cut_ending(text: str, ending: str) -> tuple[str, str]:
-    """The question without the task's post-prompt, and that; the text as it is where it does not end so."""
+    """Split the task's post-prompt from the end of its question; it is "" where the text does not end so."""
     text, ending = text.strip(), ending.strip()
     return (text.removesuffix(ending).rstrip(), ending) if ending and text.endswith(ending) else (text, "")
 
@@ -252,7 +255,7 @@ def _cut(reply: str, until: tuple[str, ...]) -> str:
     return reply.strip()
 
 
-def _box_text(box: Box, asked: Asked) -> str:
-    """The box in the numbers that the task reads: fractions of the picture, or its pixels (as JSON)."""
-    sides = (1, 1, 1, 1) if asked.form == "bbox_rec" else (*asked.image.size, *asked.image.size)
+def _box_text(box: Box, request: TaskRequest) -> str:
+    """Return the box in the numbers that the task reads: fractions of the picture, or its pixels (as JSON)."""
+    sides = (1, 1, 1, 1) if request.form == "bbox_rec" else (*request.image.size, *request.image.size)
     return "[" + ", ".join(f"{value * side:.6f}" for value, side in zip(box.xyxy, sides, strict=True)) + "]"

@@ -1,7 +1,7 @@
-"""report.html of an evaluation: the table, and predictions of all models side by side on their images (Fig. 5).
+"""Write report.html of an evaluation: the table, and all models' predictions side by side on their images (Fig. 5).
 
-Made from report.json and the predictions; a part of evaluate.py. It shares look, policy and escaping with the
-page of a run (page.py): texts are escaped or made text nodes, the page needs nothing else and asks for nothing.
+Last step of evaluate.py. It shares look, policy and escaping with the page of a run (report/page.py): texts are
+escaped or made text nodes; the page is one file and makes no request.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.gold_regions import POSITIVE_IOU
 from visrl_data.core.records import Question
 from visrl_data.core.seeds import keyed_seed
+from visrl_data.evaluation.eval_report import ALL, EvalReport, ModelEntry
 from visrl_data.evaluation.predictions import Prediction
-from visrl_data.evaluation.scores import ALL, answer_score, box_iou
+from visrl_data.evaluation.scores import box_iou, score_answer
 from visrl_data.report import page
 from visrl_data.report.page_sample import MOST_BYTES, small_picture
 from visrl_data.report.page_text import embedded, shown
@@ -25,33 +26,35 @@ from visrl_data.sources.protocol import Source
 
 NAME = "report.html"
 MOST_QUESTIONS = 120
+_FOLDER = Path(__file__).parent
 
 
 def write_page(
-    output: Path, report: dict[str, Any], predictions: Sequence[Sequence[Prediction]], sources: Sequence[Source]
+    output: Path, report: EvalReport, predictions: Sequence[Sequence[Prediction]], sources: Sequence[Source]
 ) -> None:
-    """predictions: of each model, over all sources one after the other."""
+    """Write the page into the folder `output`. predictions: of each model, over all sources in turn."""
     questions, pictures = _sample(report, predictions, sources)
     data = {"models": [m["name"] for m in report["models"]], "questions": questions, "positive_iou": POSITIVE_IOU}
-    style = page.asset("page.css") + page.asset("eval_page.css")
-    script = page.asset("page_parts.js") + page.asset("eval_page.js")
+    style = page.asset("page.css") + page.asset("page.css", _FOLDER)
+    script = page.asset("page_parts.js") + page.asset("page.js", _FOLDER)
     values = {
         "report": report,
         "all": ALL,
+        "positive_iou": POSITIVE_IOU,
         "baselines_first": sorted(report["models"], key=lambda model: model["steps"]),
         "crops": list(dict.fromkeys(_crop(model) for model in report["models"] if model["steps"] == 2)),
         "shown_questions": len(questions),
-        "asked": report["models"][0]["figures"][ALL]["questions"],
+        "question_count": report["models"][0]["figures"][ALL]["questions"],
         "pictures": pictures,
         "data": embedded(data),
         "style": style,
         "script": script,
         "policy": page.policy(style, script),
     }
-    files.write_text(output / NAME, page.environment().get_template("eval_page.html.j2").render(values))
+    files.write_text(output / NAME, page.environment(_FOLDER).get_template("page.html.j2").render(values))
 
 
-def _crop(model: dict[str, Any]) -> str:
+def _crop(model: ModelEntry) -> str:
     rule = model["crop_rule"]
     if isinstance(rule, str):
         return "the benchmark's square"
@@ -59,9 +62,9 @@ def _crop(model: dict[str, Any]) -> str:
 
 
 def _sample(
-    report: dict[str, Any], predictions: Sequence[Sequence[Prediction]], sources: Sequence[Source]
+    report: EvalReport, predictions: Sequence[Sequence[Prediction]], sources: Sequence[Source]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Questions drawn by a key of (seed, id), as many as the page has room for, in their order; and their images."""
+    """Draw questions by a key of (seed, id), as many as fit; return them in order, and their images."""
     seed, scores = report["config"]["seed"], _scores(report)
     places = [place for place, p in enumerate(predictions[0]) if not p.dropped]
     drawn = heapq.nsmallest(
@@ -75,10 +78,12 @@ def _sample(
         first = predictions[0][place]
         if first.image_sha256 not in pictures:
             j = next(j for j, start in enumerate(starts[1:]) if place < start)
-            read = sources[j].read(place - starts[j])
-            if not isinstance(read, Question) or read.image_sha256 != first.image_sha256:
-                raise VisRLError(f"{first.id}: its image has changed since it was asked. Evaluate in a new --output.")
-            uri = small_picture(read.image)
+            question = sources[j].read(place - starts[j])
+            if not isinstance(question, Question) or question.image_sha256 != first.image_sha256:
+                raise VisRLError(
+                    f"{first.id}: its image changed since it was evaluated. Evaluate into a new folder: -o DIR."
+                )
+            uri = small_picture(question.image)
             picture = {"number": len(pictures), "uri": uri, "size": (first.width, first.height)}
             pictures[first.image_sha256] = picture
             spent += len(uri)
@@ -90,7 +95,7 @@ def _sample(
     return [items[place] for place in sorted(items)], list(pictures.values())
 
 
-def _scores(report: dict[str, Any]) -> dict[str, str]:
+def _scores(report: EvalReport) -> dict[str, str]:
     return {group: report["models"][0]["figures"][group]["score"] for group in report["groups"]}
 
 
@@ -115,12 +120,12 @@ def _prediction(p: Prediction, score: str, gold_rule: str) -> dict[str, Any]:
         "box": p.box and _pixels(p.box, p),
         "crop": p.crop,
         "response": None if p.response is None else shown(p.response),
-        "score": round(answer_score(p, score), 4),
+        "score": round(score_answer(p, score), 4),
         "verdict": p.verdict_state if score == "critic" else "off",
         "iou": None if iou is None or p.box is None else round(iou, 4),
     }
 
 
 def _pixels(box: Sequence[float], p: Prediction) -> list[float]:
-    """Unit xyxy -> pixels of the original image, to a hundredth."""
+    """Convert unit xyxy to pixels of the original image, to a hundredth."""
     return [round(value * side, 2) for value, side in zip(box, (p.width, p.height) * 2, strict=True)]

@@ -1,7 +1,7 @@
-"""The predictions of one model on one source, on disk; finished chunks are never made again.
+"""Cache the predictions of one model on one source on disk; finished chunks are never predicted again.
 
     EVAL/predictions/KEY/about.json           what the predictions depend on; KEY is the digest of it
-    EVAL/predictions/KEY/chunk-N.parquet      one finished unit of work
+    EVAL/predictions/KEY/chunk-N.parquet      one finished chunk
     EVAL/predictions/KEY/predictions.parquet  all of them, when the last chunk is done
 
 Another model, source, prompt or device has another key: nothing is mixed, and a model that is added to an
@@ -28,12 +28,12 @@ Quad = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one model made of one row of a source. Boxes are unit xyxy of the original image.
+    """What one model answered to one row of a source. Boxes are unit xyxy of the original image.
 
     row: its number in the source. group: the question's own `source`, by which scores are broken down.
     dropped: the source's reason when the row could not be read; then nothing else is known.
-    focus_state, focus_reply, box, box_text, crop, response, finish: as in asking.Outcome.
-    verdict: the judge's score in [0, 1], None when it was not asked or could not be read (verdict_state).
+    focus_state, focus_reply, box, box_text, crop, response, finish: as in inference.ModelOutput.
+    verdict: the judge's score in [0, 1], None when there was none or it could not be read (verdict_state).
     """
 
     row: int
@@ -83,7 +83,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class PredictionCache:
     """The folder of one model's predictions on one source. rows: of the source; size: rows in a chunk."""
 
     path: Path
@@ -98,40 +98,40 @@ class Shelf:
         return self.path / f"chunk-{index:08d}.parquet"
 
     def missing(self) -> list[int]:
-        """The chunks that are still to be made, in order."""
+        """Return the chunks that are still to be predicted, in order."""
         if self.whole.is_file():
             return []
         return [i for i in range(-(-self.rows // self.size)) if not self.chunk(i).is_file()]
 
 
-def open_shelf(folder: Path, about: dict[str, Any], rows: int, size: int) -> Shelf:
-    """The shelf for what `about` says, made when it is not there yet."""
+def open_cache(folder: Path, about: dict[str, Any], rows: int, size: int) -> PredictionCache:
+    """Open the cache of the predictions that depend on `about`; create it when there is none."""
     text = json.dumps({**about, "rows": rows, "chunk_size": size}, sort_keys=True)
     path = folder / "predictions" / hashlib.sha256(text.encode()).hexdigest()[:12]
     path.mkdir(parents=True, exist_ok=True)
     if not (path / "about.json").is_file():
         files.write_json(path / "about.json", json.loads(text))
-    return Shelf(path, rows, size)
+    return PredictionCache(path, rows, size)
 
 
-def write_chunk(shelf: Shelf, index: int, predictions: Sequence[Prediction]) -> None:
-    """Store one unit of work; it is there as a whole or not at all."""
+def write_chunk(cache: PredictionCache, index: int, predictions: Sequence[Prediction]) -> None:
+    """Store a chunk, atomically."""
     rows = [dataclasses.asdict(prediction) for prediction in predictions]
-    files.write_table(shelf.chunk(index), pa.Table.from_pylist(rows, SCHEMA))
+    files.write_table(cache.chunk(index), pa.Table.from_pylist(rows, SCHEMA))
 
 
-def read_predictions(shelf: Shelf) -> list[Prediction]:
-    """All predictions of a source, in its order; the chunks become one file the first time."""
-    if not shelf.whole.is_file():
-        chunks = [shelf.chunk(i) for i in range(-(-shelf.rows // shelf.size))]
-        files.write_table(shelf.whole, pa.concat_tables([pq.read_table(chunk) for chunk in chunks]))
-    for leftover in shelf.path.glob("chunk-*"):
+def read_predictions(cache: PredictionCache) -> list[Prediction]:
+    """Return all predictions of a source, in its order; the first time, merge the chunks into one file."""
+    if not cache.whole.is_file():
+        chunks = [cache.chunk(i) for i in range(-(-cache.rows // cache.size))]
+        files.write_table(cache.whole, pa.concat_tables([pq.read_table(chunk) for chunk in chunks]))
+    for leftover in cache.path.glob("chunk-*"):
         leftover.unlink()
-    return [parse_prediction(row) for row in pq.read_table(shelf.whole).to_pylist()]
+    return [parse_prediction(row) for row in pq.read_table(cache.whole).to_pylist()]
 
 
 def parse_prediction(row: dict[str, Any]) -> Prediction:
-    """A row of a predictions file."""
+    """Return the prediction in a row of a predictions file."""
     for name in ("answers", "crop", "box"):
         row[name] = None if row[name] is None else tuple(row[name])
     return Prediction(**row | {"gold_boxes": tuple(tuple(box) for box in row["gold_boxes"])})

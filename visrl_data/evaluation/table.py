@@ -1,63 +1,62 @@
-"""An evaluation's report for a terminal, in 80 columns: a table of answers and one of boxes; cells of report.json."""
+"""Lay out an evaluation's report for a terminal, in 80 columns: a table of answers and one of boxes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from visrl_data.evaluation.scores import ALL
+from visrl_data.evaluation.eval_report import ALL, EvalReport, GroupFigures, ModelEntry, ScoreDifference
+from visrl_data.report.formats import MISSING, format_estimate, format_number, format_share, make_table, stack
 
-Cells = Callable[[dict[str, Any]], Sequence[str]]  # figures of a model on a source -> a row's cells but the first
+Cells = Callable[[GroupFigures], Sequence[str]]  # the cells of a row after the first
 
 
-def render(report: dict[str, Any]) -> Group:
-    """The macro mean, then each source where there are several; baselines on top, and among the answers only."""
+def render(report: EvalReport) -> Group:
+    """Return the macro mean, then each source where there are several; baselines on top, and among the answers only."""
     models = sorted(report["models"], key=lambda model: model["steps"])
-    looking = [model for model in models if model["figures"][ALL]["valid"] is not None]
+    with_boxes = [model for model in models if model["figures"][ALL]["valid"] is not None]
     parts: list[RenderableType] = [
         _table(
             "Answer score",
             ("answer", "difference, 95 % interval"),
             lambda f: (f["score"], f"{f['questions']} questions"),
-            lambda f: (_number(f["answer"]), _difference(f["answer_difference"])),
+            lambda f: (format_number(f["answer"]), _difference(f["answer_difference"])),
             models,
             report,
         )
     ]
-    if looking:
+    if with_boxes:
         parts.append(
             _table(
                 "Box accuracy (IoU above 0.5)",
                 ("box", "difference, 95 % interval", "IoU", "valid"),
-                lambda f: ("", f"{f['labelled']} labelled", "", ""),
+                lambda f: ("", f"{f['labelled']} labeled", "", ""),
                 lambda f: (
-                    _number(f["box_accuracy"]),
+                    format_number(f["box_accuracy"]),
                     _difference(f["box_accuracy_difference"]),
-                    _number(f["mean_iou"]),
-                    f"{100 * f['valid']:.1f} %",
+                    format_number(f["mean_iou"]),
+                    format_share(f["valid"]),
                 ),
-                looking,
+                with_boxes,
                 report,
             )
         )
-    return Group(*parts, *_notes(report))
+    notes = _notes(report)
+    return stack(*parts, *(["\n".join(notes)] if notes else []))
 
 
 def _table(
-    title: str, columns: Sequence[str], head: Cells, cells: Cells, models: list[dict[str, Any]], report: dict[str, Any]
+    title: str, columns: Sequence[str], head: Cells, cells: Cells, models: list[ModelEntry], report: EvalReport
 ) -> Table:
-    """A section for each source: a row that names it, with the cells of `head`, then a row for each model."""
+    """Lay out a section for each source: a row that names it, with the cells of `head`, then a row for each model."""
     if len(models) > 1:
         title += f", compared with {escape(report['models'][0]['name'])}"
-    table = Table("model", title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.columns[0].overflow = "fold"
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+    table = make_table(title, ("model", *columns))
+    for column in table.columns[1:]:
+        column.no_wrap = True
     for group in [ALL, *report["groups"]] if len(report["groups"]) > 1 else [ALL]:
         name = report["groups"][0] if len(report["groups"]) == 1 else "mean over the sources" if group == ALL else group
         table.add_section()
@@ -67,8 +66,7 @@ def _table(
     return table
 
 
-def _notes(report: dict[str, Any]) -> list[str]:
-    """What was lost, in words."""
+def _notes(report: EvalReport) -> list[str]:
     notes = [f"{n} rows were dropped by their source: {reason}." for reason, n in report["dropped"].items()]
     for model in report["models"]:
         figures, name = model["figures"][ALL], escape(model["name"])
@@ -80,9 +78,5 @@ def _notes(report: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _difference(value: dict[str, float] | None) -> str:
-    return "" if value is None else f"{value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})"
+def _difference(value: ScoreDifference | None) -> str:
+    return format_estimate(value["mean"], value["low"], value["high"], sign="+") if value else MISSING

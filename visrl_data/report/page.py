@@ -30,6 +30,7 @@ from visrl_data.core.config import GenConfig
 from visrl_data.core.pair_rule import PairRule, rule_from
 from visrl_data.report import page_figures, page_flow, page_sample
 from visrl_data.report.accounting import value_counts
+from visrl_data.report.formats import format_count, format_number, format_range, format_share
 from visrl_data.report.page_text import embedded, shown
 from visrl_data.runs.run_folder import Run
 
@@ -128,8 +129,9 @@ def _gallery(found: dict[str, Any], sample: page_sample.Sample) -> dict[str, Any
     }
 
 
-def asset(name: str) -> Markup:
-    return Markup((_FOLDER / name).read_text(encoding="utf-8"))
+def asset(name: str, folder: Path = _FOLDER) -> Markup:
+    """Return a style or a script of ours, which needs no escaping."""
+    return Markup((folder / name).read_text(encoding="utf-8"))
 
 
 def policy(style: str, script: str) -> str:
@@ -145,10 +147,10 @@ def policy(style: str, script: str) -> str:
 
 
 @functools.cache
-def environment() -> jinja2.Environment:
-    """Escapes everything; an undefined name is an error; texts are made visible and of bounded length."""
+def environment(folder: Path = _FOLDER) -> jinja2.Environment:
+    """Return an environment that escapes everything and bounds texts; an undefined name is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: shown(value) if type(value) is str else value,
@@ -157,10 +159,10 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "count": lambda n: "-" if n is None else f"{n:,}",
-        "share": lambda share: "-" if share is None else f"{100 * share:.1f} %",
-        "two": lambda percent: "-" if percent is None else f"{percent:.2f}",
-        "three": lambda number: "-" if number is None else f"{number:.3f}",
+        "count": format_count,
+        "share": format_share,
+        "number": format_number,
+        "range": format_range,
         "words": lambda name: name.replace("_", " "),
     }
     return environment

@@ -1,4 +1,4 @@
-// The predictions of an evaluation's page: a card for each question, a column for each model.
+// The predictions of an evaluation: a card for each question, a column for each model.
 // What it shows is text from strangers: attributes and text nodes only, made by page_parts.js, which comes before.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);

@@ -1,0 +1,78 @@
+"""Open the sources that an evaluation asks, and settle how the answers of each group of questions are scored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from visrl_data.core.config import GenConfig
+from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.metrics import OLD_NAMES
+from visrl_data.evaluation.config import SCORES, EvalConfig
+from visrl_data.evaluation.predictions import Prediction
+from visrl_data.pipeline import factory
+from visrl_data.sources.protocol import Source
+
+OTHERS = ""  # key of the score of groups that have none of their own
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSource:
+    """A source with the options that open it. scores: group -> score, OTHERS for the rest."""
+
+    name: str
+    config: GenConfig
+    source: Source
+    fingerprint: str
+    scores: dict[str, str]
+
+    @property
+    def is_judged(self) -> bool:
+        return "critic" in self.scores.values()
+
+    def score_of(self, group: str) -> str:
+        return self.scores.get(group, self.scores[OTHERS])
+
+
+def open_eval_sources(names: Sequence[str], config: EvalConfig, scores: dict[str, str]) -> list[EvalSource]:
+    """Open each source. scores: group -> score, OTHERS for the rest. Raises UsageError, and VisRLError for no rows."""
+    if not names:
+        raise UsageError("No source given. Give at least one --source.")
+    if len(set(names)) < len(names):
+        raise UsageError(f"--source {next(n for n in names if names.count(n) > 1)}: given twice.")
+    scores = {group: OLD_NAMES.get(score, score) for group, score in scores.items()}
+    for group, score in scores.items():
+        if score not in SCORES:
+            raise UsageError(f"--score {group}{'=' * bool(group)}{score}: expected one of {', '.join(SCORES)}.")
+    eval_sources = []
+    for name in names:
+        gen = config.gen_config(name)
+        source = factory.open_questions(gen)
+        if not len(source):
+            raise VisRLError(f"Source {name} has no rows in split {config.split!r}.")
+        default = "critic" if source.name == "visual-cot" else "normalized"
+        eval_sources.append(EvalSource(name, gen, source, source.fingerprint(), {OTHERS: default} | scores))
+    return eval_sources
+
+
+def scores_and_drops(
+    eval_sources: Sequence[EvalSource], predictions: Sequence[Prediction]
+) -> tuple[dict[str, str], Counter[str]]:
+    """Return the score of each group and the dropped rows by reason. predictions: of any one model."""
+    scores: dict[str, str] = {}
+    dropped: Counter[str] = Counter()
+    start = 0
+    for source in eval_sources:
+        for p in predictions[start : start + len(source.source)]:
+            if p.dropped:
+                dropped[p.dropped] += 1
+            elif scores.setdefault(p.group, source.score_of(p.group)) != source.score_of(p.group):
+                raise UsageError(
+                    f"{p.group} comes from two sources with different scores; choose one: --score {p.group}=SCORE"
+                )
+        start += len(source.source)
+    unknown = sorted({group for source in eval_sources for group in source.scores} - {OTHERS, *scores})
+    if unknown:
+        raise UsageError(f"--score {unknown[0]}=: no question has that source. Sources: {', '.join(sorted(scores))}.")
+    return scores, dropped

@@ -1,0 +1,56 @@
+"""Format numbers, shares and intervals, and lay out tables: alike on the terminal, on the pages and on the cards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+MISSING = "-"  # there is no such figure
+
+
+def format_count(count: int | None) -> str:
+    return MISSING if count is None else f"{count:,}"
+
+
+def format_number(value: float | None, digits: int = 3, sign: str = "") -> str:
+    """Format a score, an AUC or a difference. sign: "+" to write the sign of positive values too."""
+    return MISSING if value is None else f"{value:{sign}.{digits}f}"
+
+
+def format_share(share: float | None) -> str:
+    """Format a share in [0, 1] as a percentage."""
+    return MISSING if share is None else f"{100 * share:.1f} %"
+
+
+def format_range(low: float | None, high: float | None, digits: int = 3, sign: str = "") -> str:
+    """Format an interval; None where there is none."""
+    if low is None or high is None:
+        return MISSING
+    return f"{format_number(low, digits, sign)} to {format_number(high, digits, sign)}"
+
+
+def format_estimate(value: float | None, low: float | None, high: float | None, digits: int = 3, sign: str = "") -> str:
+    """Format a value with its interval: "0.500 (0.400 to 0.600)"."""
+    if value is None:
+        return MISSING
+    return f"{format_number(value, digits, sign)} ({format_range(low, high, digits, sign)})"
+
+
+def make_table(title: str, columns: Sequence[str], left: Iterable[str] = ()) -> Table:
+    """Make an empty table for 80 columns; longer texts wrap, uncut. left: columns of text besides the first."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0
+    )
+    texts = {columns[0], *left}
+    for column in columns:
+        table.add_column(column, justify="left" if column in texts else "right", overflow="fold")
+    return table
+
+
+def stack(*parts: RenderableType) -> Group:
+    """Place parts one below the other, with an empty line between them."""
+    first, *others = parts
+    return Group(first, *(piece for part in others for piece in ("", part)))
