@@ -32,6 +32,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_report import ALL
+from visrl_data.evaluation.eval_sources import OTHERS
 from visrl_data.executors import generation
 from visrl_data.models.model_folder import RECORD, find_model
 from visrl_data.pipeline import factory
@@ -212,7 +213,7 @@ def _measure(
         [config.eval_source or gen.source],
         _eval_config(config, gen),
         output / "eval",
-        {evaluate.OTHERS: config.score},
+        {OTHERS: config.score},
         lambda step: None if step.resumed else progress("eval", step.done, step.total),
     )
     entries = [

@@ -296,5 +296,5 @@ def test_a_model_that_learnt_to_answer_at_once_is_asked_at_once(tmp_path):
         record = tmp_path / name / "visrl.json"
         record.write_text(json.dumps(json.loads(record.read_text()) | more))
     models = [str(tmp_path / name) for name in ("at-once", "in-two")]
-    asked = find_eval_models(models, EvalConfig(baseline=False), PromptSet())
-    assert [subject.way.steps for subject in asked] == [1, 2]
+    eval_models = find_eval_models(models, EvalConfig(baseline=False), PromptSet())
+    assert [model.mode.steps for model in eval_models] == [1, 2]

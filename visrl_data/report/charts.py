@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import Locator
 
 WIN, LOSE, INK = "#1a7f37", "#cf222e", "#24292f"
 _COLORS = ("#1f5f99", "#d62728", "#2ca02c", "#9467bd")
@@ -90,7 +91,7 @@ def _draw_bars(axes: Axes, panel: Panel) -> None:
         axes.bar(left, series.values, width, align="edge", color=series.color or INK, label=series.name)
     every = 1 if len(panel.labels) <= _MOST_LABELS else 2
     axes.set_xticks(places[::every], panel.labels[::every])
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(_whole_numbers())
     axes.yaxis.set_major_formatter("{x:,.0f}")
 
 
@@ -106,6 +107,12 @@ def _draw_lines(axes: Axes, panel: Panel) -> None:
             for step, value, top in zip(series.steps, series.values, high, strict=True):
                 axes.annotate(f"{value:.2f}", (step, top), (0, 2), textcoords="offset points", ha="center", fontsize=8)
     axes.grid(axis="y", color="#dddddd")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(_whole_numbers())
     if panel.y_range:
         axes.set_ylim(panel.y_range)
+
+
+def _whole_numbers() -> Locator:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator("auto", integer=True)
