@@ -25,7 +25,7 @@ from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.core.prompts import DIRECT, Prompt, PromptPart, PromptSet
 from visrl_data.core.records import Question
 from visrl_data.engines.protocol import Reply, Request, Role
-from visrl_data.engines.refusals import RequestRefused
+from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.pipeline.actor import FocusBox, QuestionView, actor_sampling, answer_pass, bind_frame
 
 _PromptInput = tuple[tuple[PromptPart, ...], tuple[Image.Image, ...]]
