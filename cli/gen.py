@@ -19,7 +19,7 @@ from .options import ConfigFile, Json, Mix, make_gen_config, resolve_mix, with_o
 from .push import HubId, Private, Tag, prepare_push, summarize
 
 if TYPE_CHECKING:
-    from visrl_data.executors.generation import Progress
+    from visrl_data.executors.generation import RunProgress
     from visrl_data.executors.protocol import Executor
     from visrl_data.executors.shards import Shard
     from visrl_data.publishing.release import PushResult
@@ -170,7 +170,7 @@ def _run_chunks(config: GenConfig, target: Path, executor: Executor | None, shar
 
     with ProgressBars("questions") as bars, resumable(target):
 
-        def on_chunk(step: Progress) -> None:
+        def on_chunk(step: RunProgress) -> None:
             if step.resumed and step.done == step.resumed + 1:
                 bars.say(f"Resuming: {step.resumed} of {step.chunks} chunks done")
             bars.update("questions", min(step.done * config.chunk_size, step.questions), step.questions)

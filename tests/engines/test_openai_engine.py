@@ -344,7 +344,7 @@ def test_a_local_actor_with_a_served_critic_and_the_other_way_round(serve, photo
     other = factory.build(options(server, photo_source, critic=str(untrained), critic_engine="transformers", **mixed))
     assert (other.actor.engine.name, other.critic.engine.name) == ("openai", "transformers")
     assert other.identity["origin_base"]["id"] == str(untrained)
-    factory.process(other, factory.read_chunk(other, 0))
+    factory.run_stages(other, factory.read_chunk(other, 0))
     assert {asked.body["model"] for asked in server.log} == {"actor"}
 
 

@@ -113,7 +113,7 @@ def test_the_chunk_of_a_killed_process_is_done_again(photo_source, scripted_role
 
 
 def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_source, executor, tmp_path, monkeypatch):
-    monkeypatch.setattr(multiprocess, "MOST_DEATHS", 2)
+    monkeypatch.setattr(multiprocess, "MAX_DEATHS", 2)
     with pytest.raises(VisRLError, match="killed by signal 9 at chunk 2, the last of 2 tries"):
         generation.generate(config(photo_source), tmp_path / "run", executor=executor(killed_always))
     run = run_folder.Run(tmp_path / "run")
@@ -127,7 +127,7 @@ def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_sourc
     [
         (lost, VisRLError, "The server is gone.*visrl gen --config"),
         (broken, RuntimeError, "in the process on CPU process .*a mistake in the code"),
-        (odd, VisRLError, "is not like the other devices.*place: CPU process"),
+        (odd, VisRLError, "differs from the other devices.*place: CPU process"),
     ],
 )
 def test_what_a_process_raises_is_raised_here(photo_source, executor, tmp_path, script, kind, message):
@@ -148,13 +148,13 @@ def test_what_a_process_raises_is_raised_here(photo_source, executor, tmp_path, 
 )
 def test_what_can_t_be_spread_is_refused(count, options, message):
     with pytest.raises(UsageError, match=message):
-        multiprocess.places(GenConfig(**options), count)
+        multiprocess.worker_devices(GenConfig(**options), count)
 
 
 def test_cores_are_shared_out(monkeypatch):
     monkeypatch.setattr(multiprocess, "_cores", lambda: 7)
-    assert [place.threads for place in multiprocess.places(GenConfig(device="cpu"), 3)] == [2, 2, 2]
-    assert [place.threads for place in multiprocess.places(GenConfig(device="cpu"), 9)] == [1] * 9
+    assert [place.threads for place in multiprocess.worker_devices(GenConfig(device="cpu"), 3)] == [2, 2, 2]
+    assert [place.threads for place in multiprocess.worker_devices(GenConfig(device="cpu"), 9)] == [1] * 9
 
 
 def command(folder, *more):

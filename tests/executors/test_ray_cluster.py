@@ -45,7 +45,7 @@ def scripted_identity(options, folder):
     return with_dice(ray_cluster._build)(options, folder)[1]
 
 
-class SlowActor(ray_cluster.Actor):
+class SlowActor(ray_cluster.ChunkActor):
     """Notes when it begins and ends a chunk, and where; a chunk takes two seconds."""
 
     def __init__(self, options, expected, folder):
@@ -95,7 +95,7 @@ def cluster():
 @pytest.mark.timeout(1200)
 def test_a_lost_actor_and_a_lost_node_change_no_byte(cluster, photo_source, scripted_roles, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_cluster, "_identity", scripted_identity)
-    monkeypatch.setattr(ray_cluster, "Actor", SlowActor)
+    monkeypatch.setattr(ray_cluster, "ChunkActor", SlowActor)
     monkeypatch.chdir(tmp_path)
     whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     lost = []
@@ -135,11 +135,11 @@ def test_what_an_actor_raises_is_raised_here(cluster, tmp_path):
 
 def test_a_chunk_travels_unchanged(photo_source, scripted_roles):
     """Without a cluster: what an actor sends is what it made, and an error is raised by its kind."""
-    made = factory.make_chunk(factory.build(config(photo_source), scripted_roles), 3, None)
+    made = factory.process_chunk(factory.build(config(photo_source), scripted_roles), 3, None)
     [row] = ray_cluster._pack(made.index, made.record, made.tables).to_pylist()
     assert ray_cluster._unpack(row) == made
     for error, kind in ((UsageError("no"), UsageError), (EngineLost("no"), EngineLost), (KeyError("no"), RuntimeError)):
-        [row] = ray_cluster._pack(3, ray_cluster._told(error), {}).to_pylist()
+        [row] = ray_cluster._pack(3, ray_cluster._error_record(error), {}).to_pylist()
         with pytest.raises(kind):
             ray_cluster._unpack(row)
 

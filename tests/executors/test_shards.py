@@ -89,7 +89,7 @@ def test_a_shard_begun_otherwise_than_those_beside_it_is_refused_at_once(photo_s
 
 def test_what_is_no_shard_is_refused(photo_source, scripted_roles, tmp_path):
     whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
-    with pytest.raises(UsageError, match="no shard of a run"):
+    with pytest.raises(UsageError, match="not a shard of a run"):
         join([whole.path], tmp_path / "joined")
     cuts = [make(photo_source, tmp_path / "run", scripted_roles, 1, of).path for of in (2, 3)]
     with pytest.raises(UsageError, match="Shards of 2 and of 3"):

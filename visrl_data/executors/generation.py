@@ -1,4 +1,4 @@
-"""Run the factory into a run folder: open it, make the missing chunks on an executor, finalize."""
+"""Run the factory into a run folder: open it, process the missing chunks on an executor, finalize."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ from visrl_data.runs.run_folder import Run
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Told after each chunk. chunks, questions: those to be made here. resumed: chunks of an earlier start."""
+class RunProgress:
+    """How far a run is, after each chunk.
+
+    chunks, questions: how many this process has to do. resumed: the chunks of them that an earlier start did.
+    events: what is worth saying of this chunk, a halved batch for one.
+    """
 
     done: int
     chunks: int
@@ -33,18 +37,19 @@ class Progress:
 def generate(
     config: GenConfig,
     output: Path,
-    on_chunk: Callable[[Progress], None] = lambda _: None,
+    on_chunk: Callable[[RunProgress], None] = lambda _: None,
     max_chunks: int | None = None,
     roles: tuple[Role, Role] | None = None,
     executor: Executor | None = None,
     shard: Shard | None = None,
 ) -> Run:
-    """Run the factory into the folder `output`, going on where an earlier start stopped.
+    """Run the factory into the folder `output`, or resume it there. Return the run; a finished one at once.
 
-    max_chunks: stop after so many new chunks, leaving an unfinished run (for `--estimate`).
-    roles: actor and critic on engines of one's own, in place of loading `config.model`.
-    executor: who makes the chunks; default: this process. shard: make only its chunks, leaving an unfinished run;
-    `output` is then its folder. Raises VisRLError for anything the user can mend; what was made until then stays.
+    on_chunk: called after each chunk. max_chunks: stop after this many new chunks, leaving the run unfinished (for
+    `--estimate`). roles: actor and critic on engines of your own, in place of loading `config.model`.
+    executor: where chunks are processed; default: this process. shard: process only its chunks, leaving the run
+    unfinished; `output` is then the shard's folder.
+    Raises VisRLError for anything that the user can fix; finished chunks are kept.
     """
     text = to_toml(config)
     with executor or LocalExecutor(build(config, roles)) as executor:
@@ -54,27 +59,27 @@ def generate(
             if run.finished:
                 run_folder.remove_chunks(run)
                 return run
-            mine = shard.chunks(run.chunks) if shard else range(run.chunks)
-            missing = [i for i in mine if not run.has_chunk(i)]
-            done = resumed = len(mine) - len(missing)
+            chunk_ids = shard.chunks(run.chunks) if shard else range(run.chunks)
+            missing = [i for i in chunk_ids if not run.has_chunk(i)]
+            done = resumed = len(chunk_ids) - len(missing)
             size, rows = config.chunk_size, executor.identity["source"]["rows"]
-            questions = sum(min(size, rows - i * size) for i in mine)
+            questions = sum(min(size, rows - i * size) for i in chunk_ids)
             try:
-                for made in executor.make(run, missing[:max_chunks]):
-                    run_folder.write_chunk(run, made.index, made.tables)
-                    run.replies_path(made.index).unlink(missing_ok=True)
-                    run_folder.log_time(run, made.record)
+                for chunk in executor.process_chunks(run, missing[:max_chunks]):
+                    run_folder.write_chunk(run, chunk.index, chunk.tables)
+                    run.replies_path(chunk.index).unlink(missing_ok=True)
+                    run_folder.log_time(run, chunk.record)
                     done += 1
-                    on_chunk(Progress(done, len(mine), resumed, questions, tuple(made.record["events"])))
+                    on_chunk(RunProgress(done, len(chunk_ids), resumed, questions, tuple(chunk.record["events"])))
             except EngineLost as error:
-                raise VisRLError(_lost(error, done, len(mine), run_folder.go_on(run.path))) from error
-            if not shard and done == len(mine):
-                finalize.finish(run, config, [run.chunk_path(i) for i in mine])
+                raise VisRLError(_lost(error, done, len(chunk_ids), run_folder.go_on(run.path))) from error
+            if not shard and done == len(chunk_ids):
+                finalize.finish(run, config, [run.chunk_path(i) for i in chunk_ids])
             return run
 
 
-def _lost(error: EngineLost, done: int, chunks: int, again: str) -> str:
+def _lost(error: EngineLost, done: int, chunks: int, command: str) -> str:
     return (
         f"{error}\n{done} of {chunks} chunks are done; the replies received since then are kept too. "
-        f"Once the server answers again, go on with: {again}"
+        f"Once the server answers again, resume with: {command}"
     )

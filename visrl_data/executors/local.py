@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from visrl_data.pipeline.factory import ChunkResult, Factory, make_chunk, read_chunk
+from visrl_data.pipeline.factory import ChunkResult, Factory, process_chunk, read_chunk
 from visrl_data.runs.run_folder import Run
 
 
@@ -28,11 +28,11 @@ class LocalExecutor:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def make(self, run: Run, indices: Sequence[int]) -> Iterator[ChunkResult]:
-        """The next chunk's questions are read and decoded while the models work on this one's."""
+    def process_chunks(self, run: Run, indices: Sequence[int]) -> Iterator[ChunkResult]:
+        """Process chunks one after the other; the next one's questions are read meanwhile."""
         with ThreadPoolExecutor(1, "reading ahead") as reader:
             ahead = None
             for index, following in itertools.zip_longest(indices, indices[1:]):
-                asked = ahead.result() if ahead else read_chunk(self.factory, index)
+                chunk_input = ahead.result() if ahead else read_chunk(self.factory, index)
                 ahead = None if following is None else reader.submit(read_chunk, self.factory, following)
-                yield make_chunk(self.factory, index, run.replies_path(index), asked)
+                yield process_chunk(self.factory, index, run.replies_path(index), chunk_input)

@@ -34,7 +34,7 @@ class Executor(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def make(self, run: Run, indices: Sequence[int]) -> Iterator[ChunkResult]:
+    def process_chunks(self, run: Run, indices: Sequence[int]) -> Iterator[ChunkResult]:
         """Yield each of these chunks once, in the order in which they finish. Write nothing into the run.
 
         Raises EngineLost when a server stays away, VisRLError for anything else that the user can fix.

@@ -1,7 +1,7 @@
 """Process chunks on a Ray cluster: one actor for each GPU, or for each CPU where there is no GPU (extra `ray`).
 
-Ray Data maps the chunks' numbers to their tables and does those of a lost actor or node again, without end; an
-exception is no loss, and is raised here. The process that started it alone writes. Every node needs this package in
+Ray Data maps chunk numbers to tables. It retries the chunks of a lost actor or node without limit; an exception in a
+chunk is not retried but raised here. Only the driver writes. Every node needs this package and its dependencies in
 the same versions, and the files that the options name at the same paths.
 """
 
@@ -59,17 +59,17 @@ class RayExecutor:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise VisRLError(f"--ray {self._address}: no Ray cluster answers there ({error}).") from error
         try:
-            found = ray.cluster_resources()
-            gpus = int(found.get("GPU", 0)) if self._config.device != "cpu" else 0
+            resources = ray.cluster_resources()
+            gpus = int(resources.get("GPU", 0)) if self._config.device != "cpu" else 0
             if self._config.device == "cuda" and not gpus:
                 raise UsageError(f"--ray with --device cuda: the cluster at {self._address} shows no GPU.")
-            self._count = gpus or int(found.get("CPU", 1))
+            self._count = gpus or int(resources.get("CPU", 1))
             self._each = {"num_gpus": 1} if gpus else {"num_cpus": 1}
             self._config = dataclasses.replace(self._config, device="cuda" if gpus else "cpu")
-            told = ray.get(ray.remote(**self._each)(_identity).remote(self._config, os.getcwd()))
-            if "raised" in told:
-                raise _raised(told)
-            self._identity = told
+            identity = ray.get(ray.remote(**self._each)(_identity).remote(self._config, os.getcwd()))
+            if "raised" in identity:
+                raise _error_from(identity)
+            self._identity = identity
         except BaseException:
             self.__exit__()
             raise
@@ -84,8 +84,8 @@ class RayExecutor:
 
         ray.shutdown()
 
-    def make(self, run: Run, indices: Sequence[int]) -> Iterator[ChunkResult]:
-        """Replies of servers are not kept for a chunk that is lost: an actor may be where the run folder is not."""
+    def process_chunks(self, run: Run, indices: Sequence[int]) -> Iterator[ChunkResult]:
+        """Process chunks on the cluster. Replies of servers to a lost chunk are lost: actors see no run folder."""
         import ray
 
         if not indices:
@@ -95,7 +95,7 @@ class RayExecutor:
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         chunks = ray.data.from_items([{"index": i} for i in indices], override_num_blocks=len(indices))
         tables = chunks.map_batches(
-            Actor,
+            ChunkActor,
             fn_constructor_args=(self._config, self._identity, os.getcwd()),
             batch_size=1,
             batch_format="pyarrow",
@@ -113,29 +113,29 @@ class RayExecutor:
                     yield _unpack(row)
         except ray.exceptions.RayError as error:
             raise VisRLError(
-                f"Ray gave up: {str(error).strip().splitlines()[-1]}\n"
-                "Finished chunks are kept; the same command goes on."
+                f"Ray failed: {str(error).strip().splitlines()[-1]}\n"
+                "Finished chunks are kept; the same command resumes."
             ) from error
 
 
-class Actor:
-    """Builds the factory once, then makes a chunk a call."""
+class ChunkActor:
+    """Build the factory once, then process one chunk a call."""
 
     def __init__(self, config: GenConfig, expected: dict[str, Any], folder: str) -> None:
-        self._built, told = _build(config, folder)
-        self._wrong = told if "raised" in told else _unlike(expected, told)
+        self._factory, identity = _build(config, folder)
+        self._failure = identity if "raised" in identity else _difference(expected, identity)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         from visrl_data.pipeline import factory
 
         [index] = batch["index"].to_pylist()
-        if self._wrong:
-            return _pack(index, self._wrong, {})
+        if self._failure:
+            return _pack(index, self._failure, {})
         try:
-            made = factory.make_chunk(self._built, index, None)
-        except Exception as error:  # no better at a second try, so Ray is not told
-            return _pack(index, _told(error), {})
-        return _pack(index, made.record, made.tables)
+            chunk = factory.process_chunk(self._factory, index, None)
+        except Exception as error:  # returned as data, since Ray would retry the chunk and fail again
+            return _pack(index, _error_record(error), {})
+        return _pack(index, chunk.record, chunk.tables)
 
 
 def _identity(config: GenConfig, folder: str) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _identity(config: GenConfig, folder: str) -> dict[str, Any]:
 
 
 def _build(config: GenConfig, folder: str) -> tuple[Any, dict[str, Any]]:
-    """The factory and its identity, or None and what to raise at home."""
+    """Return the factory and its identity, or None and the record of an error that the driver raises."""
     from visrl_data.pipeline import factory
 
     try:
@@ -151,34 +151,36 @@ def _build(config: GenConfig, folder: str) -> tuple[Any, dict[str, Any]]:
         os.chdir(folder)  # relative paths are those of the command
         built = factory.build(config)
     except OSError as error:
-        return None, _told(VisRLError(f"{error}. All nodes of the cluster must see the same files."))
+        return None, _error_record(VisRLError(f"{error}. All nodes of the cluster must see the same files."))
     except Exception as error:
-        return None, _told(error)
+        return None, _error_record(error)
     return built, built.identity
 
 
-def _unlike(expected: dict[str, Any], found: dict[str, Any]) -> dict[str, str] | None:
-    changed = [key for key in found if found[key] != expected.get(key)]
+def _difference(expected: dict[str, Any], identity: dict[str, Any]) -> dict[str, str] | None:
+    changed = [key for key in identity if identity[key] != expected.get(key)]
     if not changed:
         return None
-    shown = "\n".join(f"  {key}: {expected.get(key)} -> {found[key]}" for key in changed)
-    return _told(VisRLError(f"The cluster's devices are not alike; rows would differ. One has -> another:\n{shown}"))
+    shown = "\n".join(f"  {key}: {expected.get(key)} -> {identity[key]}" for key in changed)
+    return _error_record(
+        VisRLError(f"The cluster's devices differ, so their rows would too (one -> another):\n{shown}")
+    )
 
 
-def _told(error: Exception) -> dict[str, str]:
-    """An error as it travels: its own kind where the user can mend it, else with the place in the code."""
+def _error_record(error: Exception) -> dict[str, str]:
+    """Return an error as a record: its own class where the user can fix it, else with the traceback."""
     kind = next((known.__name__ for known in _RAISED if isinstance(error, known)), None)
     if kind is None:
         return {"raised": "RuntimeError", "message": f"in a Ray actor:\n{traceback.format_exc()}"}
     return {"raised": kind, "message": str(error)}
 
 
-def _raised(told: dict[str, str]) -> Exception:
-    return next((kind for kind in _RAISED if kind.__name__ == told["raised"]), RuntimeError)(told["message"])
+def _error_from(record: dict[str, Any]) -> Exception:
+    return next((kind for kind in _RAISED if kind.__name__ == record["raised"]), RuntimeError)(record["message"])
 
 
 def _pack(index: int, record: dict[str, Any], tables: dict[str, pa.Table]) -> pa.Table:
-    """One row that travels: the record as JSON, each table as an Arrow stream."""
+    """Return a chunk as one row: the record as JSON, each table as an Arrow stream."""
     row: dict[str, Any] = {"index": index, "record": json.dumps(record)}
     for name, schema in TABLES.items():
         buffer = io.BytesIO()
@@ -193,5 +195,5 @@ def _pack(index: int, record: dict[str, Any], tables: dict[str, pa.Table]) -> pa
 def _unpack(row: dict[str, Any]) -> ChunkResult:
     record = json.loads(row["record"])
     if "raised" in record:
-        raise _raised(record)
+        raise _error_from(record)
     return ChunkResult(row["index"], {name: pa.ipc.open_stream(row[name]).read_all() for name in TABLES}, record)

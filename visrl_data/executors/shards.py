@@ -1,10 +1,10 @@
-"""A run in shards, for job arrays: each job makes every n-th chunk in a folder of its own; joined, they are one run.
+"""Run in shards, for job arrays: each job processes every n-th chunk in its own folder; joined, they are one run.
 
     visrl gen ... --shard 2/8 -o RUN      works in RUN/shard-2-of-8, an unfinished run that lacks the others' chunks
-    visrl join RUN/shard-*-of-8 -o RUN    checks them, then finishes RUN as if one process had made it all
+    visrl join RUN/shard-*-of-8 -o RUN    checks them, then finishes RUN as if one process had done it all
 
-Chunks are cut from the whole list of questions before they are dealt out, so a shard changes no row. Nothing about
-shards is in a run's options or digests: the folder's name alone says which part it is.
+Chunks are cut from the whole list of questions before they are divided among shards, so a shard changes no row.
+Nothing about shards is in a run's options or digests: the folder's name alone says which part it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from visrl_data.pipeline import finalize
 from visrl_data.runs import run_folder
 from visrl_data.runs.run_folder import Run
 
-_SHOWN = 5  # commands, or numbers of chunks, in a message
+_MAX_SHOWN = 5  # commands, or chunk numbers, in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +43,22 @@ class Shard:
         return output / f"shard-{self.number}-of-{self.of}"
 
     def chunks(self, total: int) -> range:
-        """Its chunks of a run of `total`: every n-th, so that all shards have their part of every source in a mix."""
+        """Return its chunks of a run of `total`: every n-th, so that each shard has a part of every source in a mix."""
         return range(self.number - 1, total, self.of)
 
 
 def parse_shard(text: str) -> Shard:
-    """I/N as on the command line. Raises UsageError."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found:
+    """Parse I/N as on the command line. Raises UsageError."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
         raise UsageError(f"--shard {text}: expected I/N, like 2/8 for the second of eight.")
-    return Shard(int(found[1]), int(found[2]))
+    return Shard(int(match[1]), int(match[2]))
 
 
 def check_siblings(folder: Path, config_text: str, identity: dict[str, Any]) -> None:
-    """Raise VisRLError when another shard beside this one was begun under other conditions: they could not be joined.
+    """Raise VisRLError when a shard beside this one was started under other conditions: they could not be joined.
 
-    Shards that begin at the same moment do not see each other; `join` compares them all.
+    Shards that start at the same moment do not see each other; `join` compares them all.
     """
     of = folder.name.rpartition("-")[2]
     for other in sorted(folder.parent.glob(f"shard-*-of-{of}")):
@@ -67,38 +67,42 @@ def check_siblings(folder: Path, config_text: str, identity: dict[str, Any]) -> 
 
 
 def join(folders: Sequence[Path], output: Path) -> Run:
-    """Finish the run `output` from its shards, as one process would have; the shards are left as they are.
+    """Finish the run `output` from its shards, as one process would have; leave the shards as they are.
 
-    Raises VisRLError when they are not of one run (the differences are shown) or when chunks are missing (with the
-    commands that make them); UsageError when a folder is no shard's.
+    Raises VisRLError when they are not of one run, with the differences, or when chunks are missing, with the commands
+    that make them; UsageError when a folder is not a shard's.
     """
-    of = _check_named(folders)
+    of = _shard_count(folders)
     first = Run(folders[0])
     text, identity = (first.path / "config.toml").read_text(encoding="utf-8"), first.identity()
     for other in folders[1:]:
         _check_alike(other, text, identity, first.path)
     config = make_config(GenConfig, first.config(), {}, where=str(first.path / "config.toml"), command="visrl gen")
-    homes = {folder.name: Run(folder) for folder in folders}
-    places = [homes.get(Shard(i % of + 1, of).folder(output).name) for i in range(first.chunks)]
-    missing = [i for i, home in enumerate(places) if home is None or not home.has_chunk(i)]
+    runs_by_name = {folder.name: Run(folder) for folder in folders}
+    owners = [runs_by_name.get(Shard(i % of + 1, of).folder(output).name) for i in range(first.chunks)]
+    missing = [i for i, owner in enumerate(owners) if owner is None or not owner.has_chunk(i)]
     if missing:
         raise VisRLError(_missing(missing, of, first))
     with run_folder.open_run(output, text, identity) as run:
         if not run.finished:
-            finalize.finish(run, config, [home.chunk_path(i) for i, home in enumerate(places) if home])
+            finalize.finish(run, config, [owner.chunk_path(i) for i, owner in enumerate(owners) if owner])
         return run
 
 
-def _check_named(folders: Sequence[Path]) -> int:
-    """How many shards there are by the folders' names. Raises UsageError."""
+def _shard_count(folders: Sequence[Path]) -> int:
+    """Return how many shards there are by the folders' names. Raises UsageError."""
     parts = set()
     for folder in folders:
-        found = re.fullmatch(r"shard-\d+-of-(\d+)", folder.name)
-        if not found or not (folder / "run.json").is_file():
-            raise UsageError(f"{folder} is no shard of a run. `visrl gen --shard I/N -o RUN` makes RUN/shard-I-of-N.")
-        parts.add(int(found[1]))
+        match = re.fullmatch(r"shard-\d+-of-(\d+)", folder.name)
+        if not match or not (folder / "run.json").is_file():
+            raise UsageError(
+                f"{folder} is not a shard of a run. `visrl gen --shard I/N -o RUN` makes RUN/shard-I-of-N."
+            )
+        parts.add(int(match[1]))
     if len(parts) > 1:
-        raise UsageError(f"Shards of {' and of '.join(map(str, sorted(parts)))}: a run is cut in one way. Name those.")
+        raise UsageError(
+            f"Shards of {' and of '.join(map(str, sorted(parts)))}: expected the shards of one run, all of the same N."
+        )
     return parts.pop()
 
 
@@ -107,23 +111,23 @@ def _check_alike(other: Path, config_text: str, identity: dict[str, Any], this: 
     if changed:
         shown = "\n".join(f"  {key}: {change}" for key, change in changed.items())
         raise VisRLError(
-            f"{other} and {this} are not of one run; joined, they would mix rows of different conditions:\n{shown}\n"
-            "Make all shards with the same command on machines of one kind, in an --output of their own."
+            f"{other} and {this} are not of one run; joined, they would mix rows made under different conditions:\n"
+            f"{shown}\nMake all shards with the same command, on machines of one kind, in an --output of their own."
         )
 
 
 def _missing(missing: Sequence[int], of: int, first: Run) -> str:
-    """Which chunks are not there, and the commands that make them."""
+    """Say which chunks are missing, and the commands that make them."""
     shards = sorted({i % of for i in missing})
     commands = "\n".join(
         f"  visrl gen --config {first.path}/config.toml --shard {number + 1}/{of} -o {first.path.parent}"
-        for number in shards[:_SHOWN]
+        for number in shards[:_MAX_SHOWN]
     )
     return (
         f"{len(missing)} of {first.chunks} chunks are missing: {_some(missing)}. "
-        f"They are made by shard {_some([number + 1 for number in shards])} of {of}:\n{commands}"
+        f"They belong to shard {_some([number + 1 for number in shards])} of {of}:\n{commands}"
     )
 
 
 def _some(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
+    return ", ".join(map(str, numbers[:_MAX_SHOWN])) + (", ..." if len(numbers) > _MAX_SHOWN else "")

@@ -130,7 +130,7 @@ class ChunkResult:
     record: dict[str, Any]
 
 
-def make_chunk(
+def process_chunk(
     factory: Factory, index: int, replies: Path | None, chunk_input: ChunkInput | None = None
 ) -> ChunkResult:
     """Process a chunk.
@@ -140,7 +140,7 @@ def make_chunk(
     """
     started = time.perf_counter()
     reply_cache.attach(engines(factory), replies)
-    tables, seconds = process(factory, chunk_input or read_chunk(factory, index))
+    tables, seconds = run_stages(factory, chunk_input or read_chunk(factory, index))
     usages = take_usage(factory)
     record = {
         "chunk": index,
@@ -165,12 +165,12 @@ def read_chunk(factory: Factory, index: int) -> ChunkInput:
     return ChunkInput(questions, pictures, [row for row in rows if isinstance(row, Drop)])
 
 
-def process(factory: Factory, chunk: ChunkInput) -> tuple[dict[str, pa.Table], dict[str, float]]:
+def run_stages(factory: Factory, chunk: ChunkInput) -> tuple[dict[str, pa.Table], dict[str, float]]:
     """Take the questions of a chunk through all stages but the filter: its tables, and the seconds of each stage."""
     seconds = dict.fromkeys(STAGES, 0.0)
     views, drops = _views(factory, chunk)
     candidates: list[Candidate] = []
-    results = isolate_refused(views, lambda some: _passes(factory, some, seconds))
+    results = isolate_refused(views, lambda some: _run_passes(factory, some, seconds))
     for view, result in zip(views, results, strict=True):
         if isinstance(result, RequestRefused):
             drops.append(_refused(view.question, result))
@@ -204,7 +204,7 @@ def _refused(question: Question, refusal: RequestRefused) -> Drop:
     return Drop(question.id, question.source, "focus", "model_refused", str(refusal))
 
 
-def _passes(
+def _run_passes(
     factory: Factory, views: Sequence[QuestionView], seconds: dict[str, float]
 ) -> list[tuple[list[Candidate], list[Drop]]]:
     """Run the passes of actor and critic: the candidates and the dropped attempts of each question."""
