@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
 
 from visrl_data.core import files
 from visrl_data.core.errors import VisRLError
@@ -55,7 +55,7 @@ def _compute(trainer: Any, collator: PairCollator, rows: list[dict[str, Any]]) -
     entries: list[tuple[tuple[str, str], tuple[float, float]]] = []
     for start in range(0, len(shard), size):
         batch = shard[start : start + size]
-        inputs = trainer._prepare_inputs(collator(batch))
+        inputs = send_to_device(collator(batch), trainer.accelerator.device)
         has_response = inputs.pop("has_response").tolist()
         model = trainer.ref_model or trainer.model
         with encoded_once(model, inputs.pop("pictures", None)), completions_only():
