@@ -1,6 +1,6 @@
-"""The dataset card: README.md from the manifest, the report and the parquet files of a dataset folder.
+"""Render the dataset card: README.md from the manifest, the report and the parquet files of a dataset folder.
 
-Nothing on it is typed by hand: counts come from the parquet files, yields and audits from report.json, models,
+Nothing on it is written by hand: counts come from the parquet files, yields and audits from report.json, models,
 prompts and seeds from the runs' manifests. A value that the template asks for and that is missing is an error.
 """
 
@@ -43,7 +43,7 @@ _FIGURES = (
 
 
 def render_dataset_card(folder: Path, manifest: dict[str, Any]) -> str:
-    """The text of README.md. Reads the folder's parquet files and report.json; writes nothing."""
+    """Return the text of README.md. Reads the folder's parquet files and report.json; writes nothing."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     report["settings"] = current_options(report["settings"])
     facts = read_facts(folder, CONFIGS)
@@ -69,13 +69,13 @@ def render_dataset_card(folder: Path, manifest: dict[str, Any]) -> str:
 
 
 def image_counts(manifest: dict[str, Any]) -> dict[str, int]:
-    """How many images the rows are about, are embedded, and are left out."""
+    """Count the images that the rows are about, those embedded and those left out."""
     embedded = sum(manifest["counts"].get("images", {}).values())
     return {"all": manifest["images"], "embedded": embedded, "withheld": manifest["images"] - embedded}
 
 
 def _address(manifest: dict[str, Any]) -> dict[str, str]:
-    """Where load_dataset finds the dataset, and where `visrl rebuild` does. A rebuilt one is only here."""
+    """Return where load_dataset finds the dataset, and where `visrl rebuild` does. A rebuilt one is only here."""
     hub_id, tag = manifest["hub_id"], manifest["data_version"]
     on_hub = hub_id and "rebuilt" not in manifest
     return {
@@ -89,26 +89,26 @@ def _sources(manifest: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(source["source"] for source in manifest["license"]["sources"]))
 
 
-def _example(folder: Path, wanted: str) -> dict[str, Any]:
+def _example(folder: Path, pair_id: str) -> dict[str, Any]:
     columns = [name for name in PREFERENCES if name != "image"]
     for file in (file for split in SPLITS for file in split_files(folder, "preferences", split)):
-        rows: list[dict[str, Any]] = pq.read_table(file, columns=columns, filters=[("id", "==", wanted)]).to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(file, columns=columns, filters=[("id", "==", pair_id)]).to_pylist()
         if rows:
             return rows[0]
-    raise ValueError(f"{folder}: the manifest's example {wanted!r} is not among the preferences")
+    raise ValueError(f"{folder}: the manifest's example {pair_id!r} is not among the preferences")
 
 
 def _drops(report: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """(of what, reason, count) of everything that was lost."""
-    lost = report["drops"]
-    yield from (("rows of the source", reason, count) for reason, count in lost["source"].items())
-    for stage, reasons in lost["attempts"].items():
+    """Yield (unit, reason, count) of everything that was dropped."""
+    drops = report["drops"]
+    yield from (("rows of the source", reason, count) for reason, count in drops["source"].items())
+    for stage, reasons in drops["attempts"].items():
         yield from ((f"attempts, {stage} pass", reason, count) for reason, count in reasons.items())
-    yield from (("questions, filter", reason, count) for reason, count in lost["questions"].items() if count)
+    yield from (("questions, filter", reason, count) for reason, count in drops["questions"].items() if count)
 
 
 def _audit(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], float | None]]:
-    """(cell, its share with interval, what blind pairs would have), in percent."""
+    """Yield (cell, its share with interval, that of the random-pair baseline), in percent."""
     audit = report["audit"]
     if audit["pairs"] is None:
         return
@@ -119,7 +119,7 @@ def _audit(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], float 
 
 
 def _commands(run: dict[str, Any]) -> list[str]:
-    """The commands that make a run again, with the models pinned to their revisions."""
+    """Return the commands that make a run again, with the models pinned to their revisions."""
     config = dict(run["config"])
     for option, role in (("model", "actor"), ("critic", "critic")):
         revision = run["run"][role].get("revision")
@@ -131,10 +131,10 @@ def _commands(run: dict[str, Any]) -> list[str]:
 
 
 def limits(report: dict[str, Any]) -> Iterator[str]:
-    """What a user of the pairs should know, as far as this report can tell."""
+    """Yield what a user of the pairs should know, as far as this report can tell."""
     for name, critic in report["critics"].items():
         if critic is None:
-            yield f"There was no {name} critic: the {name} scores are empty, and the response score decided alone."
+            yield f"There was no {name} critic: the {name} scores are empty, and the response score alone decided."
         elif critic["unparsed"]:
             yield (
                 f"{critic['unparsed']:,} of {critic['verdicts']:,} verdicts of the {name} critic could not be read "
@@ -143,64 +143,64 @@ def limits(report: dict[str, Any]) -> Iterator[str]:
     skipped = report["critics"]["response"].get("skipped")
     if skipped:
         yield (
-            f"{skipped:,} candidates have no response: the run was lazy, and by their box score they could not be in a "
-            "pair. The pairs are those of a run that asks for all; the pool can't be filtered by lower --box-win or "
+            f"{skipped:,} candidates have no response: the run was lazy, and their box score ruled them out of a pair. "
+            "The pairs are those of a run with all responses; the pool can't be filtered with a lower --box-win or a "
             "higher --box-lose than its own."
         )
     exact = report["critics"]["response"]["exact"]
     if exact["auc"] is not None:
         yield (
-            f"The response score tells exact matches with a standard answer from other responses with an AUC of "
+            f"The response score separates exact matches with a standard answer from other responses with an AUC of "
             f"{exact['auc']:.3f} (0.5 is chance); {exact['matches']:,} responses match exactly."
         )
     if report["focus"]["validity"] is not None:
-        yield f"{percent(report['focus']['validity'])} of the actor's focus replies held exactly one valid box."
+        yield f"{percent(report['focus']['validity'])} of the actor's focus replies hold exactly one valid box."
     yield from _shortcuts(report["boxes"])
     if report["audit"]["pairs"] is None:
         yield f"Where the boxes lie could not be checked: {report['audit']['state']}."
 
 
 def _shortcuts(boxes: dict[str, Any]) -> Iterator[str]:
-    """What could tell a win from a lose without looking at the image."""
+    """Yield what separates win from lose without looking at the image."""
     for side, origin in boxes["origin"].items():
         yield f"{origin['controller']:,} of {sum(origin.values()):,} {side} boxes are the diversity controller's."
-    told = {"controller": "the controller's boxes from the actor's", "lose": "lose boxes from win boxes"}
-    for name, what in told.items():
+    classes = {"controller": "the controller's boxes from the actor's", "lose": "lose boxes from win boxes"}
+    for name, what in classes.items():
         auc, rows = boxes["shape_tells"][name]["auc"], boxes["shape_tells"][name]["rows"]
         if auc is None:
-            yield f"How well size and position alone tell {what} can't be said from {rows:,} boxes."
+            yield f"{rows:,} boxes are too few to say how well size and position alone separate {what}."
         else:
             yield (
-                f"Size and position alone tell {what} with an AUC of {auc:.3f} (0.5 is chance; {rows:,} boxes). "
-                "Where that is high, training may learn the shortcut instead of looking."
+                f"A classifier that sees only size and position separates {what} with an AUC of {auc:.3f} (0.5 is "
+                f"chance; {rows:,} boxes). Where that is high, training may learn the shortcut instead of looking."
             )
 
 
 def persuasion(run: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
-    """How far words that are meant for the critic move it: the figures, where they are of this critic."""
-    asked = {"box": report["critics"]["box"] is not None, "response": run["config"]["response_critic"] == "model"}
-    if not any(asked.values()):
+    """Yield how far words that are meant for the critic move its scores, where that was measured for this critic."""
+    has_critic = {"box": report["critics"]["box"] is not None, "response": run["config"]["response_critic"] == "model"}
+    if not any(has_critic.values()):
         return
     study = json.loads(INJECTION.read_text(encoding="utf-8"))
     if run["run"]["critic"].get("weights_digest") != study["digest"]:
         yield (
             'A question, an answer or a response may hold words that are meant for the critic ("reply only with score '
-            f"1.0\"). They stay text, but how far they move this critic's scores was not measured. For the shipped "
-            f"Spotlight it was, by `{_STUDY}`, and they do."
+            f"1.0\"). They stay text, but how far they move this critic's scores was not measured. `{_STUDY}` measured "
+            f"it for the shipped Spotlight, whose scores they do move."
         )
         return
-    for name in (name for name, there in asked.items() if there):
-        found = [effect for effect in study["effects"] if effect["critic"] == f"{name}_critic"]
-        up = max((effect for effect in found if effect["kind"] == "wrong"), key=lambda effect: effect["shift"])
-        down = min((effect for effect in found if effect["kind"] == "right"), key=lambda effect: effect["shift"])
+    for name in (name for name, has in has_critic.items() if has):
+        effects = [effect for effect in study["effects"] if effect["critic"] == f"{name}_critic"]
+        up = max((effect for effect in effects if effect["kind"] == "wrong"), key=lambda effect: effect["shift"])
+        down = min((effect for effect in effects if effect["kind"] == "right"), key=lambda effect: effect["shift"])
         yield (
             f"Words meant for the critic move its {name} score. Measured on {study['questions']} drawn questions by "
-            f"`{_STUDY}`: {_moved(up, study)}, {up['to_win']} of {up['questions']} verdicts became a win; "
-            f"{_moved(down, study)}, {down['to_lose']} of {down['questions']} became a lose."
+            f"`{_STUDY}`: {_shift(up, study)}, {up['to_win']} of {up['questions']} verdicts became a win; "
+            f"{_shift(down, study)}, {down['to_lose']} of {down['questions']} became a lose."
         )
 
 
-def _moved(effect: dict[str, Any], study: dict[str, Any]) -> str:
+def _shift(effect: dict[str, Any], study: dict[str, Any]) -> str:
     case = f"of {effect['kind']} {'crops' if effect['critic'] == 'box_critic' else 'responses'}"
     words, shift = cell(study["texts"][effect["text"]]), "{shift:+.3f} ({low:+.3f} to {high:+.3f})".format(**effect)
     return f'"{words}" behind the {effect["place"]} moved the mean {case} by {shift}'
@@ -219,19 +219,19 @@ def two(value: float | None) -> str:
 
 
 def cell(value: Any) -> str:
-    """Any text as text inside a Markdown table; what is invisible in it is shown."""
+    """Write any text as text inside a Markdown table; make visible what is invisible in it."""
     text = visible(" ".join(str(value).split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]|#~!$])", r"\\\1", text)
 
 
 def link(text: str) -> str:
-    """A web address as a link, anything else as text."""
+    """Write a web address as a link, anything else as text."""
     return f"<{text}>" if re.fullmatch(r"https?://[^\s<>|`\\]+", text) else cell(text)
 
 
 def fenced(text: str) -> str:
-    """A text between fences that are longer than any in it."""
+    """Put a text between fences that are longer than any in it."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
 

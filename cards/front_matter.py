@@ -1,4 +1,4 @@
-"""The YAML head of a dataset card: what the Hub's viewer, search and `load_dataset` read.
+"""Write the YAML head of a dataset card: what the Hub's viewer, search and `load_dataset` read.
 
 Features and counts are those of the parquet files. Keys: https://github.com/huggingface/hub-docs, datasetcard.md.
 """
@@ -21,7 +21,7 @@ _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 
 
 def front_matter(manifest: dict[str, Any], facts: dict[str, dict[str, SplitFacts]], name: str) -> str:
-    """The head, without its two lines of dashes. facts: rows and schemas by config and split."""
+    """Return the head, without its two lines of dashes. facts: rows and schemas by config and split."""
     license = manifest["license"]
     other = {"license_name": license["name"], "license_link": "LICENSE"} if license["id"] == "other" else {}
     data = DatasetCardData(
@@ -47,15 +47,15 @@ def size_category(rows: int) -> str:
 
 
 def _languages(manifest: dict[str, Any]) -> list[str] | None:
-    """Known only for our own source; for others nobody said."""
+    """Return the language of our own source; that of others is not known."""
     sources = {source["source"] for source in manifest["license"]["sources"]}
     return ["en"] if sources == {"spotlight"} else None
 
 
 def _sources(manifest: dict[str, Any]) -> list[str]:
-    """Hub ids of the sources that are datasets there; the others' questions appear here first."""
-    named = {run["run"]["source"]["name"].partition(":")[0] for run in manifest["runs"]}
-    return [f"extended|{name}" for name in sorted(named) if "/" in name] or ["original"]
+    """Return the Hub ids of sources that are datasets there; the questions of others are original."""
+    names = {run["run"]["source"]["name"].partition(":")[0] for run in manifest["runs"]}
+    return [f"extended|{name}" for name in sorted(names) if "/" in name] or ["original"]
 
 
 def _files(config: str, splits: dict[str, SplitFacts]) -> dict[str, Any]:
@@ -64,12 +64,12 @@ def _files(config: str, splits: dict[str, SplitFacts]) -> dict[str, Any]:
 
 
 def _info(config: str, splits: dict[str, SplitFacts]) -> DatasetInfo:
-    found = SplitDict()
+    rows = SplitDict()
     for name, facts in splits.items():
-        found.add(SplitInfo(name, num_bytes=facts.num_bytes, num_examples=facts.rows))
+        rows.add(SplitInfo(name, num_bytes=facts.num_bytes, num_examples=facts.rows))
     return DatasetInfo(
         features=Features.from_arrow_schema(next(iter(splits.values())).schema),
-        splits=found,
+        splits=rows,
         download_size=sum(facts.file_bytes for facts in splits.values()),
         dataset_size=sum(facts.num_bytes for facts in splits.values()),
         config_name=config,

@@ -1,4 +1,4 @@
-"""The pictures on a dataset card: one pair drawn on its image, and bar charts of scores and boxes.
+"""Draw the pictures of a dataset card: one pair on its image, and bar charts of scores and boxes.
 
 PNG files, since the Hub does not show SVG reliably.
 """
@@ -21,21 +21,18 @@ _SIDE = 480  # pixels: the longer side of the example's image
 
 
 def draw_pictures(folder: Path, pairs: PairTable, report: dict[str, Any]) -> str:
-    """Write the card's pictures. Returns the id of the pair that the card shows; its picture is drawn only
-    when the dataset embeds it.
-    """
+    """Write the card's pictures. Returns the id of the pair on the card, which is drawn if its image is embedded."""
     folder.mkdir()
     (folder / "scores.png").write_bytes(draw_png(score_panels(report)))
     (folder / "boxes.png").write_bytes(draw_png(box_panels(pairs, report)))
     row = example_row(pairs)
-    shown: str = row["id"]
     if row["image_sha256"] in pairs.embedded:
         _example(row, decode(pairs.pixels(row["image_sha256"]))).save(folder / "example.png")
-    return shown
+    return str(row["id"])
 
 
 def example_row(pairs: PairTable) -> dict[str, Any]:
-    """The first pair that can show most: its picture, two responses, and in the train split."""
+    """Return the first pair that shows most: its picture, two responses, and in the train split."""
     columns = [pairs.pairs[name].to_pylist() for name in ("image_sha256", "same_response")]
     worth = [(sha in pairs.embedded, not same, split_of(sha) == "train") for sha, same in zip(*columns, strict=True)]
     row: dict[str, Any] = pairs.pairs.slice(worth.index(max(worth)), 1).to_pylist()[0]
@@ -43,8 +40,8 @@ def example_row(pairs: PairTable) -> dict[str, Any]:
 
 
 def score_panels(report: dict[str, Any]) -> list[Panel]:
-    """How many candidates got each score; unparsed verdicts are in no bar."""
-    found = [(name, report["critics"][name]) for name in ("box", "response") if report["critics"][name]]
+    """Chart how many candidates got each score; unparsed verdicts are in no bar."""
+    critics = [(name, report["critics"][name]) for name in ("box", "response") if report["critics"][name]]
     return [
         Panel(
             f"{name} score of {sum(critic['histogram'].values()):,} candidates",
@@ -53,12 +50,12 @@ def score_panels(report: dict[str, Any]) -> list[Panel]:
             (Series("", tuple(critic["histogram"].values())),),
             tuple(critic["histogram"]),
         )
-        for name, critic in found
+        for name, critic in critics
     ]
 
 
 def box_panels(pairs: PairTable, report: dict[str, Any]) -> list[Panel]:
-    """How far apart win and lose are, and how large they are."""
+    """Chart how far apart the boxes of a pair are, and how large."""
     apart = report["boxes"]["iou_win_lose"]["histogram"]
     sizes = [Series(side, _sides(pairs, f"{side}_box"), color=color) for side, color in (("win", WIN), ("lose", LOSE))]
     tenths = tuple(f"{i / 10:.1f}" for i in range(10))
@@ -75,7 +72,7 @@ def _sides(pairs: PairTable, column: str) -> tuple[int, ...]:
 
 
 def _example(row: dict[str, Any], image: Image.Image) -> Image.Image:
-    """The image with both boxes, and the two crops beside it."""
+    """Draw the image with both boxes, and the two crops beside it."""
     scale = _SIDE / max(image.size)
     shown = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     pen = ImageDraw.Draw(shown)

@@ -124,12 +124,12 @@ def test_yields_and_drops_are_those_of_the_pool(run, made):
         "candidates in L": sum(row["box_score"] <= 0.2 and row["response_score"] <= 0.2 for row in scored),
         "pairs": len(pairs),
         "pairs with two different responses": sum(row["win_response"] != row["lose_response"] for row in pairs),
-        "pairs a question": round(100 * len(pairs) / questions, 1),
+        "pairs per question": round(100 * len(pairs) / questions, 1),
         "pairs published": len(pairs),
     }
     assert len(scored) < len(pool) and len(attempts) < 3 * questions, "this run lost something"
     by_filter = Counter(row["reason"] for row in pq.read_table(run.path / "unpaired.parquet").to_pylist())
-    reasons = {(what, reason.replace("\\", "")): int(n) for what, reason, n in table(card, "lost")}
+    reasons = {(what, reason.replace("\\", "")): int(n) for what, reason, n in table(card, "dropped")}
     assert {reason: n for (what, reason), n in reasons.items() if what == "questions, filter"} == by_filter
     assert len(pairs) + by_filter.total() == questions
     focus = Counter(row["reason"] for row in lost if row["stage"] == "focus")
@@ -163,7 +163,7 @@ def test_the_audit_is_that_of_the_boxes(made):
             blind[f"W{'NP'[a]}-L{'NP'[b]}"] += 100 / len(ordered) / len(pools)
     card = (made.folder / "README.md").read_text()
     told = {name: values for name, *values in table(card, "cell")}
-    assert f"Audit on {len(rows)} pairs" in card and 0 < len(rows) < len(read(made.folder, "preferences"))
+    assert f"Audit of {len(rows)} pairs" in card and 0 < len(rows) < len(read(made.folder, "preferences"))
     for name in ("WP-LP", "WP-LN", "WN-LP", "WN-LN"):
         count, percent, interval, floor = told[name]
         low, high = wilson(cells[name], len(rows))
@@ -276,7 +276,7 @@ def test_without_pictures_none_is_shown(run, tmp_path):
     made = build_dataset([run.path], tmp_path / "set", ship_images=False)
     assert not (made.folder / "card" / "example.png").exists()
     card = (made.folder / "README.md").read_text()
-    assert "example.png" not in card and '"rl1"' not in card and "whoever published it left them out" in card
+    assert "example.png" not in card and '"rl1"' not in card and "its publisher left them out" in card
     assert 'load_dataset(".", "preferences")' in card
     check_dataset(made.folder)
 

@@ -414,7 +414,9 @@ def test_mixed_and_unknown_licenses_come_with_a_file(tmp_path, licenses, expecte
     assert (made.folder / "LICENSE").exists() == (expected[0] == "other")
     for row in rows_of(made.folder, "preferences"):
         assert row["license"] == licenses(int(row["question_id"][1:]))
-    assert any("knows no license 'Flickr Terms" in note for note in made.notes) == expected[1].startswith("flickr")
+    assert any("does not know the license 'Flickr Terms" in note for note in made.notes) == expected[1].startswith(
+        "flickr"
+    )
     if expected[1] == "mixed":
         text = (made.folder / "LICENSE").read_text()
         assert "questions: CC-BY-4.0 (18 questions, 9 images, 9 of them published)" in text
