@@ -218,7 +218,7 @@ def test_an_unknown_family_gets_the_defaults_and_that_is_said(tmp_path, caplog):
     assert model_pair.native_space(model) == "unit" and known_prompts(model, "unit") == PromptSet()
     with caplog.at_level(logging.WARNING):
         model_pair._zero_shot(GenConfig(), model, "unit", PromptSet())
-    assert "no family that visrl knows: the defaults are used" in caplog.text
+    assert "No known family, so the defaults are used" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "internvl", "minicpmv4_6", "paligemma"])

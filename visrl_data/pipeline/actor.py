@@ -1,8 +1,8 @@
 """The two passes of the actor: focus (image, question -> boxes) and answer (with the crop -> responses).
 
-One focus request asks for all 2N boxes of a question; the diversity controller then settles each
-attempt's second box. A box is quantised on the actor's lattice before it is cropped, wherever it came from,
-so that neither the crop nor the text gives its origin away.
+One focus request samples all 2N boxes of a question; the diversity controller then keeps or replaces each attempt's
+second box. A box is quantized on the actor's lattice before it is cropped, wherever it came from, so that neither the
+crop nor the text reveals its origin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class QuestionView:
     _crops: dict[tuple[int, int, int, int], Image] = field(default_factory=dict)
 
     def crop(self, pixels: tuple[int, int, int, int]) -> Image:
-        """A crop of the image (left, top, right, bottom), made once: an engine knows a picture by its object."""
+        """Return the crop (left, top, right, bottom), the same object each time: engines cache images by identity."""
         if pixels not in self._crops:
             self._crops[pixels] = self.image.crop(pixels)
         return self._crops[pixels]
@@ -40,7 +40,7 @@ class QuestionView:
 
 @dataclass(frozen=True, slots=True)
 class FocusBox:
-    """A settled focus box; the fields are those of Candidate."""
+    """A focus box of an attempt, kept or replaced by the diversity controller; the fields are those of Candidate."""
 
     view: QuestionView
     attempt: int
@@ -60,19 +60,23 @@ class FocusBox:
 
 
 def bind_frame(image: Image, box_space: str, actor: Role) -> Frame:
-    """The box space bound to a picture, as large as the actor sees it where that matters. Raises ImageTooThin."""
+    """Bind the box space to an image, at the size at which the actor sees it where that matters.
+
+    Raises ImageTooThin when no box can be written about it, RequestRefused when the actor does not take it.
+    """
     seen = actor.engine.resized_size(image) if needs_resized_size(box_space) else None
     return make_frame(box_space, image.size, seen)
 
 
 def actor_sampling(config: GenConfig) -> Sampling:
+    """Return how the actor samples in both passes."""
     return Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
 
 
 def focus_pass(
     views: Sequence[QuestionView], actor: Role, config: GenConfig, prompts: PromptSet, rule: CropRule
 ) -> list[tuple[list[FocusBox], list[Drop]]]:
-    """Sample 2N boxes for each question and settle them: its boxes, and its attempts that have no valid one."""
+    """Sample 2N boxes for each question. Return its boxes, and a drop for each attempt without a valid one."""
     requests = [
         Request(
             parts=prompts.focus.parts(question=view.question.question),
@@ -93,7 +97,7 @@ def focus_pass(
 
 
 def answer_pass(boxes: list[FocusBox], actor: Role, config: GenConfig, prompts: PromptSet) -> list[tuple[Reply, int]]:
-    """A response for each box, from the image, the question and the box's crop; with its seed."""
+    """Return a response and its seed for each box, from the image, the question and the box's crop."""
     requests = [
         Request(
             parts=prompts.answer.parts(question=focus.view.question.question),
@@ -120,8 +124,8 @@ def _settle_question(
     drops: list[Drop] = []
     for attempt in range(config.attempts):
         both = slice(2 * attempt, 2 * attempt + 2)
-        settled, lost = _settle_attempt(view, attempt, replies[both], seeds[both], boxes, config, rule)
-        boxes += settled
+        of_attempt, lost = _settle_attempt(view, attempt, replies[both], seeds[both], boxes, config, rule)
+        boxes += of_attempt
         drops += lost
     return boxes, drops
 
@@ -135,10 +139,11 @@ def _settle_attempt(
     config: GenConfig,
     rule: CropRule,
 ) -> tuple[list[FocusBox], list[Drop]]:
-    """Eq. 3 for one attempt. The first valid box of the two is b1; the controller fills the other slot."""
-    found, states = zip(*(view.frame.parse(reply.text) for reply in replies), strict=True)
-    order = sorted((0, 1), key=lambda i: found[i] is None)  # valid ones first, else as sampled
-    first, second = (found[i] for i in order)
+    """Apply Eq. 3 to one attempt. The first valid box of the two is b1; the controller decides on the other."""
+    sampled, states = zip(*(view.frame.parse(reply.text) for reply in replies), strict=True)
+    # Slot 0 is the first valid box, so that an attempt is lost only when neither reply holds a box.
+    order = sorted((0, 1), key=lambda i: sampled[i] is None)
+    first, second = (sampled[i] for i in order)
 
     def focus(slot: int, cells: Cells, origin: str, relaxed: str) -> FocusBox:
         box, text = view.frame.to_unit(cells), view.frame.text(cells)
@@ -157,5 +162,5 @@ def _settle_attempt(
         return [kept, focus(1, second, "actor", "")], []
     others = [box.cells for box in earlier] if config.diversity == "question" else []
     seed = _seed(config, view, attempt, 1, "diversity")
-    choice = choose_second_box(first, second, others, view.frame, config.iou_max, config.area_slack, seed)
-    return [kept, focus(1, choice.cells, choice.origin, choice.relaxed)], []
+    chosen = choose_second_box(first, second, others, view.frame, config.iou_max, config.area_slack, seed)
+    return [kept, focus(1, chosen.cells, chosen.origin, chosen.relaxed)], []

@@ -1,4 +1,4 @@
-"""The diversity controller (Eq. 3): what the second box of an attempt becomes.
+"""The diversity controller (Eq. 3): keep or replace the second box of an attempt.
 
 Between the focus pass, which samples two boxes an attempt from the actor, and the answer pass. The
 second box b2 is kept if IoU(b1, b2) <= tau. Otherwise, or when b2 could not be parsed, it is replaced by
@@ -7,13 +7,13 @@ a uniformly random member of
         |area - area(b1)| <= delta * area(b1), aspect within a factor 2 of b1's.
 
 S is never searched by trial: its members are counted exactly, in integers, and one index into them is
-drawn. For a width w, which boxes bar a position depends only on the slabs (between two edges of barred
-boxes) that the left and the right edge fall in; for one set of barring boxes, the free heights are
-counted by the gaps between them. So the count of S is a sum over a few sets, vectorised over all widths
+drawn. For a width w, which excluded boxes block a position depends only on the slabs (between two edges of
+excluded boxes) that the left and the right edge fall in; for one set of blocking boxes, the free heights are
+counted by the gaps between them. So the count of S is a sum over a few sets, vectorized over all widths
 and heights, and the index is unranked into a width, a height, a column and a row.
 
-Departures from the paper: S is bounded in aspect and lies on the lattice, so that the controller's boxes
-are not told from the actor's by shape or digits; the scope may be the question, where S keeps clear of
+Departures from the paper: S is bounded in aspect and lies on the lattice, so that neither shape nor digits
+tell the controller's boxes from the actor's; the scope may be the question, where S keeps clear of
 all its earlier boxes; an attempt is never lost, since S is relaxed, and that is recorded (`_plans`).
 """
 
@@ -48,9 +48,9 @@ class SecondBox:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """One reading of S. barred: boxes to keep clear of; least, most: bounds of the area in cells."""
+    """One reading of S. excluded_boxes: boxes to keep clear of; least, most: bounds of the area in cells."""
 
-    barred: tuple[Cells, ...]
+    excluded_boxes: tuple[Cells, ...]
     least: int
     most: int
     keep_aspect: bool
@@ -89,7 +89,7 @@ def _plans(first: Cells, others: tuple[Cells, ...], frame: Frame, tau: float, de
     1. S as defined.                                                    ""
     2. Any aspect.                                                      "aspect"
     3. And delta grown by 0.1 up to 1, where boxes of one cell count,   "aspect+area"
-       so this fails only when the barred boxes leave no cell free.
+       so this fails only when the excluded boxes leave no cell free.
     4. Scope "question" only: 1 to 3, clear of b1 alone.                "overlap", "aspect+overlap", ...
     5. b1 is the whole image: a box whose IoU with it is at most tau    "aspect+area+overlap"
        and at least (1 - delta) * tau; if there is none, at most tau;
@@ -97,10 +97,10 @@ def _plans(first: Cells, others: tuple[Cells, ...], frame: Frame, tau: float, de
     """
     area = _area(first)
     scopes = [((first, *others), ""), *([((first,), "overlap")] if others else [])]
-    for barred, suffix in scopes:
+    for excluded_boxes, suffix in scopes:
         for keep_aspect, grown, names in _tolerances(delta):
             relaxed = "+".join(name for name in (*names, suffix) if name)
-            yield _Plan(barred, *_area_bounds(area, 1 - grown, 1 + grown), keep_aspect, relaxed)
+            yield _Plan(excluded_boxes, *_area_bounds(area, 1 - grown, 1 + grown), keep_aspect, relaxed)
     for low in ((1 - delta) * tau, 0.0):
         least, most = _area_bounds(area, low, tau)
         yield _Plan((), least, max(most, 1), False, "aspect+area+overlap")
@@ -118,44 +118,47 @@ def _area(box: Cells) -> int:
 
 
 def _area_bounds(area: int, low: float, high: float) -> tuple[int, int]:
-    """The integers in [low * area, high * area], at least 1."""
+    """Return the least and the largest integer in [low * area, high * area], at least 1."""
     return max(math.ceil((low - _AREA_SNAP) * area), 1), math.floor((high + _AREA_SNAP) * area)
 
 
 def _uniform_member(plan: _Plan, first: Cells, frame: Frame, seed: int) -> Cells | None:
-    """One draw from the boxes that a plan allows; None when there are none."""
+    """Draw uniformly from the boxes that a plan allows; None when there are none."""
     x_low, y_low, x_high, y_high = frame.bounds
     widths = np.arange(1, x_high - x_low + 1, dtype=np.int64)
     shortest, tallest = _height_range(widths, y_high - y_low, plan, first)
     widths, shortest, tallest = (a[shortest <= tallest] for a in (widths, shortest, tallest))
-    columns = _columns_by_bars(widths, plan.barred, x_low, x_high)  # {bars: (W,) number of columns}
+    # S is counted by the sets of excluded boxes that block a column: all columns with one set have the same free rows,
+    # so the count of a size is (columns with that set) x (rows free of it), summed over the sets.
+    columns = _count_columns(widths, plan.excluded_boxes, x_low, x_high)  # {blocking: (W,) number of columns}
     heights = np.arange(y_high - y_low + 1, dtype=np.int64)
-    rows = {bars: _free_rows(bars, heights, y_low, y_high) for bars in columns}  # {bars: (H + 1,) number of rows}
+    rows = {blocking: _count_rows(blocking, heights, y_low, y_high) for blocking in columns}  # {blocking: (H + 1,)}
     per_width = np.zeros(len(widths), np.int64)
-    for bars, count in columns.items():
-        upto = np.concatenate([[0], np.cumsum(rows[bars])])  # upto[h] = rows of all heights below h
+    for blocking, count in columns.items():
+        upto = np.concatenate([[0], np.cumsum(rows[blocking])])  # upto[h] = rows of all heights below h
         per_width += count * (upto[tallest + 1] - upto[shortest])
     total = int(per_width.sum())
     if total == 0:
         return None
+    # One draw decides: the index of a member is unranked into its width, then its height, then its position.
     rank = int(generator(seed).integers(total))
     at, rank = _unrank(rank, per_width)
     allowed = slice(shortest[at], tallest[at] + 1)
-    per_height = sum(count[at] * rows[bars][allowed] for bars, count in columns.items())
+    per_height = sum(count[at] * rows[blocking][allowed] for blocking, count in columns.items())
     above, rank = _unrank(rank, per_height)
     width, height = int(widths[at]), int(shortest[at]) + above
-    return _free_position(width, height, rank, plan.barred, frame)
+    return _free_position(width, height, rank, plan.excluded_boxes, frame)
 
 
 def _unrank(rank: int, counts: np.ndarray) -> tuple[int, int]:
-    """Which bin the rank falls in, and the rank inside it."""
+    """Return which bin the rank falls in, and the rank inside it."""
     ends = np.cumsum(counts)
     at = int(np.searchsorted(ends, rank, side="right"))
     return at, rank - int(ends[at] - counts[at])
 
 
 def _height_range(widths: np.ndarray, limit: int, plan: _Plan, first: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Shortest and tallest height allowed for each width, by area and aspect, in 1..limit."""
+    """Return the shortest and tallest height allowed for each width, by area and aspect, in 1..limit."""
     shortest = -(-plan.least // widths)
     tallest = np.minimum(plan.most // widths, limit)
     if plan.keep_aspect:
@@ -165,11 +168,11 @@ def _height_range(widths: np.ndarray, limit: int, plan: _Plan, first: Cells) -> 
     return shortest, tallest
 
 
-def _columns_by_bars(
-    widths: np.ndarray, barred: Sequence[Cells], low: int, high: int
+def _count_columns(
+    widths: np.ndarray, excluded_boxes: Sequence[Cells], low: int, high: int
 ) -> dict[frozenset[Cells], np.ndarray]:
-    """For each set of barred boxes: how many left edges make a box of each width share columns with just that set."""
-    edges = sorted({low, high, *(box[0] for box in barred), *(box[2] for box in barred)})
+    """Count, by the excluded boxes that block them, the left edges at which a box of each width can lie."""
+    edges = sorted({low, high, *(box[0] for box in excluded_boxes), *(box[2] for box in excluded_boxes)})
     slabs = list(zip(edges, edges[1:], strict=False))
     columns: dict[frozenset[Cells], np.ndarray] = {}
     for i, (left, left_end) in enumerate(slabs):
@@ -178,23 +181,23 @@ def _columns_by_bars(
             most = np.minimum(left_end - 1, right_end - widths)
             count = np.maximum(most - np.maximum(left, right + 1 - widths) + 1, 0)
             if count.any():
-                bars = frozenset(box for box in barred if box[0] < right_end and box[2] > left)
-                columns[bars] = columns.get(bars, 0) + count
+                blocking = frozenset(box for box in excluded_boxes if box[0] < right_end and box[2] > left)
+                columns[blocking] = columns.get(blocking, 0) + count
     return columns
 
 
-def _free_rows(bars: frozenset[Cells], heights: np.ndarray, low: int, high: int) -> np.ndarray:
-    """How many top edges put a box of each height inside low..high, clear of the bars."""
+def _count_rows(blocking: frozenset[Cells], heights: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Count the top edges that put a box of each height inside low..high, clear of the blocking boxes."""
     counts = np.zeros_like(heights)
-    for start, end in _gaps(bars, low, high):
+    for start, end in _gaps(blocking, low, high):
         counts += np.maximum(end - start - heights + 1, 0)
     return counts
 
 
-def _gaps(bars: frozenset[Cells], low: int, high: int) -> Iterator[tuple[int, int]]:
-    """The stretches of rows, top to bottom, that no bar covers."""
+def _gaps(blocking: frozenset[Cells], low: int, high: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of rows, top to bottom, that no blocking box covers."""
     start = low
-    for _, top, _, bottom in sorted(bars, key=lambda box: box[1]):
+    for _, top, _, bottom in sorted(blocking, key=lambda box: box[1]):
         if top > start:
             yield start, top
         start = max(start, bottom)
@@ -202,18 +205,19 @@ def _gaps(bars: frozenset[Cells], low: int, high: int) -> Iterator[tuple[int, in
         yield start, high
 
 
-def _free_position(width: int, height: int, rank: int, barred: Sequence[Cells], frame: Frame) -> Cells:
-    """The rank-th free placement of a box of one size, column by column."""
+def _free_position(width: int, height: int, rank: int, excluded_boxes: Sequence[Cells], frame: Frame) -> Cells:
+    """Return the rank-th free placement of a box of one size, column by column."""
     x_low, y_low, x_high, y_high = frame.bounds
     x = np.arange(x_low, x_high - width + 1)
-    meets = np.array([(x < box[2]) & (x + width > box[0]) for box in barred], bool).reshape(len(barred), len(x))
+    meets = np.array([(x < box[2]) & (x + width > box[0]) for box in excluded_boxes], bool)
+    meets = meets.reshape(len(excluded_boxes), len(x))
     changes = (meets[:, 1:] != meets[:, :-1]).any(axis=0)
-    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])  # of the runs of columns with the same bars
-    bars = [frozenset(itertools.compress(barred, meets[:, start])) for start in starts]
-    free = np.array([_free_rows(each, np.array([height]), y_low, y_high)[0] for each in bars])
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])  # of the runs of columns with the same blocking boxes
+    blocking = [frozenset(itertools.compress(excluded_boxes, meets[:, start])) for start in starts]
+    free = np.array([_count_rows(boxes, np.array([height]), y_low, y_high)[0] for boxes in blocking])
     at, rank = _unrank(rank, free * np.diff(starts, append=len(x)))
     column, rank = divmod(rank, int(free[at]))
-    for start, end in _gaps(bars[at], y_low, y_high):
+    for start, end in _gaps(blocking[at], y_low, y_high):
         tops = max(end - start - height + 1, 0)
         if rank < tops:
             break

@@ -1,16 +1,17 @@
 """The data factory: questions in, preference pairs out. Start reading here.
 
-    read       source rows -> questions, or drops with a reason
-    focus      the actor samples two boxes an attempt; the diversity controller settles the second (Eq. 3)
-    judge      the original model scores the boxes
-    answer     image, question and crop -> a response for each box
-    judge      the original model scores the responses
-    filter     thresholds, then one win / lose pair a question (Eq. 4)
-    report     yields, drops, the audit
+    read       source rows -> questions, or drops with a reason                                    sources/
+    focus      the actor samples two boxes an attempt; the diversity controller keeps or replaces
+               the second (Eq. 3)                                                                 actor.py, diversity.py
+    judge      the original model scores the boxes                                                critics.py
+    answer     image, question and crop -> a response for each box                                actor.py
+    judge      the original model scores the responses                                            critics.py
+    filter     thresholds, then one win / lose pair a question (Eq. 4)                             pairing.py
+    report     yields, drops, the audit                                                           finalize.py, report/
 
-A chunk of questions is a pure function of the options, the models and the questions themselves; it is also
-the unit of storage and of resumption. Where the work runs, and how often it is cut, changes no row: protocol.py
-tells who may do it, shards.py how a job array shares it.
+This file has `build`, which opens the source and loads the models, and `process_chunk`, which takes a chunk of
+questions through all stages up to the filter. The rows of a chunk are a pure function of the options, the models and
+its questions. It is also the unit of storage and of resuming, so where it runs (executors/) changes no row.
 """
 
 from __future__ import annotations
@@ -66,19 +67,30 @@ class Factory:
 
 
 def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
-    """Open the source and load the models. The cheap checks come first."""
-    prompts = load_prompts(Path(config.prompts) if config.prompts else None)  # a mistake in it is told at once
+    """Open the source and load the models; the cheap checks come first.
+
+    roles: actor and critic on engines of your own, in place of loading the models that the options name.
+    Raises VisRLError for anything that the user can fix.
+    """
+    prompts = load_prompts(Path(config.prompts) if config.prompts else None)  # before anything slow is loaded
     source = open_questions(config)
     if not len(source):
-        raise VisRLError(f"Source {config.source} has no rows in split {config.split!r}: nothing to do.")
+        raise VisRLError(f"Source {config.source} has no rows in split {config.split!r}.")
     if roles is None:
         pair = load_model_pair(config)
     else:
         pair = ModelPair(*roles, *resolve_box_settings(config, None), prompts=prompts)
     actor, critic = pair.actor, pair.critic
     if config.constrain and not all(getattr(role.engine, "constrains", False) for role in (actor, critic)):
-        raise UsageError("--constrain: only the transformers engine can hold replies to a grammar.")
-    identity = {
+        raise UsageError("--constrain: only the transformers engine supports grammars.")
+    identity = _identity(source, pair)
+    return Factory(config, source, pair.prompts, actor, critic, pair.box_space, pair.crop_rule, identity)
+
+
+def _identity(source: Source, pair: ModelPair) -> dict[str, Any]:
+    """Return what the rows depend on besides the options: run.json, compared when a run is resumed or joined."""
+    actor, critic = pair.actor, pair.critic
+    identity: dict[str, Any] = {
         "schema_version": records.SCHEMA_VERSION,
         "source": {"name": source.name, "rows": len(source), "fingerprint": source.fingerprint()},
         "actor": actor.engine.identity() | {"adapter": actor.adapter},
@@ -93,11 +105,11 @@ def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
         identity["origin_base"] = pair.origin
     if pair.zero_shot:
         identity["zero_shot"] = pair.zero_shot
-    return Factory(config, source, pair.prompts, actor, critic, pair.box_space, pair.crop_rule, identity)
+    return identity
 
 
 def open_questions(config: GenConfig) -> Source:
-    """The source that the options name."""
+    """Open the source that the options name."""
     options = SourceOptions(
         images_root=config.images_root or None,
         columns=config.columns,

@@ -1,7 +1,7 @@
 """The last stages, shared by `visrl gen`, `visrl join` and `visrl filter`: pairs, report, page, manifest.
 
-They need the stored pool only: no model, no GPU. Everything here can be made again at any time, so an
-interruption loses nothing; the manifest, written last, says which setting the files belong to.
+They need the stored candidates only: no model, no GPU. All of it can be repeated at any time, so an interruption
+loses nothing; the manifest, written last, says which rule the files belong to.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from visrl_data.report.run_statistics import report
 from visrl_data.runs import run_folder
 from visrl_data.runs.run_folder import Run
 
-# All that the filter and the report read of a candidate; the rest of a large pool stays on disk.
+# All that the filter and the report read of a candidate; the other columns stay on disk.
 COLUMNS = sorted({*pairing.CANDIDATE_COLUMNS, *REPORT_COLUMNS})
 RESULTS = ["pairs.parquet", "unpaired.parquet", "report.json", page.NAME]
 
@@ -38,14 +38,14 @@ def finish(run: Run, config: GenConfig, chunks: Sequence[Path]) -> None:
 
 
 def write_results(run: Run, rule: PairRule) -> None:
-    """Pick the pairs of a compacted pool and write pairs, report, its page and manifest."""
+    """Pick the pairs of a run's candidates and write pairs, report, its page and the manifest."""
     config, identity = run.config(), run.identity()
     questions, candidates = run.table("questions"), run.table("candidates", COLUMNS)
     selection = pairing.select_pairs(candidates, questions, rule, config["seed"])
     pairs = pairing.pair_table(candidates, questions, selection)
     unpaired = pairing.drop_table(questions, selection)
     drops = pa.concat_tables([run.table("drops"), unpaired])
-    found = report(
+    statistics = report(
         questions,
         candidates,
         drops,
@@ -58,8 +58,8 @@ def write_results(run: Run, rule: PairRule) -> None:
     )
     files.write_table(run.path / "pairs.parquet", pairs)
     files.write_table(run.path / "unpaired.parquet", unpaired)
-    files.write_json(run.path / "report.json", found)
-    page.write_page(run, found, questions, candidates, pairs, unpaired)
+    files.write_json(run.path / "report.json", statistics)
+    page.write_page(run, statistics, questions, candidates, pairs, unpaired)
     counts = {name: run.rows(name) for name in run_folder.TABLES} | {"pairs": pairs.num_rows}
     manifest = {
         "run": identity,
@@ -74,9 +74,9 @@ def write_results(run: Run, rule: PairRule) -> None:
 def filter_run(
     path: Path, changes: dict[str, float], box_critic: bool | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Pick the pairs of a finished run again; what is not given stays as it is.
+    """Pick the pairs of a finished run again, with these settings changed.
 
-    Returns what the yield was and is: {"questions", "pairs", "drops": {reason: count}}.
+    Return the yield before and after: {"questions", "pairs", "drops": {reason: count}}.
     """
     with files.lock_folder(path):
         run = Run(path)
@@ -87,7 +87,7 @@ def filter_run(
 
 
 def sweep_run(path: Path, box_critic: bool | None = None, grid: Iterable[Thresholds] | None = None) -> pa.Table:
-    """What other thresholds would give; changes nothing. Of a lazy pool those that it can answer for."""
+    """Return the yield under other thresholds; of a lazy run, under those that it has responses for."""
     run = Run(path)
     current = _rule(run, {}, box_critic)
     candidates = run.table("candidates", columns=list(pairing.CANDIDATE_COLUMNS))
@@ -130,6 +130,6 @@ def _beyond(config: dict[str, Any], rule: PairRule) -> str | None:
 
 
 def _yield(run: Run) -> dict[str, Any]:
-    found = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    statistics = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
     counts = run.manifest()["counts"]
-    return {"questions": counts["questions"], "pairs": counts["pairs"], "drops": found["drops"]["questions"]}
+    return {"questions": counts["questions"], "pairs": counts["pairs"], "drops": statistics["drops"]["questions"]}

@@ -1,8 +1,8 @@
-"""Which model plays which part, and what runs it.
+"""Find and load actor and critic.
 
-Called by factory.py and evaluation/: first find the models (cheap: nothing is loaded), then agree on the box space
-and the crop rule, then load each set of weights once. The critic is the ORIGINAL model; where nothing tells
-which one that is, it must be named.
+Called by factory.py and evaluation/: first find the models (cheap: nothing is loaded), then resolve the box space and
+the crop rule, then load each set of weights once. The critic is the ORIGINAL model; where nothing records which one
+that is, it must be named.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelPair:
-    """Actor and critic, ready to be asked, with what they agree on.
+    """Actor and critic, loaded, and the settings of boxes and prompts for the actor.
 
-    origin: the critic's id and digest, if known. prompts: those the actor knows, some replaced by --prompts.
-    zero_shot: the family whose conventions are used, for an actor that nothing was taught here.
+    origin: the critic's id and digest, if known. prompts: those that the actor was trained on or its family has, some
+    replaced by --prompts. zero_shot: the family whose conventions are used for an actor that VisRL did not train.
     """
 
     actor: Role
@@ -48,7 +48,7 @@ class ModelPair:
 
 
 def load_model_pair(config: GenConfig) -> ModelPair:
-    """Find and load the models that the options name. Raises VisRLError, before anything large is loaded if it can."""
+    """Find and load the models that the options name. Raises VisRLError, early where it can."""
     check_engines(config)
     actor = find_actor(config)
     critic = find_critic(config, actor)
@@ -57,44 +57,43 @@ def load_model_pair(config: GenConfig) -> ModelPair:
     zero_shot = _zero_shot(config, actor, space, prompts)
     roles = load_roles(config, actor, critic)
     check_box_space(roles[0], space)
-    known = isinstance(critic, ModelFolder)
-    origin = {"id": critic.id, "digest": critic.digest} if known else None
+    origin = {"id": critic.id, "digest": critic.digest} if isinstance(critic, ModelFolder) else None
     return ModelPair(*roles, space, rule, origin, prompts, zero_shot)
 
 
 def on_disk(model: Model) -> ModelFolder | None:
-    """The model's folder here; None of a served model that has none."""
+    """Return the model's local folder; None for a served model without one."""
     return model.folder if isinstance(model, ServedModel) else model
 
 
 def native_space(model: Model) -> str:
-    """The box space of a model that records none: its family's."""
+    """Return the box space of a model that records none: its family's."""
     family = untuned_family(on_disk(model))
     return family.box_space if family else "unit"
 
 
 def _zero_shot(config: GenConfig, actor: Model, space: str, prompts: PromptSet) -> str | None:
-    """The name of the family whose conventions are used, and a line that says so."""
+    """Return the name of the family whose conventions are used, if they are, and log which ones."""
     family = untuned_family(on_disk(actor))
     if family is None or config.box_space is not None:
         return None
-    own = "--prompts" if config.prompts else "its family's focus request" if family.focus else "the default prompts"
-    taught = "as its makers taught it" if family.trained_on_boxes else "a form it was not taught by its makers"
-    known = f"the family {family.name}" if family.types else "no family that visrl knows: the defaults are used"
+    prompt = "--prompts" if config.prompts else "its family's focus prompt" if family.focus else "the default prompt"
+    trained = "as its makers trained it" if family.trained_on_boxes else "a form that its makers did not train"
+    known = f"Family {family.name}" if family.types else "No known family, so the defaults are used"
     logger.warning(
-        "%s records no box space. It is of %s; boxes: %s (%s), asked with %s (%s).",
-        actor.id, known, space, taught, own, prompts.focus.id,
+        "%s records no box space. %s; boxes: %s (%s); focus request: %s (%s).",
+        actor.id, known, space, trained, prompt, prompts.focus.id,
     )  # fmt: skip
     return family.name
 
 
 def check_engines(config: GenConfig) -> None:
-    """Raise UsageError for options that the chosen engines can't follow, before anything is loaded."""
+    """Raise UsageError for options that the chosen engines do not support, before anything is loaded."""
     critic = critic_config(config)
     if config.score_mode == "expected" and critic.engine != "transformers":
         raise UsageError(
-            f"--score-mode expected reads the probabilities of the scores, which the {critic.engine} engine does not "
-            "give. Use --score-mode text, or --critic-engine transformers."
+            f"--score-mode expected needs the probabilities of the scores, which the {critic.engine} engine does not "
+            "return. Use --score-mode text, or --critic-engine transformers."
         )
     if "openai" not in (config.engine, critic.engine):
         for name in ("base_url", "critic_base_url"):
@@ -102,9 +101,7 @@ def check_engines(config: GenConfig) -> None:
                 raise UsageError(f"--{name.replace('_', '-')} needs --engine openai or --critic-engine openai.")
     for engine in (config.engine, critic.engine) if config.constrain else ():
         if engine != "transformers":
-            raise UsageError(
-                f"--constrain: the {engine} engine can't hold replies to a grammar, only transformers can."
-            )
+            raise UsageError(f"--constrain: the {engine} engine does not support grammars, only transformers does.")
     if config.constrain and importlib.util.find_spec("llguidance") is None:
         raise UsageError("--constrain needs a package that reads grammars: pip install '.[grammar]'.")
     if config.engine == critic.engine == "openai" and config.max_pixels is not None:
@@ -112,7 +109,7 @@ def check_engines(config: GenConfig) -> None:
 
 
 def critic_config(config: GenConfig) -> GenConfig:
-    """The options as they hold for the critic: its engine and address, greedy."""
+    """Return the options of the critic: its engine and address, greedy."""
     return dataclasses.replace(
         config,
         engine=config.critic_engine or config.engine,
@@ -122,22 +119,23 @@ def critic_config(config: GenConfig) -> GenConfig:
 
 
 def find_actor(config: GenConfig) -> Model:
+    """Find the actor that the options name, without loading it."""
     if config.engine == "openai":
         return find_served_model(config.model, config.base_url)
     return find_model(config.model, config.trust_remote_code)
 
 
 def find_critic(config: GenConfig, actor: Model) -> Model:
-    """The critic as named, else the ORIGINAL model of the actor.
+    """Find the critic that the options name, else the ORIGINAL model of the actor, without loading it.
 
     A served critic's key is in CRITIC_KEY; that of the actor is used only at the actor's own address, or when the
-    actor needs none. Raises UsageError when nothing tells which model is the original.
+    actor needs none. Raises UsageError when the original model is not known.
     """
     options = critic_config(config)
     name = options.critic or actor.origin_base
     if name is None:
         raise UsageError(
-            f"{actor.id} is behind an address, so nothing here tells which ORIGINAL model it was trained from. "
+            f"{actor.id} is served, so the ORIGINAL model that it was trained from is not known here. "
             f"Name the critic: --critic ID; --critic {actor.id} if it was never trained."
         )
     if options.engine != "openai":
@@ -147,32 +145,33 @@ def find_critic(config: GenConfig, actor: Model) -> Model:
     return dataclasses.replace(critic, key=CRITIC_KEY if apart or os.environ.get(CRITIC_KEY) else KEY)
 
 
-def resolve_box_settings(config: GenConfig, actor: Model | None, else_space: str = "unit") -> tuple[str, CropRule]:
-    """The box space and crop rule, from the actor's record or the options; a contradiction is refused.
+def resolve_box_settings(config: GenConfig, actor: Model | None, default_space: str = "unit") -> tuple[str, CropRule]:
+    """Return box space and crop rule: the actor's recorded ones, else those of the options.
 
-    else_space: where neither names a box space.
+    default_space: used where neither names a box space. Raises VisRLError when record and options differ.
     """
-    space = config.box_space or (actor and actor.box_space) or else_space
+    space = config.box_space or (actor and actor.box_space) or default_space
     default = (actor and actor.crop_rule) or CropRule()
     rule = CropRule(
         default.min_side if config.crop_min_side is None else config.crop_min_side,
         default.max_aspect if config.crop_max_aspect is None else config.crop_max_aspect,
     )
-    for name, recorded, wanted in (
+    for name, recorded, setting in (
         ("box space", actor and actor.box_space, space),
         ("crop rule", actor and actor.crop_rule, rule),
     ):
-        if actor is not None and recorded is not None and recorded != wanted:
+        if actor is not None and recorded is not None and recorded != setting:
             raise VisRLError(
-                f"{actor.id} was trained with {name} {recorded}, the options say {wanted}. "
-                "Leave the option out, or name a model trained that way."
+                f"{actor.id} was trained with {name} {recorded}, but the options say {setting}. "
+                "Leave the option out, or use a model that was trained with it."
             )
     return space, rule
 
 
 def load_roles(config: GenConfig, actor: Model, critic: Model) -> tuple[Role, Role]:
-    """Load each set of weights once. The critic is the actor's base with the adapter off only when the
-    digests agree; otherwise it is loaded apart.
+    """Load each set of weights once.
+
+    The critic is the actor's base with the adapter off only when the digests agree; else it is loaded apart.
     """
     options = critic_config(config)
     role = load_role(config, actor)
@@ -182,19 +181,19 @@ def load_roles(config: GenConfig, actor: Model, critic: Model) -> tuple[Role, Ro
         return role, Role(role.engine, False)
     if config.engine == options.engine == "vllm":
         raise VisRLError(
-            f"{critic.id} is not the base of {actor.id}, and vLLM fills the GPU with one set of weights. "
+            f"{critic.id} is not the base of {actor.id}, and vLLM takes the whole GPU for one set of weights. "
             "Serve one of them: --critic-engine openai --critic-base-url URL."
         )
     return role, load_role(options, critic)
 
 
 def load_role(config: GenConfig, model: Model) -> Role:
-    """A model as it is: with its adapter on, if it has one."""
+    """Load a model, with its adapter on if it has one."""
     return Role(load_engine(config, model), isinstance(model, ModelFolder) and model.base is not None)
 
 
 def load_engine(config: GenConfig, model: Model) -> Engine:
-    """The engine that the options name, with this model in it."""
+    """Load a model on the engine that the options name."""
     if isinstance(model, ServedModel):
         from visrl_data.engines.openai import OpenAIEngine
 
@@ -217,19 +216,15 @@ def load_engine(config: GenConfig, model: Model) -> Engine:
 
 
 def check_box_space(role: Role, box_space: str) -> None:
-    """Raise VisRLError now when the box space needs what the actor's engine can't tell."""
+    """Raise VisRLError now when the box space needs a size of images that the actor's engine does not know."""
     if needs_resized_size(box_space):
         role.engine.resized_size(Image.new("RGB", (64, 64)))
 
 
 def _same(actor: Model, critic: Model) -> bool:
-    if isinstance(actor, ServedModel) or isinstance(critic, ServedModel):
-        return isinstance(actor, ServedModel) and isinstance(critic, ServedModel) and _place(actor) == _place(critic)
-    return actor.digest == critic.digest
-
-
-def _place(model: ServedModel) -> tuple[str, str]:
-    return model.address, model.id
+    if isinstance(actor, ServedModel) and isinstance(critic, ServedModel):
+        return (actor.address, actor.id) == (critic.address, critic.id)
+    return isinstance(actor, ModelFolder) and isinstance(critic, ModelFolder) and actor.digest == critic.digest
 
 
 def _is_base(critic: Model, actor: Model) -> bool:

@@ -1,21 +1,21 @@
 """The filter (Eq. 4): from a question's scored candidates to one preference pair, or a drop with its reason.
 
-Last stage of generation, and all of `visrl filter`: both call `select_pairs` on the candidate table, so a
-stored pool can be filtered again under other thresholds without a model. Works on whole columns; the only
-loop over questions is the keyed draw among ties.
+Last stage of generation, and all of `visrl filter`: both call `select_pairs` on the candidate table, so that
+stored candidates can be filtered again under other thresholds without a model. Works on whole columns; the only
+loop over questions is the keyed draw among ties. Which candidates may pair is up to a PairRule (core/pair_rule.py).
 
 W holds the candidates whose two scores both reach the win thresholds, L those whose two scores both stay at
 or under the lose thresholds. The win is the member of W whose box score AND response score are both the
 maximum over W, the lose the member of L where both are the minimum.
 
 Choices that are ours, where the paper says nothing:
-- Ties are broken by a uniform draw keyed by (seed, question id, side), blind to the order of the rows.
+- Ties are broken by a uniform draw keyed by (seed, question id, side), whatever the order of the rows.
 - Win and lose must be different boxes, else there is nothing to prefer. Only members of a tie that allow
   this enter the draw; a question is dropped as same_box when no two of them differ.
 - Without the box critic, W, L and the extremes use the response score alone.
 - A candidate with an unparsed score cannot pair.
-- In a pool made with --lazy a candidate may have no response, its box score being between the thresholds.
-  It is neither in W nor in L, as it would be with any response.
+- In a run made with --lazy a candidate whose box score lies between the thresholds has no response. It is neither
+  in W nor in L, as it would be with any response.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from visrl_data.core.records import DROP_SCHEMA, PAIR_SCHEMA
 from visrl_data.core.seeds import keyed_seed
 
 _SIDE_COLUMNS = ("index", "box", "box_text", "box_origin", "crop", "response", "box_score", "response_score")
-# All that the filter reads of a candidate table; load no more than these when the pool is large.
+# All that the filter reads of a candidate table; load no more than these when it is large.
 CANDIDATE_COLUMNS = ("question_id", "cells", "box_score_state", "response_score_state", *_SIDE_COLUMNS)
 
 
@@ -61,13 +61,13 @@ class Selection:
     same_response: np.ndarray
 
     def outcome_counts(self) -> dict[str, int]:
-        """How many questions had each of OUTCOMES; adds up to the number of questions."""
+        """Count the questions of each of OUTCOMES; the counts add up to the number of questions."""
         counts = np.bincount(self.outcome, minlength=len(OUTCOMES))
         return dict(zip(OUTCOMES, counts.tolist(), strict=True))
 
 
 def select_pairs(candidates: pa.Table, questions: pa.Table, rule: PairRule, seed: int) -> Selection:
-    """Pick each question's win and lose candidate (Sec. 3.2, Eq. 4). The order of the candidates is free.
+    """Pick each question's win and lose candidate (Sec. 3.1, Eq. 4). The order of the candidates is free.
 
     Raises VisRLError when the tables do not belong together or the run has no box scores.
     """
@@ -75,23 +75,23 @@ def select_pairs(candidates: pa.Table, questions: pa.Table, rule: PairRule, seed
 
 
 def pair_table(candidates: pa.Table, questions: pa.Table, selection: Selection) -> pa.Table:
-    """The rows of PAIR_SCHEMA, in question order."""
-    asked = questions.select(["id", "source", "image_sha256", "question", "answers", "gold_boxes"])
-    asked = asked.take(selection.question_rows)
-    columns = {name: asked[name] for name in asked.column_names} | {"question_id": asked["id"]}
+    """Return the rows of PAIR_SCHEMA, in question order."""
+    paired = questions.select(["id", "source", "image_sha256", "question", "answers", "gold_boxes"])
+    paired = paired.take(selection.question_rows)
+    columns = {name: paired[name] for name in paired.column_names} | {"question_id": paired["id"]}
     for side, rows, ties in (
         ("win", selection.win_rows, selection.win_ties),
         ("lose", selection.lose_rows, selection.lose_ties),
     ):
-        taken = candidates.select(_SIDE_COLUMNS).take(rows)
-        columns |= {f"{side}_{name}": taken[name] for name in _SIDE_COLUMNS}
+        chosen = candidates.select(_SIDE_COLUMNS).take(rows)
+        columns |= {f"{side}_{name}": chosen[name] for name in _SIDE_COLUMNS}
         columns[f"{side}_ties"] = pa.array(ties, pa.int32())
     columns["same_response"] = pa.array(selection.same_response, pa.bool_())
     return pa.table({name: columns[name] for name in PAIR_SCHEMA.names}).cast(PAIR_SCHEMA)
 
 
 def drop_table(questions: pa.Table, selection: Selection) -> pa.Table:
-    """The rows of DROP_SCHEMA for the questions that gave no pair, in question order."""
+    """Return the rows of DROP_SCHEMA for the questions without a pair, in question order."""
     rows = np.flatnonzero(selection.outcome)
     dropped = questions.select(["id", "source"]).take(rows)
     details = [f"{n} candidates, {s} scored, {w} win, {k} lose" for n, s, w, k in selection.counts[rows].tolist()]
@@ -107,7 +107,7 @@ def drop_table(questions: pa.Table, selection: Selection) -> pa.Table:
 
 
 def sweep(candidates: pa.Table, questions: pa.Table, rules: Sequence[PairRule], seed: int) -> pa.Table:
-    """What each setting would give: one row of thresholds, pairs, response_pairs and drops by reason.
+    """Return the yield under each rule: a row of thresholds, pairs, response_pairs and drops by reason.
 
     response_pairs counts the pairs that also train the response.
     """
@@ -128,7 +128,7 @@ def sweep(candidates: pa.Table, questions: pa.Table, rules: Sequence[PairRule], 
 def sweep_grid(
     wins: Sequence[float] = (0.6, 0.7, 0.8, 0.9, 1.0), loses: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4)
 ) -> list[Thresholds]:
-    """Every win x lose setting, the same for box and response, where win is above lose."""
+    """Return every win x lose setting, the same for box and response, where win is above lose."""
     return [Thresholds(win, lose, win, lose) for win, lose in itertools.product(wins, loses) if win > lose]
 
 
@@ -152,11 +152,11 @@ def _read_pool(candidates: pa.Table, questions: pa.Table, box_critic: bool) -> _
     ids = questions["id"]
     if pc.count_distinct(ids).as_py() != len(ids):
         raise VisRLError("Two questions of this run have the same id; ids must be unique.")
-    found = pc.index_in(candidates["question_id"], value_set=ids.combine_chunks())
-    if found.null_count:
-        stray = candidates["question_id"].filter(pc.is_null(found))[0]
+    numbers = pc.index_in(candidates["question_id"], value_set=ids.combine_chunks())
+    if numbers.null_count:
+        stray = candidates["question_id"].filter(pc.is_null(numbers))[0]
         raise VisRLError(f"A candidate belongs to question {stray.as_py()!r}, which is not among this run's questions.")
-    question, index = found.to_numpy(), candidates["index"].to_numpy()
+    question, index = numbers.to_numpy(), candidates["index"].to_numpy()
     rows = np.lexsort((index, question))
     question, index = question[rows], index[rows]
     twice = np.flatnonzero((question[1:] == question[:-1]) & (index[1:] == index[:-1]))
@@ -177,6 +177,8 @@ def _select(pool: _Pool, rule: PairRule, seed: int) -> Selection:
         return np.bincount(pool.question[rows], minlength=total)
 
     counts = np.stack([each(np.ones_like(scored)), each(scored), each(in_win), each(in_lose)], axis=1)
+    # Only questions with a joint best and a joint worst go on. The win is drawn first, from those that some lose
+    # differs from; the lose then from those with another box than this win. So a draw never ends in one box for both.
     win_joint, lose_joint = each(wins) > 0, each(loses) > 0
     both = (win_joint & lose_joint)[pool.question]
     wins, loses = wins[both[wins]], loses[both[loses]]
@@ -185,6 +187,7 @@ def _select(pool: _Pool, rule: PairRule, seed: int) -> Selection:
     apart = (pool.cells[loses] != pool.cells[win_row[pool.question[loses]]]).any(axis=1)
     lose_row, lose_ties = _draw(pool, loses[apart], seed, "lose")
 
+    # The first reason that holds is the outcome: the order is that of DROP_REASONS.
     n, s, w, k = counts.T
     failed = [n == 0, s == 0, (w == 0) & (k == 0), w == 0, k == 0, ~win_joint, ~lose_joint, lose_row < 0]
     outcome = np.select(failed, np.arange(1, len(OUTCOMES)), 0)
@@ -195,20 +198,21 @@ def _select(pool: _Pool, rule: PairRule, seed: int) -> Selection:
 
 
 def _has_rival(pool: _Pool, wins: np.ndarray, loses: np.ndarray) -> np.ndarray:
-    """For each win: does some lose of its question have another box? Both hold the same questions."""
+    """Say for each win whether some lose of its question has another box. Both hold the same questions."""
     if not wins.size:
         return np.zeros(0, bool)
     _, win_lengths = group_bounds(pool.question[wins])
     starts, lengths = group_bounds(pool.question[loses])
+    # Some lose differs from a win unless all loses have one box and the win has it too: compare each with the first.
     first = pool.cells[loses[starts]]
     various = np.logical_or.reduceat((pool.cells[loses] != np.repeat(first, lengths, axis=0)).any(axis=1), starts)
     unlike_first = (pool.cells[wins] != np.repeat(first, win_lengths, axis=0)).any(axis=1)
-    found: np.ndarray = unlike_first | np.repeat(various, win_lengths)
-    return found
+    has_rival: np.ndarray = unlike_first | np.repeat(various, win_lengths)
+    return has_rival
 
 
 def _draw(pool: _Pool, rows: np.ndarray, seed: int, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """One row for each question (-1: it has none) and the number it was drawn from, uniformly.
+    """Draw one row for each question, uniformly (-1: it has none). Return it and the number it was drawn from.
 
     The position is floor(key * ties / 2**64) for the 64-bit key: uniform to within ties / 2**64.
     """
