@@ -1,1 +1,1 @@
-"""The paper's tables, remade on Spotlight: `python -m studies` fills results/, `studies.render` writes RESULTS.md."""
+"""Reproduce the paper's tables on Spotlight: `python -m studies` fills results/, `studies.render` writes RESULTS.md."""

@@ -1,6 +1,6 @@
-"""What became of each question, one character each, so that claims can be tested over questions too.
+"""Reduce evaluations and runs to one character per question, so that claims can be tested over questions too.
 
-Used by desk.py to keep it in the cells and by tables.py to resample it.
+Used by workspace.py to store them in the cells and by tables.py to resample them.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ Outcomes = dict[str, dict[str, str]]
 
 
 def outcomes(evaluation: Path, digest: str, steps: int) -> Outcomes:
-    """Those of one model of an evaluation's folder, known by its digest and by how it was asked."""
+    """Return the outcomes of one model of an evaluation, identified by its digest and its steps (2 with a box)."""
     for about in sorted(evaluation.glob("predictions/*/about.json")):
-        known = json.loads(about.read_text(encoding="utf-8"))
-        if (known["model"]["digest"], known["steps"]) == (digest, steps):
+        record = json.loads(about.read_text(encoding="utf-8"))
+        if (record["model"]["digest"], record["steps"]) == (digest, steps):
             rows = pq.read_table(about.parent / "predictions.parquet").to_pylist()
             break
     else:
         raise FileNotFoundError(f"{evaluation} holds no predictions of model {digest[:12]} in {steps} steps")
-    found: Outcomes = {}
+    by_level: Outcomes = {}
     for prediction in map(parse_prediction, rows):
-        level = found.setdefault(
+        level = by_level.setdefault(
             prediction.group.removeprefix("spotlight-"), dict.fromkeys(("answer", "box_accuracy"), "")
         )
         level["answer"] += str(int(score_answer(prediction, "normalized") == 1))
         level["box_accuracy"] += str(int((box_iou(prediction, "any") or 0) > POSITIVE_IOU))
-    return found
+    return by_level
 
 
 def difference_interval(above: Sequence[Outcomes], below: Sequence[Outcomes], figure: str) -> tuple[float, float]:
-    """95 % bootstrap interval over the questions of the mean difference, in [-1, 1]: paired, by level, macro mean.
+    """Return the 95 % paired bootstrap interval over the questions of the mean difference, in [-1, 1] (macro mean).
 
     above, below: the outcomes of each seed, on the same questions; the seeds are averaged before the questions are
-    drawn, so this is what other questions would change and not what other seeds would.
+    drawn, so this is the variation over questions and not over seeds.
     """
     draws = []
     for level in sorted(above[0]):
@@ -56,7 +56,7 @@ def difference_interval(above: Sequence[Outcomes], below: Sequence[Outcomes], fi
 
 
 def pair_outcomes(run: Path) -> str:
-    """One character for each question of a run: "-" no pair, "+" a WP-LN pair, "0" another pair."""
+    """Return one character for each question of a run: "-" no pair, "+" a WP-LN pair, "0" another pair."""
     pairs = {row["question_id"]: row for row in pq.read_table(run / "pairs.parquet").to_pylist()}
     questions = [pq.read_table(part)["id"].to_pylist() for part in sorted((run / "questions").glob("*.parquet"))]
     return "".join(_kind(pairs.get(id)) for part in questions for id in part)
@@ -71,18 +71,18 @@ def _kind(pair: dict | None) -> str:
 
 
 def pair_interval(above: Sequence[str], below: Sequence[str], figure: str) -> tuple[float, float]:
-    """95 % bootstrap interval over the questions of the difference in "WP-LN" (percent) or in "pairs" (a run).
+    """Return the 95 % bootstrap interval over the questions of the difference in "WP-LN" (percent) or "pairs" (a run).
 
     above, below: the outcomes of each seed's run, all on the same questions; a question is drawn with the pairs that
     all seeds made of it.
     """
     counts = [sum(_bits(one, kinds) for one in side) for side in (above, below) for kinds in ("+", "+0")]
-    good, made, good_below, made_below = resampled_means(
+    good, total, good_below, total_below = resampled_means(
         np.array(counts, dtype=float), RESAMPLES, keyed_seed(0, "claim", figure)
     ).T
     if figure == "pairs":
-        return interval((made - made_below) * len(above[0]) / len(above))
-    return interval(100 * (good / made - good_below / made_below))
+        return interval((total - total_below) * len(above[0]) / len(above))
+    return interval(100 * (good / total - good_below / total_below))
 
 
 def _bits(outcomes: str, kinds: str = "1") -> np.ndarray:

@@ -1,7 +1,6 @@
-"""RESULTS.md from results/*.json: python -m studies.render [--check]
+"""Render RESULTS.md from results/*.json: python -m studies.render [--check]
 
-Every number is computed here; the words around them are template.md's. --check: exit with 1 when RESULTS.md is
-not what would be written.
+Every number is computed; the text around them is template.md. --check: exit with 1 when RESULTS.md is out of date.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def render(results: Path) -> str:
+    """Return the text of RESULTS.md."""
     cells = tables.load(results)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     template = environment.from_string((Path(__file__).parent / "template.md").read_text(encoding="utf-8"))
@@ -31,12 +31,12 @@ def render(results: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    given = parser.parse_args()
-    made, path = render(ROOT / "results"), ROOT / "RESULTS.md"
-    if not given.check:
-        path.write_text(made, encoding="utf-8")
-    elif not path.exists() or path.read_text(encoding="utf-8") != made:
-        sys.exit("RESULTS.md is not what results/ gives. Run: python -m studies.render")
+    args = parser.parse_args()
+    text, path = render(ROOT / "results"), ROOT / "RESULTS.md"
+    if not args.check:
+        path.write_text(text, encoding="utf-8")
+    elif not path.exists() or path.read_text(encoding="utf-8") != text:
+        sys.exit("RESULTS.md is out of date. Run: python -m studies.render")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model on a server of its own on this machine, for the cell whose critic is asked over the OpenAI engine."""
+"""Serve a model on this machine, for the cell whose critic is behind the OpenAI engine."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-PATIENCE = 300  # seconds until the server must answer
+TIMEOUT = 300  # seconds until the server must respond
 
 
 @contextlib.contextmanager
-def served(name: str, model: Path, port: int, folder: Path) -> Iterator[str]:
-    """`transformers serve` with the model under this name, at work in `folder`; gives the address.
+def serve(name: str, model: Path, port: int, folder: Path) -> Iterator[str]:
+    """Run `transformers serve` with the model under this name in `folder`; yield the address.
 
-    The name is that of a link in the folder, since the server knows a model by its path alone. Raises RuntimeError,
-    with the log's place, when it does not come up.
+    The name is that of a link in the folder, since the server identifies a model by its path alone. Raises
+    RuntimeError, with the path of the log, when the server does not start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -28,17 +28,17 @@ def served(name: str, model: Path, port: int, folder: Path) -> Iterator[str]:
     start = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", name, *options]
     with log.open("w", encoding="utf-8") as out, subprocess.Popen(start, cwd=folder, stdout=out, stderr=out) as process:
         try:
-            _await(process, f"http://127.0.0.1:{port}/health", log)
+            _wait_for(process, f"http://127.0.0.1:{port}/health", log)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
 
 
-def _await(process: subprocess.Popen, health: str, log: Path) -> None:
-    until = time.monotonic() + PATIENCE
+def _wait_for(process: subprocess.Popen, health: str, log: Path) -> None:
+    until = time.monotonic() + TIMEOUT
     while process.poll() is None and time.monotonic() < until:
         with contextlib.suppress(OSError):
             urllib.request.urlopen(health, timeout=5)
             return
         time.sleep(0.5)
-    raise RuntimeError(f"transformers serve did not come up; see {log}")
+    raise RuntimeError(f"transformers serve did not start; see {log}")

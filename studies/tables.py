@@ -1,4 +1,4 @@
-"""The tables of RESULTS.md and the claims under them, computed from results/*.json.
+"""Compute the tables of RESULTS.md and the claims below them from results/*.json.
 
 Used by render.py. A row is a cell of one or more seeds; a value is the mean over the seeds, with half of the width
 of a 95 % t interval where there are two seeds or more. A claim compares two values seed by seed, and where they are
@@ -19,7 +19,8 @@ from studies.cells import ROUNDS, SFT_ROWS
 from studies.outcomes import difference_interval, pair_interval
 
 LEVELS = ("attribute", "relation", "superlative", "all")
-SHARES = ("WP-LP", "WP-LN", "WN-LP", "WN-LN", "win_positive", "blind_WP-LN")
+SHARES = {"WP-LP": "WP-LP", "WP-LN": "WP-LN", "WN-LP": "WN-LP", "WN-LN": "WN-LN", "win_positive": "win positive",
+          "blind_WP-LN": "random-pair WP-LN"}  # fmt: skip
 BASELINES = {
     "sft-answers": "answer-only SFT",
     "dpo-answers": "answer-only DPO",
@@ -37,7 +38,7 @@ RUNS = {
     "pairs-exact-match": "exact match as response critic",
     "pairs-round2": "round 2 (RL2 model)",
 }
-# (text, what should be above, what below, the figure): a side is a cell followed by the place of a model or run in it.
+# (text, the larger side, the smaller side, the figure): a side is a cell and the path of a model or run in it.
 CLAIMS = (
     ("RL1 raises box accuracy over SFT", "stages rl1", "stages sft", "box_accuracy"),
     ("RL2 raises box accuracy over RL1", "stages rl2", "stages rl1", "box_accuracy"),
@@ -67,7 +68,7 @@ Seeds = dict[int, Any]
 
 
 def load(folder: Path) -> dict[str, Seeds]:
-    """results/*.json as cell -> seed -> figures."""
+    """Read results/*.json as cell -> seed -> figures."""
     cells: dict[str, Seeds] = {}
     for path in sorted(folder.glob("*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
@@ -75,15 +76,15 @@ def load(folder: Path) -> dict[str, Seeds]:
     return cells
 
 
-def look(figures: Any, place: Sequence[str]) -> Any:
-    """The value at a place: names of fields, and numbers of entries in a list."""
+def value_at(figures: Any, place: Sequence[str]) -> Any:
+    """Return the value at a path: names of fields, and indices in a list."""
     for step in place:
         figures = figures[int(step) if isinstance(figures, list) else step]
     return figures
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and half of the 95 % t interval (None for a single value)."""
+    """Return the mean, and half of the 95 % t interval (None for a single value)."""
     mean = sum(values) / len(values)
     if len(values) < 2:
         return mean, None
@@ -92,65 +93,67 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def show(seeds: Seeds, place: str, scale: float = 100.0, digits: int = 1) -> str:
-    mean, half = mean_and_half([scale * look(figures, place.split()) for figures in seeds.values()])
+    """Return mean ± half of the interval of a value over the seeds."""
+    mean, half = mean_and_half([scale * value_at(figures, place.split()) for figures in seeds.values()])
     return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
     rule = [":--", *["--:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
 def stages(cells: dict[str, Seeds], figure: str, rows: dict[str, str]) -> str:
-    """Tables 2 and 4: rows of the cell `stages`, by level."""
-    found = cells["stages"]
+    """Return Table 2 or 4: rows of the cell `stages`, by level."""
+    seeds = cells["stages"]
     return table(
         ("model", *LEVELS),
-        [(title, *(show(found, f"{row} {level} {figure}") for level in LEVELS)) for row, title in rows.items()],
+        [(title, *(show(seeds, f"{row} {level} {figure}") for level in LEVELS)) for row, title in rows.items()],
     )
 
 
 def validity(cells: dict[str, Seeds]) -> str:
-    """Table 3."""
-    found = {n: cells[f"validity-{n}"] for n in SFT_ROWS if f"validity-{n}" in cells}
-    rows = [(str(n), show(at, "model all valid"), show(at, "model all box_accuracy")) for n, at in found.items()]
+    """Return Table 3."""
+    by_rows = {n: cells[f"validity-{n}"] for n in SFT_ROWS if f"validity-{n}" in cells}
+    rows = [(str(n), show(at, "model all valid"), show(at, "model all box_accuracy")) for n, at in by_rows.items()]
     return table(("SFT rows", "valid boxes", "box accuracy"), rows)
 
 
 def baselines(cells: dict[str, Seeds]) -> str:
-    """Table 5."""
+    """Return Table 5."""
     rows = [(title, show(cells[name], "model all answer")) for name, title in BASELINES.items() if name in cells]
-    if "rounds" in cells:  # model 1 of the rounds is the full method's, asked the same questions as the others here
+    if "rounds" in cells:  # model 1 of the rounds is the full method, evaluated on the same questions as the others
         rows.append(("RL1, then RL2 (full)", show(cells["rounds"], "models 1 all answer")))
     return table(("method", "answer accuracy"), rows)
 
 
 def pairs(cells: dict[str, Seeds]) -> str:
-    """Table 6."""
+    """Return Table 6."""
     rows = [
         (title, show(cells[name], "pairs", 1, 0), *(show(cells[name], share, 1) for share in SHARES))
         for name, title in RUNS.items()
         if name in cells
     ]
-    return table(("run", "pairs", *(share.replace("_", " ") for share in SHARES)), rows)
+    return table(("run", "pairs", *SHARES.values()), rows)
 
 
-def rounds(found: Seeds) -> str:
-    """Figure 4, as a table: model k has been trained for k rounds."""
+def rounds(seeds: Seeds) -> str:
+    """Return Figure 4 as a table: model k was trained for k rounds."""
     rows = []
     for k in range(ROUNDS + 1):
-        accuracies = [show(found, f"models {k} all {name}") for name in ("valid", "box_accuracy", "answer")]
-        made = (
-            [show(found, f"models {k} {name}", 1, n) for name, n in (("pairs", 0), ("WP-LN", 1))] if k < ROUNDS else []
+        accuracies = [show(seeds, f"models {k} all {name}") for name in ("valid", "box_accuracy", "answer")]
+        pairs_of_k = (
+            [show(seeds, f"models {k} {name}", 1, n) for name, n in (("pairs", 0), ("WP-LN", 1))] if k < ROUNDS else []
         )
-        rows.append((str(k), *accuracies, *(made or ("", ""))))
+        rows.append((str(k), *accuracies, *(pairs_of_k or ("", ""))))
     return table(
         ("rounds trained", "valid boxes", "box accuracy", "answer accuracy", "pairs it made", "their WP-LN"), rows
     )
 
 
 def claims(cells: dict[str, Seeds]) -> str:
-    """Each claim with its difference, its two intervals and what follows from them."""
+    """Return a table of each claim with its difference, its two intervals and its verdict."""
     head = ("claim", "difference", "over seeds", "over questions", "verdict")
     return table(head, [_claim(cells, *claim) for claim in CLAIMS])
 
@@ -160,10 +163,10 @@ def _claim(cells: dict[str, Seeds], text: str, above: str, below: str, figure: s
     seeds = sorted(set(cells.get(cell, {})) & set(cells.get(other, {})))
     if not seeds:
         return (text, "", "", "", "not run yet")
-    sides = [(look(cells[cell][seed], place), look(cells[other][seed], elsewhere)) for seed in seeds]
+    sides = [(value_at(cells[cell][seed], place), value_at(cells[other][seed], elsewhere)) for seed in seeds]
     evaluated = figure in ("answer", "box_accuracy")
     scale, where = (100, ("all", figure)) if evaluated else (1, (figure,))
-    mean, half = mean_and_half([scale * (look(one, where) - look(two, where)) for one, two in sides])
+    mean, half = mean_and_half([scale * (value_at(one, where) - value_at(two, where)) for one, two in sides])
     spans = [] if half is None else [(mean - half, mean + half)]
     low, high = _over_questions([one for one, _ in sides], [two for _, two in sides], figure)
     spans.append((scale * low, scale * high))
@@ -178,7 +181,7 @@ def _over_questions(above: list[Any], below: list[Any], figure: str) -> tuple[fl
 
 
 def _verdict(spans: Sequence[tuple[float, float]]) -> str:
-    """Of the intervals of a difference that is claimed to be positive."""
+    """Return the verdict on a difference that is claimed to be positive, from its intervals."""
     if all(low > 0 for low, _ in spans):
         return "confirmed"
     return "refuted" if all(high < 0 for _, high in spans) else "open"

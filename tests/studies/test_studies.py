@@ -10,8 +10,8 @@ import pytest
 from studies import __main__ as study
 from studies import render, tables
 from studies.cells import CELLS
-from studies.desk import Desk
 from studies.outcomes import difference_interval, outcomes, pair_interval, pair_outcomes
+from studies.workspace import Workspace
 from visrl_data.core.config import GenConfig
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
@@ -139,8 +139,8 @@ def test_every_cell_behind_the_results_is_one_that_can_be_made():
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch) -> Desk:
-    """A desk whose commands only leave a manifest, and note that they were run."""
+def workspace(tmp_path, monkeypatch) -> Workspace:
+    """A workspace whose commands only leave a manifest, and note that they were run."""
     ran = []
 
     def run(self, words) -> None:
@@ -149,21 +149,21 @@ def desk(tmp_path, monkeypatch) -> Desk:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").write_text(" ".join(words))
 
-    monkeypatch.setattr(Desk, "_run", run)
-    made = Desk(tmp_path / "seed3", 3)
-    made.ran = ran
-    return made
+    monkeypatch.setattr(Workspace, "_execute", run)
+    space = Workspace(tmp_path / "seed3", 3)
+    space.ran = ran
+    return space
 
 
-def test_a_cell_names_the_commands_behind_it_and_shares_their_output(desk, tmp_path, monkeypatch):
-    def first(at: Desk) -> dict:
-        return {"at": str(at.made("models/a", "train", "rl1", "--data", str(at.made("runs/full", "gen"))))}
+def test_a_cell_names_the_commands_behind_it_and_shares_their_output(workspace, tmp_path, monkeypatch):
+    def first(at: Workspace) -> dict:
+        return {"at": str(at.run("models/a", "train", "rl1", "--data", str(at.run("runs/full", "gen"))))}
 
     monkeypatch.setitem(study.CELLS, "first", first)
-    monkeypatch.setitem(study.CELLS, "second", lambda at: {"at": str(at.made("runs/full", "gen"))})
+    monkeypatch.setitem(study.CELLS, "second", lambda at: {"at": str(at.run("runs/full", "gen"))})
     for name in ("first", "second", "first"):
-        study.fill(desk, name, tmp_path / "results")
-    assert len(desk.ran) == 2
+        study.fill(workspace, name, tmp_path / "results")
+    assert len(workspace.ran) == 2
     one, two = (json.loads((tmp_path / f"results/{name}-3.json").read_text()) for name in ("first", "second"))
     assert one["commands"] == [
         "visrl gen -o runs/full --seed 3",
@@ -173,13 +173,13 @@ def test_a_cell_names_the_commands_behind_it_and_shares_their_output(desk, tmp_p
     assert set(one["digests"]) == {"runs/full", "models/a"} and two["digests"].items() < one["digests"].items()
 
 
-def test_a_cell_that_fails_leaves_no_file(desk, tmp_path, monkeypatch):
+def test_a_cell_that_fails_leaves_no_file(workspace, tmp_path, monkeypatch):
     def broken(_) -> dict:
         raise RuntimeError("no")
 
     monkeypatch.setitem(study.CELLS, "broken", broken)
     with pytest.raises(RuntimeError):
-        study.fill(desk, "broken", tmp_path / "results")
+        study.fill(workspace, "broken", tmp_path / "results")
     assert not list((tmp_path / "results").glob("*")) if (tmp_path / "results").exists() else True
 
 

@@ -1,6 +1,6 @@
-"""One seed's folder of work: runs the product's own commands there and reads what they leave.
+"""One seed's folder of runs and models: run the product's own commands there and read their reports.
 
-Used by cells.py. Every command is one that a user could type; what is done is not done again.
+Used by cells.py. Every command is one that a user could type; finished commands are not run again.
 """
 
 from __future__ import annotations
@@ -20,61 +20,67 @@ from visrl_data.models.model_folder import digest_folder
 
 
 @dataclass
-class Desk:
-    """folder: where commands run and what their paths are relative to.
+class Workspace:
+    """Runs commands in `folder`; their paths are relative to it.
 
-    commands: output -> command line, of all that is behind the open cell; done: command line -> the same for it.
+    commands: output -> command line, of all that the current cell depends on. dependencies: command line -> the same
+    for its output.
     """
 
     folder: Path
     seed: int
     commands: dict[str, str] = field(default_factory=dict)
-    done: dict[str, dict[str, str]] = field(default_factory=dict)
+    dependencies: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def made(self, output: str, *command: str) -> Path:
-        """The output of a command, relative to the desk; raises CalledProcessError with its messages."""
+    def run(self, output: str, *command: str) -> Path:
+        """Run a command and return its output, relative to the folder. Raises CalledProcessError."""
         words = [*command, "-o", output, "--seed", str(self.seed)]
         line = "visrl " + " ".join(words)
-        if line not in self.done:
-            self._run(words)
-            behind: dict[str, str] = {}
-            for place, earlier in self.commands.items():
-                if any(word == place or word.startswith(f"{place}/") for word in command):
-                    behind |= self.done[earlier]
-            self.done[line] = behind | {output: line}
-        self.commands |= self.done[line]
+        if line not in self.dependencies:
+            self._execute(words)
+            inputs: dict[str, str] = {}
+            for path, earlier in self.commands.items():
+                if any(word == path or word.startswith(f"{path}/") for word in command):
+                    inputs |= self.dependencies[earlier]
+            self.dependencies[line] = inputs | {output: line}
+        self.commands |= self.dependencies[line]
         return Path(output)
 
-    def _run(self, words: Sequence[str]) -> None:
+    def _execute(self, words: Sequence[str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         root = str(Path(__file__).parent.parent)
-        alone = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "COLUMNS": "200"}
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "COLUMNS": "200"}
         with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"$ visrl {' '.join(words)}\n")
             log.flush()
             subprocess.run(
-                [sys.executable, "-m", "cli", *words], cwd=self.folder, env=alone, stdout=log, stderr=log, check=True
+                [sys.executable, "-m", "cli", *words],
+                cwd=self.folder,
+                env=env,
+                stdout=log,
+                stderr=log,
+                check=True,
             )
 
     def scores(
         self, name: str, models: Sequence[str], limit: int, options: Sequence[str] = (), *, names: Sequence[str]
     ) -> dict[str, Any]:
-        """`visrl eval` of the models: {name: {level or "all": figures, "outcomes": ...}}; the baseline comes last."""
-        asked = [word for model in models for word in ("--model", model)]
-        folder = self.made(f"evals/{name}", "eval", *asked, "--split", "test", "--limit", str(limit), *options)
+        """Evaluate models: {name: {level or "all": figures, "outcomes": ...}}; the baseline comes last."""
+        flags = [word for model in models for word in ("--model", model)]
+        folder = self.run(f"evals/{name}", "eval", *flags, "--split", "test", "--limit", str(limit), *options)
         report = json.loads((self.folder / folder / "report.json").read_text(encoding="utf-8"))
         kept = ("answer", "box_accuracy", "mean_iou", "valid", "answer_difference", "box_accuracy_difference")
         return {
             row: {
-                group.removeprefix("spotlight-"): {key: found[key] for key in kept}
-                for group, found in one["figures"].items()
+                group.removeprefix("spotlight-"): {key: figures[key] for key in kept}
+                for group, figures in entry["figures"].items()
             }
-            | {"outcomes": outcomes(self.folder / folder, one["digest"], one["steps"])}
-            for row, one in zip(names, report["models"], strict=True)
+            | {"outcomes": outcomes(self.folder / folder, entry["digest"], entry["steps"])}
+            for row, entry in zip(names, report["models"], strict=True)
         }
 
     def pair_quality(self, run: Path) -> dict[str, Any]:
-        """Pairs a question, Table 6's four shares in percent, and those of blind pairs from the same pool."""
+        """Return the pairs, Table 6's four shares in percent, and the random-pair baseline from the same candidates."""
         report = json.loads((self.folder / run / "report.json").read_text(encoding="utf-8"))
         audit, total = report["audit"], report["yields"]["all"]
         return {
@@ -87,7 +93,7 @@ class Desk:
         }
 
     def curve(self, evolve: Path) -> dict[str, Any]:
-        """For each model of the rounds, the first being the shipped one: its accuracies, and the pairs it made."""
+        """Return accuracies and pairs of each model of the rounds; the first is the shipped one."""
         report = json.loads((self.folder / evolve / "report.json").read_text(encoding="utf-8"))
         return {
             "models": [
@@ -103,10 +109,10 @@ class Desk:
         }
 
     def digests(self) -> dict[str, str]:
-        """sha256 of what the open cell stands on: a run's manifest, a model's files, an evaluation's report."""
-        found = {}
+        """Return sha256 of what the cell depends on: a run's manifest, a model's files, an evaluation's report."""
+        digests = {}
         for output in self.commands:
             folder = self.folder / output
-            known = [folder / name for name in ("manifest.json", "report.json") if (folder / name).is_file()]
-            found[output] = hashlib.sha256(known[0].read_bytes()).hexdigest() if known else digest_folder(folder)
-        return found
+            files = [folder / name for name in ("manifest.json", "report.json") if (folder / name).is_file()]
+            digests[output] = hashlib.sha256(files[0].read_bytes()).hexdigest() if files else digest_folder(folder)
+        return digests
