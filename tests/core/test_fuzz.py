@@ -18,7 +18,7 @@ from visrl_data.core.config import GenConfig, load_config, to_toml
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import load_prompts, parse_score
 from visrl_data.core.records import Question
-from visrl_data.engines.openai import _outcome
+from visrl_data.engines.completions import parse_completion
 from visrl_data.executors import generation
 from visrl_data.sources.dispatch import open_source
 
@@ -109,7 +109,7 @@ def test_what_a_server_can_send_as_a_reply_is_text_that_a_file_can_hold_or_none(
     """JSON can spell half of a surrogate pair, and a list where a text belongs."""
     message = SimpleNamespace(content=content, refusal=None)
     completion = SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason="stop")], usage=None)
-    outcome = _outcome(completion)
+    outcome = parse_completion(completion)
     assert (outcome.text if outcome else None) == text
 
 

@@ -22,6 +22,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.openai import OpenAIEngine
 from visrl_data.engines.protocol import EngineLost, Request, Sampling
+from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.reply_cache import NAME, attach
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
@@ -145,7 +146,7 @@ def test_a_refused_question_is_named_and_asked_no_more(serve):
     engine = engine_for(server)
     requests = [focus(i, [1]) for i in range(3)]
     for _ in range(2):
-        with pytest.raises(ValueError, match="400: this picture is too large"):
+        with pytest.raises(RequestRefused, match="400: this picture is too large"):
             engine.generate(requests)
     engine.generate([requests[0], requests[2]])
     assert len(server.log) == 3 and engine.usage.calls == 2
@@ -154,14 +155,14 @@ def test_a_refused_question_is_named_and_asked_no_more(serve):
 @pytest.mark.parametrize(("fault", "reason"), [("filtered", "content_filter"), ("empty", "no choice")])
 def test_an_answer_without_a_text_is_a_refusal(serve, fault, reason):
     engine = engine_for(serve(scripted_reply, about(1, fault, times=99)))
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(RequestRefused, match=reason):
         engine.generate([focus(1, [1])])
 
 
 @pytest.mark.parametrize("fault", ["moderated", "policy"])
 def test_what_a_moderation_stops_is_a_refusal_and_no_fault_of_the_key(serve, fault):
     engine = engine_for(serve(scripted_reply, about(1, fault, times=99)))
-    with pytest.raises(ValueError, match="403: "):
+    with pytest.raises(RequestRefused, match="403: "):
         engine.generate([focus(1, [1])])
     assert texts(engine.generate([focus(2, [1])]))[0][0]
 
@@ -209,7 +210,7 @@ def test_an_unknown_model_is_told_with_those_there_are(serve):
 
 def test_a_wrong_key_is_told_without_the_key(serve, monkeypatch):
     server = serve(scripted_reply, lambda asked: "401")
-    assert f"wants a key; put it into the environment variable {KEY}" in start_error(server)
+    assert f"needs a key; put it into the environment variable {KEY}" in start_error(server)
     monkeypatch.setenv(KEY, SECRET)
     message = start_error(server)
     assert f"refuses the key in the environment variable {KEY}" in message and "provided: ***" in message

@@ -1,12 +1,12 @@
-"""Any server with OpenAI's chat API: vLLM, SGLang, TGI, `transformers serve`, or a commercial one.
+"""Run models on any server with OpenAI's chat API: vLLM, SGLang, TGI, `transformers serve`, or a commercial one.
 
-- One request a reply, each with its own seed; a server that caches prefixes reads the shared prompt once.
-- At most `in_flight` requests are open at a time. Lost connections, 408, 409, 429 and 5xx are tried again with
-  growing pauses, or when Retry-After says (the openai package does this). What stays away ends the run with
-  EngineLost; what came back until then is in the journal.
-- A first, tiny request shows at the start that the server is there, takes the key, knows the model, sees pictures
-  and takes the sampling options. After it, a 400, 413 or 422 is about one question, which becomes its drop; so is a
-  403 that says that a moderation stopped the request, where any other is about the key.
+- One request for each reply, with its own seed; a server that caches prefixes reads the shared prompt once.
+- At most `in_flight` requests are open at a time. Lost connections, 408, 409, 429 and 5xx are retried with growing
+  pauses, or as Retry-After says (the openai package does this). A server that stays away ends the run with
+  EngineLost; the replies received until then are in the reply cache.
+- A small request at the start checks that the server answers, accepts the key, knows the model, takes pictures and
+  the sampling options. After it, a 400, 413 or 422 is about one question, which is dropped; so is a 403 of a
+  moderation, while any other 403 is about the key.
 - The key is read from the environment when it is needed; it is in no option, file, log or message.
 """
 
@@ -26,6 +26,7 @@ from PIL import Image
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart
+from visrl_data.engines.completions import NO_CHOICE, error_text, is_moderated, parse_completion
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.messages import chat_messages, data_url, refuse_choices
 from visrl_data.engines.protocol import EngineLost, Reply, Request, Sampling, Usage
@@ -41,19 +42,15 @@ except ImportError as error:
 
 RETRIES = 8  # half a second, doubled up to eight seconds: some 40 seconds in all
 TIMEOUT = 600.0  # seconds for one reply, the wait in the server's queue included
-_PAUSES = (0.5, 1.0)  # seconds before a reply that can't be read is asked for again
+_PAUSES = (0.5, 1.0)  # seconds before a reply that can't be read is requested again
 _SEEDS = 2**31  # every server takes seeds below it
-_QUESTIONS_FAULT = (400, 413, 422)
-_KEYS_FAULT = (401, 403)
-# How a 403 of a moderation differs from one of a key: by its code or type, or by what it says was flagged.
-_MODERATION = ("moderation", "content_filter", "content_policy")
-_FLAGGED = ("flagged_input", "reasons")
-_EMPTY = Refusal("the server's reply holds no choice")
+_BAD_REQUEST = (400, 413, 422)
+_BAD_KEY = (401, 403)
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One request to the server. key: digest of all that its reply depends on."""
+    """One request to the server. key: digest of everything that its reply depends on."""
 
     key: str
     body: dict[str, Any]
@@ -62,7 +59,7 @@ class _Call:
 class OpenAIEngine:
     """A served model.
 
-    sampling: what the requests will ask for; tried at once. dialect: "standard", or "transformers" for
+    sampling: how the requests will sample; checked by a first request. dialect: "standard", or "transformers" for
     `transformers serve`. Raises VisRLError when the server can't be used, with what to do about it.
     """
 
@@ -96,7 +93,7 @@ class OpenAIEngine:
         }
 
     def resized_size(self, image: Image.Image) -> tuple[int, int]:
-        """(width, height) in pixels after the resize of the model's own image processor, as its folder sets it.
+        """Return (width, height) in pixels after the resize of the model's own image processor, as its folder sets it.
 
         Raises VisRLError when the served name is neither a folder here nor a Hub id.
         """
@@ -105,6 +102,7 @@ class OpenAIEngine:
         return picture_size(self._processor, image)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
+        """Return one reply a seed for each request. Raises EngineLost, RequestRefused."""
         refuse_choices(requests, self.name)
         calls = self._calls(requests)
         missing = {call.key: call for group in calls for call in group if not self._has(call.key)}
@@ -116,7 +114,7 @@ class OpenAIEngine:
         return [[self._reply(call.key) for call in group] for group in calls]
 
     def _calls(self, requests: Sequence[Request]) -> list[list[_Call]]:
-        """The calls of each request. A picture is encoded once, however many requests show it."""
+        """Return the calls of each request. A picture is encoded once, however many requests show it."""
         urls: dict[int, dict[str, Any]] = {}
 
         def picture(image: Image.Image) -> dict[str, Any]:
@@ -133,7 +131,7 @@ class OpenAIEngine:
         return calls
 
     def _options(self, sampling: Sampling, seed: int) -> dict[str, Any]:
-        """The rest of a request's body. What has no effect is left out: not every server takes every field."""
+        """Return a body's options. Those without effect are left out: not every server takes every field."""
         body: dict[str, Any] = {
             "model": self.model.id,
             "max_tokens": sampling.max_new_tokens,
@@ -142,7 +140,7 @@ class OpenAIEngine:
         if sampling.temperature == 0:
             return body
         body |= {"top_p": sampling.top_p, "seed": seed % _SEEDS}
-        if self.dialect == "transformers":  # samples only when told so here, and knows no top_k elsewhere
+        if self.dialect == "transformers":  # samples only with do_sample, and takes top_k here only
             body["extra_body"] = {"generation_config": json.dumps({"do_sample": True, "top_k": sampling.top_k})}
         elif sampling.top_k > 0:
             body["extra_body"] = {"top_k": sampling.top_k}
@@ -162,7 +160,7 @@ class OpenAIEngine:
         return outcome
 
     async def _fetch(self, calls: Iterator[_Call], workers: int) -> None:
-        """Make the calls, so many at a time. Once one is lost none is begun; those under way may finish."""
+        """Make the calls, `workers` at a time. After a lost one none is started; open ones may finish."""
         lost: list[EngineLost] = []
 
         async def work(client: openai.AsyncOpenAI) -> None:
@@ -170,7 +168,7 @@ class OpenAIEngine:
                 if lost:
                     return
                 try:
-                    outcome = await self._ask(client, call.body)
+                    outcome = await self._request(client, call.body)
                 except EngineLost as error:
                     lost.append(error)
                     return
@@ -183,27 +181,27 @@ class OpenAIEngine:
         if lost:
             raise lost[0]
 
-    async def _ask(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Reply | Refusal:
-        """One outcome; what can't be read, and an answer without a choice, is asked for again.
+    async def _request(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Reply | Refusal:
+        """Request a reply; again when what comes can't be read or holds no choice.
 
-        Raises EngineLost when the server stays away, fails, or goes on sending what can't be read.
+        Raises EngineLost when the server stays away, fails, or keeps sending what can't be read.
         """
-        outcome = await self._ask_once(client, body)
+        outcome = await self._request_once(client, body)
         for pause in _PAUSES:
-            if outcome is not None and outcome != _EMPTY:
+            if outcome is not None and outcome != NO_CHOICE:
                 break
             await asyncio.sleep(pause)
-            outcome = await self._ask_once(client, body)
+            outcome = await self._request_once(client, body)
         if outcome is None:
-            raise EngineLost(f"{self.model.address} sends replies that are no chat completions.")
+            raise EngineLost(f"{self.model.address} sends replies that are not chat completions.")
         return outcome
 
-    async def _ask_once(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Reply | Refusal | None:
+    async def _request_once(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Reply | Refusal | None:
         try:
-            return _outcome(await client.chat.completions.create(**body))
+            return parse_completion(await client.chat.completions.create(**body))
         except openai.APIStatusError as error:
-            if error.status_code in _QUESTIONS_FAULT or _moderated(error):
-                return Refusal(f"{error.status_code}: {self._message(error)}")
+            if error.status_code in _BAD_REQUEST or is_moderated(error):
+                return Refusal(f"{error.status_code}: {self._error_text(error)}")
             raise EngineLost(await self._explain(client, error)) from None
         except openai.APIConnectionError as error:
             raise EngineLost(f"No answer from {self.model.address} ({error.__cause__ or error}).") from None
@@ -219,23 +217,23 @@ class OpenAIEngine:
         )
 
     async def _probe_server(self, sampling: Sampling) -> dict[str, Any]:
-        """What the server lists of the model, once a first request has gone through."""
+        """Check the server by a first request. Return what it lists about the model. Raises VisRLError."""
         trial = Request((PromptPart("image"), PromptPart("text", "?")), (Image.new("RGB", (64, 64)),), (0,), sampling)
         [[call]] = self._calls([trial])
         async with self._client(min(self.retries, 2)) as client:
-            listed = await self._listed(client)
-            outcome = await self._ask(client, call.body)
+            models = await self._list_models(client)
+            outcome = await self._request(client, call.body)
         if isinstance(outcome, Refusal):
             raise VisRLError(
                 f"{self.model.address} refuses a first request to {self.model.id} ({outcome.reason}). "
-                "It must be a model that sees pictures. For `transformers serve` add --dialect transformers; "
-                "if the server does not know top_k, --top-k 0."
+                "The model must take pictures. For `transformers serve` add --dialect transformers; "
+                "for a server that does not know top_k, add --top-k 0."
             )
-        about = listed.get(self.model.id, {})
+        about = models.get(self.model.id, {})
         return {name: about[name] for name in ("owned_by", "root", "max_model_len") if about.get(name) is not None}
 
-    async def _listed(self, client: openai.AsyncOpenAI) -> dict[str, dict[str, Any]]:
-        """What the server says of its models, by name; nothing where it has no list."""
+    async def _list_models(self, client: openai.AsyncOpenAI) -> dict[str, dict[str, Any]]:
+        """Return what the server says about its models, by name; nothing where it has no list."""
         try:
             models = (await client.with_options(max_retries=0).models.list()).data
             return {model.id: model.to_dict() for model in models}
@@ -243,29 +241,26 @@ class OpenAIEngine:
             return {}
 
     async def _explain(self, client: openai.AsyncOpenAI, error: openai.APIStatusError) -> str:
-        told, address = self._message(error), self.model.address
-        if error.status_code in _KEYS_FAULT:
-            given = "refuses the key in" if os.environ.get(self.model.key) else "wants a key; put it into"
-            return f"{address} {given} the environment variable {self.model.key} ({error.status_code}: {told})."
+        """Say what is wrong with the server or the key, and what to do about it."""
+        text, address = self._error_text(error), self.model.address
+        if error.status_code in _BAD_KEY:
+            problem = "refuses the key in" if os.environ.get(self.model.key) else "needs a key; put it into"
+            return f"{address} {problem} the environment variable {self.model.key} ({error.status_code}: {text})."
         if error.status_code == 404:
-            names = ", ".join(await self._listed(client))
+            names = ", ".join(await self._list_models(client))
             hint = f"It serves: {names}." if names else "Does the address end in /v1?"
-            return f"{address} has no model {self.model.id} (404: {told}). {hint}"
-        return f"{address} goes on failing ({error.status_code}: {told})."
+            return f"{address} has no model {self.model.id} (404: {text}). {hint}"
+        return f"{address} keeps failing ({error.status_code}: {text})."
 
-    def _message(self, error: openai.APIStatusError) -> str:
-        """The server's words on one line, without the key that some servers repeat."""
-        body = error.body if isinstance(error.body, dict) else {"message": error.body}
-        told = str(body.get("message") or body.get("detail") or error.message)
-        key = os.environ.get(self.model.key)
-        return " ".join((told.replace(key, "***") if key else told).split())[:300]
+    def _error_text(self, error: openai.APIStatusError) -> str:
+        return error_text(error, os.environ.get(self.model.key))
 
 
 T = TypeVar("T")
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run, also where a loop is running already, as in a notebook: there in a thread of its own."""
+    """Run a coroutine, also where a loop is running already, as in a notebook: there in a thread of its own."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -274,54 +269,23 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         return thread.submit(asyncio.run, work).result()
 
 
-def _moderated(error: openai.APIStatusError) -> bool:
-    """Whether a 403 is about what was asked, not about who asks."""
-    body = error.body if error.status_code == 403 and isinstance(error.body, dict) else {}
-    named = f"{body.get('code')} {body.get('type')}".lower()
-    about = body.get("metadata")
-    flagged = isinstance(about, dict) and any(about.get(key) for key in _FLAGGED)
-    return flagged or any(word in named for word in _MODERATION)
-
-
-def _outcome(completion: Any) -> Reply | Refusal | None:
-    """A server's answer as ours; None when it is no chat completion."""
-    choices = getattr(completion, "choices", None)
-    if not isinstance(choices, list):
-        return None
-    if not choices:
-        return _EMPTY
-    message, finish = (getattr(choices[0], name, None) for name in ("message", "finish_reason"))
-    content = getattr(message, "content", None) or ""
-    if message is None or not isinstance(content, str):
-        return None
-    if finish == "content_filter" or getattr(message, "refusal", None):
-        return Refusal(f"refused by the server: {getattr(message, 'refusal', None) or 'content_filter'}")
-    usage = completion.usage
-    return Reply(
-        content.encode("utf-8", "replace").decode().strip(),  # JSON can spell half a character; a file can't hold it
-        "length" if finish == "length" else "stop",
-        usage.prompt_tokens if usage else 0,
-        usage.completion_tokens if usage else 0,
-    )
-
-
 def _digest(content: str, options: dict[str, Any]) -> str:
     return hashlib.sha256(f"{content}\0{json.dumps(options, sort_keys=True)}".encode()).hexdigest()
 
 
 def _processor_of(model: str) -> Any:
-    """The processor of a folder here or of a Hub id[@rev]: its few small files are fetched, no weights."""
+    """Load the processor of a local folder or of a Hub id[@rev]: its few small files are fetched, no weights."""
     from transformers import AutoProcessor
 
     name, _, revision = model.partition("@")
     folder = ALIASES.get(name, Path(name))
-    reason = "it is neither a folder here nor a Hub id"
+    reason = "it is neither a local folder nor a Hub id"
     if folder.is_dir() or name.count("/") == 1:
         try:
             return AutoProcessor.from_pretrained(folder, revision=revision or "main")
         except (ImportError, OSError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
     raise VisRLError(
-        f"Boxes in pixels of the resized picture need to know how large {model} sees it, and its processor can't be "
-        f"loaded here: {reason}. Serve it under its Hub id or a folder of this machine, or take another --box-space."
+        f"Boxes in pixels of the resized picture need the size at which {model} sees it, and its processor can't be "
+        f"loaded here: {reason}. Serve it under its Hub id or a local folder, or use another --box-space."
     )
