@@ -48,6 +48,7 @@ def _row(model_type: str) -> Row:
 
 def measure(model_type: str) -> Row:
     began = time.perf_counter()
+    torch.set_num_threads(1)  # several families at once, and each is tiny
     torch.backends.cudnn.allow_tf32 = False  # convolutions take it otherwise, in float32
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         stand_ins(patch)

@@ -29,7 +29,8 @@ class KeyedSampler(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
         uniform = torch.tensor([stream.random() for stream in self._streams], dtype=torch.float64)
         k = self._sampling.top_k or scores.shape[-1]
-        top, order = scores.float().cpu().topk(min(k, scores.shape[-1]), dim=-1)  # (rows, k), falling
+        found = scores.float().topk(min(k, scores.shape[-1]), dim=-1)  # (rows, k), falling; on the scores' device
+        top, order = (part.cpu() for part in found)
         probs = torch.softmax(top.double() / self._sampling.temperature, dim=-1)
         before = probs.cumsum(dim=-1) - probs
         probs = torch.where(before < self._sampling.top_p, probs, 0.0)
@@ -107,8 +108,10 @@ class GrammarLogitsProcessor(LogitsProcessor):
         bits = masks.allocate_token_bitmask(len(self._matchers), width)
         for row, matcher in enumerate(self._matchers):
             masks.fill_next_token_bitmask(matcher, bits, row)
-        allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, :width].astype(bool)
-        return scores.masked_fill(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
+        packed = torch.from_numpy(bits.view(np.uint8)).to(scores.device)  # eight tokens a byte, lowest bit first
+        places = torch.arange(8, dtype=torch.uint8, device=scores.device)
+        forbidden = ((packed[:, :, None] >> places) & 1).flatten(1)[:, :width] == 0
+        return scores.masked_fill(forbidden, -torch.inf)
 
 
 def branch_nodes(tokenizer: Any, prefix: str, choices: tuple[str, ...]) -> dict[tuple[int, ...], dict[int, list[int]]]:
