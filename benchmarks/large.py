@@ -1,7 +1,8 @@
 """Random models in the shapes of Qwen2.5-VL-7B and LLaVA-1.5-7B, made on the GPU: no download, no weights on disk.
 
-The processors and the tokenizers are those of models.py; the embeddings have as many rows as the real ones. With
-4 bits the weights go through transformers' own loading, as `--quantize` has it, from memory.
+The processors and the tokenizers are those of models.py; the embeddings have as many rows as the real ones. The output
+layer's rows of tokens that such a tokenizer does not have are zero, so that none is among the best 50 and replies are
+texts. With 4 bits the weights go through transformers' own loading, as `--quantize` has it, from memory.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ def _random(path: Path, attention: str, dtype: torch.dtype, quantization_config:
     config = AutoConfig.from_pretrained(path)
     with torch.device(best_device()):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[models.VOCABULARY :] = 0
     if quantization_config is None:
         return model.eval()
     return type(model).from_pretrained(

@@ -61,6 +61,7 @@ def measure(name: str, config: GenConfig, attention: str, largest: tuple[int, in
     peak = None if timed.gpu_peak_mib is None else timed.gpu_peak_mib / 1024
     return {
         "questions": made.questions,
+        "calls/question": made.calls / made.questions,
         "first, s": made.chunks[0],
         "warm, s": warm,
         "questions/s": min(config.chunk_size, made.questions) / warm,
