@@ -21,6 +21,7 @@ from visrl_data.report.page import commands
 from visrl_data.report.page_text import visible
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
 from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
+from visrl_data.runs.manifest import DatasetManifest, DatasetRun
 from visrl_data.spotlight import INJECTION
 
 from .front_matter import front_matter
@@ -42,7 +43,7 @@ _FIGURES = (
 )
 
 
-def render_dataset_card(folder: Path, manifest: dict[str, Any]) -> str:
+def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
     """Return the text of README.md. Reads the folder's parquet files and report.json; writes nothing."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     report["settings"] = current_options(report["settings"])
@@ -68,24 +69,24 @@ def render_dataset_card(folder: Path, manifest: dict[str, Any]) -> str:
     return _environment().get_template("dataset.md.j2").render(values)
 
 
-def image_counts(manifest: dict[str, Any]) -> dict[str, int]:
+def image_counts(manifest: DatasetManifest) -> dict[str, int]:
     """Count the images that the rows are about, those embedded and those left out."""
     embedded = sum(manifest["counts"].get("images", {}).values())
     return {"all": manifest["images"], "embedded": embedded, "withheld": manifest["images"] - embedded}
 
 
-def _address(manifest: dict[str, Any]) -> dict[str, str]:
+def _address(manifest: DatasetManifest) -> dict[str, str]:
     """Return where load_dataset finds the dataset, and where `visrl rebuild` does. A rebuilt one is only here."""
     hub_id, tag = manifest["hub_id"], manifest["data_version"]
     on_hub = hub_id and "rebuilt" not in manifest
     return {
-        "repo": hub_id if on_hub else ".",
+        "repo": hub_id if hub_id and on_hub else ".",
         "pin": f', revision="{tag}"' if on_hub and tag else "",
         "published": f"{hub_id}@{tag}" if hub_id and tag else hub_id or "FOLDER",
     }
 
 
-def _sources(manifest: dict[str, Any]) -> list[str]:
+def _sources(manifest: DatasetManifest) -> list[str]:
     return list(dict.fromkeys(source["source"] for source in manifest["license"]["sources"]))
 
 
@@ -118,11 +119,11 @@ def _audit(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], float 
     yield "win positive", audit["pairs"]["win_positive"], floor["win_positive"]
 
 
-def _commands(run: dict[str, Any]) -> list[str]:
+def _commands(run: DatasetRun) -> list[str]:
     """Return the commands that make a run again, with the models pinned to their revisions."""
     config = dict(run["config"])
-    for option, role in (("model", "actor"), ("critic", "critic")):
-        revision = run["run"][role].get("revision")
+    for option, model in (("model", run["run"]["actor"]), ("critic", run["run"]["critic"])):
+        revision = model.get("revision")
         if revision and "@" not in config.get(option, "@"):
             config[option] = f"{config[option]}@{revision}"
     folder = f"runs/{run['id']}"
@@ -176,7 +177,7 @@ def _shortcuts(boxes: dict[str, Any]) -> Iterator[str]:
             )
 
 
-def persuasion(run: dict[str, Any], report: dict[str, Any]) -> Iterator[str]:
+def persuasion(run: DatasetRun, report: dict[str, Any]) -> Iterator[str]:
     """Yield how far words that are meant for the critic move its scores, where that was measured for this critic."""
     has_critic = {"box": report["critics"]["box"] is not None, "response": run["config"]["response_critic"] == "model"}
     if not any(has_critic.values()):

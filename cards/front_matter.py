@@ -13,6 +13,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from visrl_data.runs.dataset_files import SplitFacts
+from visrl_data.runs.manifest import DatasetManifest
 
 DEFAULT_CONFIG = "preferences"
 TASKS = ["visual-question-answering", "image-text-to-text"]
@@ -20,7 +21,7 @@ TAGS = ["visrl", "preference", "dpo", "trl", "grounding", "bounding-box", "visua
 _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
 
 
-def front_matter(manifest: dict[str, Any], facts: dict[str, dict[str, SplitFacts]], name: str) -> str:
+def front_matter(manifest: DatasetManifest, facts: dict[str, dict[str, SplitFacts]], name: str) -> str:
     """Return the head, without its two lines of dashes. facts: rows and schemas by config and split."""
     license = manifest["license"]
     other = {"license_name": license["name"], "license_link": "LICENSE"} if license["id"] == "other" else {}
@@ -46,13 +47,13 @@ def size_category(rows: int) -> str:
     return next((name for limit, name in _SIZES if rows < limit), "n>10M")
 
 
-def _languages(manifest: dict[str, Any]) -> list[str] | None:
+def _languages(manifest: DatasetManifest) -> list[str] | None:
     """Return the language of our own source; that of others is not known."""
     sources = {source["source"] for source in manifest["license"]["sources"]}
     return ["en"] if sources == {"spotlight"} else None
 
 
-def _sources(manifest: dict[str, Any]) -> list[str]:
+def _sources(manifest: DatasetManifest) -> list[str]:
     """Return the Hub ids of sources that are datasets there; the questions of others are original."""
     names = {run["run"]["source"]["name"].partition(":")[0] for run in manifest["runs"]}
     return [f"extended|{name}" for name in sorted(names) if "/" in name] or ["original"]

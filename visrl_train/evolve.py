@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.core import files
+from visrl_data.core.conditions import check_same
 from visrl_data.core.config import GenConfig, current_options, parse_record, to_toml, with_version
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.evaluation import evaluate
@@ -118,11 +119,7 @@ def _begin(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
     now = json.loads(json.dumps(with_version({**dataclasses.asdict(gen), **shared})))
     begun = output / "begun.json"
     if begun.is_file():
-        before = current_options(json.loads(begun.read_text(encoding="utf-8")))
-        changed = [f"  {key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
-        if changed:
-            shown = "\n".join(changed)
-            raise VisRLError(f"{output} was begun otherwise. It had -> you gave:\n{shown}\nChoose another --output.")
+        check_same(str(output), current_options(json.loads(begun.read_text(encoding="utf-8"))), now)
         return
     others = [f.name for f in output.iterdir() if f.name not in {".lock", "config.toml"} and f.suffix != ".tmp"]
     if others:
@@ -140,9 +137,9 @@ def _round_config(config: EvolveConfig, gen: GenConfig, model: str, k: int) -> G
 def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
     run = Run(path)
     if run.finished:
-        made_by, now = run.identity()["actor"].get("digest"), find_model(config.model, config.trust_remote_code).digest
-        if run.config() != parse_record(to_toml(config)) or made_by != now:
-            raise VisRLError(f"{path} was made otherwise, or by other weights. Choose another --output.")
+        old = run.config() | {"actor.digest": run.identity()["actor"].get("digest")}
+        digest = find_model(config.model, config.trust_remote_code).digest
+        check_same(str(path), old, parse_record(to_toml(config)) | {"actor.digest": digest})
         run_folder.remove_chunks(run)  # left by a kill after the manifest was whole
         return run
     total = len(factory.open_questions(config))
@@ -155,9 +152,9 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
     from visrl_train.launch import train
 
     if (output / RECORD).is_file():
-        started = json.loads((output / RECORD).read_text(encoding="utf-8"))["trained_from"]["digest"]
-        if started != find_model(model, gen.trust_remote_code).digest:
-            raise VisRLError(f"{output} was trained from other weights than {model} holds. Choose another --output.")
+        old = json.loads((output / RECORD).read_text(encoding="utf-8"))["trained_from"]["digest"]
+        new = find_model(model, gen.trust_remote_code).digest
+        check_same(str(output), {"trained_from.digest": old}, {"trained_from.digest": new})
         shutil.rmtree(output / "work", ignore_errors=True)  # left by a kill after the model was whole
         return output
     given: dict[str, Any] = {"model": model, "data": str(run), "seed": gen.seed}
@@ -179,8 +176,8 @@ def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
     """What a round's run gave. Raises VisRLError when another critic judged it than the earlier rounds."""
     found, identity = json.loads((run.path / "report.json").read_text(encoding="utf-8")), run.identity()
     critic = {"model": identity["critic"].get("model"), "digest": identity["critic"].get("weights_digest")}
-    if earlier and earlier[0]["critic"]["digest"] != critic["digest"]:
-        raise VisRLError(f"{run.path} was judged by other weights than round 0. Choose another --output.")
+    if earlier:
+        check_same(f"Round 0 and {run.path}", {"critic": earlier[0]["critic"]["digest"]}, {"critic": critic["digest"]})
     counts, audit = found["yields"]["all"], found["audit"]
     return {
         "run": str(run.path),

@@ -17,6 +17,7 @@ from visrl_data.core import files
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet, recorded_prompts
+from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.run_folder import Run
 from visrl_data.runs.stored_images import StoredImages
 
@@ -130,7 +131,7 @@ def _pair_set(
     name: str,
     tag: str | None,
     path: Path,
-    run: dict[str, Any],
+    run: RunManifest,
     rows: Iterable[dict[str, Any]],
     key: str,
     read_image: Callable[[str], bytes],
@@ -144,12 +145,12 @@ def _pair_set(
         digest=files.file_digest(path),
         pairs=tuple(_pair(row, key) for row in rows),
         read_image=read_image,
-        prompts=recorded_prompts(run),
+        prompts=recorded_prompts(identity["prompts"]),
         box_space=identity["box_space"],
         crop_rule=CropRule(**identity["crop_rule"]),
         actor=config["model"] if digest else None,
         actor_digest=digest,
-        origin=identity.get("origin_base", {}).get("id"),
+        origin=identity["origin_base"]["id"] if "origin_base" in identity else None,
         max_pixels=config.get("max_pixels"),
     )
 

@@ -28,6 +28,7 @@ from accelerate import PartialState
 from transformers import Trainer
 
 from visrl_data.core import files
+from visrl_data.core.conditions import check_same
 from visrl_data.core.config import current_options, to_toml, with_version
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
@@ -146,20 +147,12 @@ def _check_options(stage: TrainingStage) -> None:
         # The counts of rows were added while it trained and are not known at this point.
         before["data"] = {name: before["data"].get(name) for name in now["data"]}
         names = ("stage", "trained_from", "data")
-        check_same(stage.output, *({name: record[name] for name in names} for record in (before, now)))
+        check_same(str(stage.output), *({name: record[name] for name in names} for record in (before, now)))
     elif started.is_file():
         before = current_options(json.loads(started.read_text(encoding="utf-8")))
-        check_same(stage.output, before, _options(stage))
+        check_same(str(stage.output), before, _options(stage))
     else:
         check_empty(stage.output, {".lock", "work"})
-
-
-def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise VisRLError with the differences when a folder was started with different options."""
-    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if names:
-        changes = "\n".join(f"  {name}: {before.get(name)} -> {now.get(name)}" for name in names)
-        raise VisRLError(f"{folder} was started with different options:\n{changes}\nChoose another --output.")
 
 
 def check_empty(folder: Path, ours: set[str]) -> None:

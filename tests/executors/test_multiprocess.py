@@ -127,7 +127,7 @@ def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_sourc
     [
         (lost, VisRLError, "The server is gone.*visrl gen --config"),
         (broken, RuntimeError, "in the process on CPU process .*a mistake in the code"),
-        (odd, VisRLError, "differs from the other devices.*place: CPU process"),
+        (odd, VisRLError, "started with different options:.*place: .*CPU process"),
     ],
 )
 def test_what_a_process_raises_is_raised_here(photo_source, executor, tmp_path, script, kind, message):

@@ -71,12 +71,12 @@ def test_missing_chunks_are_told_with_the_commands_that_make_them(photo_source, 
 def test_a_shard_of_another_run_is_refused(photo_source, scripted_roles, tmp_path):
     mine = make(photo_source, tmp_path / "a", scripted_roles, 1, 2)
     other = make(photo_source, tmp_path / "b", scripted_roles, 2, 2, seed=1)
-    with pytest.raises(VisRLError, match=r"(?s)not of one run.*seed: 1 -> 0"):
+    with pytest.raises(VisRLError, match=r"(?s)started with different options:.*seed: 0 -> 1"):
         join([mine.path, other.path], tmp_path / "joined")
     moved = json.loads((mine.path / "run.json").read_text()) | {"versions": {"torch": "0.1"}}
     same = make(photo_source, tmp_path / "c", scripted_roles, 2, 2)
     (same.path / "run.json").write_text(json.dumps(moved))
-    with pytest.raises(VisRLError, match=r"versions\.torch: 0\.1 -> "):
+    with pytest.raises(VisRLError, match=r"versions\.torch: .* -> 0\.1"):
         join([mine.path, same.path], tmp_path / "joined")
 
 

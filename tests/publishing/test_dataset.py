@@ -356,10 +356,10 @@ def test_a_pair_that_another_question_repeats_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("options", "shown"),
     [
-        ({"temperature": 1.5}, "temperature: 2.0 / 1.5"),
-        ({"attempts": 2}, "attempts: 3 / 2"),
-        ({"crop_min_side": 0.2}, "crop_min_side: None / 0.2"),
-        ({"box_win": 0.9}, "filter box_win: 0.8 / 0.9"),
+        ({"temperature": 1.5}, "temperature: 2.0 -> 1.5"),
+        ({"attempts": 2}, "attempts: 3 -> 2"),
+        ({"crop_min_side": 0.2}, "crop_min_side: unset -> 0.2"),
+        ({"box_win": 0.9}, "filter.box_win: 0.8 -> 0.9"),
     ],
 )
 def test_runs_made_in_other_ways_are_refused(tmp_path, options, shown):

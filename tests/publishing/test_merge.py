@@ -119,7 +119,9 @@ def test_pictures_that_were_published_stay_and_those_that_were_not_are_not_there
 
 def test_what_cannot_be_merged_is_told(runs, first, tmp_path):
     other = make_run(tmp_path / "warm", limit=10, temperature=1.5).path
-    with pytest.raises(VisRLError, match=r"set, run \w{12} and .*warm were made in different ways:\n  temperature: 2"):
+    with pytest.raises(
+        VisRLError, match=r"set, run \w{12} and .*warm started with different options:\n  temperature: 2"
+    ):
         build_dataset([first.folder, other], tmp_path / "none")
     changed = shutil.copytree(first.folder, tmp_path / "changed")
     (changed / "runs" / "pairs.parquet").write_bytes(b"PAR1")

@@ -231,7 +231,7 @@ def test_other_options_and_other_weights_are_refused(sft_model, acts, trains, tm
     weights = begun / "models/round0-rl1/adapter_model.safetensors"
     evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), begun)
     save_file({name: w + 1 for name, w in load_file(weights).items()}, weights)
-    with pytest.raises(VisRLError, match="round1 was made otherwise, or by other weights"):
+    with pytest.raises(VisRLError, match="round1 started with different options:\n  actor.digest: "):
         evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), begun)
 
 
@@ -243,7 +243,7 @@ def test_a_critic_that_changed_is_refused(sft_model, acts, trains, tmp_path, mon
         return known | {"weights_digest": "other"} if "round0-rl1" in known["model"] else known
 
     monkeypatch.setattr(Acting, "identity", other)
-    with pytest.raises(VisRLError, match="judged by other weights than round 0"):
+    with pytest.raises(VisRLError, match="Round 0 and .*round1 started with different options:\n  critic: "):
         evolving.evolve(rounds(stages="rl1"), options(sft_model), tmp_path / "e")
 
 

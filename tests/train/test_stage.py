@@ -134,7 +134,7 @@ def test_a_finished_stage_is_left_alone_and_another_is_refused(config, whole, tm
     with pytest.raises(Killed):
         rl1.train(config, target, [At(1, kill)])
     other = Rl1Config(model=config.model, data=config.data, **{**QUICK, "learning_rate": 0.5})
-    with pytest.raises(VisRLError, match=r"different options(.|\n)*--learning-rate: 0.001 -> 0.5"):
+    with pytest.raises(VisRLError, match=r"started with different options:(.|\n)*--learning-rate: 0.001 -> 0.5"):
         rl1.train(other, target)
     rl1.train(config, target)
     stamp = (target / "visrl.json").stat().st_mtime_ns

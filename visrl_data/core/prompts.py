@@ -18,9 +18,9 @@ import json
 import math
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from visrl_data.core.errors import UsageError
 
@@ -202,9 +202,7 @@ def standard_answer(answers: tuple[str, ...]) -> str:
     return " or ".join(dict.fromkeys(answers))
 
 
-def recorded_prompts(about: dict[str, Any]) -> PromptSet:
-    """The prompts of a run, from the texts that it recorded."""
-    templates = about["run"]["prompts"]
-    return PromptSet(
-        **{name: Prompt(name, text) for name, text in ((i.split("@")[0], t) for i, t in templates.items())}
-    )
+def recorded_prompts(templates: Mapping[str, str]) -> PromptSet:
+    """Return the prompts of a run from the templates that it recorded by id."""
+    names = {prompt_id: prompt_id.partition("@")[0] for prompt_id in templates}
+    return PromptSet(**{name: Prompt(name, templates[prompt_id]) for prompt_id, name in names.items()})

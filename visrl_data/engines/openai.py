@@ -29,7 +29,7 @@ from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.completions import NO_CHOICE, error_text, is_moderated, parse_completion
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.messages import chat_messages, data_url, refuse_choices
-from visrl_data.engines.protocol import EngineLost, Reply, Request, Sampling, Usage
+from visrl_data.engines.protocol import EngineLost, ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.reply_cache import Refusal, ReplyCache
 from visrl_data.models.model_folder import ALIASES
@@ -83,7 +83,7 @@ class OpenAIEngine:
         self._processor: Any = None
         self.served = _run(self._probe_server(sampling))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> ModelIdentity:
         return {
             "engine": self.name,
             "model": self.model.id,

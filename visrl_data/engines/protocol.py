@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Required, TypedDict
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart
@@ -91,6 +91,28 @@ class EngineLost(VisRLError):
     """The model can't be reached any more. What it has answered until then is kept (reply_cache.py)."""
 
 
+class ModelIdentity(TypedDict, total=False):
+    """What the replies of a model depend on besides the requests; each kind of engine has its own of these keys.
+
+    digest: of the weights, the adapter included; weights_digest: of those under it. device: its class, "cpu" or the
+    GPU's name. adapter: whether it is on. address, served: of a server, and what it says of the model.
+    """
+
+    engine: Required[str]
+    model: str
+    revision: str | None
+    digest: str
+    weights_digest: str
+    device: str
+    dtype: str
+    image_processor: str
+    vllm: str
+    address: str
+    dialect: str
+    served: dict[str, Any]
+    adapter: bool
+
+
 class Engine(Protocol):
     """What a kind of engine is to the pipeline."""
 
@@ -117,7 +139,7 @@ class Engine(Protocol):
         """
         ...
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> ModelIdentity:
         """What the replies depend on besides the requests: weights' digests, dtype, device class."""
         ...
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from visrl_data.engines.protocol import Reply, Request, Usage
+from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Usage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,5 +36,5 @@ class ScriptedEngine:
     def resized_size(self, image: Image) -> tuple[int, int]:
         return image.size
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> ModelIdentity:
         return {"engine": self.name}

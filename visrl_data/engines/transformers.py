@@ -30,7 +30,7 @@ from visrl_data.engines.image_processing import copy_pinpoints, picture_size
 from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
 from visrl_data.engines.messages import plain_text
 from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, accepts_image_features
-from visrl_data.engines.protocol import Reply, Request, Sampling, Usage
+from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, is_out_of_memory, raise_refusals
 from visrl_data.models.families import family_at
 from visrl_data.models.model_folder import ModelFolder
@@ -83,7 +83,7 @@ class TransformersEngine:
     def deterministic(self) -> bool:
         return self.device.type == "cpu" and self.dtype == torch.float32
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> ModelIdentity:
         return {
             "engine": self.name,
             "model": self.folder.id,

@@ -20,7 +20,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.loading import load_processor
 from visrl_data.engines.messages import chat_messages, plain_text, refuse_choices
-from visrl_data.engines.protocol import Reply, Request, Usage
+from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Usage
 from visrl_data.engines.refusals import raise_refusals
 from visrl_data.models.model_folder import ModelFolder
 
@@ -67,7 +67,7 @@ class VLLMEngine:
         self._version = vllm.__version__
         self._refusals = _refusals()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> ModelIdentity:
         return {
             "engine": self.name,
             "model": self.folder.id,

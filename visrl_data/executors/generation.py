@@ -72,7 +72,7 @@ def generate(
                     done += 1
                     on_chunk(RunProgress(done, len(chunk_ids), resumed, questions, tuple(chunk.record["events"])))
             except EngineLost as error:
-                raise VisRLError(_lost(error, done, len(chunk_ids), run_folder.go_on(run.path))) from error
+                raise VisRLError(_lost(error, done, len(chunk_ids), run_folder.resume_command(run.path))) from error
             if not shard and done == len(chunk_ids):
                 finalize.finish(run, config, [run.chunk_path(i) for i in chunk_ids])
             return run

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from visrl_data.pipeline.factory import ChunkResult, Factory, process_chunk, read_chunk
+from visrl_data.runs.manifest import RunIdentity
 from visrl_data.runs.run_folder import Run
 
 
@@ -19,7 +19,7 @@ class LocalExecutor:
     factory: Factory
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> RunIdentity:
         return self.factory.identity
 
     def __enter__(self) -> LocalExecutor:

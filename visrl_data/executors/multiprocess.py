@@ -19,12 +19,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
 
+from visrl_data.core.conditions import check_same
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.executors.protocol import check_local, silence_libraries
 from visrl_data.pipeline.factory import ChunkResult
+from visrl_data.runs.manifest import RunIdentity
 from visrl_data.runs.run_folder import Run
 
 MAX_DEATHS = 3  # of workers at one chunk, or in loading on one device
@@ -66,11 +67,11 @@ class MultiprocessExecutor:
         self._config = config
         self._devices = worker_devices(config, count)
         self._workers: list[_Worker] = []
-        self._identity: dict[str, Any] | None = None
+        self._identity: RunIdentity | None = None
         self._deaths: Counter[int | WorkerDevice] = Counter()
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> RunIdentity:
         assert self._identity is not None, "known once the first process has loaded its models"
         return self._identity
 
@@ -130,16 +131,11 @@ class MultiprocessExecutor:
                 self._on_ready(worker, message)
         return results, lost
 
-    def _on_ready(self, worker: _Worker, identity: dict[str, Any]) -> None:
+    def _on_ready(self, worker: _Worker, identity: RunIdentity) -> None:
         """Take a worker that has loaded its models. Raises VisRLError when its rows would differ from the others'."""
         self._identity = self._identity or identity
-        changed = [key for key in identity if identity[key] != self._identity.get(key)]
-        if changed:
-            shown = "\n".join(f"  {key}: {self._identity.get(key)} -> {identity[key]}" for key in changed)
-            raise VisRLError(
-                f"{worker.device} differs from the other devices, and its rows would too (others -> it):\n{shown}\n"
-                "Name devices of one kind in CUDA_VISIBLE_DEVICES."
-            )
+        advice = "Name devices of one kind in CUDA_VISIBLE_DEVICES."
+        check_same(f"The other devices and {worker.device}", self._identity, identity, advice)
         worker.ready = True
 
     def _replace(self, worker: _Worker) -> str:

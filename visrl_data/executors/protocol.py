@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError
 from visrl_data.pipeline.factory import ChunkResult
 from visrl_data.pipeline.model_pair import critic_config
+from visrl_data.runs.manifest import RunIdentity
 from visrl_data.runs.run_folder import Run
 
 
@@ -28,7 +29,7 @@ class Executor(Protocol):
     """
 
     @property
-    def identity(self) -> dict[str, Any]: ...
+    def identity(self) -> RunIdentity: ...
 
     def __enter__(self) -> Executor: ...
 

@@ -18,11 +18,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from visrl_data.core.conditions import check_same
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.engines.protocol import EngineLost
 from visrl_data.executors.protocol import check_local, silence_libraries
 from visrl_data.pipeline.factory import ChunkResult
+from visrl_data.runs.manifest import RunIdentity
 from visrl_data.runs.run_folder import TABLES, Run
 
 _RAISED = (EngineLost, UsageError, VisRLError)  # the narrower ones first
@@ -45,10 +47,10 @@ class RayExecutor:
         except ImportError:
             raise UsageError("--ray needs Ray Data: pip install '.[ray]', on every node.") from None
         self._config, self._address = config, address
-        self._identity: dict[str, Any] = {}
+        self._identity: RunIdentity
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> RunIdentity:
         return self._identity
 
     def __enter__(self) -> RayExecutor:
@@ -121,7 +123,7 @@ class RayExecutor:
 class ChunkActor:
     """Build the factory once, then process one chunk a call."""
 
-    def __init__(self, config: GenConfig, expected: dict[str, Any], folder: str) -> None:
+    def __init__(self, config: GenConfig, expected: RunIdentity, folder: str) -> None:
         self._factory, identity = _build(config, folder)
         self._failure = identity if "raised" in identity else _difference(expected, identity)
 
@@ -138,11 +140,11 @@ class ChunkActor:
         return _pack(index, chunk.record, chunk.tables)
 
 
-def _identity(config: GenConfig, folder: str) -> dict[str, Any]:
+def _identity(config: GenConfig, folder: str) -> Any:
     return _build(config, folder)[1]
 
 
-def _build(config: GenConfig, folder: str) -> tuple[Any, dict[str, Any]]:
+def _build(config: GenConfig, folder: str) -> tuple[Any, Any]:
     """Return the factory and its identity, or None and the record of an error that the driver raises."""
     from visrl_data.pipeline import factory
 
@@ -157,14 +159,12 @@ def _build(config: GenConfig, folder: str) -> tuple[Any, dict[str, Any]]:
     return built, built.identity
 
 
-def _difference(expected: dict[str, Any], identity: dict[str, Any]) -> dict[str, str] | None:
-    changed = [key for key in identity if identity[key] != expected.get(key)]
-    if not changed:
-        return None
-    shown = "\n".join(f"  {key}: {expected.get(key)} -> {identity[key]}" for key in changed)
-    return _error_record(
-        VisRLError(f"The cluster's devices differ, so their rows would too (one -> another):\n{shown}")
-    )
+def _difference(expected: RunIdentity, identity: RunIdentity) -> dict[str, str] | None:
+    try:
+        check_same("The cluster's devices", expected, identity, "Use a cluster whose nodes are all of one kind.")
+    except VisRLError as error:
+        return _error_record(error)
+    return None
 
 
 def _error_record(error: Exception) -> dict[str, str]:

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visrl_data.core.conditions import check_same
 from visrl_data.core.config import GenConfig, make_config
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.pipeline import finalize
 from visrl_data.runs import run_folder
+from visrl_data.runs.manifest import RunIdentity
 from visrl_data.runs.run_folder import Run
 
 _MAX_SHOWN = 5  # commands, or chunk numbers, in a message
@@ -55,15 +57,15 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(match[1]), int(match[2]))
 
 
-def check_siblings(folder: Path, config_text: str, identity: dict[str, Any]) -> None:
-    """Raise VisRLError when a shard beside this one was started under other conditions: they could not be joined.
+def check_siblings(folder: Path, config_text: str, identity: RunIdentity) -> None:
+    """Raise VisRLError when another shard beside this one started with different options: they could not be joined.
 
     Shards that start at the same moment do not see each other; `join` compares them all.
     """
-    of = folder.name.rpartition("-")[2]
+    conditions, of = run_folder.conditions(config_text, identity), folder.name.rpartition("-")[2]
     for other in sorted(folder.parent.glob(f"shard-*-of-{of}")):
         if other != folder and (other / "run.json").is_file():
-            _check_alike(other, config_text, identity, folder)
+            _check_same(other, Run(other).conditions(), folder, conditions)
 
 
 def join(folders: Sequence[Path], output: Path) -> Run:
@@ -76,7 +78,7 @@ def join(folders: Sequence[Path], output: Path) -> Run:
     first = Run(folders[0])
     text, identity = (first.path / "config.toml").read_text(encoding="utf-8"), first.identity()
     for other in folders[1:]:
-        _check_alike(other, text, identity, first.path)
+        _check_same(first.path, first.conditions(), other, Run(other).conditions())
     config = make_config(GenConfig, first.config(), {}, where=str(first.path / "config.toml"), command="visrl gen")
     runs_by_name = {folder.name: Run(folder) for folder in folders}
     owners = [runs_by_name.get(Shard(i % of + 1, of).folder(output).name) for i in range(first.chunks)]
@@ -106,14 +108,9 @@ def _shard_count(folders: Sequence[Path]) -> int:
     return parts.pop()
 
 
-def _check_alike(other: Path, config_text: str, identity: dict[str, Any], this: Path) -> None:
-    changed = run_folder.differences(other, config_text, identity)
-    if changed:
-        shown = "\n".join(f"  {key}: {change}" for key, change in changed.items())
-        raise VisRLError(
-            f"{other} and {this} are not of one run; joined, they would mix rows made under different conditions:\n"
-            f"{shown}\nMake all shards with the same command, on machines of one kind, in an --output of their own."
-        )
+def _check_same(first: Path, old: dict[str, Any], other: Path, new: dict[str, Any]) -> None:
+    advice = "Make all shards with the same command on machines of one kind, in an --output of their own."
+    check_same(f"{first} and {other}", old, new, advice, run_folder.NON_IDENTITY_KEYS)
 
 
 def _missing(missing: Sequence[int], of: int, first: Run) -> str:

@@ -43,6 +43,7 @@ from visrl_data.pipeline.actor import FocusBox, QuestionView, answer_pass, bind_
 from visrl_data.pipeline.critics import ScoreInput
 from visrl_data.pipeline.model_pair import ModelPair, load_model_pair, resolve_box_settings
 from visrl_data.runs import run_folder
+from visrl_data.runs.manifest import RunIdentity
 from visrl_data.sources.dispatch import open_source
 from visrl_data.sources.options import SourceOptions
 from visrl_data.sources.protocol import Source
@@ -63,7 +64,7 @@ class Factory:
     critic: Role
     box_space: str
     crop_rule: CropRule
-    identity: dict[str, Any]
+    identity: RunIdentity
 
 
 def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
@@ -87,10 +88,10 @@ def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
     return Factory(config, source, pair.prompts, actor, critic, pair.box_space, pair.crop_rule, identity)
 
 
-def _identity(source: Source, pair: ModelPair) -> dict[str, Any]:
+def _identity(source: Source, pair: ModelPair) -> RunIdentity:
     """Return what the rows depend on besides the options: run.json, compared when a run is resumed or joined."""
     actor, critic = pair.actor, pair.critic
-    identity: dict[str, Any] = {
+    identity: RunIdentity = {
         "schema_version": records.SCHEMA_VERSION,
         "source": {"name": source.name, "rows": len(source), "fingerprint": source.fingerprint()},
         "actor": actor.engine.identity() | {"adapter": actor.adapter},

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -23,6 +23,7 @@ from visrl_data.report import page
 from visrl_data.report.accounting import REPORT_COLUMNS
 from visrl_data.report.run_statistics import report
 from visrl_data.runs import run_folder
+from visrl_data.runs.manifest import FilterSettings, RunManifest
 from visrl_data.runs.run_folder import Run
 
 # All that the filter and the report read of a candidate; the other columns stay on disk.
@@ -61,10 +62,10 @@ def write_results(run: Run, rule: PairRule) -> None:
     files.write_json(run.path / "report.json", statistics)
     page.write_page(run, statistics, questions, candidates, pairs, unpaired)
     counts = {name: run.rows(name) for name in run_folder.TABLES} | {"pairs": pairs.num_rows}
-    manifest = {
+    manifest: RunManifest = {
         "run": identity,
         "config": config,
-        "filter": rule_settings(rule),
+        "filter": cast(FilterSettings, rule_settings(rule)),
         "counts": counts,
         "sha256": run_folder.digests(run, ["config.toml", "run.json", *run_folder.TABLES, *RESULTS]),
     }
@@ -100,7 +101,7 @@ def sweep_run(path: Path, box_critic: bool | None = None, grid: Iterable[Thresho
 
 def _rule(run: Run, changes: dict[str, float], box_critic: bool | None) -> PairRule:
     """Return the run's rule with these changes. Raises UsageError for one that its candidates can't answer."""
-    settings = {**run.manifest()["filter"], **changes}
+    settings: dict[str, Any] = {**run.manifest()["filter"], **changes}
     if box_critic is not None:
         settings["box_critic"] = box_critic
     try:

@@ -28,7 +28,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,6 +45,7 @@ from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, read_facts
 from visrl_data.runs.dataset_folder import Dataset, digests, is_dataset, open_dataset
 from visrl_data.runs.dataset_schema import CONFIGS
 from visrl_data.runs.hub_fetch import HubDataset
+from visrl_data.runs.manifest import DatasetContents, DatasetManifest, ReleaseFields
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import RUN_TABLES, DatasetPart
 from visrl_data.runs.run_folder import Run
@@ -76,7 +77,7 @@ class Contents:
     pairs: PairTable
     candidates: Callable[[], Iterator[pa.Table]]
     runs: dict[str, pa.Table]
-    about: dict[str, Any]
+    about: DatasetContents
     report: dict[str, Any]
     license_text: str = ""
     report_page: Path | None = None
@@ -112,7 +113,7 @@ def build_dataset(
         pairs=PairTable(pairs, pool.prompts, pool.images, terms.shipped),
         candidates=candidates,
         runs=pool.tables | {"questions": licenses.filled(pool.questions, license)},
-        about=_about(pool, terms, images, ship_images) | _stamped(stamp),
+        about=_about(pool, terms, images, ship_images, stamp),
         report=pool.report,
         license_text=terms.text,
         report_page=_report_page(pool, terms),
@@ -140,8 +141,10 @@ def _report_page(pool: Pool, terms: LicenseTerms) -> Path | None:
     return None if is_private or set(pool.questions["image_sha256"].to_pylist()) - terms.shipped else page
 
 
-def _about(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None) -> dict[str, Any]:
-    """Describe the dataset, but for its stamp and what is known only after writing."""
+def _about(
+    pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None, stamp: Stamp
+) -> DatasetContents:
+    """Describe the dataset, but for what is known only after writing."""
     published = pool.distinct.num_rows
     return {
         "kind": KIND,
@@ -157,6 +160,7 @@ def _about(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images:
         "validation_share": dataset_files.VALIDATION_SHARE,
         "license": {"id": terms.id, "name": terms.name, "sources": [dataclasses.asdict(s) for s in terms.sources]},
         "ship_images": ship_images,
+        **_stamped(stamp),
     }
 
 
@@ -195,8 +199,9 @@ def _notes(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images:
         yield f"Left out as repeated: {pool.repeated_questions} questions, {pool.repeated_pairs} pairs."
 
 
-def _stamped(stamp: Stamp) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(stamp).items()}
+def _stamped(stamp: Stamp) -> ReleaseFields:
+    fields = dataclasses.asdict(stamp).items()
+    return cast(ReleaseFields, {key: list(value) if isinstance(value, tuple) else value for key, value in fields})
 
 
 def write_dataset(contents: Contents, folder: Path) -> Dataset:
@@ -215,23 +220,24 @@ def write_dataset(contents: Contents, folder: Path) -> Dataset:
         if contents.license_text:
             write_text(work / "LICENSE", contents.license_text)
         facts = read_facts(work, CONFIGS)
-        manifest = contents.about | {
+        added = {
             "counts": {config: {split: f.rows for split, f in splits.items()} for config, splits in facts.items()},
             "example": draw_pictures(work / "card", contents.pairs, contents.report),
             "sha256": digests(work),
         }
+        manifest = cast(DatasetManifest, {**contents.about, **added})
         _describe(work, manifest)
     return Dataset(folder, manifest)
 
 
 def restamp(dataset: Dataset, stamp: Stamp) -> Dataset:
     """Put another tag and its changes on a finished folder: the card and the manifest change, no row does."""
-    manifest = dataset.manifest | _stamped(stamp)
+    manifest: DatasetManifest = {**dataset.manifest, **_stamped(stamp)}
     _describe(dataset.folder, manifest)
     return dataclasses.replace(dataset, manifest=manifest)
 
 
-def _describe(folder: Path, manifest: dict[str, Any]) -> None:
+def _describe(folder: Path, manifest: DatasetManifest) -> None:
     """Write the card, then the manifest."""
     from visrl_cards.dataset import render_dataset_card
 

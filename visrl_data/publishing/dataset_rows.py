@@ -26,6 +26,7 @@ from datasets import Features
 
 from visrl_data.core.files import ROWS
 from visrl_data.core.prompts import PromptPart
+from visrl_data.engines.protocol import ModelIdentity
 from visrl_data.publishing.merge import pair_ids, question_places
 from visrl_data.runs.dataset_files import SPLITS, split_of
 from visrl_data.runs.dataset_schema import CANDIDATES, CONFIGS, PREFERENCES, QUESTION_COLUMNS
@@ -65,14 +66,14 @@ def _columns(schema: pa.Schema, table: pa.Table, questions: pa.Table, members: S
 def _run_facts(member: Member) -> dict[str, Any]:
     config, run = member.about["config"], member.about["run"]
 
-    def name(role: str) -> str:
-        model, revision = run[role].get("model", run[role]["engine"]), run[role].get("revision")
+    def name(identity: ModelIdentity) -> str:
+        model, revision = identity.get("model", identity["engine"]), identity.get("revision")
         return f"{model}@{revision}" if revision and "@" not in model else model
 
     return {
-        "actor": name("actor"),
+        "actor": name(run["actor"]),
         "actor_digest": run["actor"].get("digest", ""),
-        "critic": name("critic"),
+        "critic": name(run["critic"]),
         "critic_digest": run["critic"].get("digest", ""),
         "prompts": list(run["prompts"]),
         "box_space": run["box_space"],

@@ -7,7 +7,6 @@ gives word for word.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -18,13 +17,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrl_data.core.config import GenConfig, current_options
+from visrl_data.core.conditions import check_same
+from visrl_data.core.config import current_options
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.pair_rule import rule_from
 from visrl_data.core.prompts import PromptSet, recorded_prompts
 from visrl_data.core.records import CANDIDATE_SCHEMA, QUESTION_SCHEMA
 from visrl_data.report import run_statistics
 from visrl_data.runs import parts
+from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.parts import DatasetPart, Member
 from visrl_data.runs.stored_images import StoredImages
 
@@ -36,7 +37,8 @@ MAY_DIFFER = {
     *("seed", "round", "device", "batch_size", "chunk_size", "trust_remote_code"),
     *("model", "critic", "prompts", "box_win", "box_lose", "response_win", "response_lose", "box_critic"),
 }
-_MODEL_MAY_DIFFER = {"model", "revision", "device"}  # the name under which the same weights were found
+# The name under which the same weights were found, and where they ran.
+_MODEL_MAY_DIFFER = {f"{role}.{name}" for role in ("actor", "critic") for name in ("model", "revision", "device")}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +72,7 @@ class Pool:
 
     @property
     def prompts(self) -> PromptSet:
-        return recorded_prompts(self.members[0].about)
+        return recorded_prompts(self.members[0].about["run"]["prompts"])
 
 
 def merge(sources: Sequence[DatasetPart]) -> Pool:
@@ -163,25 +165,20 @@ def _of_questions(table: pa.Table, questions: pa.Table, column: str) -> pa.Table
 
 def _check_alike(first: Member, other: Member) -> None:
     """Refuse runs that were made under different conditions: their rows would not mean the same."""
-    a, b = _conditions(first.about), _conditions(other.about)
-    keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-    if keys:
-        lines = "\n".join(f"  {key}: {a.get(key, 'unset')} / {b.get(key, 'unset')}" for key in keys)
-        raise VisRLError(
-            f"{first.place} and {other.place} were made in different ways:\n{lines}\n"
-            "Publish them as two datasets; if only thresholds differ, `visrl filter` gives both runs the same ones."
-        )
+    advice = "Publish them as two datasets; if only thresholds differ, `visrl filter` gives both runs the same ones."
+    old, new = _conditions(first.about), _conditions(other.about)
+    check_same(f"{first.place} and {other.place}", old, new, advice, _MODEL_MAY_DIFFER)
 
 
-def _conditions(about: dict[str, Any]) -> dict[str, Any]:
+def _conditions(about: RunManifest) -> dict[str, Any]:
     run = about["run"]
-    config = current_options(about["config"])
-    options = {spec.name: config.get(spec.name) for spec in dataclasses.fields(GenConfig)}
-    named = {name: value for name, value in options.items() if name not in MAY_DIFFER}
-    for role in ("actor", "critic"):
-        named |= {f"{role} {key}": value for key, value in run[role].items() if key not in _MODEL_MAY_DIFFER}
-    named |= {key: run[key] for key in ("schema_version", "box_space", "crop_rule")}
-    return named | {"prompts": sorted(run["prompts"])} | {f"filter {key}": v for key, v in about["filter"].items()}
+    options = current_options(about["config"])
+    return {
+        **{name: value for name, value in options.items() if name not in MAY_DIFFER},
+        **{"actor": run["actor"], "critic": run["critic"], "prompts": sorted(run["prompts"])},
+        **{"schema_version": run["schema_version"], "box_space": run["box_space"], "crop_rule": run["crop_rule"]},
+        "filter": about["filter"],
+    }
 
 
 def _first_of(keys: list[str]) -> pa.Array:

@@ -13,7 +13,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import pyarrow.parquet as pq
 
@@ -22,6 +22,7 @@ from visrl_data.publishing.dataset import Contents, write_dataset
 from visrl_data.publishing.image_search import ImageLocation, ImageSearch, MissingImage, find_images, read_image
 from visrl_data.runs.dataset_folder import Dataset, dataset_pairs, open_dataset, tables
 from visrl_data.runs.hub_fetch import fetch_dataset, is_hub_name
+from visrl_data.runs.manifest import DatasetContents
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import RUN_TABLES
 from visrl_data.runs.stored_images import Pixels
@@ -109,10 +110,10 @@ def _message(missing: tuple[MissingImage, ...], search: ImageSearch, needed: int
     return "\n".join(lines)
 
 
-def _about(dataset: Dataset, search: ImageSearch, missing: tuple[MissingImage, ...]) -> dict[str, Any]:
+def _about(dataset: Dataset, search: ImageSearch, missing: tuple[MissingImage, ...]) -> DatasetContents:
     derived = {"counts", "example", "sha256"}
     kept = {name: value for name, value in dataset.manifest.items() if name not in derived}
-    return kept | {"rebuilt": {"found": len(search.images), "missing": len(missing)}}
+    return cast(DatasetContents, kept | {"rebuilt": {"found": len(search.images), "missing": len(missing)}})
 
 
 def _text(path: Path) -> str:

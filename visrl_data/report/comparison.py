@@ -11,11 +11,12 @@ Figures come from the two reports as they are; None means that a side has no suc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visrl_data.core.conditions import flatten
 from visrl_data.core.config import current_options
 from visrl_data.report.audit import CELLS
 from visrl_data.report.measures import share_difference
@@ -78,16 +79,16 @@ def _conditions(target: InspectionTarget) -> dict[str, dict[str, Any]]:
     gathered: dict[str, dict[str, list[Any]]] = {}
     for about in target.runs.values():
         run, used = about["run"], about["filter"]
-        groups = {
+        groups: dict[str, Mapping[str, Any]] = {
             "options": {name: value for name, value in current_options(about["config"]).items() if name not in used},
             "thresholds": used,
-            "models": {name: run[name] for name in _MODELS if name in run},
+            "models": {name: value for name, value in run.items() if name in _MODELS},
             "prompts": dict(name.split("@") for name in run["prompts"]),
             "source": run["source"],
             "versions": run["versions"],
         }
         for group, values in groups.items():
-            for name, value in _flat(values):
+            for name, value in flatten(values).items():
                 found = gathered.setdefault(group, {}).setdefault(name, [])
                 if value not in found:
                     found.append(value)
@@ -95,14 +96,6 @@ def _conditions(target: InspectionTarget) -> dict[str, dict[str, Any]]:
         group: {name: found[0] if len(found) == 1 else ", ".join(map(str, found)) for name, found in names.items()}
         for group, names in gathered.items()
     }
-
-
-def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield before + name, value
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:

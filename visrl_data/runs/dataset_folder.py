@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +18,7 @@ from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.prompts import recorded_prompts
 from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, SPLITS, split_files
 from visrl_data.runs.dataset_schema import PREFERENCES
+from visrl_data.runs.manifest import DatasetManifest
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.stored_images import StoredImages
 
@@ -31,14 +31,13 @@ class Dataset:
     """
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: DatasetManifest
     notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by config and split."""
-        rows: dict[str, dict[str, int]] = self.manifest["counts"]
-        return rows
+        return self.manifest["counts"]
 
 
 def is_dataset(folder: Path) -> bool:
@@ -86,7 +85,8 @@ def dataset_pairs(dataset: Dataset) -> PairTable:
     columns = [name for name in PREFERENCES if name != "image"]
     pairs = pa.concat_tables(tables(dataset, "preferences", columns)).replace_schema_metadata(None)
     stored = StoredImages(shards(dataset, "images"))
-    return PairTable(pairs, recorded_prompts(dataset.manifest["runs"][0]), stored, frozenset(stored.sizes))
+    prompts = recorded_prompts(dataset.manifest["runs"][0]["run"]["prompts"])
+    return PairTable(pairs, prompts, stored, frozenset(stored.sizes))
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ the runs themselves. Of one on the Hub only these files are fetched; no picture 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.run_folder import Run
 
 _FETCHED = ("manifest.json", "report.json", "report.html", "runs/*")
@@ -38,7 +39,7 @@ class InspectionTarget:
     kind: str
     folder: Path
     report: dict[str, Any]
-    runs: dict[str, dict[str, Any]]
+    runs: Mapping[str, RunManifest]
 
     @property
     def page(self) -> Path | None:

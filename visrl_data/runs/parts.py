@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +23,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import file_digest
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
 from visrl_data.runs.dataset_files import SPLITS, split_files
+from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.run_folder import Run
 from visrl_data.runs.stored_images import StoredImages
 
@@ -50,7 +51,7 @@ class Member:
     """
 
     id: str
-    about: dict[str, Any]
+    about: RunManifest
     place: str
 
 
@@ -136,7 +137,7 @@ def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
             )
     members = []
     for run in manifest["runs"]:
-        about = {key: value for key, value in run.items() if key != "id"}
+        about = cast(RunManifest, {key: value for key, value in run.items() if key != "id"})
         members.append(Member(run["id"], about, f"{name}, run {run['id']}"))
     return DatasetPart(
         members=tuple(members),
@@ -190,7 +191,7 @@ def _with_run(table: pa.Table, member: Member) -> pa.Table:
 
 def run_member(run: Run) -> Member:
     """What a dataset says of a finished run. Raises VisRLError when the run is none."""
-    manifest = json.loads(json.dumps(run.manifest()))
+    manifest = run.manifest()
     config, identity = manifest["config"], manifest["run"]
     for name in _PATHS:
         if name in config:
@@ -199,14 +200,14 @@ def run_member(run: Run) -> Member:
             config[name] = {key: shareable(text) for key, text in value.items()} if named else shareable(value)
     for name in ("base_url", "critic_base_url"):  # whose servers they were is not for publishing
         config.pop(name, None)
-    for role in ("actor", "critic"):
-        for name in ("address", "served"):
-            identity[role].pop(name, None)
-        if "model" in identity[role]:
-            identity[role]["model"] = shareable(identity[role]["model"])
+    for model in (identity["actor"], identity["critic"]):
+        model.pop("address", None)
+        model.pop("served", None)
+        if "model" in model:
+            model["model"] = shareable(model["model"])
     if "origin_base" in identity:
         identity["origin_base"]["id"] = shareable(identity["origin_base"]["id"])
     # the digests of these two are of texts that hold the paths
     digests = {name: sha for name, sha in manifest["sha256"].items() if name not in ("config.toml", "run.json")}
-    about = {**manifest, "sha256": digests}
+    about: RunManifest = {**manifest, "sha256": digests}
     return Member(hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12], about, str(run.path))

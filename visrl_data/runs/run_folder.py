@@ -29,10 +29,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from visrl_data.core.conditions import check_same, differences, flatten
 from visrl_data.core.config import parse_record
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import ROWS, file_digest, fsync, lock_folder, write_json, write_text
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, QUESTION_SCHEMA
+from visrl_data.runs.manifest import RunIdentity, RunManifest
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,9 @@ SHARD_BYTES = 256 * 2**20  # of Arrow memory; a shard may exceed it by one chunk
 ROW_GROUP = {"images": 100}  # pictures are large; other tables use ROWS
 _CHUNK_DIGESTS = "sha256.json"
 SHARD_FOLDER = "shard-*-of-*"  # a part that a job array makes (shards.py); its run may be joined around it
-# Where the models are served and how fast they are asked: may differ when a run goes on; no row depends on it.
-_WHERE = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address", "config_version"}
+# Where the models are served and how many calls are in flight: may differ when a run is resumed; no row depends on it.
+NON_IDENTITY_KEYS = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address", "config_version"}
+_THRESHOLDS = {"box_win", "box_lose", "response_win", "response_lose"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +67,26 @@ class Run:
     def finished(self) -> bool:
         return self.manifest_path.is_file()
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> RunManifest:
         if not self.finished:
             raise VisRLError(
                 f"{self.path} is no finished run (it has no manifest.json). "
-                f"If a run was interrupted there, go on with: {go_on(self.path)}"
+                f"If a run was interrupted there, resume it with: {resume_command(self.path)}"
             )
-        found: dict[str, Any] = json.loads(self.manifest_path.read_text(encoding="utf-8"))
-        return found
+        manifest: RunManifest = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        return manifest
 
     def config(self) -> dict[str, Any]:
         """The resolved options; those that were left unset are missing."""
         return parse_record((self.path / "config.toml").read_text(encoding="utf-8"))
 
-    def identity(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        return found
+    def identity(self) -> RunIdentity:
+        identity: RunIdentity = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return identity
+
+    def conditions(self) -> dict[str, Any]:
+        """Return everything that its rows depend on, by name."""
+        return conditions((self.path / "config.toml").read_text(encoding="utf-8"), self.identity())
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """All rows of a table of a finished run, in question order."""
@@ -107,8 +114,7 @@ class Run:
     @property
     def chunks(self) -> int:
         """How many units of work the whole run is."""
-        rows: int = self.identity()["source"]["rows"]
-        return -(-rows // int(self.config()["chunk_size"]))
+        return -(-self.identity()["source"]["rows"] // int(self.config()["chunk_size"]))
 
     def replies_path(self, index: int) -> Path:
         return self.path / "work" / f"replies-{index:08d}.jsonl"
@@ -124,16 +130,16 @@ class Run:
         return whole
 
 
-def go_on(path: Path) -> str:
-    """The command that goes on with an unfinished run, or with a shard of one."""
+def resume_command(path: Path) -> str:
+    """Return the command that resumes an unfinished run, or a shard of one."""
     shard = re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name)
     where = f"--shard {shard[1]}/{shard[2]} -o {path.parent}" if shard else f"-o {path}"
     return f"visrl gen --config {path}/config.toml {where}"
 
 
 @contextlib.contextmanager
-def open_run(path: Path, config_text: str, identity: dict[str, Any]) -> Iterator[Run]:
-    """Create a run folder, or re-open it under the very same options; lock_folder while open.
+def open_run(path: Path, config_text: str, identity: RunIdentity) -> Iterator[Run]:
+    """Create a run folder, or re-open it under the very same options; locked while open.
 
     Raises VisRLError when another process is at work in it, when the folder holds something else, or when
     it was begun under other options (the differences are shown; nothing in it is touched).
@@ -149,47 +155,23 @@ def open_run(path: Path, config_text: str, identity: dict[str, Any]) -> Iterator
         yield Run(path)
 
 
-def _check_same(path: Path, config_text: str, identity: dict[str, Any]) -> None:
+def _check_same(path: Path, config_text: str, identity: RunIdentity) -> None:
     if not (path / "run.json").is_file():
         ours = {".lock", "config.toml"}
         others = [f.name for f in path.iterdir() if not (f.name in ours or f.suffix == ".tmp" or f.match(SHARD_FOLDER))]
         if others:
             raise VisRLError(f"{path} is not empty and no run folder (it holds {others[0]}). Choose another --output.")
         return
-    changed = differences(path, config_text, identity)
-    if changed:
-        raise VisRLError(
-            f"{path} was begun under other conditions; mixing them would spoil its rows. It had -> you gave:\n"
-            + "\n".join(f"  {key}: {change}" for key, change in changed.items())
-            + f"\nChoose another --output, or go on as it was with: {go_on(path)}"
-            + ("\nNew thresholds need no new run: visrl filter." if all(_is_threshold(k) for k in changed) else "")
-        )
+    old, new = Run(path).conditions(), conditions(config_text, identity)
+    advice = f"Choose another --output, or resume it with its own options: {resume_command(path)}"
+    if differences(old, new, NON_IDENTITY_KEYS).keys() <= _THRESHOLDS:
+        advice += "\nNew thresholds need no new run: visrl filter."
+    check_same(str(path), old, new, advice, NON_IDENTITY_KEYS)
 
 
-def differences(path: Path, config_text: str, identity: dict[str, Any]) -> dict[str, str]:
-    """How a begun run's conditions differ from the given ones: "its -> given" by name, of all that rows depend on."""
-    run = Run(path)
-    old = _flat(run.identity()) | _lines((path / "config.toml").read_text("utf-8"))
-    new = _flat(json.loads(json.dumps(identity))) | _lines(config_text)
-    return {
-        key: f"{old.get(key, 'unset')} -> {new.get(key, 'unset')}"
-        for key in sorted({*old, *new} - _WHERE)
-        if old.get(key) != new.get(key)
-    }
-
-
-def _is_threshold(key: str) -> bool:
-    return key in {"box_win", "box_lose", "response_win", "response_lose"}
-
-
-def _lines(toml: str) -> dict[str, str]:
-    return {name: json.dumps(value) for name, value in parse_record(toml).items()}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}".strip(".")).items()}
+def conditions(config_text: str, identity: RunIdentity) -> dict[str, Any]:
+    """Return everything that a run's rows depend on, by name: its options and its identity."""
+    return flatten(identity) | flatten(parse_record(config_text))
 
 
 def write_chunk(run: Run, index: int, tables: dict[str, pa.Table]) -> None:
