@@ -147,7 +147,8 @@ def _check_options(stage: TrainingStage) -> None:
         # The counts of rows were added while it trained and are not known at this point.
         before["data"] = {name: before["data"].get(name) for name in now["data"]}
         names = ("stage", "trained_from", "data")
-        check_same(str(stage.output), *({name: record[name] for name in names} for record in (before, now)))
+        old, new = ({name: record[name] for name in names} for record in (before, now))
+        check_same(str(stage.output), old, new)
     elif started.is_file():
         before = current_options(json.loads(started.read_text(encoding="utf-8")))
         check_same(str(stage.output), before, _options(stage))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command import visrl
+from visrl_data.core.conditions import differences
 from visrl_data.core.config import GenConfig, make_config, to_toml
 from visrl_data.publishing.dataset import build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
@@ -91,9 +92,10 @@ def test_its_names_of_metrics_and_rules_mean_what_they_meant(run):
     options = Run(run).config()
     assert (options["response_critic"], options["gold_rule"]) == ("normalized", "bounding_box")
     same = GenConfig(**options)
-    assert run_folder.differences(run, to_toml(same), identity) == {}
+    recorded = Run(run).conditions()
+    assert differences(recorded, run_folder.conditions(to_toml(same), identity), run_folder.NON_IDENTITY_KEYS) == {}
     strict = dataclasses.replace(same, response_critic="exact", gold_rule="union")
-    assert run_folder.differences(run, to_toml(strict), identity) == {
-        "response_critic": '"normalized" -> "exact"',
-        "gold_rule": '"bounding_box" -> "union"',
+    assert differences(recorded, run_folder.conditions(to_toml(strict), identity), run_folder.NON_IDENTITY_KEYS) == {
+        "response_critic": "normalized -> exact",
+        "gold_rule": "bounding_box -> union",
     }
