@@ -146,7 +146,7 @@ def test_refusals(run, tmp_path):
 
 def test_the_command(run, tmp_path):
     code, out, _ = visrl("export", run, "--format", "llamafactory", "-o", tmp_path / "out")
-    assert code == 0 and "rl1: " in out and "pictures in" in out
+    assert code == 0 and "rl1: " in out and "images in" in out
     code, out, _ = visrl("export", run, "--format", "swift", "-o", tmp_path / "json", "--json")
     assert code == 0 and json.loads(out)["rows"]["rl1"] > 0
     code, out, err = visrl("export", run, "--format", "axolotl", "-o", tmp_path / "none")

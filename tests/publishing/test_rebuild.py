@@ -161,7 +161,7 @@ def test_the_command(folder, part, tmp_path, monkeypatch):
     assert (told["found"], told["missing"], told["output"]) == (12, [], "part-complete")
     assert told["counts"]["images"] == {"train": 17, "validation": 1} or sum(told["counts"]["images"].values()) == 18
     code, out, _ = visrl("rebuild", part.folder, "--images", folder / "photos", "-o", tmp_path / "again")
-    assert code == 0 and out.startswith("12 images put back, 0 missing.")
+    assert code == 0 and out.startswith("12 images restored, 0 missing.")
     code, out, _ = visrl("rebuild", tmp_path / "again", "--images", folder / "photos", "-o", tmp_path / "twice")
     assert code == 0 and out.startswith("No image was missing.")
     (tmp_path / "empty").mkdir()
