@@ -54,7 +54,7 @@ def test_only_a_404_means_that_there_is_no_repository(status, found, monkeypatch
     try:
         assert attempt("looking", lambda: hub_repo.read_refs(repo)) is found
     except HubFailure as error:
-        assert found == "refused" and "does not accept the token (401)" in error.failure.reason
+        assert found == "refused" and "does not accept the token (401)" in error.reason
 
 
 def test_a_dataset_with_images_put_back_is_not_published(tmp_path):

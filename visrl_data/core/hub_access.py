@@ -33,12 +33,12 @@ _UNSURE = {408, 500, 502, 504}  # the request may have been carried out all the 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a request failed. reason: in words; hint: what to do about it.
+@dataclass(eq=False)
+class HubFailure(Exception):
+    """A step that failed for good. Its callers word it, with what the Hub holds, as a VisRLError.
 
-    status: of the response, None without one. transient: the same request may succeed in `wait` seconds.
-    unsure: the request may have been carried out all the same.
+    reason: in words; hint: what to do about it. status: of the response, None without one. transient: the same
+    request may succeed in `wait` seconds. unsure: what was requested may have been done all the same.
     """
 
     reason: str
@@ -47,17 +47,7 @@ class Failure:
     transient: bool = False
     unsure: bool = False
     wait: float = 0.0
-
-
-class HubFailure(Exception):
-    """A step that failed for good. Its callers word it, with what the Hub holds, as a VisRLError.
-
-    unsure: the step changes the Hub, and may have been done.
-    """
-
-    def __init__(self, step: str, failure: Failure, unsure: bool = False) -> None:
-        super().__init__(step)
-        self.step, self.failure, self.unsure = step, failure, unsure
+    step: str = ""
 
 
 def hub_api() -> HfApi:
@@ -86,27 +76,27 @@ def attempt(
             return call()
         except (HTTPError, OSError, ValueError, RuntimeError, KeyError) as error:  # all that the client raises
             failure = diagnose(error)
-        unsure |= writes and failure.unsure
-        pause = next(pauses, None)
+        failure.step, failure.unsure = step, unsure or (writes and failure.unsure)
+        unsure, pause = failure.unsure, next(pauses, None)
         if pause is None or not failure.transient or failure.wait > LONGEST_WAIT:
-            raise HubFailure(step, failure, unsure)
+            raise failure
         seconds = max(pause, failure.wait)
         say(f"{step}: {failure.reason}; trying again in {seconds:.0f} s")
         time.sleep(seconds)
 
 
-def diagnose(error: BaseException) -> Failure:
+def diagnose(error: BaseException) -> HubFailure:
     """Say what an exception of the client means."""
     from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     chain = list(_chain(error))
     for cause in chain:
         if isinstance(cause, LocalTokenNotFoundError):
-            return _NO_TOKEN
+            return HubFailure("there is no Hub token on this machine", _LOGIN, 401)
         if isinstance(cause, OfflineModeIsEnabled):
-            return Failure("HF_HUB_OFFLINE is set, so nothing is sent", "Unset HF_HUB_OFFLINE.")
+            return HubFailure("HF_HUB_OFFLINE is set, so nothing is sent", "Unset HF_HUB_OFFLINE.")
         if disk_full(cause):
-            return Failure(f"a disk of this machine is full ({cause.strerror})", MAKE_ROOM)
+            return HubFailure(f"a disk of this machine is full ({cause.strerror})", MAKE_ROOM)
     for cause in chain:
         response = getattr(cause, "response", None)
         if response is not None and response.status_code >= 400:
@@ -116,11 +106,11 @@ def diagnose(error: BaseException) -> Failure:
             return _refused(int(status[1]), "", 0.0)
     root = f"({type(chain[-1]).__name__}: {short(chain[-1])})"
     if any(isinstance(cause, (HTTPError, ConnectionError, TimeoutError)) for cause in chain):
-        return Failure(f"the connection failed {root}", "Check the connection.", transient=True, unsure=True)
+        return HubFailure(f"the connection failed {root}", "Check the connection.", transient=True, unsure=True)
     if isinstance(chain[-1], (KeyError, json.JSONDecodeError)):
         hint = "Check HF_ENDPOINT and any proxy."
-        return Failure(f"the response was not one of the Hub's {root}", hint, transient=True, unsure=True)
-    return Failure(f"{type(error).__name__}: {short(error)}", "Fix what it names.")
+        return HubFailure(f"the response was not one of the Hub's {root}", hint, transient=True, unsure=True)
+    return HubFailure(f"{type(error).__name__}: {short(error)}", "Fix what it names.")
 
 
 def disk_full(error: BaseException) -> TypeGuard[OSError]:
@@ -137,7 +127,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 MAKE_ROOM = "Free some space, or point TMPDIR and HF_HOME to a larger disk."
 _LOGIN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may write."
-_NO_TOKEN = Failure("there is no Hub token on this machine", _LOGIN, 401)
 _LATER = "Try again later; https://status.huggingface.co reports outages."
 _MEANINGS = {  # status: what it means, what to do
     400: ("the Hub refuses", "Fix what the Hub names."),
@@ -155,14 +144,14 @@ _MEANINGS = {  # status: what it means, what to do
 }
 
 
-def _refused(status: int, message: str, wait: float) -> Failure:
+def _refused(status: int, message: str, wait: float) -> HubFailure:
     """Say what a response with an error's status means. message: the Hub's words."""
     from huggingface_hub import get_token
 
     if status == 401 and get_token() is None:
-        return _NO_TOKEN
+        return HubFailure("there is no Hub token on this machine", _LOGIN, 401)
     meaning, hint = _MEANINGS.get(status) or ("the Hub has a fault" if status >= 500 else "the Hub refuses", _LATER)
-    return Failure(
+    return HubFailure(
         reason=f"{meaning} ({status}{message and f': {message}'})" + (f", and asks for {wait:.0f} s" if wait else ""),
         hint=hint,
         status=status,

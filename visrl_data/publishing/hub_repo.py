@@ -71,18 +71,19 @@ class RepoState:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def read_state(repo: RepoRef) -> RepoState:
+def look(repo: RepoRef) -> RepoState:
     """Read what the repository holds now."""
-    refs = read_refs(repo)
+    refs = repo.read("looking at the repository", lambda: read_refs(repo))
     if refs is None:
         return RepoState()
+    info = repo.read("looking at the repository", lambda: repo.api.repo_info(**repo.address))
     head = refs.get(f"refs/heads/{repo.branch}") or refs.get("refs/heads/main", "")
     return RepoState(
         exists=True,
-        private=bool(repo.api.repo_info(**repo.address).private),
+        private=bool(info.private),
         head=head,
         has_branch=f"refs/heads/{repo.branch}" in refs,
-        files=digests(repo, head) if head else {},
+        files=list_files(repo, head) if head else {},
         tags={ref.removeprefix("refs/tags/"): at for ref, at in refs.items() if ref.startswith("refs/tags/")},
     )
 
@@ -100,8 +101,13 @@ def read_refs(repo: RepoRef, pull_requests: bool = False) -> dict[str, str] | No
     return {ref.ref: ref.target_commit for ref in [*refs.branches, *refs.tags, *(refs.pull_requests or [])]}
 
 
-def digests(repo: RepoRef, commit: str) -> dict[str, str]:
-    """Read path -> digest of a commit's files: sha256 of large ones, git's blob id of the others."""
+def list_files(repo: RepoRef, commit: str) -> dict[str, str]:
+    """Read path -> digest of a commit's files."""
+    return repo.read("reading the list of files", lambda: _digests(repo, commit), AGAIN)
+
+
+def _digests(repo: RepoRef, commit: str) -> dict[str, str]:
+    """Read path -> sha256 of large files, git's blob id of the others."""
     from huggingface_hub.hf_api import RepoFile
 
     entries = repo.api.list_repo_tree(**repo.address, recursive=True, revision=commit)
@@ -110,7 +116,7 @@ def digests(repo: RepoRef, commit: str) -> dict[str, str]:
 
 def differing(repo: RepoRef, commit: str, files: Iterable[LocalFile]) -> list[str]:
     """Return the paths that a commit lacks, has otherwise, or still has, by the Hub's digests."""
-    plan = plan_files(files, digests(repo, commit), repo.kind)
+    plan = plan_files(files, _digests(repo, commit), repo.kind)
     return [*(file.path for file in (*plan.add, *plan.change)), *plan.delete]
 
 
@@ -135,7 +141,7 @@ def read_card(repo: RepoRef, commit: str) -> str:
     """Read a commit's README.md, checked against its digest; "" when it has none."""
 
     def read() -> str:
-        digest = digests(repo, commit).get("README.md")
+        digest = _digests(repo, commit).get("README.md")
         if digest is None:
             return ""
         with tempfile.TemporaryDirectory(prefix="visrl-card-") as cache:
@@ -161,11 +167,9 @@ def last_tag(repo: RepoRef, commit: str, tags: dict[str, str]) -> str:
 def create_repository(repo: RepoRef, private: bool) -> RepoState:
     """Create the repository. An empty one stays when a later step fails; a rerun uses it."""
 
-    def create() -> RepoState:
-        repo.api.create_repo(**repo.address, private=private or None, exist_ok=True)
-        return read_state(repo)
-
-    state = repo.write("creating the repository", create)
+    arguments = {**repo.address, "private": private or None}
+    repo.write("creating the repository", lambda: repo.api.create_repo(**arguments, exist_ok=True))
+    state = look(repo)
     if not state.exists or (private and not state.private):
         raise VisRLError(
             f"{repo.id} could not be created as asked: after its creation it "
@@ -204,11 +208,12 @@ def open_pull_request(
     repo: RepoRef, plan: FilePlan, files: Iterable[LocalFile], parent: str, message: str
 ) -> tuple[int, str]:
     """Make ONE commit, as a pull request, unless one holds just this. Returns its number and commit."""
-    existing = repo.read("looking at the pull requests", lambda: _find_pull_request(repo, files))
-    operations = [] if existing else _upload(repo, plan, create_pr=True)
+    if existing := repo.read("looking at the pull requests", lambda: _find_pull_request(repo, files)):
+        return existing
+    operations = _upload(repo, plan, create_pr=True)
 
     def send() -> tuple[int, str]:
-        if opened := existing or _find_pull_request(repo, files):
+        if opened := _find_pull_request(repo, files):
             return opened
         commit = _send(repo, operations, parent, message, create_pr=True)
         return int(str(commit.pr_url).rpartition("/")[2]), commit.oid
@@ -257,7 +262,7 @@ def _send(repo: RepoRef, operations: Operations, parent: str, message: str, crea
 
 def verify(repo: RepoRef, commit: str, files: tuple[LocalFile, ...], reload: bool) -> None:
     """Compare a commit with the folder: by the Hub's digests, then by the bytes that a user would get."""
-    others = repo.read("reading the list of files", lambda: differing(repo, commit, files))
+    others = repo.read("reading the list of files", lambda: differing(repo, commit, files), AGAIN)
     if not others and reload:
         repo.say(f"Reading {size_text(sum(file.size for file in files))} back from commit {commit[:12]}")
         others = differing_bytes(repo, commit, files)
@@ -292,6 +297,6 @@ def verify_tag(repo: RepoRef, tag: str, commit: str, files: Iterable[LocalFile])
     marks = [file for file in files if file.path in ("README.md", MARK[repo.kind])]
     if at != commit or differing_bytes(repo, tag, marks):
         raise VisRLError(
-            f"{repo.id} at {tag} differs from the commit {commit[:12]} that was verified and tagged "
-            f"(it names {at[:12]}). See {repo.url}/tree/{tag}; the same command checks again."
+            f"{repo.id} at {tag} (commit {at[:12]}) differs from commit {commit[:12]}, which was verified and tagged. "
+            f"See {repo.url}/tree/{tag}; the same command checks again."
         )

@@ -127,7 +127,9 @@ def publish(
     except OSError as error:
         if not disk_full(error):
             raise
-        raise VisRLError(_message(release, HubFailure("writing to this disk", diagnose(error)))) from None
+        failure = diagnose(error)
+        failure.step = "writing to this disk"
+        raise VisRLError(_message(release, failure)) from None
 
 
 def default_hub_id(hub_id: str | None, name: str) -> str:
@@ -141,8 +143,8 @@ def default_hub_id(hub_id: str | None, name: str) -> str:
             hub_id = f"{attempt('asking for your name', hub_api().whoami)['name']}/{hub_id}"
         except HubFailure as error:
             raise VisRLError(
-                f"Your name on the Hub could not be looked up: {error.failure.reason}. Nothing was sent.\n"
-                f"{error.failure.hint} Then run the same command again."
+                f"Your name on the Hub could not be looked up: {error.reason}. Nothing was sent.\n"
+                f"{error.hint} Then run the same command again."
             ) from None
     release_plan.check_hub_id(hub_id)
     return hub_id
@@ -150,7 +152,7 @@ def default_hub_id(hub_id: str | None, name: str) -> str:
 
 def _publish(release: Release, tag: str | None) -> PushResult:
     repo, options = release.repo, release.options
-    state = repo.read("looking at the repository", lambda: hub_repo.read_state(repo))
+    state = hub_repo.look(repo)
     known = tag or hub_repo.last_tag(repo, state.head, state.tags)
     if known in state.tags and _is_tagged(release, state, known):
         repo.say(f"{repo.id} holds exactly this as {known} already; nothing to do.")
@@ -229,9 +231,7 @@ def _compare(release: Release, state: RepoState, tag: str | None, commit: str, t
     release.folder.stamp(tag, previous, card.lines if previous else ())
     release.tag, release.previous, release.card = tag, previous, card
     release.files = release_plan.local_files(folder, repo.kind)
-    files = state.files
-    if commit != state.head:
-        files = repo.read("reading the list of files", lambda: hub_repo.digests(repo, commit))
+    files = state.files if commit == state.head else hub_repo.list_files(repo, commit)
     release.plan = release_plan.plan_files(release.files, files, repo.kind)
 
 
@@ -279,6 +279,6 @@ def _message(release: Release, error: HubFailure) -> str:
     if error.unsure:
         holds += f" Unless the Hub did the last step all the same ({error.step}): its response never came."
     return (
-        f"Publishing to {release.repo.id} failed while {error.step}: {error.failure.reason}.\n{holds}\n"
-        f"{error.failure.hint} Then run the same command again: it continues from there."
+        f"Publishing to {release.repo.id} failed while {error.step}: {error.reason}.\n{holds}\n"
+        f"{error.hint} Then run the same command again: it continues from there."
     )

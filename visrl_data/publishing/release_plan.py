@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.files import file_digest
 from visrl_data.models.model_folder import RECORD
 from visrl_data.publishing.model_release import STAGE_FILES, matches, model_files
 
@@ -27,13 +28,14 @@ OWNED = {
 # The file by which a repository is known as one of ours.
 MARK = {"dataset": "manifest.json", "model": RECORD}
 _TEXT = (".md", ".json", ".jsonl", ".toml", ".txt", ".svg", ".jinja")
+_REGULAR = 10 * 2**20  # bytes; the Hub takes no larger file but as a large one
 _LARGE = 2**20  # bytes; smaller files can be written twice within a tick of the file system's clock
 _REPO_NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file to publish. path: where it goes; sha256 and blob: its digest as a large file, and as git's blob."""
+    """A file to publish. path: where it goes; sha256: its digest as a large file; blob: as git's ("" when too large)."""
 
     path: str
     source: Path
@@ -112,26 +114,15 @@ def _local_file(path: str, source: Path) -> LocalFile:
 
 
 def _digests(source: Path, size: int, written: int) -> tuple[str, str]:
-    sha256, blob = hashlib.sha256(), _git_blob(size)
-    with source.open("rb") as file:
-        while block := file.read(2**20):
-            sha256.update(block)
-            blob.update(block)
-    return sha256.hexdigest(), blob.hexdigest()
+    return file_digest(source), git_blob(source.read_bytes()) if size <= _REGULAR else ""
 
 
 _digests_of_large = functools.cache(_digests)
 
 
-def _git_blob(size: int) -> hashlib._Hash:
-    return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-
-
 def git_blob(data: bytes) -> str:
     """Return git's id of a file's content, the Hub's digest of files that are not large."""
-    digest = _git_blob(len(data))
-    digest.update(data)
-    return digest.hexdigest()
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data, usedforsecurity=False).hexdigest()
 
 
 def plan_files(files: Iterable[LocalFile], there: Mapping[str, str], kind: str) -> FilePlan:

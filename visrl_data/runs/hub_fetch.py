@@ -46,8 +46,8 @@ def fetch_dataset(
         with careful_client():
             folder = Path(attempt(f"fetching {name}", download, say))
     except HubFailure as error:
-        reason, hint = error.failure.reason, error.failure.hint
-        if error.failure.status in (401, 403, 404):
+        reason, hint = error.reason, error.hint
+        if error.status in (401, 403, 404):
             hint = "Check the name and the tag; a private one needs `hf auth login` with an account that may read it."
         raise VisRLError(f"The dataset {name} could not be fetched: {reason}. {hint}") from None
     return HubDataset(folder, name, folder.name)  # a snapshot's folder is named by its commit
