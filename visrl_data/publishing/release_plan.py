@@ -35,7 +35,7 @@ _REPO_NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file to publish. path: where it goes; sha256: its digest as a large file; blob: as git's ("" when too large)."""
+    """A file to publish. path: where it goes; sha256: digest of a large file; blob: of a git blob ("" when too large)."""
 
     path: str
     source: Path
