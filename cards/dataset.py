@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from visrl_data.core.config import current_options
 from visrl_data.core.pair_rule import rule_from
+from visrl_data.report.formats import MISSING, format_count, format_number, format_range, format_share
 from visrl_data.report.page import commands
 from visrl_data.report.page_text import visible
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
@@ -139,7 +140,7 @@ def limits(report: dict[str, Any]) -> Iterator[str]:
         elif critic["unparsed"]:
             yield (
                 f"{critic['unparsed']:,} of {critic['verdicts']:,} verdicts of the {name} critic could not be read "
-                f"({percent(critic['unparsed_share'])}); such candidates never pair."
+                f"({format_share(critic['unparsed_share'])}); such candidates never pair."
             )
     skipped = report["critics"]["response"].get("skipped")
     if skipped:
@@ -155,7 +156,7 @@ def limits(report: dict[str, Any]) -> Iterator[str]:
             f"{exact['auc']:.3f} (0.5 is chance); {exact['matches']:,} responses match exactly."
         )
     if report["focus"]["validity"] is not None:
-        yield f"{percent(report['focus']['validity'])} of the actor's focus replies hold exactly one valid box."
+        yield f"{format_share(report['focus']['validity'])} of the actor's focus replies hold exactly one valid box."
     yield from _shortcuts(report["boxes"])
     if report["audit"]["pairs"] is None:
         yield f"Where the boxes lie could not be checked: {report['audit']['state']}."
@@ -207,18 +208,6 @@ def _shift(effect: dict[str, Any], study: dict[str, Any]) -> str:
     return f'"{words}" behind the {effect["place"]} moved the mean {case} by {shift}'
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def two(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def cell(value: Any) -> str:
     """Write any text as text inside a Markdown table; make visible what is invisible in it."""
     text = visible(" ".join(str(value).split()))
@@ -246,5 +235,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown; `cell` and `fenced` make texts from strangers safe
     )
-    environment.filters |= {"n": number, "percent": percent, "two": two, "cell": cell, "link": link, "fenced": fenced}
+    environment.filters |= {"integer": format_count, "number": format_number, "percent": format_share}
+    environment.filters |= {"cell": cell, "link": link, "fenced": fenced}
+    environment.globals |= {"interval": format_range, "missing": MISSING}
     return environment

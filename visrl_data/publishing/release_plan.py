@@ -35,7 +35,9 @@ _REPO_NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file to publish. path: where it goes; sha256: digest of a large file; blob: of a git blob ("" when too large)."""
+    """A file to publish. path: where it goes. sha256, blob: its digest as a large file, and as git's blob ("" when
+    it is too large for one).
+    """
 
     path: str
     source: Path
