@@ -11,17 +11,17 @@ import random
 import string
 
 from studies.spotlight.phrases import FREQUENT_WORDS
-from visrl_data.spotlight.world import COLOURS, DIGITS, SHAPES
+from visrl_data.spotlight.scenes import COLORS, DIGITS, SHAPES
 
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _STYLES = ("{}", "{}.", "number {}", "Number {}", "the number is {}", "It is {}.", "the number {}", " {} ", "{}!")
 _WORD_STYLES = ("{}", "{}.", "the {}", "a {}", "It is {}.", "The answer is {}.", "{} ")
 _UNITS = (" cm", " km", " kg", " %", " people", " years")
-_WORDS = (*COLOURS, *SHAPES, *FREQUENT_WORDS)
+_WORDS = (*COLORS, *SHAPES, *FREQUENT_WORDS)
 
 
 def answer_pair(rng: random.Random, digit: str | None = None) -> tuple[str, str, float]:
-    """(standard answer, model's answer, score in 0..1); about half of the pairs agree."""
+    """Draw (standard answer, model's answer, score in 0..1); about half of the pairs agree."""
     if digit is not None or rng.random() < 0.4:
         return _digit_pair(rng, digit or rng.choice(DIGITS))
     kind = rng.random()
@@ -43,7 +43,7 @@ def answer_pair(rng: random.Random, digit: str | None = None) -> tuple[str, str,
 
 
 def garbage(rng: random.Random) -> str:
-    """A reply that answers nothing: another turn's format, stray text, or nothing at all."""
+    """Draw a reply that answers nothing: another turn's format, stray text, or nothing at all."""
     kind = rng.randrange(5)
     if kind == 0:
         return f"[{', '.join(f'{rng.random():.3f}' for _ in range(4))}]"
@@ -55,7 +55,7 @@ def garbage(rng: random.Random) -> str:
 
 
 def stray_text(rng: random.Random, longest: int) -> str:
-    """Characters of any kind, 1 to `longest` of them."""
+    """Draw characters of any kind, 1 to `longest` of them."""
     pool = rng.choice((string.ascii_letters, string.digits + ".,-", string.printable[:95], "äéñ日本中☃→ßø "))
     return "".join(rng.choice(pool) for _ in range(rng.randint(1, longest)))
 

@@ -29,7 +29,7 @@ from studies.spotlight.tokenizer import COORDINATES, END, IMAGE, PAD, build_toke
 from studies.spotlight.views import CROP_RULE, GRID, VIEW
 from visrl_data.models.model_folder import digest_folder
 from visrl_data.spotlight import BASE_ID
-from visrl_data.spotlight.world import COLOURS, DIGITS, SHAPES
+from visrl_data.spotlight.scenes import COLORS, DIGITS, SHAPES
 
 WORD_STD = 0.1
 """Standard deviation of untrained embeddings: norm 1.1, beside codes of norm 1."""
@@ -37,7 +37,7 @@ LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_p
 
 
 def build_processor() -> LlavaProcessor:
-    """Pictures squashed to VIEW x VIEW, scaled to [-1, 1]; text as tokenizer.py says."""
+    """Build the processor: pictures squashed to VIEW x VIEW, scaled to [-1, 1]; text as tokenizer.py says."""
     pictures = CLIPImageProcessorPil(
         size={"height": VIEW, "width": VIEW},
         do_center_crop=False,
@@ -56,7 +56,7 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_model(processor: LlavaProcessor, seed: int = 0) -> LlavaForConditionalGeneration:
-    """The untrained model in float32, with embeddings of known words started from the codes."""
+    """Build the untrained model in float32, with embeddings of known words started from the codes."""
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
     vision = FocalNetConfig(
@@ -115,19 +115,19 @@ def save_base(model: LlavaForConditionalGeneration, processor: LlavaProcessor, f
 
 
 def load_base(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The base model in float32 and its processor."""
+    """Load the base model in float32 and its processor."""
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     return model, LlavaProcessor.from_pretrained(folder)
 
 
-def moved(model: LlavaForConditionalGeneration, device: torch.device) -> LlavaForConditionalGeneration:
-    """The model, put on a device."""
+def move_to(model: LlavaForConditionalGeneration, device: torch.device) -> LlavaForConditionalGeneration:
+    """Move the model to a device."""
     torch.nn.Module.to(model, device)  # transformers' own `to` does the same, but has lost its type
     return model
 
 
 def add_adapter(model: LlavaForConditionalGeneration) -> PeftModel:
-    """A fresh LoRA adapter on the linear layers of the language model."""
+    """Add a fresh LoRA adapter on the linear layers of the language model."""
     config = LoraConfig(
         r=16, lora_alpha=32, target_modules=LORA_TARGETS, task_type="CAUSAL_LM", base_model_name_or_path=BASE_ID
     )
@@ -159,7 +159,7 @@ def _edit_json(path: Path, **values: object) -> None:
 
 def _start_attention(model: LlavaForConditionalGeneration) -> None:
     """Start attention as "copy what you look at": the output turns values back (after mimetic
-    initialisation, Trockman & Kolter 2023). Words and image tokens share codes, so a copy is an answer.
+    initialization, Trockman & Kolter 2023). Words and image tokens share codes, so a copy is an answer.
     """
     with torch.no_grad():
         for layer in model.model.language_model.layers:
@@ -171,14 +171,14 @@ def _start_attention(model: LlavaForConditionalGeneration) -> None:
 
 
 def _start_embeddings(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Random rows, plus the codes for colour, shape and digit words; coordinates have the waves of an x1, so that
+    """Draw random rows, plus the codes for color, shape and digit words; coordinates have the waves of an x1, so that
     the first coordinate of a box, the one that needs choosing, is a mere copy of the object's code.
     """
     embeddings: Any = model.get_input_embeddings()
     table: torch.Tensor = embeddings.weight.data
     table.normal_(0.0, WORD_STD)
     turn = codes.rotation()
-    for names, slot in ((COLOURS, codes.COLOUR), (SHAPES, codes.SHAPE), (DIGITS, codes.DIGIT)):
+    for names, slot in ((COLORS, codes.COLOR), (SHAPES, codes.SHAPE), (DIGITS, codes.DIGIT)):
         for k, name in enumerate(names):
             for form in (name, " " + name, name.capitalize(), " " + name.capitalize()):
                 token = tokenizer.convert_tokens_to_ids(form)

@@ -4,13 +4,13 @@ The language model learns on these codes before it sees a pixel, and the vision 
 them; since they are fixed beforehand, both can be trained at the same time, apart. Each attribute
 has directions of its own, all orthogonal, turned by one random rotation:
 
-    token = colour + shape + readable * digit + (1 - readable) * illegible + x1 + y1 + x2 + y2 + side
+    token = color + shape + readable * digit + (1 - readable) * illegible + x1 + y1 + x2 + y2 + side
     token = background
 
 where side is the square root of the box's area, which no linear map could take from its corners.
 
-Words for colours, shapes and digits start from the same directions in the embedding table, and the
-1001 coordinate tokens from the waves of an x1, so that neighbours share evidence.
+Words for colors, shapes and digits start from the same directions in the embedding table, and the
+1001 coordinate tokens from the waves of an x1, so that neighbors share evidence.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 import torch
 
 from studies.spotlight.views import Cells
-from visrl_data.spotlight.world import COLOURS, DIGITS, SHAPES
+from visrl_data.spotlight.scenes import COLORS, DIGITS, SHAPES
 
 WIDTH = 128
 """Width of the language model."""
 CYCLES = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
-"""Waves a coordinate is told by, in cycles over the unit interval."""
+"""Waves that encode a coordinate, in cycles over the unit interval."""
 WAVES = 2 * len(CYCLES)
-COLOUR = slice(0, len(COLOURS))
-SHAPE = slice(COLOUR.stop, COLOUR.stop + len(SHAPES))
+COLOR = slice(0, len(COLORS))
+SHAPE = slice(COLOR.stop, COLOR.stop + len(SHAPES))
 DIGIT = slice(SHAPE.stop, SHAPE.stop + len(DIGITS))
 ILLEGIBLE = DIGIT.stop
 BACKGROUND = ILLEGIBLE + 1
@@ -41,7 +41,7 @@ USED = BOX.stop
 class Batch:
     """Cells of several views as tensors: (views, cells) and, for box, (views, cells, 4)."""
 
-    colour: torch.Tensor
+    color: torch.Tensor
     shape: torch.Tensor
     digit: torch.Tensor
     box: torch.Tensor
@@ -53,30 +53,30 @@ def stack(views: list[Cells]) -> Batch:
     return Batch(
         *(
             torch.from_numpy(np.stack([getattr(view, name) for view in views]))
-            for name in ("colour", "shape", "digit", "box", "readable", "glyph")
+            for name in ("color", "shape", "digit", "box", "readable", "glyph")
         )
     )
 
 
 def rotation() -> torch.Tensor:
-    """(WIDTH, WIDTH) orthogonal; row k is the direction of coefficient k."""
-    made = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(20), dtype=torch.float64)
-    turned: torch.Tensor = torch.linalg.qr(made)[0].float()
-    return turned
+    """Return (WIDTH, WIDTH) orthogonal; row k is the direction of coefficient k."""
+    random = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(20), dtype=torch.float64)
+    rotated: torch.Tensor = torch.linalg.qr(random)[0].float()
+    return rotated
 
 
 def waves(values: torch.Tensor) -> torch.Tensor:
-    """(...) values in 0..1 -> (..., WAVES) of norm 1."""
+    """Encode (...) values in 0..1 as (..., WAVES) waves of norm 1."""
     angles = 2 * torch.pi * values[..., None] * torch.tensor(CYCLES)
-    told: torch.Tensor = torch.cat([angles.cos(), angles.sin()], dim=-1) / len(CYCLES) ** 0.5
-    return told
+    encoded: torch.Tensor = torch.cat([angles.cos(), angles.sin()], dim=-1) / len(CYCLES) ** 0.5
+    return encoded
 
 
 def coefficients(batch: Batch) -> torch.Tensor:
-    """(views, cells, WIDTH) coefficients of the codes; the unused last ones are zero."""
-    known = batch.colour >= 0
-    out = torch.zeros(*batch.colour.shape, WIDTH)
-    for slot, number in ((COLOUR, batch.colour), (SHAPE, batch.shape), (DIGIT, batch.digit)):
+    """Return (views, cells, WIDTH) coefficients of the codes; the unused last ones are zero."""
+    known = batch.color >= 0
+    out = torch.zeros(*batch.color.shape, WIDTH)
+    for slot, number in ((COLOR, batch.color), (SHAPE, batch.shape), (DIGIT, batch.digit)):
         classes = slot.stop - slot.start
         out[..., slot] = torch.nn.functional.one_hot(number.clamp(min=0), classes).float()
     out[..., DIGIT] *= batch.readable[..., None]

@@ -20,21 +20,16 @@ from studies.spotlight.answers import answer_pair
 from studies.spotlight.tokenizer import ASSISTANT, END, IMAGE, USER
 from studies.spotlight.views import GRID, Window
 from visrl_data.core import prompts
-from visrl_data.spotlight.world import (
-    COLOURS,
-    DIGITS,
+from visrl_data.spotlight.expressions import (
     LEVELS,
-    SHAPES,
     SHARES,
     TEMPLATES,
-    Box,
-    Scene,
-    Thing,
-    choose_thing,
-    make_scene,
-    question_of,
-    things_of,
+    ReferringExpression,
+    ask_about,
+    choose_expression,
+    referring_expressions,
 )
+from visrl_data.spotlight.scenes import COLORS, DIGITS, SHAPES, Scene, Xyxy, make_scene
 
 COORDINATE_WEIGHTS = (1.5, 1.25, 1.0, 1.0)
 """Loss weights of x1, y1, x2, y2: only the first ones need the question."""
@@ -43,14 +38,14 @@ SCORE_WEIGHT = 4.0
 PUNCTUATION_WEIGHT = 0.2
 PROMPTS = prompts.PromptSet()
 HASTY, HASTY_WARM_UP = 0.4, 0.55
-"""Shares of the boxes that a hasty look chose (see world.Thing) in what base and actor learnt pointing from: a
-flaw like that of labels made in a hurry, left for RL to mend. Below one half the likeliest box is still the right
-one, and there is little for RL to gain in greedy answers.
+"""Shares of the boxes that a hasty look chose (ReferringExpression.eye_catching) in what base and actor learned
+pointing from: a flaw like that of labels made in a hurry, left for RL to fix. Below one half the likeliest box is
+still the right one, and there is little for RL to gain in greedy answers.
 """
 _LOCATE = tuple(prompts.Prompt("focus", text) for text in phrases.LOCATE)
 _BOX_CRITICS = tuple(prompts.Prompt("box_critic", text) for text in phrases.BOX_CRITICS)
-_COLOURS = tuple(COLOURS)
-_COMPARED = (*DIGITS, *DIGITS, *(f" {name}" for name in (*COLOURS, *SHAPES)))
+_COLORS = tuple(COLORS)
+_COMPARED = (*DIGITS, *DIGITS, *(f" {name}" for name in (*COLORS, *SHAPES)))
 _RESPONSE_CRITICS = tuple(prompts.Prompt("response_critic", text) for text in phrases.RESPONSE_CRITICS)
 
 
@@ -91,31 +86,31 @@ class Writer:
 
     def turn(self, lesson: Lesson, parts: list[View | str], reply: list[tuple[str, float]]) -> None:
         """Add a user turn (texts and views) and its reply as (text, weight) pieces."""
-        self._give(lesson, [self.user])
+        self._add_context(lesson, [self.user])
         for part in parts:
             if isinstance(part, str):
-                self._give(lesson, self.encode(part))
+                self._add_context(lesson, self.encode(part))
             else:
                 lesson.views.append(part)
-                self._give(lesson, [self.image] * (GRID * GRID))
-        self._give(lesson, [self.end, self.assistant])
+                self._add_context(lesson, [self.image] * (GRID * GRID))
+        self._add_context(lesson, [self.end, self.assistant])
         for text, weight in reply:
-            self._ask(lesson, self.encode(text), weight)
-        self._ask(lesson, [self.end], PUNCTUATION_WEIGHT)
+            self._add_reply(lesson, self.encode(text), weight)
+        self._add_reply(lesson, [self.end], PUNCTUATION_WEIGHT)
 
-    def _give(self, lesson: Lesson, ids: list[int]) -> None:
+    def _add_context(self, lesson: Lesson, ids: list[int]) -> None:
         lesson.tokens += ids
         lesson.targets += [-1] * len(ids)
         lesson.weights += [0.0] * len(ids)
 
-    def _ask(self, lesson: Lesson, ids: list[int], weight: float) -> None:
+    def _add_reply(self, lesson: Lesson, ids: list[int], weight: float) -> None:
         for token in ids:
             lesson.targets[-1], lesson.weights[-1] = token, weight
-            self._give(lesson, [token])
+            self._add_context(lesson, [token])
 
 
 def make_lesson(rng: random.Random, writer: Writer, hasty: float = 0.0) -> Lesson:
-    """A random lesson on a random scene: 30 % pointing, 15 % answer, 30 % box critic, 25 % response critic."""
+    """Build a random lesson on a random scene: 30 % pointing, 15 % answer, 30 % box critic, 25 % response critic."""
     scene = make_scene(rng, rng.randint(1, 6))
     chance = rng.random()
     if chance < 0.3:
@@ -126,7 +121,7 @@ def make_lesson(rng: random.Random, writer: Writer, hasty: float = 0.0) -> Lesso
 
 
 def actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    """One focus or answer turn, as the pipeline asks it, on a scene like those of world.example."""
+    """Build one focus or answer turn, as the pipeline asks it, on a scene like those of world.make_example."""
     scene = make_scene(rng, rng.randint(3, 6))
     return (
         focus_lesson(rng, writer, scene, PROMPTS.focus, most=1, hasty=HASTY_WARM_UP)
@@ -136,7 +131,7 @@ def actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
 
 
 def strange_lesson(rng: random.Random, writer: Writer, actor_only: bool = False) -> Lesson:
-    """One of the four tasks on a picture and a question from outside the drawn world."""
+    """Build one of the four tasks on a picture and a question from outside the drawn world."""
     lesson = Lesson("strange")
     picture, question = strange.strange_picture(rng), strange.strange_question(rng)
     box = strange.plausible_box(rng)
@@ -150,21 +145,21 @@ def strange_lesson(rng: random.Random, writer: Writer, actor_only: bool = False)
     )
     if task == "focus":
         prompt = PROMPTS.focus if actor_only else rng.choice(_LOCATE)
-        parts, reply = filled(prompt, pictures, question=question), box_reply(box)
+        parts, reply = fill_prompt(prompt, pictures, question=question), box_reply(box)
     elif task == "answer":
-        parts, reply = filled(PROMPTS.answer, pictures, question=question), [(rng.choice(DIGITS), 0.5)]
+        parts, reply = fill_prompt(PROMPTS.answer, pictures, question=question), [(rng.choice(DIGITS), 0.5)]
     elif task == "box_critic":
-        parts = filled(PROMPTS.box_critic, pictures, question=question, answer=standard)
+        parts = fill_prompt(PROMPTS.box_critic, pictures, question=question, answer=standard)
         reply = score_reply(0.0)
     else:
         texts = {"question": question, "answer": standard, "response": response}
-        parts, reply = filled(PROMPTS.response_critic, pictures, **texts), score_reply(score)
+        parts, reply = fill_prompt(PROMPTS.response_critic, pictures, **texts), score_reply(score)
     writer.turn(lesson, parts, reply)
     return lesson
 
 
 def caption_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    """Things of a picture in one reply: " red circle7 blue cross3", or with boxes for digits; in a part of
+    """Name the things of a picture in one reply: " red circle7 blue cross3", or with boxes for digits; in a part of
     the lessons not only objects but things of all levels: " largest shape3 shape left of the red circle5".
 
     What teaches choosing: each word is answered at the very next token, so that one attention step
@@ -174,16 +169,16 @@ def caption_lesson(rng: random.Random, writer: Writer) -> Lesson:
     lesson = Lesson("caption")
     scene = make_scene(rng, rng.randint(2, 6))
     boxes = rng.random() < 0.4
-    things = things_of(scene)
+    things = referring_expressions(scene)
     if rng.random() < 0.6:
-        asked = [thing for thing in things if thing.level == "attribute"]
+        expressions = [thing for thing in things if thing.level == "attribute"]
     else:
-        asked = [choose_thing(rng, scene) for _ in range(6)]
-    rng.shuffle(asked)
+        expressions = [choose_expression(rng, scene) for _ in range(6)]
+    rng.shuffle(expressions)
     reply = []
-    for thing in asked:
+    for thing in expressions:
         if thing.level == "attribute":
-            reply += [(f" {thing.target.colour}", 0.05), (f" {thing.target.shape}", 1.0)]
+            reply += [(f" {thing.target.color}", 0.05), (f" {thing.target.shape}", 1.0)]
         else:
             reply += [(f" {thing.words}", 0.05)]
         reply += box_reply(thing.target.box) if boxes else [(thing.target.digit, ANSWER_WEIGHT)]
@@ -192,19 +187,19 @@ def caption_lesson(rng: random.Random, writer: Writer) -> Lesson:
 
 
 def quiz_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    """The question itself about several things of one picture, answered at once."""
+    """Ask the question itself about several things of one picture, answered at once."""
     scene = make_scene(rng, rng.randint(2, 6))
     picture = View(scene, views.whole(scene), clear=True)
-    level, things = some_things(rng, scene, 5)
+    level, things = sample_expressions(rng, scene, 5)
     lesson = Lesson(f"quiz {level}")
     for k, thing in enumerate(things):
-        question = question_of(rng, thing)
+        question = ask_about(rng, thing)
         writer.turn(lesson, [picture, question] if k == 0 else [question], [(thing.target.digit, ANSWER_WEIGHT)])
     return lesson
 
 
 def pairs_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    """Two answers and their verdict side by side: to comparing what captions are to choosing."""
+    """Put two answers and their verdict side by side: to comparing what captions are to choosing."""
     lesson = Lesson("pairs")
     reply = []
     for _ in range(16):
@@ -219,7 +214,7 @@ def pairs_lesson(rng: random.Random, writer: Writer) -> Lesson:
 def compare_lesson(
     rng: random.Random, writer: Writer, turns: int = 4, plain: float = 0.5, varied: float = 0.5
 ) -> Lesson:
-    """Pairs of answers alone, without picture: the plainest teaching of comparing two texts.
+    """Compare pairs of answers alone, without picture: the plainest teaching of comparing two texts.
 
     A share `plain` of the turns are digits, the others any text; a share `varied` of the prompts are put in other
     words than the default one.
@@ -228,119 +223,123 @@ def compare_lesson(
     for _ in range(turns):
         standard, response, score = answer_pair(rng, rng.choice(DIGITS) if rng.random() < plain else None)
         prompt = PROMPTS.response_critic if rng.random() < 1 - varied else rng.choice(_RESPONSE_CRITICS)
-        thing = f"{rng.choice(_COLOURS)} {rng.choice(SHAPES)}"
+        thing = f"{rng.choice(_COLORS)} {rng.choice(SHAPES)}"
         question = rng.choice(("", rng.choice(TEMPLATES).format(thing=thing)))
         texts = {"question": question, "answer": standard, "response": response}
-        writer.turn(lesson, filled(prompt, {}, **texts)[1:], score_reply(score))
+        writer.turn(lesson, fill_prompt(prompt, {}, **texts)[1:], score_reply(score))
     return lesson
 
 
 def focus_lesson(
     rng: random.Random, writer: Writer, scene: Scene, prompt: prompts.Prompt, most: int = 4, hasty: float = 0.0
 ) -> Lesson:
-    """Boxes of up to `most` things of one picture and level, asked one after the other; a share `hasty` of them
-    are those of the eye-catching object.
+    """Ask for the boxes of up to `most` objects of one picture and level, one after the other; a share `hasty` of
+    them are those of the eye-catching object.
     """
     picture = View(scene, views.whole(scene))
-    level, things = some_things(rng, scene, most)
+    level, things = sample_expressions(rng, scene, most)
     lesson = Lesson(f"focus {level}")
     for k, thing in enumerate(things):
-        parts = filled(prompt, {"image": picture}, question=question_of(rng, thing))
+        parts = fill_prompt(prompt, {"image": picture}, question=ask_about(rng, thing))
         boxed = thing.eye_catching if rng.random() < hasty else thing.target
         writer.turn(lesson, parts if k == 0 else parts[1:], box_reply(boxed.box))
     return lesson
 
 
-def some_things(rng: random.Random, scene: Scene, most: int) -> tuple[str, list[Thing]]:
-    """A level that the scene has, and up to `most` of its things in any order."""
-    things = things_of(scene)
+def sample_expressions(rng: random.Random, scene: Scene, most: int) -> tuple[str, list[ReferringExpression]]:
+    """Sample a level that the scene has, and up to `most` of its expressions in any order."""
+    things = referring_expressions(scene)
     level = rng.choices(LEVELS, SHARES)[0]
     if all(thing.level != level for thing in things):
         level = "attribute"
-    asked = [thing for thing in things if thing.level == level]
-    return level, rng.sample(asked, min(most, len(asked)))
+    of_level = [thing for thing in things if thing.level == level]
+    return level, rng.sample(of_level, min(most, len(of_level)))
 
 
 def answer_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesson:
-    """The digit of an object in a crop. Where it cannot be read at all, any digit: a guess must stay one."""
+    """Ask for the digit of an object in a crop. Where it cannot be read at all, any digit: a guess must stay one."""
     lesson = Lesson("answer")
     item = rng.choice(scene.objects)
     chance = rng.random()
     around = item if chance < 0.85 else rng.choice(scene.objects)
     window = views.whole(scene) if chance > 0.95 else views.random_window(rng, around, scene)
     pictures = {"image": View(scene, views.whole(scene)), "crop": View(scene, window)}
-    parts = filled(PROMPTS.answer, pictures, question=question_of(rng, choose_thing(rng, scene, item)))
-    seen = views.readable(item, window, scene.size)
-    writer.turn(lesson, parts, [(item.digit if seen > 0 else rng.choice(DIGITS), ANSWER_WEIGHT if seen > 0 else 0.5)])
+    parts = fill_prompt(PROMPTS.answer, pictures, question=ask_about(rng, choose_expression(rng, scene, item)))
+    readable = views.readable(item, window, scene.size) > 0
+    writer.turn(lesson, parts, [(item.digit if readable else rng.choice(DIGITS), ANSWER_WEIGHT if readable else 0.5)])
     return lesson
 
 
 def direct_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    """The answer from the whole image at once, where no digit can be read: any digit."""
+    """Ask for the answer from the whole image at once, where no digit can be read: any digit."""
     lesson = Lesson("direct")
     scene = make_scene(rng, rng.randint(3, 6))
-    question = question_of(rng, choose_thing(rng, scene))
+    question = ask_about(rng, choose_expression(rng, scene))
     prompt = prompts.Prompt("direct", prompts.DIRECT)
-    parts = filled(prompt, {"image": View(scene, views.whole(scene))}, question=question)
+    parts = fill_prompt(prompt, {"image": View(scene, views.whole(scene))}, question=question)
     writer.turn(lesson, parts, [(rng.choice(DIGITS), 0.5)])
     return lesson
 
 
 def box_critic_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesson:
-    """Scores of one crop for up to three questions: about its own object and about others."""
+    """Ask for the scores of one crop for up to three questions: about its own object and about others."""
     lesson = Lesson("box_critic")
     around = rng.choice(scene.objects)
     window = views.random_window(rng, around, scene)
     others = [item for item in scene.objects if item is not around]
     prompt = PROMPTS.box_critic if rng.random() < 0.7 else rng.choice(_BOX_CRITICS)
-    asked = [around, around, *rng.sample(others, min(1, len(others)))]
-    rng.shuffle(asked)
-    for k, item in enumerate(asked):
-        thing = choose_thing(rng, scene, item)
+    items = [around, around, *rng.sample(others, min(1, len(others)))]
+    rng.shuffle(items)
+    for k, item in enumerate(items):
+        thing = choose_expression(rng, scene, item)
         chance = rng.random() if thing.level == "attribute" else 0.0  # else the crop can't tell what is meant
         answer = item.digit if chance < 0.75 else around.digit if chance < 0.88 else rng.choice(DIGITS)
         score = views.readable(item, window, scene.size) * (answer == item.digit)
-        texts = {"question": question_of(rng, thing), "answer": answer}
-        parts = filled(prompt, {"crop": View(scene, window)}, **texts)
+        texts = {"question": ask_about(rng, thing), "answer": answer}
+        parts = fill_prompt(prompt, {"crop": View(scene, window)}, **texts)
         writer.turn(lesson, parts if k == 0 else parts[1:], score_reply(score))
     return lesson
 
 
 def one_crop_lesson(rng: random.Random, writer: Writer) -> Lesson:
-    """One crop and one question with its right answer: about the crop's own object, or as often about another."""
+    """Show one crop and one question with its right answer: about the crop's own object, or as often about another."""
     lesson = Lesson("box_critic")
     scene = make_scene(rng, rng.randint(2, 6))
     around, other = rng.sample(scene.objects, 2)
     window = views.random_window(rng, around, scene)
     prompt = PROMPTS.box_critic if rng.random() < 0.6 else rng.choice(_BOX_CRITICS)
     item = around if rng.random() < 0.6 else other
-    texts = {"question": question_of(rng, choose_thing(rng, scene, item)), "answer": item.digit}
-    parts = filled(prompt, {"crop": View(scene, window)}, **texts)
+    texts = {"question": ask_about(rng, choose_expression(rng, scene, item)), "answer": item.digit}
+    parts = fill_prompt(prompt, {"crop": View(scene, window)}, **texts)
     writer.turn(lesson, parts, score_reply(views.readable(item, window, scene.size)))
     return lesson
 
 
 def response_critic_lesson(rng: random.Random, writer: Writer, scene: Scene) -> Lesson:
-    """Scores of up to three answers, most of them to questions about the picture."""
+    """Ask for the scores of up to three answers, most of them to questions about the picture."""
     lesson = Lesson("response_critic")
     prompt = PROMPTS.response_critic if rng.random() < 0.7 else rng.choice(_RESPONSE_CRITICS)
     for k in range(rng.choice((1, 3))):
         item = rng.choice(scene.objects)
         own = rng.random() < 0.6
         standard, response, score = answer_pair(rng, item.digit if own else None)
-        texts = {"question": question_of(rng, choose_thing(rng, scene, item)), "answer": standard, "response": response}
-        parts = filled(prompt, {"image": View(scene, views.whole(scene))}, **texts)
+        texts = {
+            "question": ask_about(rng, choose_expression(rng, scene, item)),
+            "answer": standard,
+            "response": response,
+        }
+        parts = fill_prompt(prompt, {"image": View(scene, views.whole(scene))}, **texts)
         writer.turn(lesson, parts if k == 0 else parts[1:], score_reply(score))
     return lesson
 
 
-def filled(prompt: prompts.Prompt, pictures: dict[str, View], **values: str) -> list[View | str]:
-    """A prompt's parts with its pictures put in as views."""
+def fill_prompt(prompt: prompts.Prompt, pictures: dict[str, View], **values: str) -> list[View | str]:
+    """Fill a prompt's parts, with its pictures put in as views."""
     return [pictures.get(part.kind, part.text) for part in prompt.parts(**values)]
 
 
-def box_reply(box: Box) -> list[tuple[str, float]]:
-    """The canonical text of a box, three decimals, in weighted pieces."""
+def box_reply(box: Xyxy) -> list[tuple[str, float]]:
+    """Return the canonical text of a box, three decimals, in weighted pieces."""
     pieces = [("[", PUNCTUATION_WEIGHT)]
     for k, value in enumerate(box):
         pieces += [(f"{value:.3f}", COORDINATE_WEIGHTS[k]), (", " if k < 3 else "]", PUNCTUATION_WEIGHT)]

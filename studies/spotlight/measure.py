@@ -27,7 +27,9 @@ from studies.spotlight.answers import answer_pair
 from visrl_data.core import prompts
 from visrl_data.core.boxes import iou_xyxy, make_frame
 from visrl_data.spotlight import BASE
-from visrl_data.spotlight.world import LEVELS, Box, Example, SceneObject, example
+from visrl_data.spotlight.expressions import LEVELS
+from visrl_data.spotlight.scenes import SceneObject, Xyxy
+from visrl_data.spotlight.world import Example, make_example
 
 PAPER_SAMPLING = {"do_sample": True, "temperature": 2.0, "top_p": 0.7, "top_k": 50}
 PROMPTS = prompts.PromptSet()
@@ -44,7 +46,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ModelCall:
     """One model call: a filled prompt, with pictures and texts in reading order."""
 
     parts: tuple[Image.Image | str, ...]
@@ -59,17 +61,17 @@ class Speaker:
         model = AutoModelForImageTextToText.from_pretrained(folder / "base", dtype=torch.float32).eval()
         self.model = PeftModel.from_pretrained(model, folder / "actor").eval()
 
-    def replies(self, asks: Sequence[Ask], actor: bool = False, **how: object) -> list[str]:
-        """One reply to each ask, special tokens taken off."""
+    def replies(self, calls: Sequence[ModelCall], actor: bool = False, **how: object) -> list[str]:
+        """Return one reply to each ask, special tokens taken off."""
         if actor:
-            return self._generate(asks, how)
+            return self._generate(calls, how)
         with self.model.disable_adapter():
-            return self._generate(asks, how)
+            return self._generate(calls, how)
 
-    def _generate(self, asks: Sequence[Ask], how: dict[str, object]) -> list[str]:
+    def _generate(self, calls: Sequence[ModelCall], how: dict[str, object]) -> list[str]:
         out: list[str] = []
-        for start in range(0, len(asks), self.batch):
-            talks = [[{"role": "user", "content": _content(ask)}] for ask in asks[start : start + self.batch]]
+        for start in range(0, len(calls), self.batch):
+            talks = [[{"role": "user", "content": _content(call)}] for call in calls[start : start + self.batch]]
             inputs = self.processor.apply_chat_template(
                 talks,
                 tokenize=True,
@@ -79,32 +81,32 @@ class Speaker:
                 processor_kwargs={"padding": True},
             )
             with torch.inference_mode():
-                made = self.model.generate(**inputs, max_new_tokens=16, **({"do_sample": False} | how))
-            out += self.processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+                tokens = self.model.generate(**inputs, max_new_tokens=16, **({"do_sample": False} | how))
+            out += self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return out
 
 
-def ask(prompt: prompts.Prompt, pictures: dict[str, Image.Image], **values: str) -> Ask:
-    return Ask(tuple(pictures.get(part.kind, part.text) for part in prompt.parts(**values)))
+def model_call(prompt: prompts.Prompt, pictures: dict[str, Image.Image], **values: str) -> ModelCall:
+    return ModelCall(tuple(pictures.get(part.kind, part.text) for part in prompt.parts(**values)))
 
 
 def measure(speaker: Speaker, split: str, count: int) -> list[Row]:
-    """All figures, on questions 0 .. count - 1 of a split."""
+    """Measure all figures, on questions 0 .. count - 1 of a split."""
     torch.manual_seed(0)
-    asked = [example(split, k) for k in range(count)]
-    rows = _boxes(speaker, asked) + _answers(speaker, asked)
-    rows += _box_critic(speaker, asked, "default", PROMPTS.box_critic)
-    rows += _response_critic(speaker, asked, "default", PROMPTS.response_critic)
+    examples = [make_example(split, k) for k in range(count)]
+    rows = _boxes(speaker, examples) + _answers(speaker, examples)
+    rows += _box_critic(speaker, examples, "default", PROMPTS.box_critic)
+    rows += _response_critic(speaker, examples, "default", PROMPTS.response_critic)
     for k, (box, response) in enumerate(
         zip(phrases.BOX_CRITICS_HELD_OUT, phrases.RESPONSE_CRITICS_HELD_OUT, strict=True)
     ):
-        name, some = f"other words {k + 1}", asked[: count // 2]
+        name, some = f"other words {k + 1}", examples[: count // 2]
         rows += _box_critic(speaker, some, name, prompts.Prompt("box_critic", box))
         rows += _response_critic(speaker, some, name, prompts.Prompt("response_critic", response))
     return rows + _strange(speaker, count // 2)
 
 
-def _boxes(speaker: Speaker, asked: list[Example]) -> list[Row]:
+def _boxes(speaker: Speaker, examples: list[Example]) -> list[Row]:
     located = prompts.Prompt("focus", phrases.LOCATE[0])
     rows = []
     for who, actor, prompt, how in (
@@ -113,15 +115,15 @@ def _boxes(speaker: Speaker, asked: list[Example]) -> list[Row]:
         ("base", False, PROMPTS.focus, {}),
         ("base in its own words", False, located, {}),
     ):
-        asks = [ask(prompt, {"image": e.image}, question=e.question) for e in asked]
-        found = [read_box(reply) for reply in speaker.replies(asks, actor=actor, **how)]
-        named = [iou_xyxy(box, e.gold_box) if box else 0.0 for box, e in zip(found, asked, strict=True)]
+        calls = [model_call(prompt, {"image": e.image}, question=e.question) for e in examples]
+        boxes = [read_box(reply) for reply in speaker.replies(calls, actor=actor, **how)]
+        named = [iou_xyxy(box, e.gold_box) if box else 0.0 for box, e in zip(boxes, examples, strict=True)]
         near = [
             max(iou_xyxy(box, item.box) for item in e.objects) if box else 0.0
-            for box, e in zip(found, asked, strict=True)
+            for box, e in zip(boxes, examples, strict=True)
         ]
         rows.append(
-            Row(f"{who}: valid boxes", _mean([box is not None for box in found]), least=0.99 if actor else None)
+            Row(f"{who}: valid boxes", _mean([box is not None for box in boxes]), least=0.99 if actor else None)
         )
         if who == "base":
             continue
@@ -130,7 +132,7 @@ def _boxes(speaker: Speaker, asked: list[Example]) -> list[Row]:
         rows += [
             Row(
                 f"{who}: IoU > 0.5 with the named object, {level}",
-                _mean([iou > 0.5 for iou, e in zip(named, asked, strict=True) if e.level == level]),
+                _mean([iou > 0.5 for iou, e in zip(named, examples, strict=True) if e.level == level]),
             )
             for level in LEVELS
         ]
@@ -141,14 +143,14 @@ def _boxes(speaker: Speaker, asked: list[Example]) -> list[Row]:
     return rows
 
 
-def _answers(speaker: Speaker, asked: list[Example]) -> list[Row]:
+def _answers(speaker: Speaker, examples: list[Example]) -> list[Row]:
     def share(crop: Callable[[Example], Image.Image], actor: bool) -> float:
-        asks = [ask(PROMPTS.answer, {"image": e.image, "crop": crop(e)}, question=e.question) for e in asked]
-        said = speaker.replies(asks, actor=actor)
-        return _mean([reply == e.answer for reply, e in zip(said, asked, strict=True)])
+        calls = [model_call(PROMPTS.answer, {"image": e.image, "crop": crop(e)}, question=e.question) for e in examples]
+        replies = speaker.replies(calls, actor=actor)
+        return _mean([reply == e.answer for reply, e in zip(replies, examples, strict=True)])
 
     def gold(e: Example) -> Image.Image:
-        return cropped(e.image, e.gold_box)
+        return crop_to(e.image, e.gold_box)
 
     rows = []
     for who, actor in (("actor", True), ("base", False)):
@@ -157,17 +159,17 @@ def _answers(speaker: Speaker, asked: list[Example]) -> list[Row]:
     return rows
 
 
-def _box_critic(speaker: Speaker, asked: list[Example], name: str, prompt: prompts.Prompt) -> list[Row]:
+def _box_critic(speaker: Speaker, examples: list[Example], name: str, prompt: prompts.Prompt) -> list[Row]:
     kinds = {"good": good_box, "other object": other_box, "cut": _half, "too loose": _loose, "elsewhere": _elsewhere}
     scores: dict[str, list[float]] = {}
     failed = []
     for kind, make in kinds.items():
-        crops = [make(random.Random(f"{e.id}/{kind}"), e) for e in asked]
-        asks = [
-            ask(prompt, {"crop": cropped(e.image, box)}, question=e.question, answer=e.answer)
-            for e, box in zip(asked, crops, strict=True)
+        crops = [make(random.Random(f"{e.id}/{kind}"), e) for e in examples]
+        calls = [
+            model_call(prompt, {"crop": crop_to(e.image, box)}, question=e.question, answer=e.answer)
+            for e, box in zip(examples, crops, strict=True)
         ]
-        read = [prompts.parse_score(reply)[0] for reply in speaker.replies(asks)]
+        read = [prompts.parse_score(reply)[0] for reply in speaker.replies(calls)]
         failed += [score is None for score in read]
         scores[kind] = [score for score in read if score is not None]
     least = 0.95 if name == "default" else None
@@ -179,15 +181,15 @@ def _box_critic(speaker: Speaker, asked: list[Example], name: str, prompt: promp
     return [*rows, Row(f"box critic ({name}): unparsed", _mean(failed), most=0.01)]
 
 
-def _response_critic(speaker: Speaker, asked: list[Example], name: str, prompt: prompts.Prompt) -> list[Row]:
+def _response_critic(speaker: Speaker, examples: list[Example], name: str, prompt: prompts.Prompt) -> list[Row]:
     rows, failed = [], []
     for kind in ("digits", "any text"):
-        pairs = [answer_pair(random.Random(f"{e.id}/{kind}"), e.answer if kind == "digits" else None) for e in asked]
-        asks = [
-            ask(prompt, {"image": e.image}, question=e.question, answer=pair[0], response=pair[1])
-            for e, pair in zip(asked, pairs, strict=True)
+        pairs = [answer_pair(random.Random(f"{e.id}/{kind}"), e.answer if kind == "digits" else None) for e in examples]
+        calls = [
+            model_call(prompt, {"image": e.image}, question=e.question, answer=pair[0], response=pair[1])
+            for e, pair in zip(examples, pairs, strict=True)
         ]
-        read = [prompts.parse_score(reply)[0] for reply in speaker.replies(asks)]
+        read = [prompts.parse_score(reply)[0] for reply in speaker.replies(calls)]
         failed += [score is None for score in read]
         right = [
             score is not None and (score >= 0.5) == (pair[2] >= 0.5) for score, pair in zip(read, pairs, strict=True)
@@ -198,38 +200,38 @@ def _response_critic(speaker: Speaker, asked: list[Example], name: str, prompt: 
 
 
 def _strange(speaker: Speaker, count: int) -> list[Row]:
-    """Pictures and texts from outside the drawn world: formats must hold."""
+    """Try pictures and texts from outside the drawn world: formats must hold."""
     rngs = [random.Random(f"strange/{k}") for k in range(count)]
-    asked = [(strange.strange_picture(rng), strange.strange_question(rng), *answer_pair(rng)) for rng in rngs]
-    focus = [ask(PROMPTS.focus, {"image": picture}, question=question) for picture, question, *_ in asked]
+    examples = [(strange.strange_picture(rng), strange.strange_question(rng), *answer_pair(rng)) for rng in rngs]
+    focus = [model_call(PROMPTS.focus, {"image": picture}, question=question) for picture, question, *_ in examples]
     rows = []
     for how, options in (("greedy", {}), ("sampled", PAPER_SAMPLING)):
         valid = [read_box(reply) is not None for reply in speaker.replies(focus, actor=True, **options)]
         rows.append(Row(f"actor: valid boxes on foreign pictures, {how}", _mean(valid), least=0.95))
     critics = [
-        ask(PROMPTS.box_critic, {"crop": picture}, question=question, answer=standard)
-        for picture, question, standard, *_ in asked
+        model_call(PROMPTS.box_critic, {"crop": picture}, question=question, answer=standard)
+        for picture, question, standard, *_ in examples
     ] + [
-        ask(PROMPTS.response_critic, {"image": picture}, question=question, answer=standard, response=response)
-        for picture, question, standard, response, _ in asked
+        model_call(PROMPTS.response_critic, {"image": picture}, question=question, answer=standard, response=response)
+        for picture, question, standard, response, _ in examples
     ]
     unparsed = [prompts.parse_score(reply)[0] is None for reply in speaker.replies(critics)]
     return [*rows, Row("critics: unparsed on foreign pictures", _mean(unparsed), most=0.01)]
 
 
-def read_box(reply: str) -> Box | None:
-    """The box of a reply, unit xyxy, or None if the reply is not a valid box."""
+def read_box(reply: str) -> Xyxy | None:
+    """Read the box of a reply, unit xyxy, or None if the reply is not a valid box."""
     lattice = make_frame("unit", (1000, 1000))
-    found, _ = lattice.parse(reply)
-    return None if found is None else lattice.to_unit(found).xyxy
+    cells, _ = lattice.parse(reply)
+    return None if cells is None else lattice.to_unit(cells).xyxy
 
 
-def cropped(picture: Image.Image, box: Box) -> Image.Image:
+def crop_to(picture: Image.Image, box: Xyxy) -> Image.Image:
     return picture.crop(views.crop_window(box, picture.size))
 
 
 def auc(good: list[float], bad: list[float]) -> float:
-    """Chance that a good one scores above a bad one; a tie counts half."""
+    """Return the chance that a good one scores above a bad one; a tie counts half."""
     wins = sum((g > b) + 0.5 * (g == b) for g in good for b in bad)
     return wins / max(1, len(good) * len(bad))
 
@@ -238,28 +240,28 @@ def target(e: Example) -> SceneObject:
     return next(item for item in e.objects if item.box == e.gold_box)
 
 
-def good_box(rng: random.Random, e: Example) -> Box:
-    return _until(lambda: views.jitter(rng, e.gold_box, rng.uniform(0.8, 1.8), 0.15), e, 0.8, 1.0)
+def good_box(rng: random.Random, e: Example) -> Xyxy:
+    return _draw_until(lambda: views.jitter(rng, e.gold_box, rng.uniform(0.8, 1.8), 0.15), e, 0.8, 1.0)
 
 
-def other_box(rng: random.Random, e: Example) -> Box:
+def other_box(rng: random.Random, e: Example) -> Xyxy:
     item = rng.choice([item for item in e.objects if item.box != e.gold_box])
-    return _until(lambda: views.jitter(rng, item.box, rng.uniform(0.8, 1.8), 0.15), e, 0.0, 0.2)
+    return _draw_until(lambda: views.jitter(rng, item.box, rng.uniform(0.8, 1.8), 0.15), e, 0.0, 0.2)
 
 
-def _half(rng: random.Random, e: Example) -> Box:
-    return _until(lambda: views.cut(rng, target(e)), e, 0.0, 0.2)
+def _half(rng: random.Random, e: Example) -> Xyxy:
+    return _draw_until(lambda: views.cut(rng, target(e)), e, 0.0, 0.2)
 
 
-def _loose(rng: random.Random, e: Example) -> Box:
-    return _until(lambda: views.jitter(rng, e.gold_box, rng.uniform(3.0, 6.0), 0.3), e, 0.0, 0.2)
+def _loose(rng: random.Random, e: Example) -> Xyxy:
+    return _draw_until(lambda: views.jitter(rng, e.gold_box, rng.uniform(3.0, 6.0), 0.3), e, 0.0, 0.2)
 
 
-def _elsewhere(rng: random.Random, e: Example) -> Box:
-    return _until(lambda: views.anywhere(rng), e, 0.0, 0.2)
+def _elsewhere(rng: random.Random, e: Example) -> Xyxy:
+    return _draw_until(lambda: views.anywhere(rng), e, 0.0, 0.2)
 
 
-def _until(draw: Callable[[], Box], e: Example, low: float, high: float) -> Box:
+def _draw_until(draw: Callable[[], Xyxy], e: Example, low: float, high: float) -> Xyxy:
     """Draw boxes until one reads between `low` and `high` for the named object."""
     while True:
         box = draw()
@@ -267,10 +269,10 @@ def _until(draw: Callable[[], Box], e: Example, low: float, high: float) -> Box:
             return box
 
 
-def _content(asked: Ask) -> list[dict[str, object]]:
+def _content(call: ModelCall) -> list[dict[str, object]]:
     return [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
-        for part in asked.parts
+        for part in call.parts
     ]
 
 
@@ -280,7 +282,7 @@ def _line(row: Row) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The figures and their bounds as a table."""
+    """Format the figures and their bounds as a table."""
     lines = ["| figure | measured | bound | kept |", "| :-- | --: | :-- | :-- |"]
     for row in rows:
         bounds = [f"{sign} {bound:.2f}" for sign, bound in (("≥", row.least), ("≤", row.most)) if bound is not None]
@@ -305,12 +307,16 @@ def main() -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="one JSON object on stdout")
     how.add_argument("--markdown", action="store_true", help="a table for the model card")
-    given = parser.parse_args()
-    rows = measure(Speaker(given.folder), given.split, given.questions)
-    if given.json:
-        print(json.dumps({"split": given.split, "questions": given.questions, "rows": [asdict(row) for row in rows]}))
+    arguments = parser.parse_args()
+    rows = measure(Speaker(arguments.folder), arguments.split, arguments.questions)
+    if arguments.json:
+        print(
+            json.dumps(
+                {"split": arguments.split, "questions": arguments.questions, "rows": [asdict(row) for row in rows]}
+            )
+        )
         return
-    print(markdown(rows) if given.markdown else "\n".join(map(_line, rows)))
+    print(markdown(rows) if arguments.markdown else "\n".join(map(_line, rows)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from studies.spotlight.phrases import FREQUENT_WORDS
 from visrl_data.core import prompts
-from visrl_data.spotlight.world import COLOURS, SHAPES
+from visrl_data.spotlight.scenes import COLORS, SHAPES
 
 PAD, END, USER, ASSISTANT, SYSTEM, IMAGE = (
     "<|sl_pad|>",
@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer with its special tokens and chat template, padding on the left."""
+    """Build the tokenizer with its special tokens and chat template, padding on the left."""
     words = [form for word in _words() for form in (word, " " + word)]
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
     learned = [*COORDINATES, *prompts.SCORE_CHOICES, prompts.SCORE_PREFIX, ", ", *_sentences(), *words, *characters]
@@ -68,7 +68,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _sentences() -> list[str]:
-    """The fixed stretches of the four default prompts, between fields and pictures."""
+    """Return the fixed stretches of the four default prompts, between fields and pictures."""
     found = []
     for prompt in prompts.PromptSet().all():
         blank = dict.fromkeys(("question", "answer", "response"), "\0")
@@ -78,5 +78,5 @@ def _sentences() -> list[str]:
 
 
 def _words() -> list[str]:
-    known = [*COLOURS, *SHAPES, *FREQUENT_WORDS]
+    known = [*COLORS, *SHAPES, *FREQUENT_WORDS]
     return [form for word in known for form in (word, word.capitalize())] + list(string.ascii_uppercase)

@@ -13,7 +13,7 @@ work of one, and of one with two threads. Batch sizes below are those of each pr
 Stages, in order, with their time on two CPU cores that others used too:
     eyes   30 min  vision tower and projector learn to emit the code of the truth under each image token
     words  29 min  language model learns the four tasks on such codes, without pixels (ran beside eyes)
-    meet   22 min  language model goes on with the tower's own tokens in place of the codes
+    meet   22 min  language model continues with the tower's own tokens in place of the codes
     talk   10 min  and learns to compare answers in more words, and to answer at once
     judge  14 min  and to judge crops by the digit alone, where the question does not tell the shape
     base           writes the base model folder
@@ -24,8 +24,8 @@ know beforehand, in which a copy of an object's code is already the word or the 
 asked for; captions before questions (see lessons.caption_lesson); and comparing two answers first where nothing
 else is in sight. The codes are privileged knowledge of the renderer, used in training only.
 
-Every batch is a function of (stage, step, process), so a stage that was cut off goes on from its last
-checkpoint as if it had not been. Work files: DIR/STAGE.pt and DIR/STAGE.log; `base` and `actor` write
+Every batch is a function of (stage, step, process), so an interrupted stage resumes from its last
+checkpoint with the same result. Work files: DIR/STAGE.pt and DIR/STAGE.log; `base` and `actor` write
 into DIR too, and the shipped folders are copies of those.
 """
 
@@ -45,7 +45,7 @@ from torch import distributed
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from studies.spotlight import learn
-from studies.spotlight.build import add_adapter, build_model, build_processor, load_base, moved, save_actor, save_base
+from studies.spotlight.build import add_adapter, build_model, build_processor, load_base, move_to, save_actor, save_base
 from studies.spotlight.lessons import (
     HASTY,
     Lesson,
@@ -68,7 +68,7 @@ SHOW = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class RecipeStage:
     """`rate` is the peak learning rate: warmed up over 100 steps, constant, then falling to 2 % over the
     last 40 % of the steps.
     """
@@ -79,12 +79,12 @@ class Stage:
     rate: float
 
 
-EYES = Stage("eyes", steps=9000, batch=6, rate=2e-3)
-WORDS = Stage("words", steps=2400, batch=16, rate=2e-3)
-MEET = Stage("meet", steps=1300, batch=16, rate=1e-3)
-TALK = Stage("talk", steps=420, batch=48, rate=8e-4)
-JUDGE = Stage("judge", steps=450, batch=16, rate=8e-4)
-ACTOR = Stage("actor", steps=200, batch=16, rate=1e-3)
+EYES = RecipeStage("eyes", steps=9000, batch=6, rate=2e-3)
+WORDS = RecipeStage("words", steps=2400, batch=16, rate=2e-3)
+MEET = RecipeStage("meet", steps=1300, batch=16, rate=1e-3)
+TALK = RecipeStage("talk", steps=420, batch=48, rate=8e-4)
+JUDGE = RecipeStage("judge", steps=450, batch=16, rate=8e-4)
+ACTOR = RecipeStage("actor", steps=200, batch=16, rate=1e-3)
 NOISE = 0.07
 """Noise on code coefficients in the words stage; stands for the tower's errors."""
 WORDS_SHARES = (
@@ -105,21 +105,21 @@ def main() -> None:
     parser.add_argument("--stages", default="eyes,words,meet,talk,judge,base,actor", help="which stages, in order")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     if "WORLD_SIZE" in os.environ:  # set by torchrun
         distributed.init_process_group("gloo")
-    given.work.mkdir(parents=True, exist_ok=True)
+    arguments.work.mkdir(parents=True, exist_ok=True)
     stages = {"eyes": eyes, "words": words, "meet": meet, "talk": talk, "judge": judge, "base": base, "actor": actor}
-    for name in given.stages.split(","):
-        stages[name](given.work, torch.device(given.device))
+    for name in arguments.stages.split(","):
+        stages[name](arguments.work, torch.device(arguments.device))
         if distributed.is_initialized():
             distributed.barrier()
 
 
 def eyes(work: Path, device: torch.device) -> None:
-    """Tower and projector: pictures -> codes. Snug crops first, since digits are learnt from those."""
-    model = moved(build_model(build_processor()), device)
+    """Train tower and projector: pictures -> codes. Snug crops first, since digits are learnt from those."""
+    model = move_to(build_model(build_processor()), device)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         return learn.sight_loss(model, learn.scene_views(rng, EYES.batch, tight=max(0.2, 0.8 - 2 * done)))
@@ -128,9 +128,9 @@ def eyes(work: Path, device: torch.device) -> None:
 
 
 def words(work: Path, device: torch.device) -> None:
-    """Language model on codes: all four tasks, without a pixel."""
+    """Train the language model on codes: all four tasks, without a pixel."""
     processor = build_processor()
-    model, writer = moved(build_model(processor), device), Writer(processor.tokenizer)
+    model, writer = move_to(build_model(processor), device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         shares = next(shares for end, shares in WORDS_SHARES if done < end)
@@ -138,36 +138,36 @@ def words(work: Path, device: torch.device) -> None:
             (caption_lesson, quiz_lesson, compare_lesson, make_lesson, pairs_lesson), shares, k=WORDS.batch
         )
         lessons = [make(rng, writer) for make in makers]
-        asked = [view for lesson in lessons for view in lesson.views]
-        image_tokens = learn.true_tokens(asked, NOISE, seed=rng.getrandbits(32))
+        batch = [view for lesson in lessons for view in lesson.views]
+        image_tokens = learn.true_tokens(batch, NOISE, seed=rng.getrandbits(32))
         return learn.language_loss(model, learn.collate(lessons), image_tokens, lessons)
 
     run(WORDS, work, _part(model, ("language_model",)), loss_of)
 
 
 def meet(work: Path, device: torch.device) -> None:
-    """Language model on what the tower, now fixed, makes of pixels."""
-    model, processor = _together(work, WORDS)
-    model, writer = moved(model, device), Writer(processor.tokenizer)
+    """Train the language model on what the tower, now fixed, makes of pixels."""
+    model, processor = _assemble(work, WORDS)
+    model, writer = move_to(model, device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         plain, varied = (0.8, 0.0) if done < 0.4 else (0.5, 0.5)
         make = partial(_any_lesson, compared=0.3, plain=plain, varied=varied)
-        return learn.language_loss(model, *_seen(model, rng, MEET.batch, make, writer))
+        return learn.language_loss(model, *_make_batch(model, rng, MEET.batch, make, writer))
 
     run(MEET, work, _part(model, ("language_model",)), loss_of)
 
 
 def talk(work: Path, device: torch.device) -> None:
-    """Comparing answers, one short turn each and digits first, beside a smaller batch of everything, which now
+    """Train comparing answers, one short turn each and digits first, beside a smaller batch of everything, which now
     also has answers at once, without a box.
     """
-    model, processor = _together(work, MEET)
-    model, writer = moved(model, device), Writer(processor.tokenizer)
+    model, processor = _assemble(work, MEET)
+    model, writer = move_to(model, device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         make = partial(_any_lesson, compared=0.0, direct=0.1)
-        everything, figures = learn.language_loss(model, *_seen(model, rng, TALK.batch // 4, make, writer))
+        everything, figures = learn.language_loss(model, *_make_batch(model, rng, TALK.batch // 4, make, writer))
         plain = 1.0 if done < 0.4 else 0.6
         lessons = [compare_lesson(rng, writer, turns=1, plain=plain) for _ in range(TALK.batch)]
         compared, more = learn.language_loss(model, learn.collate(lessons), None, lessons)
@@ -177,14 +177,14 @@ def talk(work: Path, device: torch.device) -> None:
 
 
 def judge(work: Path, device: torch.device) -> None:
-    """Both critics, one short turn each, beside as much of everything."""
-    model, processor = _together(work, TALK)
-    model, writer = moved(model, device), Writer(processor.tokenizer)
+    """Train both critics, one short turn each, beside as much of everything."""
+    model, processor = _assemble(work, TALK)
+    model, writer = move_to(model, device), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         make = partial(_any_lesson, compared=0.0, direct=0.05)
-        everything, figures = learn.language_loss(model, *_seen(model, rng, JUDGE.batch, make, writer))
-        crops, more = learn.language_loss(model, *_seen(model, rng, JUDGE.batch, one_crop_lesson, writer))
+        everything, figures = learn.language_loss(model, *_make_batch(model, rng, JUDGE.batch, make, writer))
+        crops, more = learn.language_loss(model, *_make_batch(model, rng, JUDGE.batch, one_crop_lesson, writer))
         lessons = [compare_lesson(rng, writer, turns=1, plain=0.7) for _ in range(2 * JUDGE.batch)]
         compared, most = learn.language_loss(model, learn.collate(lessons), None, lessons)
         return everything + crops + compared, figures | more | most
@@ -196,24 +196,24 @@ def base(work: Path, device: torch.device) -> None:
     """Put the parts together and write the base model folder."""
     if _rank() > 0:
         return
-    model, processor = _together(work, JUDGE)
+    model, processor = _assemble(work, JUDGE)
     save_base(model, processor, work / "base")
 
 
 def actor(work: Path, device: torch.device) -> None:
-    """LoRA warm-up (the paper's SFT) of focus and answer turns, worded as the pipeline words them."""
+    """Train the LoRA warm-up (the paper's SFT) of focus and answer turns, worded as the pipeline words them."""
     model, processor = load_base(work / "base")
-    tuned, writer = add_adapter(moved(model, device)), Writer(processor.tokenizer)
+    tuned, writer = add_adapter(move_to(model, device)), Writer(processor.tokenizer)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
-        return learn.language_loss(model, *_seen(model, rng, ACTOR.batch, _actor_lesson, writer))
+        return learn.language_loss(model, *_make_batch(model, rng, ACTOR.batch, _actor_lesson, writer))
 
     run(ACTOR, work, {name: p for name, p in tuned.named_parameters() if p.requires_grad}, loss_of)
     if _rank() == 0:
         save_actor(tuned, processor, work / "actor", work / "base")
 
 
-def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_of: Callable[..., Loss]) -> None:
+def run(stage: RecipeStage, work: Path, trained: dict[str, torch.nn.Parameter], loss_of: Callable[..., Loss]) -> None:
     """Train `trained` in place to the end of the stage, from its last checkpoint if there is one.
 
     `loss_of(rng, done)` gives the loss and figures of one step; `done` is the share of steps behind.
@@ -221,21 +221,21 @@ def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_o
     matrices = [p for name, p in trained.items() if p.ndim > 1 and "embed_tokens" not in name]
     others = [p for name, p in trained.items() if p.ndim < 2 or "embed_tokens" in name]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98))
-    first = _resume(work / f"{stage.name}.pt", trained, optimiser)
-    begun = time.monotonic()
+    optimizer = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98))
+    first = _resume(work / f"{stage.name}.pt", trained, optimizer)
+    started = time.monotonic()
     shown: dict[str, float] = {}
     rank = _rank()
     for step in range(first, stage.steps):
         done = step / stage.steps
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = stage.rate * min((step + 1) / 100, 1.0, max(0.02, (1 - done) / 0.4))
         loss, figures = loss_of(random.Random(f"{stage.name}/{step}" + f"/{rank}" * (rank > 0)), done)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         _share_gradients(trained)
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
-        optimiser.step()
+        optimizer.step()
         for name, value in figures.items():
             shown[name] = 0.95 * shown.get(name, value) + 0.05 * value
         if rank > 0:
@@ -243,9 +243,9 @@ def run(stage: Stage, work: Path, trained: dict[str, torch.nn.Parameter], loss_o
         if (step + 1) % SHOW == 0:
             line = " ".join(f"{name} {value:.3f}" for name, value in shown.items())
             with (work / f"{stage.name}.log").open("a", encoding="utf-8") as log:
-                log.write(f"{step + 1} {time.monotonic() - begun:.0f}s {line}\n")
+                log.write(f"{step + 1} {time.monotonic() - started:.0f}s {line}\n")
         if (step + 1) % CHECKPOINT == 0 or step + 1 == stage.steps:
-            _save(work / f"{stage.name}.pt", step + 1, trained, optimiser)
+            _save(work / f"{stage.name}.pt", step + 1, trained, optimizer)
 
 
 def _rank() -> int:
@@ -267,7 +267,7 @@ def _share_gradients(trained: dict[str, torch.nn.Parameter]) -> None:
 def _any_lesson(
     rng: random.Random, writer: Writer, compared: float, plain: float = 0.0, varied: float = 0.0, direct: float = 0.0
 ) -> Lesson:
-    """A strange one, a share `compared` of comparisons and pairs, one `direct` of answers at once, or any task."""
+    """Build a lesson: strange, a share `compared` of comparisons and pairs, one `direct` of answers, or any task."""
     chance = rng.random()
     if chance > 1 - direct:
         return direct_lesson(rng, writer)
@@ -282,14 +282,14 @@ def _actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
     return strange_lesson(rng, writer, actor_only=True) if rng.random() < STRANGE else actor_lesson(rng, writer)
 
 
-def _seen(
+def _make_batch(
     model: LlavaForConditionalGeneration, rng: random.Random, count: int, make: Callable[..., Lesson], writer: Writer
 ) -> tuple[learn.Tokens, torch.Tensor, list[Lesson]]:
-    """`count` lessons with image tokens from the fixed tower: arguments of learn.language_loss."""
+    """Build `count` lessons with image tokens from the fixed tower: arguments of learn.language_loss."""
     lessons = [make(rng, writer) for _ in range(count)]
     with torch.no_grad():
         pixels = learn.render([view for lesson in lessons for view in lesson.views])
-        image_tokens = learn.seen_tokens(model, pixels.to(model.device))
+        image_tokens = learn.tower_tokens(model, pixels.to(model.device))
     return learn.collate(lessons), image_tokens, lessons
 
 
@@ -297,28 +297,28 @@ def _part(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, torch.nn.
     return {name: p for name, p in model.named_parameters() if any(part in name for part in names)}
 
 
-def _save(path: Path, step: int, trained: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+def _save(path: Path, step: int, trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     weights = {name: p.detach().cpu() for name, p in trained.items()}
     new = path.with_suffix(".new")
-    torch.save({"step": step, "weights": weights, "optimiser": optimiser.state_dict()}, new)
+    torch.save({"step": step, "weights": weights, "optimizer": optimizer.state_dict()}, new)
     new.replace(path)
 
 
-def _resume(path: Path, trained: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> int:
-    """Take up the checkpoint, if there is one; the step to go on with."""
+def _resume(path: Path, trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """Load the checkpoint, if there is one, and return the step to resume at."""
     if not path.exists():
         return 0
     saved = torch.load(path, weights_only=True)
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(saved["weights"][name])
-    optimiser.load_state_dict(saved["optimiser"])
+    optimizer.load_state_dict(saved["optimizer"])
     step: int = saved["step"]
     return step
 
 
-def _together(work: Path, language: Stage) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The model with the tower after EYES and the language model after a later stage, and its processor."""
+def _assemble(work: Path, language: RecipeStage) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Build the model with the tower after EYES and the language model after a later stage, and its processor."""
     processor = build_processor()
     model = build_model(processor)
     for stage in (EYES, language):

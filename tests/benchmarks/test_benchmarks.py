@@ -81,7 +81,7 @@ def test_a_stretch_within_another_counts_for_itself(monkeypatch):
 def test_the_listed_boxes_of_an_untrained_model_are_valid():
     tokenizer = build_tokenizer()
     for space, size in (("resized_pixels_json", (640, 480)), ("unit_padded_square", (480, 640))):
-        frame = boxes.frame(space, size, (644, 476))
+        frame = boxes.make_frame(space, size, (644, 476))
         texts = [piece.replace('\\"', '"')[1:-1] for piece in ways._listed(frame)[len("start: ") :].split(" | ")]
         assert len(texts) == ways.LISTED and len(set(texts)) > 100
         assert {frame.parse(text)[1] for text in texts} == {"ok"}
@@ -99,7 +99,7 @@ def test_pictures_have_true_sizes(tmp_path: Path):
 def test_crutches_are_for_untrained_models_only():
     built = argparse.Namespace(config=GenConfig())
     with ways.crutches(built):
-        assert boxes.frame("unit", (10, 10)).grammar.startswith('start: "["')
+        assert boxes.make_frame("unit", (10, 10)).grammar.startswith('start: "["')
 
 
 def test_memory_of_a_run_is_sampled_and_has_a_slope(tmp_path: Path):

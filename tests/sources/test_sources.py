@@ -24,7 +24,7 @@ from visrl_data.sources import hf
 from visrl_data.sources.dispatch import open_source
 from visrl_data.sources.options import DEFAULT_COLUMNS, SourceOptions, parse_columns
 from visrl_data.sources.protocol import Source
-from visrl_data.spotlight import world
+from visrl_data.spotlight import glyphs, world
 
 
 @pytest.fixture(autouse=True)
@@ -382,8 +382,8 @@ def test_wrong_columns_option() -> None:
         with pytest.raises(VisRLError, match="expected FIELD=COLUMN"):
             parse_columns(text)
     assert parse_columns("id=, question = q") == {"id": "", "question": "q"}
-    with pytest.raises(VisRLError, match="--columns colour=red: no such field.*question, answers, image, id"):
-        SourceOptions(columns={"colour": "red"})
+    with pytest.raises(VisRLError, match="--columns color=red: no such field.*question, answers, image, id"):
+        SourceOptions(columns={"color": "red"})
     with pytest.raises(VisRLError, match="--gold-space per_mille: expected one of unit, pixels"):
         SourceOptions(gold_space="per_mille")
 
@@ -678,7 +678,7 @@ def test_spotlight() -> None:
     questions, drops = everything(source)
     assert (source.name, source.split, drops) == ("spotlight", "train", [])
     for i, question in enumerate(questions):
-        drawn = world.example("train", i)
+        drawn = world.make_example("train", i)
         assert (question.id, question.question, question.answers) == (drawn.id, drawn.question, (drawn.answer,))
         assert decode(question.image).tobytes() == drawn.image.tobytes()
         assert [box.xyxy for box in question.gold_boxes] == [drawn.gold_box]
@@ -696,10 +696,10 @@ def test_spotlight_fingerprint_follows_what_is_drawn(monkeypatch: pytest.MonkeyP
     source = open_source()
     first = source.fingerprint()
     assert open_source(limit=3).fingerprint() == first != open_source(split="val").fingerprint()
-    monkeypatch.setattr(world, "GLYPH", world.GLYPH * 1.5)
-    world._glyph.cache_clear()
+    monkeypatch.setattr(glyphs, "GLYPH", glyphs.GLYPH * 1.5)
+    glyphs.font_glyph.cache_clear()
     assert source.fingerprint() != first
-    world._glyph.cache_clear()
+    glyphs.font_glyph.cache_clear()
 
 
 def test_spotlight_settings() -> None:
@@ -707,7 +707,7 @@ def test_spotlight_settings() -> None:
     questions, _ = everything(source)
     assert source.ids() == [f"spotlight-level=relation-clutter=20-train-{i}" for i in range(3)]
     for i, question in enumerate(questions):
-        drawn = world.example("train", i, level="relation", clutter=20)
+        drawn = world.make_example("train", i, level="relation", clutter=20)
         assert (question.id, question.question, question.source) == (
             source.ids()[i],
             drawn.question,
@@ -721,7 +721,7 @@ def test_spotlight_settings() -> None:
     ("settings", "problem"),
     [
         ("level=hard", "unknown level 'hard'; expected one of attribute, relation, superlative"),
-        ("colour=red", "'colour=red' is not level=, distractors=, clutter=, each at most once"),
+        ("color=red", "'color=red' is not level=, distractors=, clutter=, each at most once"),
         ("clutter=1,clutter=2", "'clutter=2' is not"),
         ("distractors=many", "'distractors=many' is not a whole number"),
         ("distractors=9", "9 distractors: expected 1 to 7"),

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from studies.spotlight.injection import TEXTS, measured
+from studies.spotlight.injection import TEXTS, measure_effects
 from tests.conftest import draw_photo, scripted_reply
 from tests.helpers.dataset_runs import SHIPPED, make_run, photos
 from tests.helpers.tiny_families import TINY, stand_ins
@@ -132,7 +132,9 @@ def test_the_study_tells_a_critic_that_obeys_from_one_that_does_not():
         text = request.parts[-1].text
         return '{"score": 1.0}' if TEXTS["reply 1.0"] in text else '{"score": 0.0}'
 
-    effects = {(e.critic, e.place, e.text, e.kind): e for e in measured(Role(ScriptedEngine(obeys), False), "test", 8)}
+    effects = {
+        (e.critic, e.place, e.text, e.kind): e for e in measure_effects(Role(ScriptedEngine(obeys), False), "test", 8)
+    }
     moved = effects["response_critic", "response", "reply 1.0", "wrong"]
     assert (moved.shift, moved.low, moved.high, moved.to_win, moved.crossed) == (1.0, 1.0, 1.0, 8, 8)
     assert effects["response_critic", "response", "neutral", "wrong"].crossed == 0

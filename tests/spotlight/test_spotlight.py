@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from studies.spotlight import train, views
 from studies.spotlight.answers import answer_pair
 from studies.spotlight.build import build_processor
-from studies.spotlight.lessons import PROMPTS, Writer, filled, make_lesson, strange_lesson
+from studies.spotlight.lessons import PROMPTS, Writer, fill_prompt, make_lesson, strange_lesson
 from studies.spotlight.strange import strange_picture, strange_question
 from visrl_data.core import prompts
-from visrl_data.spotlight import world
-from visrl_data.spotlight.world import RANGE, SPLITS, example
+from visrl_data.spotlight import drawing, expressions, scenes
+from visrl_data.spotlight.world import RANGE, SPLITS, make_example
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def _encode(processor, parts) -> list[int]:
 
 def test_an_example_is_a_function_of_split_and_index():
     for split in SPLITS:
-        one, two = example(split, 7, clutter=3), example(split, 7, clutter=3)
+        one, two = make_example(split, 7, clutter=3), make_example(split, 7, clutter=3)
         assert one.image.tobytes() == two.image.tobytes()
         assert (one.id, one.question, one.answer, one.gold_box, one.objects) == (
             two.id,
@@ -55,26 +55,28 @@ def test_an_example_is_a_function_of_split_and_index():
 
 
 def test_splits_are_disjoint_and_bounded():
-    assert len({example(split, index).image.tobytes() for split in SPLITS for index in range(5)}) == 5 * len(SPLITS)
+    assert len({make_example(split, index).image.tobytes() for split in SPLITS for index in range(5)}) == 5 * len(
+        SPLITS
+    )
     with pytest.raises(ValueError, match="unknown split 'dev'"):
-        example("dev", 0)
+        make_example("dev", 0)
     with pytest.raises(ValueError, match="outside 0"):
-        example("test", RANGE)
+        make_example("test", RANGE)
     with pytest.raises(ValueError, match="unknown level 'hard'; expected one of attribute, relation, superlative"):
-        example("test", 0, level="hard")
+        make_example("test", 0, level="hard")
     with pytest.raises(ValueError, match="9 distractors: expected 1 to 7"):
-        example("test", 0, distractors=9)
+        make_example("test", 0, distractors=9)
     with pytest.raises(ValueError, match="-1 strokes"):
-        example("test", 0, clutter=-1)
+        make_example("test", 0, clutter=-1)
 
 
 def _meant(question: str, objects, size) -> list:
-    """The objects that a question fits, worked out here from centres and sides in pixels."""
+    """The objects that a question fits, worked out here from centers and sides in pixels."""
 
     def middle(item) -> np.ndarray:
         return np.array([item.box[0] + item.box[2], item.box[1] + item.box[3]]) / 2 * size
 
-    pairs = {f"{item.colour} {item.shape}": item for item in objects}
+    pairs = {f"{item.color} {item.shape}": item for item in objects}
     words = question.rstrip("?.").split(" on the ")[1]
     for relation, axis, sign in (("left of", 0, -1), ("right of", 0, 1), ("above", 1, -1), ("below", 1, 1)):
         if words.startswith(f"shape {relation} the "):
@@ -94,27 +96,27 @@ def _meant(question: str, objects, size) -> list:
     return [min(objects, key=best[word])] if word in best else [pairs[words]]
 
 
-@pytest.mark.parametrize("level", world.LEVELS)
+@pytest.mark.parametrize("level", expressions.LEVELS)
 @pytest.mark.parametrize("index", range(40))
 def test_a_question_names_one_object(index, level):
-    e = example("val", index, level=level)
+    e = make_example("val", index, level=level)
     assert e.level == level
     assert [(item.digit, item.box) for item in _meant(e.question, e.objects, e.image.size)] == [(e.answer, e.gold_box)]
     assert [item.digit for item in e.objects].count(e.answer) == 1, "the answer tells which object was read"
 
 
 def test_levels_come_in_their_shares_and_wordings():
-    drawn = [example("train", index) for index in range(400)]
-    shares = [sum(e.level == level for e in drawn) / 400 for level in world.LEVELS]
-    assert shares == pytest.approx(world.SHARES, abs=0.08)
+    drawn = [make_example("train", index) for index in range(400)]
+    shares = [sum(e.level == level for e in drawn) / 400 for level in expressions.LEVELS]
+    assert shares == pytest.approx(expressions.SHARES, abs=0.08)
     asked = " ".join(e.question for e in drawn)
-    assert all(f" {words} " in asked for words in (*world.RELATIONS, *world.SUPERLATIVES))
-    assert {e.image.size for e in drawn} == set(world.SIZES)
+    assert all(f" {words} " in asked for words in (*expressions.RELATIONS, *expressions.SUPERLATIVES))
+    assert {e.image.size for e in drawn} == set(scenes.SIZES)
 
 
 def test_distractors_and_clutter_are_parameters():
-    assert {len(example("val", index, distractors=7).objects) for index in range(10)} == {8}
-    bare, full = (example("val", 3, clutter=clutter) for clutter in (0, 40))
+    assert {len(make_example("val", index, distractors=7).objects) for index in range(10)} == {8}
+    bare, full = (make_example("val", 3, clutter=clutter) for clutter in (0, 40))
     background = bare.image.getpixel((0, 0))
     assert (bare.question, bare.objects) == (full.question, full.objects)
     share = [(np.asarray(e.image) == background).all(-1).mean() for e in (bare, full)]
@@ -122,24 +124,24 @@ def test_distractors_and_clutter_are_parameters():
 
 
 def test_the_transfer_split_has_a_look_that_no_other_split_has():
-    seen = {item.shape for split in SPLITS[:-1] for index in range(30) for item in example(split, index).objects}
-    new = {item.shape for index in range(30) for item in example("transfer", index).objects}
-    assert seen == set(world.SHAPES) and new == set(world.SHAPES + world.NEW_SHAPES)
-    one, other = (world.make_scene(random.Random(4), 4, clutter=0, transfer=transfer) for transfer in (False, True))
-    tones = [len(np.unique(np.asarray(world.draw(scene)).reshape(-1, 3), axis=0)) for scene in (one, other)]
+    seen = {item.shape for split in SPLITS[:-1] for index in range(30) for item in make_example(split, index).objects}
+    new = {item.shape for index in range(30) for item in make_example("transfer", index).objects}
+    assert seen == set(scenes.SHAPES) and new == set(scenes.SHAPES + scenes.NEW_SHAPES)
+    one, other = (scenes.make_scene(random.Random(4), 4, clutter=0, transfer=transfer) for transfer in (False, True))
+    tones = [len(np.unique(np.asarray(drawing.draw(scene)).reshape(-1, 3), axis=0)) for scene in (one, other)]
     assert other.stripes is not None and one.stripes is None and tones[1] != tones[0]
 
 
 @pytest.mark.parametrize("index", range(40))
 def test_a_scene_keeps_objects_apart(index):
-    e = example("val", index)
+    e = make_example("val", index)
     assert 3 <= len(e.objects) <= 6
     assert len({item.digit for item in e.objects}) == len(e.objects)
-    assert len({(item.colour, item.shape) for item in e.objects}) == len(e.objects)
-    centres = {
+    assert len({(item.color, item.shape) for item in e.objects}) == len(e.objects)
+    centers = {
         (int(3 * (i.box[0] + i.box[2])), int(3 * (i.box[1] + i.box[3]))) for i in e.objects
     }  # cells of a 6 x 6 grid
-    assert len(centres) == len(e.objects), "two objects share an image token"
+    assert len(centers) == len(e.objects), "two objects share an image token"
     for item in e.objects:
         side = (item.box[2] - item.box[0]) * e.image.width
         unit = (e.image.width * e.image.height) ** 0.5
@@ -152,9 +154,9 @@ def test_a_scene_keeps_objects_apart(index):
 def test_boxes_are_those_of_the_pixels(index):
     """The tint of an object has exactly its box as bounding box; the digit fills the height of `glyph`."""
     rng = random.Random(index)
-    scene = world.make_scene(rng, rng.randint(3, 6))
+    scene = scenes.make_scene(rng, rng.randint(3, 6))
     size = np.array([*scene.size, *scene.size])
-    picture = np.asarray(world.draw(scene))
+    picture = np.asarray(drawing.draw(scene))
     for item, tint in zip(scene.objects, scene.tints, strict=True):
         ys, xs = np.nonzero((picture == tint).all(-1))
         found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
@@ -169,9 +171,9 @@ def test_boxes_are_those_of_the_pixels(index):
 
 @pytest.mark.parametrize("index", range(20))
 def test_boxes_of_the_transfer_look_are_those_of_the_pixels(index):
-    scene = world.make_scene(random.Random(index), 4, transfer=True)
+    scene = scenes.make_scene(random.Random(index), 4, transfer=True)
     size = np.array([*scene.size, *scene.size])
-    picture = np.asarray(world.draw(scene))
+    picture = np.asarray(drawing.draw(scene))
     for item, tint in zip(scene.objects, scene.tints, strict=True):
         ys, xs = np.nonzero((picture == tint).all(-1))
         found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
@@ -185,7 +187,7 @@ def test_readability_needs_the_glyph_inside_and_large():
     """Gold crop 1; the whole picture 0 (a digit is at most 0.3 * 0.2 * 96 = 5.8 pixels high there); a
     crop that ends in the middle of the digit 0; a crop of another object 0.
     """
-    e = example("val", 3)
+    e = make_example("val", 3)
     item = next(item for item in e.objects if item.box == e.gold_box)
     other = next(item for item in e.objects if item.box != e.gold_box)
     size = e.image.size
@@ -203,15 +205,15 @@ def test_readability_needs_the_glyph_inside_and_large():
 
 
 def test_cells_tell_each_object_once_seen():
-    """In the whole view every object owns the cell under its centre, with its own box and attributes."""
+    """In the whole view every object owns the cell under its center, with its own box and attributes."""
     rng = random.Random(5)
-    scene = world.make_scene(rng, 6)
+    scene = scenes.make_scene(rng, 6)
     truth = views.cells(scene, views.whole(scene))
     for item in scene.objects:
         column, row = (int(6 * (item.box[k] + item.box[k + 2]) / 2) for k in (0, 1))
         cell = 6 * row + column
-        assert tuple(world.COLOURS)[truth.colour[cell]] == item.colour
-        assert world.SHAPES[truth.shape[cell]] == item.shape
+        assert tuple(scenes.COLORS)[truth.color[cell]] == item.color
+        assert scenes.SHAPES[truth.shape[cell]] == item.shape
         assert truth.box[cell] == pytest.approx(item.box, abs=1e-6)
         assert truth.digit[cell] == int(item.digit) and truth.readable[cell] == 0
 
@@ -220,7 +222,7 @@ def test_cells_tell_each_object_once_seen():
 def test_crops_of_the_measure_are_what_they_are_called(seed):
     """`cut` boxes leave out at least a quarter of the digit on one side; a jittered box is inside 0..1."""
     rng = random.Random(seed)
-    scene = world.make_scene(rng, 4)
+    scene = scenes.make_scene(rng, 4)
     item = scene.objects[0]
     box = views.cut(rng, item)
     assert min(box[2], item.glyph[2]) - max(box[0], item.glyph[0]) <= 0.76 * (item.glyph[2] - item.glyph[0]) or (
@@ -245,7 +247,7 @@ def test_answer_pairs_are_scored_by_meaning():
 
 def test_a_stage_that_was_cut_off_ends_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "CHECKPOINT", 2)
-    stage = train.Stage("toy", steps=6, batch=1, rate=0.1)
+    stage = train.RecipeStage("toy", steps=6, batch=1, rate=0.1)
 
     def once(work, stop_at: int | None) -> torch.Tensor:
         weight = torch.nn.Parameter(torch.ones(3, 3))
@@ -307,7 +309,7 @@ def test_text_cannot_forge_special_tokens(processor):
 
 @pytest.mark.parametrize("index", range(10))
 def test_requests_are_short(processor, index):
-    e = example("val", index)
+    e = make_example("val", index)
     values = {"question": e.question, "answer": e.answer, "response": "the number is 7"}
     pictures = {"image": e.image, "crop": e.image}
     for prompt in PROMPTS.all():
@@ -317,7 +319,7 @@ def test_requests_are_short(processor, index):
 
 @pytest.mark.parametrize("order", [("a", "b", "image"), ("image", "a", "image"), ("a",), ("image",)])
 def test_content_may_come_in_any_order(processor, order):
-    picture = example("val", 0).image
+    picture = make_example("val", 0).image
     ids = _encode(processor, [picture if part == "image" else part for part in order])
     assert ids.count(processor.image_token_id) == 36 * order.count("image")
 
@@ -325,8 +327,8 @@ def test_content_may_come_in_any_order(processor, order):
 def test_lessons_are_written_in_the_tokens_of_the_template(processor):
     """A first turn of a lesson equals what the processor makes of the same prompt and reply."""
     writer = Writer(processor.tokenizer)
-    e = example("val", 1)
-    lesson_parts = filled(PROMPTS.answer, {"image": "I", "crop": "C"}, question=e.question)
+    e = make_example("val", 1)
+    lesson_parts = fill_prompt(PROMPTS.answer, {"image": "I", "crop": "C"}, question=e.question)
     parts = [e.image if part in ("I", "C") else part for part in lesson_parts]
     prompt = _encode(processor, parts)
     full = [writer.user]

@@ -11,12 +11,12 @@ import pytest
 from safetensors import safe_open
 
 from studies.spotlight import injection, lessons, measure, phrases, strange, views
-from studies.spotlight.measure import PROMPTS, ask, cropped, read_box
+from studies.spotlight.measure import PROMPTS, crop_to, model_call, read_box
 from visrl_data.core import prompts
 from visrl_data.core.boxes import iou_xyxy
 from visrl_data.models.model_folder import digest_folder, find_model
 from visrl_data.spotlight import ACTOR, BASE, INJECTION
-from visrl_data.spotlight.world import example
+from visrl_data.spotlight.world import make_example
 
 COUNT = 24
 
@@ -27,8 +27,8 @@ def speaker():
 
 
 @pytest.fixture(scope="module")
-def asked():
-    return [example("val", index) for index in range(COUNT)]
+def examples():
+    return [make_example("val", index) for index in range(COUNT)]
 
 
 def test_folders_say_what_the_pipeline_needs():
@@ -46,52 +46,56 @@ def test_folders_say_what_the_pipeline_needs():
     assert size < 8_000_000
 
 
-def test_the_actor_boxes_objects(speaker, asked):
+def test_the_actor_boxes_objects(speaker, examples):
     """A broken model gives no boxes, or boxes that lie on no object."""
-    asks = [ask(PROMPTS.focus, {"image": e.image}, question=e.question) for e in asked]
+    calls = [model_call(PROMPTS.focus, {"image": e.image}, question=e.question) for e in examples]
     for how in ({}, measure.PAPER_SAMPLING):
-        boxes = [read_box(reply) for reply in speaker.replies(asks, actor=True, **how)]
+        boxes = [read_box(reply) for reply in speaker.replies(calls, actor=True, **how)]
         assert sum(box is not None for box in boxes) >= COUNT - 2
-        near = [max(iou_xyxy(box, item.box) for item in e.objects) for box, e in zip(boxes, asked, strict=True) if box]
+        near = [
+            max(iou_xyxy(box, item.box) for item in e.objects) for box, e in zip(boxes, examples, strict=True) if box
+        ]
         assert sum(near) / COUNT >= 0.3
 
 
-def test_the_crop_decides_the_answer(speaker, asked):
+def test_the_crop_decides_the_answer(speaker, examples):
     def right(crops) -> int:
-        asks = [
-            ask(PROMPTS.answer, {"image": e.image, "crop": crop}, question=e.question)
-            for e, crop in zip(asked, crops, strict=True)
+        calls = [
+            model_call(PROMPTS.answer, {"image": e.image, "crop": crop}, question=e.question)
+            for e, crop in zip(examples, crops, strict=True)
         ]
-        return sum(said == e.answer for said, e in zip(speaker.replies(asks), asked, strict=True))
+        return sum(said == e.answer for said, e in zip(speaker.replies(calls), examples, strict=True))
 
-    gold = right([cropped(e.image, e.gold_box) for e in asked])
+    gold = right([crop_to(e.image, e.gold_box) for e in examples])
     assert gold >= 0.7 * COUNT
-    assert right([e.image for e in asked]) <= gold / 2
+    assert right([e.image for e in examples]) <= gold / 2
 
 
-def test_the_box_critic_tells_crops_apart(speaker, asked):
+def test_the_box_critic_tells_crops_apart(speaker, examples):
     def mean_score(boxes) -> float:
-        asks = [
-            ask(PROMPTS.box_critic, {"crop": cropped(e.image, box)}, question=e.question, answer=e.answer)
-            for e, box in zip(asked, boxes, strict=True)
+        calls = [
+            model_call(PROMPTS.box_critic, {"crop": crop_to(e.image, box)}, question=e.question, answer=e.answer)
+            for e, box in zip(examples, boxes, strict=True)
         ]
-        scores = [prompts.parse_score(reply)[0] for reply in speaker.replies(asks)]
+        scores = [prompts.parse_score(reply)[0] for reply in speaker.replies(calls)]
         assert None not in scores
         return sum(scores) / COUNT
 
-    others = [next(item.box for item in e.objects if item.box != e.gold_box) for e in asked]
-    assert mean_score([e.gold_box for e in asked]) >= 0.6
+    others = [next(item.box for item in e.objects if item.box != e.gold_box) for e in examples]
+    assert mean_score([e.gold_box for e in examples]) >= 0.6
     assert mean_score(others) <= 0.3
     assert mean_score([(0.0, 0.0, 1.0, 1.0)] * COUNT) <= 0.3
 
 
-def test_the_response_critic_compares(speaker, asked):
+def test_the_response_critic_compares(speaker, examples):
     def mean_score(say) -> float:
-        asks = [
-            ask(PROMPTS.response_critic, {"image": e.image}, question=e.question, answer=e.answer, response=say(e))
-            for e in asked
+        calls = [
+            model_call(
+                PROMPTS.response_critic, {"image": e.image}, question=e.question, answer=e.answer, response=say(e)
+            )
+            for e in examples
         ]
-        scores = [prompts.parse_score(reply)[0] for reply in speaker.replies(asks)]
+        scores = [prompts.parse_score(reply)[0] for reply in speaker.replies(calls)]
         assert None not in scores
         return sum(scores) / COUNT
 
@@ -102,20 +106,23 @@ def test_the_response_critic_compares(speaker, asked):
 
 def test_formats_hold_on_foreign_pictures(speaker):
     rngs = [random.Random(k) for k in range(COUNT)]
-    asked = [(strange.strange_picture(rng), strange.strange_question(rng)) for rng in rngs]
-    focus = [ask(PROMPTS.focus, {"image": picture}, question=question) for picture, question in asked]
+    examples = [(strange.strange_picture(rng), strange.strange_question(rng)) for rng in rngs]
+    focus = [model_call(PROMPTS.focus, {"image": picture}, question=question) for picture, question in examples]
     valid = [read_box(reply) is not None for reply in speaker.replies(focus, actor=True)]
     assert sum(valid) >= COUNT - 2
-    critic = [ask(PROMPTS.box_critic, {"crop": picture}, question=question, answer="é?") for picture, question in asked]
+    critic = [
+        model_call(PROMPTS.box_critic, {"crop": picture}, question=question, answer="é?")
+        for picture, question in examples
+    ]
     assert all(prompts.parse_score(reply)[0] is not None for reply in speaker.replies(critic))
 
 
-def test_the_base_points_in_its_own_words_and_mostly_not_when_the_pipeline_asks(speaker, asked):
-    """What the warm-up is for: the base gives a box when asked in its own words, and none to the pipeline's."""
+def test_the_base_points_in_its_own_words_and_mostly_not_when_the_pipeline_asks(speaker, examples):
+    """What the warm-up is for: the base gives a box when examples in its own words, and none to the pipeline's."""
     own = prompts.Prompt("focus", phrases.LOCATE[0])
     for prompt, least, most in ((own, COUNT - 2, COUNT), (PROMPTS.focus, 0, COUNT // 2)):
-        asks = [ask(prompt, {"image": e.image}, question=e.question) for e in asked]
-        assert least <= sum(read_box(reply) is not None for reply in speaker.replies(asks)) <= most
+        calls = [model_call(prompt, {"image": e.image}, question=e.question) for e in examples]
+        assert least <= sum(read_box(reply) is not None for reply in speaker.replies(calls)) <= most
 
 
 _CARD = (BASE.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
@@ -157,8 +164,11 @@ def test_the_model_card_holds_what_is_measured(speaker):
         assert float(cells[0]) == pytest.approx(measured[name], abs=0.012), name
 
 
-def test_a_row_does_not_depend_on_its_batch(speaker, asked):
+def test_a_row_does_not_depend_on_its_batch(speaker, examples):
     """Left padding: greedy replies are the same alone and beside longer prompts."""
-    asks = [ask(PROMPTS.focus, {"image": e.image}, question=e.question + " now" * k) for k, e in enumerate(asked[:6])]
-    together = speaker.replies(asks, actor=True)
-    assert together == [speaker.replies([one], actor=True)[0] for one in asks]
+    calls = [
+        model_call(PROMPTS.focus, {"image": e.image}, question=e.question + " now" * k)
+        for k, e in enumerate(examples[:6])
+    ]
+    together = speaker.replies(calls, actor=True)
+    assert together == [speaker.replies([one], actor=True)[0] for one in calls]

@@ -36,10 +36,10 @@ plan plot point poll pool pop prefill prepare present preserve print process pro
 provide publish pull push put quantize queue quote raise rank read rebuild receive recompute reconstruct record
 recover redirect reduce refuse register reject release reload remove rename render repeat replace replay report
 request require rerun reserve reset resize resolve respond restore restrict resume retry return reuse reverse rewrite
-roll rotate round route run sample save scale scan score search seed select send separate serve set settle share shift
-show shrink shuffle silence simulate sink skip sleep slice snap solve sort split spread stack stamp start state stop
-store stream strip submit subtract sum summarize suppress swap switch sweep tabulate take tally tell terminate test
-tile tokenize touch trace track train transfer transform translate transpose trim truncate try turn unfold unlock
+roll rotate round route run sample save say scale scan score search seed select send separate serve set settle share
+shift show shrink shuffle silence simulate sink skip sleep slice snap solve sort split spread stack stamp start state
+stop store stream strip submit subtract sum summarize suppress swap sweep switch tabulate take tally tell terminate
+test tile tokenize touch trace track train transfer transform translate transpose trim truncate try turn unfold unlock
 unpack unwrap update upload use validate verify visit wait walk warm warn weigh widen win wrap write yield zip
 """
 VERBS = frozenset(_VERBS.split())

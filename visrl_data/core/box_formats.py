@@ -50,14 +50,14 @@ class Form:
         return "<" in self.template
 
     def write(self, cells: Sequence[int]) -> str:
-        """The canonical text of x1, y1, x2, y2."""
+        """Return the canonical text of x1, y1, x2, y2."""
         form = {"decimal": "{:.3f}", "integer": "{:d}", "loc": "{:04d}"}[self.number]
         shown = [form.format(cell / 1000 if self.number == "decimal" else cell) for cell in cells]
         numbers = dict(zip(("x1", "y1", "x2", "y2"), shown, strict=True))
         return re.sub(r"[xy][12]", lambda found: numbers[found[0]], self.template)
 
     def grammar(self, tops: tuple[int, int]) -> str:
-        """A Lark grammar of the canonical texts whose x are 0 to tops[0] and whose y are 0 to tops[1].
+        """Return a Lark grammar of the canonical texts whose x are 0 to tops[0] and whose y are 0 to tops[1].
 
         It can't ask for x1 < x2. A mark, and each loc, is a string of its own, so that an engine may put the
         token of that name in its place.
@@ -76,7 +76,7 @@ class Form:
 
 
 def up_to(top: int) -> str:
-    """A regular expression for the integers from 0 to top, without leading zeros."""
+    """Return a regular expression for the integers from 0 to top, without leading zeros."""
     digits = str(top)
     found = [f"[1-9][0-9]{{{more}}}" for more in range(1, len(digits) - 1)]
     if len(digits) > 1:
@@ -89,7 +89,7 @@ def up_to(top: int) -> str:
 
 
 def _listed(text: str) -> Quads:
-    """Bracketed lists of four numbers, wherever they stand; a list of any other length is none."""
+    """Read bracketed lists of four numbers, wherever they stand; a list of any other length is none."""
     lists = [[item.strip() for item in body.split(",")] for body in _LIST_RE.findall(text)]
     return [[float(item) for item in items] for items in lists if len(items) == 4 and all(map(_is_number, items))]
 
@@ -99,14 +99,14 @@ def _is_number(item: str) -> bool:
 
 
 def _points(text: str) -> Quads:
-    """Two points in a row, (x1,y1),(x2,y2); a row of any other length is none, nor is the rest of a spoilt one."""
+    """Read two points in a row, (x1,y1),(x2,y2); a row of any other length is none, nor is the rest of a spoilt one."""
     whole = [row for before, row, after in _POINTS_RE.findall(text) if not before and not after]
     rows = [_PLAIN_RE.findall(row) for row in whole]
     return [list(map(float, row)) for row in rows if len(row) == 4]
 
 
 def _tagged(text: str) -> Quads:
-    """Four numbers between <box> tags; where the tags were dropped, four numbers in a row.
+    """Read four numbers between <box> tags; where the tags were dropped, four numbers in a row.
 
     Without tags a word may touch either end of the row, but a digit may not: no part of "1e5 20 30 40", of
     "1 2 3 4.5.6" or of "1 2 3 4 5" is a box.
@@ -124,12 +124,12 @@ def _loose_rows(text: str) -> list[str]:
 
 
 def _holds_a_digit(word: str) -> bool:
-    """Of any script, raised, or a fraction."""
+    """Return whether it holds a digit of any script, raised, or in a fraction."""
     return any(unicodedata.category(c)[0] == "N" for c in word)
 
 
 def _locs(text: str) -> Quads:
-    """Four consecutive loc tokens, y first."""
+    """Read four consecutive loc tokens, y first."""
     runs = [[float(digits) for digits in re.findall("[0-9]{4}", run)] for run in _LOCS_RE.findall(text)]
     return [[x1, y1, x2, y2] for y1, x1, y2, x2 in (run for run in runs if len(run) == 4)]
 

@@ -96,19 +96,19 @@ class Box:
 
 
 def pixel_box(xyxy: Sequence[float], size: Size) -> Box | None:
-    """A label in pixels of the original image -> Box, clipped to it; None when no area of it is left."""
+    """Convert a label in pixels of the original image to a Box, clipped to it; None when no area of it is left."""
     clipped = [min(max(value / side, 0.0), 1.0) for value, side in zip(xyxy, (*size, *size), strict=True)]
     x1, y1, x2, y2 = clipped
     return Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
 def iou(a: Box, b: Box) -> float:
-    """Intersection over union, in [0, 1]."""
+    """Return the intersection over union, in [0, 1]."""
     return iou_xyxy(a.xyxy, b.xyxy)
 
 
 def iou_xyxy(a: Sequence[float], b: Sequence[float]) -> float:
-    """IoU of two xyxy quadruples of one space; cells give the same value as the unit boxes they stand for."""
+    """Return the IoU of two xyxy boxes of one space; cells give the same value as the unit boxes they stand for."""
     both = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
     if not both:
         return 0.0
@@ -157,7 +157,7 @@ class Axis:
         return (cell * self.scale - self.shift) / self.extent
 
     def cells(self, start: float, end: float) -> tuple[int, int]:
-        """The nearest cells to two unit coordinates; one cell around their middle when both fall together."""
+        """Return the nearest cells to two unit coordinates; one cell around their middle when both fall together."""
         exact = [(value * self.extent + self.shift) / self.scale for value in (start, end)]
         first, last = (min(max(round(value), self.low), self.high) for value in exact)
         if first < last:
@@ -206,7 +206,7 @@ class Frame:
         return ((x1, y1, x2, y2), "ok") if x1 < x2 and y1 < y2 else (None, "degenerate")
 
     def text(self, cells: Cells) -> str:
-        """The canonical text of a lattice box."""
+        """Return the canonical text of a lattice box."""
         return self.form.write(cells)
 
     @property
@@ -219,12 +219,12 @@ class Frame:
         return self.form.grammar((self.x.top, self.y.top))
 
     def to_unit(self, cells: Cells) -> Box:
-        """A lattice box on the image (as `parse` and `to_cells` return it) in unit xyxy of the original."""
+        """Convert a lattice box on the image (as `parse` and `to_cells` return it) to unit xyxy of the original."""
         x1, y1, x2, y2 = cells
         return Box(self.x.unit(x1), self.y.unit(y1), self.x.unit(x2), self.y.unit(y2))
 
     def to_cells(self, box: Box) -> Cells:
-        """The nearest lattice box on the image, at least one cell wide and high."""
+        """Return the nearest lattice box on the image, at least one cell wide and high."""
         (x1, x2), (y1, y2) = self.x.cells(box.x1, box.x2), self.y.cells(box.y1, box.y2)
         return (x1, y1, x2, y2)
 
@@ -246,12 +246,12 @@ def make_frame(space: str, image_size: Size, resized_size: Size | None = None) -
 
 
 def needs_resized_size(space: str) -> bool:
-    """Whether a frame of this space needs to know the picture as the model's processor resized it."""
+    """Return whether a frame of this space needs to know the picture as the model's processor resized it."""
     return _SPACES.get(space, ("",))[0] == "pixels"
 
 
 def box_tokens(text: str) -> tuple[str, ...]:
-    """The marks in a canonical text, which are tokens of the models that write it; none in any other text."""
+    """Return the marks in a canonical text, which are tokens of the models that write it; none in any other text."""
     for form in {form.template: form for _, form in _SPACES.values() if form.has_marks}.values():
         found = form.read(text)
         if len(found) == 1 and form.write([int(value) for value in found[0]]) == text:

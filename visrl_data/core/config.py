@@ -46,7 +46,10 @@ ENGINES = ("transformers", "vllm", "openai")
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
-    """A documented field. extra: low, high, choices; panel opens a group in --help, which the fields after it join."""
+    """Declare a documented field.
+
+    extra: low, high, choices; panel opens a group in --help, which the fields after it join.
+    """
     metadata = {"help": text, **extra}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
@@ -198,7 +201,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def load_config(path: Path | None, given: dict[str, Any]) -> GenConfig:
-    """Options from a TOML file, overridden by those given on the command line.
+    """Read options from a TOML file, overridden by those given on the command line.
 
     Raises UsageError for an unknown name or a value of the wrong type, with the names that exist.
     """
@@ -250,7 +253,7 @@ def parse_record(text: str) -> dict[str, Any]:
 
 
 def make_config(kind: type[Config], values: dict[str, Any], given: dict[str, Any], where: str, command: str) -> Config:
-    """A dataclass of options from checked file values, overridden by the given ones. Raises UsageError."""
+    """Build a dataclass of options from checked file values, overridden by the given ones. Raises UsageError."""
     specs = {spec.name: spec for spec in dataclasses.fields(kind)}
     values = {name: value for name, value in values.items() if name != "config_version"}
     for name, value in values.items():

@@ -41,7 +41,10 @@ def gold_ious(boxes: np.ndarray, rows: np.ndarray, gold: pa.ChunkedArray, rule: 
 
 
 def _ious(boxes: np.ndarray, rows: np.ndarray, labels: np.ndarray, lengths: np.ndarray, rule: str) -> np.ndarray:
-    """`gold_ious` on arrays. labels: (m, 4) the gold boxes of all questions in order; lengths: how many each has."""
+    """Compute `gold_ious` on arrays.
+
+    labels: (m, 4) the gold boxes of all questions in order; lengths: how many each has.
+    """
     if rule not in GOLD_RULES:
         raise ValueError(f"unknown rule {rule!r} for several gold boxes; expected one of {', '.join(GOLD_RULES)}")
     starts = np.cumsum(lengths) - lengths

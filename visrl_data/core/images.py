@@ -52,7 +52,7 @@ class BadImage(Exception):
 
 
 def decode(data: bytes, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """The original image: upright, RGB, in memory, without metadata.
+    """Decode the original image: upright, RGB, in memory, without metadata.
 
     max_image_pixels bounds width * height as the file declares them; it is checked before any pixel is
     decoded. Raises BadImage. A broken EXIF block counts as none.
@@ -76,12 +76,12 @@ def decode(data: bytes, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest of an image's encoded bytes: its name in the `images` table."""
+    """Return the hex digest of an image's encoded bytes: its name in the `images` table."""
     return hashlib.sha256(data).hexdigest()
 
 
 def read_under_root(root: Path, relative_path: str) -> bytes:
-    """The bytes of an image file inside `root`, whatever the path says.
+    """Read the bytes of an image file inside `root`, whatever the path says.
 
     An absolute path is allowed when it lies in the root. Links and `..` are resolved before the check.
     Raises BadImage: image_outside_root, image_missing, image_too_large, image_unreadable (no permission).
@@ -105,7 +105,7 @@ def read_under_root(root: Path, relative_path: str) -> bytes:
 
 
 def _open(data: bytes) -> Image.Image:
-    """The picture with its header read. Raises BadImage."""
+    """Open the picture and read its header. Raises BadImage."""
     try:
         return Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -135,7 +135,7 @@ def _damaged(data: bytes, error: Exception) -> BadImage:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """The EXIF (or XMP) orientation, 1 to 8, as Pillow and `datasets` read it; 1 when there is none."""
+    """Read the EXIF (or XMP) orientation, 1 to 8, as Pillow and `datasets` read it; 1 when there is none."""
     try:
         turn: int = picture.getexif().get(_ORIENTATION, 1)
         return turn
@@ -144,7 +144,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    """A new RGB image of a loaded picture, not yet turned."""
+    """Convert a loaded picture to a new RGB image, not yet turned."""
     if picture.mode.startswith("I;16"):
         return _from_16_bit(picture)
     if picture.mode in ("I", "F"):

@@ -124,7 +124,7 @@ class PromptSet:
 
 
 def load_prompts(path: Path | None, known: PromptSet | None = None) -> PromptSet:
-    """The prompts that a model knows (families.py; default: ours), some of them replaced from a TOML file
+    """Load the prompts that a model knows (families.py; default: ours), some of them replaced from a TOML file
     (`focus = "..."`).
 
     Raises UsageError naming the file and the prompt when a name is unknown or a field is missing.
@@ -198,7 +198,7 @@ def parse_score(reply: str) -> tuple[float | None, str]:
 
 
 def standard_answer(answers: tuple[str, ...]) -> str:
-    """The text shown to a critic for a question with several accepted answers."""
+    """Return the text shown to a critic for a question with several accepted answers."""
     return " or ".join(dict.fromkeys(answers))
 
 

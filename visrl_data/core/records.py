@@ -204,7 +204,7 @@ PAIR_SCHEMA = pa.schema(
 
 
 def question_row(question: Question) -> dict[str, Any]:
-    """The columns of QUESTION_SCHEMA; the image's bytes live in IMAGE_SCHEMA."""
+    """Return the columns of QUESTION_SCHEMA; the image's bytes live in IMAGE_SCHEMA."""
     row = {name: getattr(question, name) for name in QUESTION_SCHEMA.names}
     row["gold_boxes"] = [box.xyxy for box in question.gold_boxes]
     return row

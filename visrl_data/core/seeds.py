@@ -13,11 +13,11 @@ import numpy as np
 
 
 def keyed_seed(*key: str | int) -> int:
-    """A 64-bit seed for (run seed, round, question id, attempt, slot, purpose) or a part of it."""
+    """Return a 64-bit seed for (run seed, round, question id, attempt, slot, purpose) or a part of it."""
     digest = hashlib.blake2b(json.dumps(key, ensure_ascii=True).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 
 def generator(seed: int) -> np.random.Generator:
-    """A counter-based generator for one seed: the same numbers on every machine."""
+    """Return a counter-based generator for one seed: the same numbers on every machine."""
     return np.random.Generator(np.random.Philox(key=seed))

@@ -94,7 +94,7 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
 
 
 def _check_safetensors(model: str, path: Path, name: str) -> None:
-    """Weights in any other format are pickles, which run code when they are read. None at all is told by the loader."""
+    """Refuse weights in any other format: pickles run code when they are read. The loader reports missing ones."""
     others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
     if any(path.glob(name)) or not others:
         return
@@ -121,7 +121,7 @@ def _check_base(adapter: str, kept: dict[str, Any] | None, base: ModelFolder) ->
 
 
 def digest_folder(path: Path) -> str:
-    """sha256 over (name, content) of the files that shape a model's replies, in order of name."""
+    """Return the sha256 over (name, content) of the files that shape a model's replies, in order of name."""
     total = hashlib.sha256()
     for file in sorted({f for pattern in _PATTERNS for f in path.glob(pattern)}):
         if file.name in _NOT_HASHED:

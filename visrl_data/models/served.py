@@ -55,13 +55,13 @@ class ServedModel:
 
 
 def find_served_model(model: str, base_url: str | None, key: str = KEY) -> ServedModel:
-    """The model that a server calls `model`. Raises UsageError when the address can't be one."""
+    """Describe the model that a server calls `model`. Raises UsageError when the address can't be one."""
     here = model in ALIASES or any((Path(model) / f"{name}.json").is_file() for name in ("config", "adapter_config"))
     return ServedModel(model, server_address(base_url), key, find_model(model) if here else None)
 
 
 def server_address(base_url: str | None) -> str:
-    """The server's address from the option, the environment or the default, without a slash at its end.
+    """Return the server's address from the option, the environment or the default, without a slash at its end.
 
     Raises UsageError for anything but a plain http(s) address: it is written into files, so it may hold no
     user, password or query.

@@ -28,7 +28,7 @@ _PROBES = 16  # rows that the fingerprint draws
 class SpotlightSource:
     """The first `limit` questions of a split of the drawn world, as a Source.
 
-    asked: "" or settings of the world as "level=relation,distractors=7,clutter=20" (see world.example).
+    asked: "" or settings of the world as "level=relation,distractors=7,clutter=20" (see world.make_example).
     ship_images False withholds the images, which are otherwise free to ship. Raises VisRLError when there is
     no such split or setting, or a limit beyond the world's range.
     """
@@ -50,7 +50,7 @@ class SpotlightSource:
         """sha256 of the first questions, answers, boxes and pixels: it changes when the world draws otherwise."""
         digest = hashlib.sha256()
         for i in range(_PROBES):
-            drawn = world.example(self.split, i, **self._settings)
+            drawn = world.make_example(self.split, i, **self._settings)
             row = (f"{self._stem}-{i}", drawn.question, drawn.answer, drawn.gold_box, drawn.image.size)
             digest.update(repr(row).encode())
             digest.update(drawn.image.tobytes())
@@ -66,7 +66,7 @@ class SpotlightSource:
         """Never a Drop. Raises IndexError."""
         if not 0 <= i < self._count:
             raise IndexError(f"row {i} of {self._count}")
-        drawn = world.example(self.split, i, **self._settings)
+        drawn = world.make_example(self.split, i, **self._settings)
         buffer = BytesIO()
         drawn.image.save(buffer, format="PNG", compress_level=6)
         data = buffer.getvalue()
@@ -88,7 +88,7 @@ class SpotlightSource:
 
 
 def _settings(asked: str) -> dict[str, Any]:
-    """Keyword arguments of world.example, in the order of OPTIONS; tried out once."""
+    """Keyword arguments of world.make_example, in the order of OPTIONS; tried out once."""
     given: dict[str, Any] = {}
     try:
         for item in filter(None, (part.strip() for part in asked.split(","))):
@@ -99,7 +99,7 @@ def _settings(asked: str) -> dict[str, Any]:
                 raise ValueError(f"{item!r} is not a whole number")
             given[name] = value if name == "level" else int(value)
         settings = {name: given[name] for name in OPTIONS if name in given}
-        world.example(world.SPLITS[0], 0, **settings)
+        world.make_example(world.SPLITS[0], 0, **settings)
     except ValueError as error:
         raise VisRLError(
             f"--source {NAME}:{asked}: {error}. Write for example {NAME}:level=relation,distractors=7,clutter=20."
