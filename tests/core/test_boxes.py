@@ -12,7 +12,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visrl_data.core.box_formats import up_to
+from visrl_data.core.box_formats import integers_pattern
 from visrl_data.core.boxes import (
     SPACES,
     Axis,
@@ -212,7 +212,7 @@ def test_replies_in_the_forms_of_families(space, reply, expected):
 
 @pytest.mark.parametrize("top", [0, 7, 9, 10, 99, 100, 128, 643, 1000, 1023, 2576])
 def test_the_grammars_numbers_are_those_up_to_the_top(top):
-    numbers = re.compile(up_to(top))
+    numbers = re.compile(integers_pattern(top))
     assert all(bool(numbers.fullmatch(str(n))) == (n <= top) for n in range(3000))
     assert not numbers.fullmatch("") and not numbers.fullmatch("00") and not numbers.fullmatch("01")
 

@@ -267,7 +267,7 @@ def test_a_grammar_takes_the_canonical_texts_of_its_space(processors, space):
     left, top, right, bottom = bound.bounds
     for cells in ((left, top, right, bottom), (left, top, left + 1, top + 1), (right - 7, 200, right, 411)):
         assert taken(tokenizer, bound.grammar, bound.text(cells)), bound.text(cells)
-    beyond = bound.form.write((0, 0, bound.x.top + 1, 5))
+    beyond = bound.format.write((0, 0, bound.x.top + 1, 5))
     assert not taken(tokenizer, bound.grammar, beyond), beyond
     assert not taken(tokenizer, bound.grammar, bound.text(bound.bounds) + bound.text(bound.bounds))
 

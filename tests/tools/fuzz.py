@@ -71,7 +71,7 @@ def _box(rng: random.Random) -> str:
     y1, y2 = sorted(rng.sample(range(top, bottom + 1), 2))
     text = bound.text((x1, y1, x2, y2))
     if rng.random() < 0.25:
-        cells = [f"{cell / 1000:.3f}" if bound.form.number == "decimal" else str(cell) for cell in (x1, y1, x2, y2)]
+        cells = [f"{cell / 1000:.3f}" if bound.format.number == "decimal" else str(cell) for cell in (x1, y1, x2, y2)]
         text = text.replace(rng.choice(cells), rng.choice(NUMBERS), 1)
     return text
 
@@ -106,7 +106,7 @@ def _spoil(rng: random.Random, text: str) -> str:
 
 def quads(bound: Frame, text: str) -> list[list[Decimal]]:
     """The boxes x1, y1, x2, y2 that a careful person finds in a reply written in this space's form."""
-    template = bound.form.template
+    template = bound.format.template
     if template.startswith("<locy1>"):
         return [[box[i] for i in (1, 0, 3, 2)] for box in _loc_runs(text)]
     if "(x1,y1)" in template:
@@ -219,7 +219,7 @@ def wrong_box(bound: Frame, text: str) -> str:
     found = quads(bound, text)
     if len(found) != 1:
         return f"accepted {cells}, but the text holds {len(found)} boxes"
-    written = [value * 1000 if bound.form.number == "decimal" else value for value in found[0]]
+    written = [value * 1000 if bound.format.number == "decimal" else value for value in found[0]]
     tops = (bound.x.top, bound.y.top) * 2
     if not all(0 <= value <= top for value, top in zip(written, tops, strict=True)):
         return f"accepted {cells}, out of range: {found[0]}"

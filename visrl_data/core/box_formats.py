@@ -1,10 +1,10 @@
-"""The texts in which models write a box: how each is read, written, and held to by a grammar.
+"""The text formats in which models write a box: how each is read, written, and enforced by a grammar.
 
-Used by boxes.py, whose spaces are a lattice and one of these forms. A form knows nothing of pictures: it turns
-text into four numbers in the order x1, y1, x2, y2, and whole numbers of a lattice into its canonical text.
+Used by boxes.py, whose spaces are a lattice and one of these formats. A format knows nothing of images: it turns
+text into four numbers in the order x1, y1, x2, y2, and integers of a lattice into its canonical text.
 
-Some forms have marks around the numbers (<|box_start|>, <box>). Engines drop special tokens from replies, and
-most tokenizers hold the marks for special: a form is read with its marks and without.
+Some formats have special tokens around the numbers (<|box_start|>, <box>). Engines drop special tokens from
+replies: a format is read with them and without.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Quads = list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """One form of text.
+class BoxFormat:
+    """One format of the text of a box.
 
     template: the canonical text, with x1, y1, x2, y2 where the numbers stand. number: "decimal" (thousandths
     with three decimals), "integer", or "loc" (four digits). read: all boxes of a reply as numbers, never raises.
@@ -45,7 +45,7 @@ class Form:
     read: Callable[[str], Quads]
 
     @property
-    def has_marks(self) -> bool:
+    def has_special_tokens(self) -> bool:
         """Whether its text holds what may be single tokens of a tokenizer."""
         return "<" in self.template
 
@@ -54,7 +54,7 @@ class Form:
         form = {"decimal": "{:.3f}", "integer": "{:d}", "loc": "{:04d}"}[self.number]
         shown = [form.format(cell / 1000 if self.number == "decimal" else cell) for cell in cells]
         numbers = dict(zip(("x1", "y1", "x2", "y2"), shown, strict=True))
-        return re.sub(r"[xy][12]", lambda found: numbers[found[0]], self.template)
+        return re.sub(r"[xy][12]", lambda match: numbers[match[0]], self.template)
 
     def grammar(self, tops: tuple[int, int]) -> str:
         """Return a Lark grammar of the canonical texts whose x are 0 to tops[0] and whose y are 0 to tops[1].
@@ -70,25 +70,25 @@ class Form:
             if self.number == "loc":
                 lines.append(f"{name}: " + " | ".join(f'"<loc{n:04d}>"' for n in range(top + 1)))
             else:
-                numbers = r"0\.[0-9]{3}|1\.000" if self.number == "decimal" else up_to(top)
+                numbers = r"0\.[0-9]{3}|1\.000" if self.number == "decimal" else integers_pattern(top)
                 lines.append(f"{name.upper()}: /{numbers}/")
         return "\n".join(lines)
 
 
-def up_to(top: int) -> str:
+def integers_pattern(top: int) -> str:
     """Return a regular expression for the integers from 0 to top, without leading zeros."""
     digits = str(top)
-    found = [f"[1-9][0-9]{{{more}}}" for more in range(1, len(digits) - 1)]
+    patterns = [f"[1-9][0-9]{{{more}}}" for more in range(1, len(digits) - 1)]
     if len(digits) > 1:
-        found.insert(0, "[0-9]")
+        patterns.insert(0, "[0-9]")
     for place, digit in enumerate(digits):
         least = 1 if place == 0 and len(digits) > 1 else 0
         if int(digit) > least:
-            found.append(f"{digits[:place]}[{least}-{int(digit) - 1}][0-9]{{{len(digits) - place - 1}}}")
-    return "|".join([*found, digits])
+            patterns.append(f"{digits[:place]}[{least}-{int(digit) - 1}][0-9]{{{len(digits) - place - 1}}}")
+    return "|".join([*patterns, digits])
 
 
-def _listed(text: str) -> Quads:
+def _read_lists(text: str) -> Quads:
     """Read bracketed lists of four numbers, wherever they stand; a list of any other length is none."""
     lists = [[item.strip() for item in body.split(",")] for body in _LIST_RE.findall(text)]
     return [[float(item) for item in items] for items in lists if len(items) == 4 and all(map(_is_number, items))]
@@ -98,14 +98,14 @@ def _is_number(item: str) -> bool:
     return _NUMBER_RE.fullmatch(item) is not None
 
 
-def _points(text: str) -> Quads:
+def _read_points(text: str) -> Quads:
     """Read two points in a row, (x1,y1),(x2,y2); a row of any other length is none, nor is the rest of a spoilt one."""
     whole = [row for before, row, after in _POINTS_RE.findall(text) if not before and not after]
     rows = [_PLAIN_RE.findall(row) for row in whole]
     return [list(map(float, row)) for row in rows if len(row) == 4]
 
 
-def _tagged(text: str) -> Quads:
+def _read_tagged(text: str) -> Quads:
     """Read four numbers between <box> tags; where the tags were dropped, four numbers in a row.
 
     Without tags a word may touch either end of the row, but a digit may not: no part of "1e5 20 30 40", of
@@ -119,8 +119,8 @@ def _tagged(text: str) -> Quads:
 
 def _loose_rows(text: str) -> list[str]:
     runs = [" ".join(words) for numeric, words in itertools.groupby(text.split(), key=_holds_a_digit) if numeric]
-    found = [match.groups() for match in map(_LOOSE_ROW_RE.fullmatch, runs) if match]
-    return [row for before, row, after in found if not _holds_a_digit(before + after)]
+    rows = [match.groups() for match in map(_LOOSE_ROW_RE.fullmatch, runs) if match]
+    return [row for before, row, after in rows if not _holds_a_digit(before + after)]
 
 
 def _holds_a_digit(word: str) -> bool:
@@ -128,16 +128,16 @@ def _holds_a_digit(word: str) -> bool:
     return any(unicodedata.category(c)[0] == "N" for c in word)
 
 
-def _locs(text: str) -> Quads:
+def _read_locs(text: str) -> Quads:
     """Read four consecutive loc tokens, y first."""
     runs = [[float(digits) for digits in re.findall("[0-9]{4}", run)] for run in _LOCS_RE.findall(text)]
     return [[x1, y1, x2, y2] for y1, x1, y2, x2 in (run for run in runs if len(run) == 4)]
 
 
-DECIMALS = Form("[x1, y1, x2, y2]", "decimal", _listed)
-LIST = Form("[x1, y1, x2, y2]", "integer", _listed)
-BBOX_2D = Form('{"bbox_2d": [x1, y1, x2, y2]}', "integer", _listed)
-POINTS = Form("<|box_start|>(x1,y1),(x2,y2)<|box_end|>", "integer", _points)
-NESTED = Form("<box>[[x1, y1, x2, y2]]</box>", "integer", _listed)
-TAGGED = Form("<box>x1 y1 x2 y2</box>", "integer", _tagged)
-LOCS = Form("<locy1><locx1><locy2><locx2>", "loc", _locs)
+DECIMALS = BoxFormat("[x1, y1, x2, y2]", "decimal", _read_lists)
+LIST = BoxFormat("[x1, y1, x2, y2]", "integer", _read_lists)
+BBOX_2D = BoxFormat('{"bbox_2d": [x1, y1, x2, y2]}', "integer", _read_lists)
+POINTS = BoxFormat("<|box_start|>(x1,y1),(x2,y2)<|box_end|>", "integer", _read_points)
+NESTED = BoxFormat("<box>[[x1, y1, x2, y2]]</box>", "integer", _read_lists)
+TAGGED = BoxFormat("<box>x1 y1 x2 y2</box>", "integer", _read_tagged)
+LOCS = BoxFormat("<locy1><locx1><locy2><locx2>", "loc", _read_locs)

@@ -1,4 +1,4 @@
-"""Boxes: the spaces in which models write them, strict parsing, exact conversion, IoU, the crop rule.
+"""Boxes: the spaces in which models write them, strict parsing, exact conversion, IoU.
 
 Used by every stage that meets a box: actor.py parses replies, diversity.py picks lattice boxes, the
 critics and the answer pass see crops cut by the crop rule, training and evaluation use the same code.
@@ -10,8 +10,8 @@ Three forms of one box, and no fourth:
 text -> cells -> Box -> cells -> text is the identity on the part of the lattice that lies on the image.
 
 Departures from the paper, which is silent here and whose public code learns boxes of the square-padded
-image but cuts crops as if they were of the original: a box carries its space; boxes are quantised on
-the lattice before cropping; a crop has a minimum side and an aspect limit.
+image but cuts crops as if they were of the original: a box carries its space; boxes are quantized on
+the lattice before cropping (crops.py).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from visrl_data.core import box_formats
-from visrl_data.core.box_formats import Form
+from visrl_data.core.box_formats import BoxFormat
 
 Cells = tuple[int, int, int, int]
 Size = tuple[int, int]
 
 # Each space is a lattice and a form of text (box_formats.py); families.py says which models write which.
 #   unit                 [0.123, 0.456, 0.789, 0.912]  fractions of the image
-#   unit_padded_square   the same text; fractions of the image padded, centred, to a square (LLaVA-1.5)
+#   unit_padded_square   the same text; fractions of the image padded, centered, to a square (LLaVA-1.5)
 #   per_mille            [123, 456, 789, 912]  thousandths of the image
 #   per_mille_json       {"bbox_2d": [123, 456, 789, 912]}  the same cells (Qwen3-VL)
 #   per_mille_points     <|box_start|>(123,456),(789,912)<|box_end|>  the same cells (Qwen2-VL)
@@ -189,12 +189,12 @@ class Frame:
         no_box, several_boxes, not_finite, out_of_range, reversed, and degenerate when no width or no
         height is left at the end.
         """
-        found = self.form.read(text)
-        if len(found) != 1:
-            return None, "several_boxes" if found else "no_box"
-        if not all(map(math.isfinite, found[0])):
+        boxes = self.format.read(text)
+        if len(boxes) != 1:
+            return None, "several_boxes" if boxes else "no_box"
+        if not all(map(math.isfinite, boxes[0])):
             return None, "not_finite"
-        written = [value * 1000 for value in found[0]] if self.form.number == "decimal" else found[0]
+        written = [value * 1000 for value in boxes[0]] if self.format.number == "decimal" else boxes[0]
         axes = (self.x, self.y, self.x, self.y)
         if not all(0 <= value <= axis.top for value, axis in zip(written, axes, strict=True)):
             return None, "out_of_range"
@@ -207,16 +207,16 @@ class Frame:
 
     def text(self, cells: Cells) -> str:
         """Return the canonical text of a lattice box."""
-        return self.form.write(cells)
+        return self.format.write(cells)
 
     @property
-    def form(self) -> Form:
+    def format(self) -> BoxFormat:
         return _SPACES[self.space][1]
 
     @property
     def grammar(self) -> str:
         """A Lark grammar of the canonical texts whose numbers are in the range of the model's space."""
-        return self.form.grammar((self.x.top, self.y.top))
+        return self.format.grammar((self.x.top, self.y.top))
 
     def to_unit(self, cells: Cells) -> Box:
         """Convert a lattice box on the image (as `parse` and `to_cells` return it) to unit xyxy of the original."""
@@ -251,10 +251,10 @@ def needs_resized_size(space: str) -> bool:
 
 
 def box_tokens(text: str) -> tuple[str, ...]:
-    """Return the marks in a canonical text, which are tokens of the models that write it; none in any other text."""
-    for form in {form.template: form for _, form in _SPACES.values() if form.has_marks}.values():
-        found = form.read(text)
-        if len(found) == 1 and form.write([int(value) for value in found[0]]) == text:
+    """Return the special tokens in the canonical text of a box; none in any other text."""
+    for form in {form.template: form for _, form in _SPACES.values() if form.has_special_tokens}.values():
+        boxes = form.read(text)
+        if len(boxes) == 1 and form.write([int(value) for value in boxes[0]]) == text:
             return tuple(re.findall(r"<[^<>]+>", text))
     return ()
 

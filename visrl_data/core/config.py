@@ -200,12 +200,12 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def load_config(path: Path | None, given: dict[str, Any]) -> GenConfig:
-    """Read options from a TOML file, overridden by those given on the command line.
+def load_config(path: Path | None, overrides: dict[str, Any]) -> GenConfig:
+    """Read options from a TOML file, overridden by those of the command line.
 
     Raises UsageError for an unknown name or a value of the wrong type, with the names that exist.
     """
-    return make_config(GenConfig, read_options(path), given, where=f"--config {path}", command="visrl gen")
+    return make_config(GenConfig, read_options(path), overrides, where=f"--config {path}", command="visrl gen")
 
 
 def read_options(path: Path | None) -> dict[str, Any]:
@@ -252,8 +252,10 @@ def parse_record(text: str) -> dict[str, Any]:
     return current_options(tomllib.loads(text))
 
 
-def make_config(kind: type[Config], values: dict[str, Any], given: dict[str, Any], where: str, command: str) -> Config:
-    """Build a dataclass of options from checked file values, overridden by the given ones. Raises UsageError."""
+def make_config(
+    kind: type[Config], values: dict[str, Any], overrides: dict[str, Any], where: str, command: str
+) -> Config:
+    """Build a dataclass of options from checked file values, with overrides. Raises UsageError."""
     specs = {spec.name: spec for spec in dataclasses.fields(kind)}
     values = {name: value for name, value in values.items() if name != "config_version"}
     for name, value in values.items():
@@ -262,7 +264,7 @@ def make_config(kind: type[Config], values: dict[str, Any], given: dict[str, Any
         expected = str(specs[name].type).removesuffix(" | None")
         if not isinstance(value, _TYPES[expected]) or (isinstance(value, bool) and expected != "bool"):
             raise UsageError(f"{where}: {name} = {value!r}: expected {expected}.")
-    return kind(**(values | given))
+    return kind(**(values | overrides))
 
 
 def to_toml(config: Any) -> str:

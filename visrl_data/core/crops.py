@@ -43,7 +43,7 @@ class CropRule:
 def crop_pixels(box: Box, size: Size, rule: CropRule) -> tuple[int, int, int, int]:
     """Return the pixels (left, top, right, bottom) of the original image of `size` (width, height) that a box shows.
 
-    The box, rounded outward to whole pixels, is grown around its centre to the rule's minimum side and
+    The box, rounded outward to whole pixels, is grown around its center to the rule's minimum side and
     aspect, then shifted into the image; a side longer than the image is the image's. Never empty,
     always inside the image, always around the whole box.
     """

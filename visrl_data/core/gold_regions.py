@@ -90,5 +90,5 @@ def _union_ious(
     ]
     regions, rectangles = np.array(unions, object)[question], shapely.box(*boxes.T)
     both = shapely.area(shapely.intersection(rectangles, regions))
-    found: np.ndarray = np.minimum(both / (shapely.area(rectangles) + shapely.area(regions) - both), 1.0)
-    return found
+    result: np.ndarray = np.minimum(both / (shapely.area(rectangles) + shapely.area(regions) - both), 1.0)
+    return result

@@ -1,12 +1,12 @@
-"""Encoded images from strangers -> THE ORIGINAL IMAGE, or a reason why not.
+"""Encoded images -> THE ORIGINAL IMAGE, or a reason why not.
 
 First step of every source, and again wherever a stored image is opened. The original image is the first
 frame of the file, turned upright as its EXIF orientation says, in 8-bit RGB. Every width, height and box in
 the project refers to it. Turning it happens here and nowhere else: the result carries no metadata that
 could make a later library turn it a second time.
 
-How other modes become RGB: transparency is laid over white; 16-bit grey is scaled (0..65535 -> 0..255, not
-clipped); CMYK and palettes are converted by Pillow; colour profiles are ignored, as the image processors
+How other modes become RGB: transparency is laid over white; 16-bit gray is scaled (0..65535 -> 0..255, not
+clipped); CMYK and palettes are converted by Pillow; color profiles are ignored, as the image processors
 of models ignore them.
 """
 
@@ -69,7 +69,7 @@ def decode(data: bytes, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image
             raise
         except Exception as error:  # decoders raise nearly every type on damaged bytes
             raise _damaged(data, error) from error
-        turn = _TURN.get(_orientation(picture))
+        turn = _TURN.get(exif_orientation(picture))
     upright = rgb if turn is None else rgb.transpose(turn)
     upright.info = {}
     return upright
@@ -134,7 +134,7 @@ def _damaged(data: bytes, error: Exception) -> BadImage:
     return BadImage("image_unreadable", f"{type(error).__name__}: {error}"[:200])
 
 
-def _orientation(picture: Image.Image) -> int:
+def exif_orientation(picture: Image.Image) -> int:
     """Read the EXIF (or XMP) orientation, 1 to 8, as Pillow and `datasets` read it; 1 when there is none."""
     try:
         turn: int = picture.getexif().get(_ORIENTATION, 1)
@@ -148,7 +148,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16"):
         return _from_16_bit(picture)
     if picture.mode in ("I", "F"):
-        raise BadImage("image_unreadable", f"mode {picture.mode}: 32-bit grey without a known range")
+        raise BadImage("image_unreadable", f"mode {picture.mode}: 32-bit gray without a known range")
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -157,8 +157,8 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def _from_16_bit(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture).astype(np.uint32)
-    grey = ((values + 128) // 257).astype(np.uint8)  # nearest of value / 257
+    gray = ((values + 128) // 257).astype(np.uint8)  # nearest of value / 257
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+        gray[values == transparent] = 255
+    return Image.fromarray(gray).convert("RGB")

@@ -75,8 +75,8 @@ def vqa(response: str, answers: Sequence[str]) -> float:
 
     answers: one of each annotator, repeats included. With fewer than four there is no vote, and one match is 1.0.
     """
-    said = vqa_normalize(response)
-    matches = [vqa_normalize(answer) == said for answer in answers]
+    normal = vqa_normalize(response)
+    matches = [vqa_normalize(answer) == normal for answer in answers]
     if len(matches) <= _ANNOTATORS_NEEDED:
         return float(any(matches))
     total = sum(matches)

@@ -123,26 +123,26 @@ class PromptSet:
         return (self.focus, self.answer, self.box_critic, self.response_critic)
 
 
-def load_prompts(path: Path | None, known: PromptSet | None = None) -> PromptSet:
+def load_prompts(path: Path | None, defaults: PromptSet | None = None) -> PromptSet:
     """Load the prompts that a model knows (families.py; default: ours), some of them replaced from a TOML file
     (`focus = "..."`).
 
     Raises UsageError naming the file and the prompt when a name is unknown or a field is missing.
     """
-    known = known or PromptSet()
+    defaults = defaults or PromptSet()
     if path is None:
-        return known
+        return defaults
     try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        templates = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # no file, no UTF-8, no TOML; lists in lists without end
         raise UsageError(f"--prompts {path}: {error}") from error
-    unknown = sorted(set(given) - set(_FIELDS))
+    unknown = sorted(set(templates) - set(_FIELDS))
     if unknown:
         raise UsageError(f"{path}: unknown prompt {unknown[0]!r}; expected one of {', '.join(sorted(_FIELDS))}")
-    return dataclasses.replace(known, **{name: _own(path, name, template) for name, template in given.items()})
+    return dataclasses.replace(defaults, **{name: _prompt(path, name, text) for name, text in templates.items()})
 
 
-def _own(path: Path, name: str, template: object) -> Prompt:
+def _prompt(path: Path, name: str, template: object) -> Prompt:
     if not isinstance(template, str):
         raise UsageError(f"{path}: prompt {name!r} must be a string, got {type(template).__name__}")
     missing = sorted(_FIELDS[name] - set(_FIELD.findall(template)))
@@ -172,16 +172,16 @@ def parse_score(reply: str) -> tuple[float | None, str]:
 
     Strict: exactly one JSON object in the reply, with exactly one number under "score", finite and
     in [0, 1]. Code fences and words around the object are tolerated; a brace of a second object, beside
-    it, around it or cut short, is not, since then nobody knows which one is meant. Never raises.
+    it, around it or cut short, is not, since it is unclear which one is meant. Never raises.
     Reasons: no_json, several_json, bad_json, no_score, not_a_number, out_of_range.
     """
-    found = _JSON_OBJECT.findall(reply)
-    if not found:
+    objects = _JSON_OBJECT.findall(reply)
+    if not objects:
         return None, "no_json"
     if reply.count("{") > 1 or reply.count("}") > 1:
         return None, "several_json"
     try:
-        pairs = json.loads(found[0], object_pairs_hook=list)
+        pairs = json.loads(objects[0], object_pairs_hook=list)
     except (ValueError, RecursionError):  # lists in lists without end
         return None, "bad_json"
     scores = [value for key, value in pairs if key == "score"]

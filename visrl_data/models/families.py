@@ -4,7 +4,7 @@ Read by engines/loading.py (what a processor does, what bounds a picture), engin
 factory.py (the box space and the focus request of a model that was not trained here), visrl_train/image_features.py
 (encoding once), visrl_train/branches.py (sharing a beginning) and `visrl doctor`. docs/families.md shows it.
 
-A model of no family in the table works with the defaults, and the user is told so. A model that was trained here
+A model of no family in the table works with the defaults, and the user is warned. A model that was trained here
 records its box space and its prompts in visrl.json: for it the conventions of its family no longer matter.
 """
 
@@ -173,8 +173,8 @@ def known_prompts(model: ModelFolder | None, box_space: str) -> PromptSet:
     """
     family = untuned_family(model)
     if model is not None and model.prompts:
-        kept = {name: text for name, text in model.prompts.items() if name in ("focus", "answer")}
-        return PromptSet(**{name: Prompt(name, text) for name, text in kept.items()})
+        known = {name: text for name, text in model.prompts.items() if name in ("focus", "answer")}
+        return PromptSet(**{name: Prompt(name, text) for name, text in known.items()})
     if family is not None and family.focus and family.box_space == box_space:
         return PromptSet(focus=Prompt("focus", family.focus))
     return PromptSet()

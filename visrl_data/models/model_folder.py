@@ -34,7 +34,7 @@ class ModelFolder:
     digest: sha256 over the names and contents of the files that shape its replies.
     base: for an adapter, the model under it. box_space, crop_rule: None when not recorded.
     origin_base: id of the original model; a model that records none is its own origin.
-    steps: how it learnt to answer: 2, box and then answer; or 1, at once (the answer-only baselines).
+    steps: of an answer: 2, box and then answer; or 1, at once (the answer-only baselines).
     prompts: the templates that it was trained with, by name; empty when not recorded.
     """
 
@@ -111,12 +111,12 @@ def fetch_model(model: str, trust_remote_code: bool = False) -> None:
         fetch_model(_base_of(path), trust_remote_code)
 
 
-def _check_base(adapter: str, kept: dict[str, Any] | None, base: ModelFolder) -> None:
-    if kept and kept["digest"] != base.digest:
+def _check_base(adapter: str, expected: dict[str, Any] | None, base: ModelFolder) -> None:
+    if expected and expected["digest"] != base.digest:
         raise VisRLError(
-            f"{adapter} is an adapter on {kept['id']} as it was (digest {kept['digest'][:12]}); "
+            f"{adapter} is an adapter on {expected['id']} as it was (digest {expected['digest'][:12]}); "
             f"what lies there now has digest {base.digest[:12]}. "
-            "Put the old weights back, or train the adapter anew."
+            "Restore the old weights, or train the adapter again."
         )
 
 
@@ -172,7 +172,7 @@ def _base_of(adapter: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise VisRLError(f"{path} is not valid JSON: {error}") from error
-    return found
+    return content

@@ -66,13 +66,13 @@ def server_address(base_url: str | None) -> str:
     Raises UsageError for anything but a plain http(s) address: it is written into files, so it may hold no
     user, password or query.
     """
-    given = base_url or os.environ.get(ADDRESS) or DEFAULT_ADDRESS
-    parts = urlsplit(given)
+    url = base_url or os.environ.get(ADDRESS) or DEFAULT_ADDRESS
+    parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
             "The server's address holds a user, a password or a query. It is written into the run's files: give it "
             f"plain, like http://localhost:8000/v1, and put the key into the environment variable {KEY}."
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"--base-url {given}: expected an address like http://localhost:8000/v1.")
-    return given.rstrip("/")
+        raise UsageError(f"--base-url {url}: expected an address like http://localhost:8000/v1.")
+    return url.rstrip("/")

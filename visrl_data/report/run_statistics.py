@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from visrl_data.core import metrics
 from visrl_data.core.boxes import ious
 from visrl_data.core.config import with_version
+from visrl_data.core.gold_regions import POSITIVE_IOU
 from visrl_data.core.pair_rule import JointExtremes, PairRule, membership, rule_settings
 from visrl_data.report.accounting import (
     Loss,
@@ -36,7 +37,7 @@ from visrl_data.report.accounting import (
     open_tables,
     value_counts,
 )
-from visrl_data.report.audit import POSITIVE_IOU, audit
+from visrl_data.report.audit import audit
 from visrl_data.report.measures import auc, histogram, iou_histogram, pairs_within, shape_auc
 
 REPORT_VERSION = 1

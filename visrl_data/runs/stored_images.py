@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.images import FORMATS, decode
+from visrl_data.core.images import FORMATS, decode, exif_orientation
 
 Crop = tuple[int, int, int, int]
 Pixels = Callable[[str], bytes]
 """sha256 of an original image's encoded bytes -> those bytes."""
 
 _HELD_GROUPS = 2  # row groups kept in memory: questions about one image are neighbours
-_ORIENTATION = 0x0112
 
 
 class StoredImages:
@@ -75,16 +74,8 @@ def upright(data: bytes) -> bytes:
     what they make of those, and boxes refer to the original image. Raises BadImage.
     """
     with Image.open(BytesIO(data), formats=FORMATS) as picture:
-        plain = picture.mode == "RGB" and not picture.has_transparency_data and _orientation(picture) == 1
+        plain = picture.mode == "RGB" and not picture.has_transparency_data and exif_orientation(picture) == 1
     return data if plain else png(decode(data))
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        turn: int = picture.getexif().get(_ORIENTATION, 1)
-        return turn
-    except Exception:  # a broken EXIF block raises nearly every type, and turns nothing
-        return 1
 
 
 def crop(data: bytes, box: Crop) -> bytes:
