@@ -64,7 +64,7 @@ class Row:
 
 
 def model_folder(model_type: str, folder: Path, seed: int) -> Path:
-    """A tiny random model that its inputs matter to: the usual small weights say the same to whatever they see."""
+    """Save a tiny random model with large weights: with the usual small ones the output hardly depends on the input."""
     torch.manual_seed(seed)
     processor, model = TINY[model_type]()
     with torch.no_grad():
@@ -77,7 +77,7 @@ def model_folder(model_type: str, folder: Path, seed: int) -> Path:
 
 
 def questions(folder: Path) -> Path:
-    """A .jsonl of labelled questions on drawn pictures of several shapes."""
+    """Write a .jsonl of labeled questions on drawn images of several shapes."""
     folder.mkdir()
     rows = []
     for i in range(QUESTIONS):
@@ -90,7 +90,7 @@ def questions(folder: Path) -> Path:
 
 
 def run_family(model_type: str, work: Path) -> Row:
-    """Everything, in a folder of its own. Where luck gives no pair, other random weights are tried."""
+    """Run every step in a folder of its own. Where luck gives no pair, try other random weights."""
     started = time.perf_counter()
     source, picture = questions(work / "photos"), Image.new("RGB", (640, 480), "grey")
     for seed in range(6):
@@ -133,7 +133,7 @@ def first_loss(folder: Path) -> float:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown."""
+    """Return the rows as a table in Markdown."""
     names = [spec.name for spec in dataclasses.fields(Row)]
     lines = [[name.replace("_", " ") for name in names], ["---"] * len(names)]
     for row in rows:
@@ -143,27 +143,27 @@ def table(rows: list[Row]) -> str:
 
 
 def about_families() -> str:
-    """The table of families.py itself, for users, in Markdown."""
-    names = ("family", "`model_type`", "boxes of the un-tuned model", "taught them", "asked by", "read once",
-             "a picture is", "`--max-pixels` moves", "needs")  # fmt: skip
+    """Return the table of families.py for users, in Markdown."""
+    names = ("family", "`model_type`", "boxes of the untuned model", "trained on boxes", "focus request", "shared",
+             "an image is", "`--max-pixels` changes", "needs")  # fmt: skip
     lines = [names, ["---"] * len(names)]
     for family in FAMILIES:
         types = ", ".join(f"`{name}`" for name in family.types)
         if family.unsupported:
             lines.append([family.name, types, *["not loaded"] + [""] * 6])
             continue
-        asked = "its own request" if family.focus else "the default request"
-        lever = LEVERS[family.resolution_control]
-        taught = "yes" if family.trained_on_boxes else "no"
-        shared = "beginnings" if family.shares_prefix else "prompts" if family.shares_prefill else "nothing"
+        request = "its own" if family.focus else "the default"
+        control = CONTROLS[family.resolution_control]
+        trained = "yes" if family.trained_on_boxes else "no"
+        shared = "prefixes" if family.shares_prefix else "prompts" if family.shares_prefill else "nothing"
         needs = ", ".join(family.requires)
         lines.append(
-            [family.name, types, f"`{family.box_space}`", taught, asked, shared, family.resize_mode, lever, needs]
+            [family.name, types, f"`{family.box_space}`", trained, request, shared, family.resize_mode, control, needs]
         )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-LEVERS = {
+CONTROLS = {
     "": "nothing",
     "pixels": "the size",
     "edge": "the longest edge, in whole tiles",
