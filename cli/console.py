@@ -201,7 +201,7 @@ class ProgressBars:
             self._bars.stop()
 
     def update(self, name: str, done: int, total: int) -> None:
-        """Show that `done` of `total` units of a task are done."""
+        """Set a task's progress to `done` of `total`."""
         if self._bars:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total)

@@ -53,13 +53,14 @@ def doctor(
         print(json.dumps(facts)) if as_json else print_model(facts)
         return
     checks = [*_devices(), *_libraries(), _spotlight(), _disk(), _token()]
+    is_ok = all(check["ok"] or not check["needed"] for check in checks)
     if as_json:
-        print(json.dumps({"ok": all(check["ok"] for check in checks), "checks": checks}))
+        print(json.dumps({"ok": is_ok, "checks": checks}))
     else:
         for check in checks:
             mark = "ok     " if check["ok"] else "missing" if check["needed"] else "absent "
-            print(f"{mark} {check['what']}" + (f"\n        -> {check['fix']}" if check["mend"] else ""))
-    if any(check["needed"] and not check["ok"] for check in checks):
+            print(f"{mark} {check['what']}" + (f"\n        -> {check['fix']}" if check["fix"] else ""))
+    if not is_ok:
         raise typer.Exit(1)
 
 

@@ -78,7 +78,7 @@ def _image_view(folder: Any, max_pixels: int | None, trust_remote_code: bool) ->
 
 
 def _sizes(folder: Any, tokens: int | None, number: int, trust_remote_code: bool) -> dict[str, Any]:
-    """Parameters, and memory in GiB; 1,000 tokens a picture where their number is not known."""
+    """Count parameters and estimate memory in GiB; with 1,000 tokens per image where their number is unknown."""
     from visrl_data.core.config import GenConfig
     from visrl_train import memory
     from visrl_train.config import SftConfig

@@ -165,7 +165,7 @@ def _generate(
 
 
 def _run_chunks(config: GenConfig, target: Path, executor: Executor | None, shard: Shard | None) -> Run:
-    """Generate with progress bars."""
+    """Run the chunks with progress bars."""
     from visrl_data.executors import generation
 
     with ProgressBars("questions") as bars, resumable(target):

@@ -1,4 +1,4 @@
-"""The command line: results on stdout, one message and an exit code for what the user can mend."""
+"""The command line: results on stdout, one message and an exit code for what the user can fix."""
 
 import json
 import re
@@ -32,10 +32,10 @@ def test_inspect_prints_the_report(run):
 def test_filter_says_how_the_yield_changes(run):
     code, out, _ = visrl("filter", run, "--box-win", 1.0, "--json")
     assert code == 0
-    told = json.loads(out)
-    assert told["after"]["pairs"] == json.loads((run / "manifest.json").read_text())["counts"]["pairs"]
+    change = json.loads(out)
+    assert change["after"]["pairs"] == json.loads((run / "manifest.json").read_text())["counts"]["pairs"]
     code, out, _ = visrl("filter", run, "--box-win", 0.8)
-    assert re.match(rf"Pairs: {told['after']['pairs']} -> {told['before']['pairs']} of 10 questions", out)
+    assert re.match(rf"Pairs: {change['after']['pairs']} -> {change['before']['pairs']} of 10 questions", out)
 
 
 def test_filter_takes_the_box_critic_out_and_in_again(run):
@@ -71,7 +71,7 @@ def test_sweep_changes_nothing(run):
         (["filter", "not-there"], 1, "visrl gen"),
     ],
 )
-def test_what_the_user_can_mend_is_one_message(arguments, code, message, tmp_path, monkeypatch):
+def test_what_the_user_can_fix_is_one_message(arguments, code, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     got, out, err = visrl(*arguments)
     assert (got, out) == (code, "")
@@ -93,9 +93,22 @@ def test_estimate_from_a_stated_speed(photo_source):
     assert out == "10 questions, at most 240 model calls, about 2.0 minutes.\n"
 
 
-def test_doctor_looks_at_this_machine():
-    _, out, _ = visrl("doctor", "--json")
-    assert any("CPU" in check["what"] for check in json.loads(out)["checks"])
+def test_doctor_checks_this_machine():
+    code, out, _ = visrl("doctor", "--json")
+    report = json.loads(out)
+    assert any("CPU" in check["what"] for check in report["checks"])
+    assert report["ok"] == (code == 0) == all(check["ok"] for check in report["checks"] if check["needed"])
+    shown_code, out, _ = visrl("doctor")
+    assert shown_code == code
+    for check in report["checks"]:
+        assert check["what"].partition(":")[0] in out and check["fix"] in out
+
+
+def test_doctor_names_the_command_that_fixes_what_is_needed(monkeypatch):
+    monkeypatch.setattr("visrl_data.models.model_folder.ALIASES", {"spotlight": ROOT / "no-such-folder"})
+    code, out, _ = visrl("doctor")
+    assert code == 1 and re.search(r"missing Spotlight.*\n +-> pip install", out)
+    assert json.loads(visrl("doctor", "--json")[1])["ok"] is False
 
 
 def test_help_is_quick_and_shows_an_example():
@@ -128,9 +141,9 @@ def test_estimate_times_the_first_chunk_and_keeps_it(untrained, tmp_path):
         tmp_path / "r",
     ]
     code, out, _ = visrl(*arguments, "--estimate", "--json")
-    told = json.loads(out)
-    assert (code, told["questions"], told["measured_questions"], told["calls"]) == (0, 8, 2, 192)
-    assert told["prompt_tokens"] > 0 and told["hours"] > 0
+    estimate = json.loads(out)
+    assert (code, estimate["questions"], estimate["measured_questions"], estimate["calls"]) == (0, 8, 2, 192)
+    assert estimate["prompt_tokens"] > 0 and estimate["hours"] > 0
     assert [f.name for f in (tmp_path / "r" / "work").iterdir()] == ["chunk-00000000"]
     code, out, err = visrl(*arguments, "--json")
     assert code == 0
@@ -151,13 +164,13 @@ def test_an_estimate_counts_the_rows_that_were_dropped_too(photo_source, tmp_pat
     photo_source.write_text("\n".join([*(row.replace('"q', '"bad') for row in bad), *rows]) + "\n")
     with scripted_generate():
         words = ["gen", "--source", photo_source, "--chunk-size", 4, "-o", tmp_path / "r", "--estimate", "--json"]
-        told = json.loads(visrl(*words)[1])
+        estimate = json.loads(visrl(*words)[1])
     [timed] = [json.loads(line) for line in (tmp_path / "r" / "times.jsonl").read_text().splitlines()]
-    assert (told["questions"], told["measured_questions"], timed["questions"]) == (12, 4, 2)
-    assert told["completion_tokens"] == 3 * timed["completion_tokens"]
+    assert (estimate["questions"], estimate["measured_questions"], timed["questions"]) == (12, 4, 2)
+    assert estimate["completion_tokens"] == 3 * timed["completion_tokens"]
 
 
-def test_who_gets_no_pair_is_told_what_to_do(photo_source, tmp_path):
+def test_a_run_without_pairs_ends_with_advice(photo_source, tmp_path):
     words = ["gen", "--source", photo_source, "--box-win", 1.0, "--response-win", 1.0, "--box-lose", 0, "--attempts", 1]
     with scripted_generate():
         code, out, err = visrl(*words, "--limit", 1, "-o", tmp_path / "r")

@@ -1,4 +1,4 @@
-"""How every command talks: --quiet, --verbose, bars, colours, exit codes, completion, versions."""
+"""What every command prints: --quiet, --verbose, progress, colors, help, exit codes, completion, versions."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ def test_quiet_leaves_the_result_and_errors(photo_source, tmp_path, before):
     assert code == 0 and err, "--quiet holds for one command only"
 
 
-def test_a_bug_is_told_in_short_and_in_full_without_secrets(photo_source, tmp_path, monkeypatch):
+def test_a_bug_is_printed_in_short_and_in_full_without_secrets(photo_source, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no such thing as hf_verysecret")
 
@@ -114,13 +114,13 @@ def test_a_terminal_gets_bars(untrained, tmp_path):
 
 
 def test_no_color():
-    def colours(**environment):
+    def colors(**environment):
         done = subprocess.run(
             [*VISRL, "--help"], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
         )
         return re.findall(r"\x1b\[(?:\d+;)?3\d", done.stdout)
 
-    assert colours(FORCE_COLOR="1") and not colours(FORCE_COLOR="1", NO_COLOR="1") and not colours()
+    assert colors(FORCE_COLOR="1") and not colors(FORCE_COLOR="1", NO_COLOR="1") and not colors()
 
 
 @pytest.mark.parametrize(
@@ -129,19 +129,26 @@ def test_no_color():
 )
 def test_bash_completes_commands_and_options(typed, offered):
     words = typed.split()
-    asked = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1), "_VISRL_COMPLETE": "complete_bash"}
+    request = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1), "_VISRL_COMPLETE": "complete_bash"}
     code = "import sys; sys.argv = ['visrl']; from visrl_cli.main import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | asked, cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], env=os.environ | request, cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == offered.split()
 
 
 def test_version_names_python_and_the_libraries():
     code, out, _ = visrl("--version")
-    found = dict(line.split(" ", 1) for line in out.splitlines())
+    versions = dict(line.split(" ", 1) for line in out.splitlines())
     assert code == 0 and out.startswith("visrl ")
-    assert {"python", "torch", "transformers", "trl", "datasets", "peft"} <= found.keys() and "pytest" not in found
+    assert {
+        "python",
+        "torch",
+        "transformers",
+        "trl",
+        "datasets",
+        "peft",
+    } <= versions.keys() and "pytest" not in versions
 
 
 @pytest.mark.parametrize(("name", "command"), list(command_reference.commands()), ids=lambda part: str(part)[:30])

@@ -32,31 +32,35 @@ def test_the_shipped_model_is_described_without_its_weights(tmp_path):
     folder = tmp_path / "bare"
     shutil.copytree(ALIASES["spotlight-base"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
     code, out, _ = visrl("doctor", "--model", folder, "--json", "--dtype", "float32")
-    told = json.loads(out)
+    facts = json.loads(out)
     assert code == 0
-    assert (told["family"], told["box_space"], told["box_space_from"]) == ("LLaVA-1.5", "unit", "its own record")
-    assert (told["resized_size"], told["picture_tokens"], told["picture"]) == ([96, 96], 36, "squashed")
-    assert told["chat_template"] and told["prefill_shared"]
-    assert told["parameters"] == numbers(ALIASES["spotlight-base"] / "model.safetensors")
+    assert (facts["family"], facts["box_space"], facts["box_space_from"]) == ("LLaVA-1.5", "unit", "its own record")
+    assert (facts["resized_size"], facts["picture_tokens"], facts["picture"]) == ([96, 96], 36, "squashed")
+    assert facts["chat_template"] and facts["prefill_shared"]
+    assert facts["parameters"] == numbers(ALIASES["spotlight-base"] / "model.safetensors")
     adapter = numbers(ALIASES["spotlight"] / "adapter_model.safetensors")
-    assert told["lora_parameters"] == adapter, "of rank 16, as the shipped one"
+    assert facts["lora_parameters"] == adapter, "of rank 16, as the shipped one"
     code, out, _ = visrl("doctor", "--model", folder)
     assert code == 0 and "sft" in out and "96x96 (squashed), 36 tokens; --max-pixels has no effect" in out
 
 
-def test_an_un_tuned_model_gets_its_familys_box_space(tmp_path, monkeypatch):
+def test_an_untuned_model_gets_its_familys_box_space(tmp_path, monkeypatch):
     from tests.helpers.tiny_families import qwen2_vl, save
 
     stand_in_for_videos(monkeypatch)
     folder = save(qwen2_vl, tmp_path / "m")
     (folder / "model.safetensors").unlink()
-    told = json.loads(visrl("doctor", "--model", folder, "--json")[1])
-    assert (told["family"], told["box_space"], told["box_space_from"]) == ("Qwen2-VL", "per_mille_points", "its family")
+    facts = json.loads(visrl("doctor", "--model", folder, "--json")[1])
+    assert (facts["family"], facts["box_space"], facts["box_space_from"]) == (
+        "Qwen2-VL",
+        "per_mille_points",
+        "its family",
+    )
     smaller = json.loads(visrl("doctor", "--model", folder, "--max-pixels", 28 * 28, "--json")[1])
-    assert smaller["picture_tokens"] < told["picture_tokens"]
+    assert smaller["picture_tokens"] < facts["picture_tokens"]
 
 
-def test_a_processor_that_is_missing_is_told_and_the_rest_too(tmp_path, monkeypatch):
+def test_a_missing_processor_is_reported_with_the_rest(tmp_path, monkeypatch):
     from tests.helpers.tiny_families import qwen2_vl, save
 
     with monkeypatch.context() as patch:
