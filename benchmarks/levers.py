@@ -40,7 +40,7 @@ def apart(prompts: Sequence[TokenizedPrompt], image_id: int) -> tuple[list[list[
 def growing(
     self: TransformersEngine, read: PrefixCache, n: int, options: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """In place of TransformersEngine._continue: a cache that is copied at each token."""
+    """In place of TransformersEngine._decode: a cache that is copied at each token."""
     assert self._prefiller is not None
     rows = [row for row in read.rows for _ in range(n)]
     self._prefiller.set_rope_deltas(read, rows)
@@ -79,7 +79,7 @@ LEVERS: dict[str, Callable[[], Any]] = {
     "shared: the prompt of a question's boxes alone": boxes_alone,
     "without keeping pictures' features": looked_at_anew,
     "without shared beginnings": lambda: mock.patch.object(prefix_cache, "group_by_prefix", apart),
-    "without a cache of its final size": lambda: mock.patch.object(TransformersEngine, "_continue", growing),
+    "without a cache of its final size": lambda: mock.patch.object(TransformersEngine, "_decode", growing),
     "without batches of like length": lambda: mock.patch.object(engine, "batches", in_order),
     "with --score-mode expected": contextlib.nullcontext,
     "with --lazy": contextlib.nullcontext,

@@ -27,9 +27,9 @@ from PIL.Image import Image
 from visrl_data.core.boxes import box_tokens
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart
-from visrl_data.engines.messages import plain_text
+from visrl_data.engines.image_processing import picture_size
+from visrl_data.engines.messages import plain_text, prompt_text
 from visrl_data.engines.protocol import Request, Sampling
-from visrl_data.engines.transformers import TransformersEngine
 
 _MARK = "MARK"
 
@@ -51,10 +51,6 @@ class Turns:
     models that encode them once (image_features.py).
     """
 
-    # The engine's own methods, so that the prompt is the same: they need a processor, but no model.
-    _text: Any = TransformersEngine._text
-    resized_size: Any = TransformersEngine.resized_size
-
     def __init__(self, processor: Any, max_tokens: int | None = None, tell_pictures: bool = False) -> None:
         self.processor = processor
         self.max_tokens = max_tokens
@@ -68,8 +64,11 @@ class Turns:
 
     def prompt(self, turn: Turn) -> str:
         """Return the text before the reply, as the engine passes it to the processor."""
-        text: str = self._text(Request(turn.parts, turn.images, (), Sampling()))
-        return text
+        return prompt_text(Request(turn.parts, turn.images, (), Sampling()), self.processor, self._special)
+
+    def resized_size(self, image: Image) -> tuple[int, int]:
+        """Return (width, height) in pixels to which the processor resizes an image, as the engine reports it."""
+        return picture_size(self.processor, image)
 
     def plain(self, text: str) -> str:
         """Return a text as the engine writes it into a prompt."""

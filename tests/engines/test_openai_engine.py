@@ -26,6 +26,7 @@ from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.reply_cache import NAME, attach
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
+from visrl_data.evaluation.eval_sources import OTHERS
 from visrl_data.executors import generation
 from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, server_address
 from visrl_data.pipeline import factory
@@ -361,7 +362,7 @@ def test_one_model_may_be_its_own_critic_when_the_user_says_so(serve, photo_sour
         ({"score_mode": "expected"}, "Use --score-mode text"),
         ({"max_pixels": 1000}, "the server sets the size"),
         ({"engine": "transformers", "model": "spotlight"}, "--base-url needs --engine openai"),
-        ({"box_space": "resized_pixels"}, "take another --box-space"),
+        ({"box_space": "resized_pixels"}, "use another --box-space"),
     ],
 )
 def test_what_can_t_work_is_said_before_anything_is_asked(serve, photo_source, more, message):
@@ -408,7 +409,7 @@ def test_an_evaluation_of_a_served_model_by_a_served_judge_goes_on(serve, photo_
                         critic="judge", in_flight=1, baseline=False)  # fmt: skip
 
     def run() -> dict:
-        return evaluate.evaluate(["actor"], [str(photo_source)], config, tmp_path / "out", {evaluate.OTHERS: "critic"})
+        return evaluate.evaluate(["actor"], [str(photo_source)], config, tmp_path / "out", {OTHERS: "critic"})
 
     with pytest.raises(VisRLError, match="0 of 4 predictions are kept.* run the same command"):
         run()
@@ -421,7 +422,7 @@ def test_an_evaluation_of_a_served_model_by_a_served_judge_goes_on(serve, photo_
     assert not (tmp_path / "out" / NAME).exists()
     with pytest.raises(UsageError, match="Name the critic"):
         evaluate.evaluate(["actor"], [str(photo_source)], dataclasses.replace(config, critic=None), tmp_path / "out",
-                          {evaluate.OTHERS: "critic"})  # fmt: skip
+                          {OTHERS: "critic"})  # fmt: skip
 
 
 def test_a_killed_run_asks_for_no_reply_again(serve, photo_source, tmp_path):

@@ -17,7 +17,6 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart
 from visrl_data.core.records import Drop
 from visrl_data.engines.loading import load_processor
-from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.inference import VISUAL_COT_REQUEST, square_crop
@@ -165,12 +164,12 @@ def test_the_two_turns_are_the_benchmarks(benchmark, tmp_path, monkeypatch):
 
 def test_a_reply_part_is_the_models_turn(untrained):
     """The engine writes it with the model's own chat template, and leaves no markup of a stranger alive."""
-    from visrl_train.tokenization import Turns
+    from visrl_train.tokenization import Turn, Turns
 
     turns = Turns(load_processor(find_model(str(untrained)), None, False))
 
     def written(*parts):
-        return turns._text(Request(parts, (), (0,), Sampling()))
+        return turns.prompt(Turn("a", parts, (), ""))
 
     one = written(PromptPart("image"), PromptPart("text", "where?"))
     two = written(

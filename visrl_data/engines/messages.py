@@ -1,4 +1,4 @@
-"""A Request as chat messages in the form that OpenAI's API defines; servers and vLLM take the same."""
+"""Write a Request as chat messages: in the form of OpenAI's API, for servers and vLLM, or as a local model's prompt."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from visrl_data.engines.protocol import Request
 def chat_messages(
     request: Request, picture: Callable[[Image], dict[str, Any]], plain: Callable[[str], str] = str
 ) -> list[dict[str, Any]]:
-    """The turns of a request. picture: makes the content part of an image; plain: what is done to texts.
+    """Return the turns of a request in the form of OpenAI's API.
 
+    picture: makes the content part of an image. plain: applied to each text.
     Parts keep their order; a part of kind "reply" is a turn of the assistant.
     """
     pictures = iter(request.images)
@@ -32,6 +33,22 @@ def chat_messages(
     return turns
 
 
+def prompt_text(request: Request, processor: Any, special: Sequence[str]) -> str:
+    """Return a request's prompt by the processor's chat template, with a placeholder for each image."""
+    turns: list[dict[str, Any]] = [{"role": "user", "content": []}]
+    for part in request.parts:
+        if part.kind not in ("text", "reply"):
+            turns[-1]["content"].append({"type": "image"})
+            continue
+        text = {"type": "text", "text": plain_text(part.text, special)}
+        if part.kind == "reply":
+            turns += [{"role": "assistant", "content": [text]}, {"role": "user", "content": []}]
+        else:
+            turns[-1]["content"].append(text)
+    prompt: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return prompt + request.prefix
+
+
 def plain_text(text: str, special: Sequence[str]) -> str:
     """Break up special tokens (the longest first): a question that holds `<image>` stays a text that says so."""
     for token in special:
@@ -41,16 +58,16 @@ def plain_text(text: str, special: Sequence[str]) -> str:
 
 
 def data_url(image: Image) -> str:
-    """The picture itself as an address: lossless PNG, base64."""
-    held = io.BytesIO()
-    image.save(held, "PNG", compress_level=1)  # quick: the picture crosses one network, once
-    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+    """Return the image as a data URL: lossless PNG, base64."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)  # fast rather than small: it crosses one network, once
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def refuse_choices(requests: Sequence[Request], engine: str) -> None:
-    """Raises VisRLError for requests that ask for probabilities, which only the transformers engine reads."""
+def reject_choices(requests: Sequence[Request], engine: str) -> None:
+    """Raise VisRLError for requests that ask for probabilities, which only the transformers engine returns."""
     if any(request.choices for request in requests):
         raise VisRLError(
-            f"The {engine} engine can't read the probabilities of scores. "
+            f"The {engine} engine does not return the probabilities of scores. "
             "Use --score-mode text, or a critic on the transformers engine."
         )

@@ -28,7 +28,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.completions import NO_CHOICE, error_text, is_moderated, parse_completion
 from visrl_data.engines.image_processing import picture_size
-from visrl_data.engines.messages import chat_messages, data_url, refuse_choices
+from visrl_data.engines.messages import chat_messages, data_url, reject_choices
 from visrl_data.engines.protocol import EngineLost, ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.reply_cache import Refusal, ReplyCache
@@ -103,7 +103,7 @@ class OpenAIEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """Return one reply a seed for each request. Raises EngineLost, RequestRefused."""
-        refuse_choices(requests, self.name)
+        reject_choices(requests, self.name)
         calls = self._calls(requests)
         missing = {call.key: call for group in calls for call in group if not self._has(call.key)}
         if missing:

@@ -1,13 +1,13 @@
-"""Any image-text-to-text model of transformers, on this machine.
+"""Run any image-text-to-text model of transformers on this machine.
 
-How a batch is run:
+How a batch runs:
 - Sampling is keyed: each row draws one uniform number a step from its own counter-based stream and takes the
-  inverse of its cumulative distribution, so a reply depends on its seed, not on its neighbours.
-- Several replies to one prompt share its prefill: the prompt is read once, its key-value cache is
-  repeated. Families whose cache can't be repeated fall back to `num_return_sequences`.
-- Where the family can (prefix_cache.py), prompts that begin alike share the beginning, and pictures are encoded once.
-- A grammar, where a request has one, leaves each step only the tokens that it allows.
-- Out of memory halves the batch, records it, and goes on.
+  inverse of its cumulative distribution, so a reply depends on its seed, not on the rest of the batch.
+- Several replies to one prompt share its prefill: the prompt runs once, and its key-value cache is repeated. Families
+  whose cache can't be repeated fall back to `num_return_sequences`.
+- Where the family allows it (prefix_cache.py), prompts share common prefixes, and images are encoded once.
+- A grammar, where a request has one, masks all tokens but those that it allows next.
+- Out of memory halves the batch and records it.
 - Text stays text: special tokens that occur inside a question or a response are broken up.
 """
 
@@ -28,7 +28,7 @@ from visrl_data.engines.batching import batches
 from visrl_data.engines.decoding import GrammarCompiler, KeyedSampler, branch_nodes, choice_reply
 from visrl_data.engines.image_processing import copy_pinpoints, picture_size
 from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
-from visrl_data.engines.messages import plain_text
+from visrl_data.engines.messages import prompt_text
 from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, accepts_image_features
 from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, is_out_of_memory, raise_refusals
@@ -96,20 +96,20 @@ class TransformersEngine:
         }
 
     def resized_size(self, image: Image) -> tuple[int, int]:
-        """(width, height) in pixels after the processor's resize, read off what it really makes."""
+        """Return (width, height) in pixels after the processor's resize, read off its output."""
         return picture_size(self.processor, image)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
-        """Replies in order."""
+        """Return one reply a seed for each request, in order. Raises RequestRefused."""
         replies: list[list[Reply]] = [[] for _ in requests]
         for places in batches(requests, self.batch_size, self._sizes_vary):
-            for place, found in zip(places, self._run([requests[i] for i in places]), strict=True):
-                replies[place] = found
+            for place, group in zip(places, self._run([requests[i] for i in places]), strict=True):
+                replies[place] = group
         self.usage.count(replies)
         return replies
 
     def _run(self, batch: Sequence[Request]) -> list[list[Reply]]:
-        """One batch; halved when the device's memory is not enough for it."""
+        """Run one batch; in halves when the device's memory is not enough for it."""
         try:
             with torch.inference_mode(), _adapter(self.model, batch[0].adapter):
                 return self._choose(batch) if batch[0].choices else self._sample(batch)
@@ -132,7 +132,7 @@ class TransformersEngine:
         return self._run(batch[:half]) + self._run(batch[half:])
 
     def _encode(self, batch: Sequence[Request]) -> dict[str, torch.Tensor]:
-        """Left-padded inputs, input_ids (B, L), with every picture of the batch in reading order."""
+        """Return left-padded inputs, input_ids (B, L), with all images of the batch in reading order."""
         texts = [self._text(request) for request in batch]
         with raise_refusals(*PROCESSOR_ERRORS):
             inputs = self.processor(
@@ -146,24 +146,12 @@ class TransformersEngine:
         return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in inputs.items()}
 
     def _adds_special(self, text: str) -> bool:
-        """Whether the tokenizer is to add its beginning of text: not where the chat template has."""
+        """Whether the tokenizer must add its beginning of text: not where the chat template has."""
         bos = self.processor.tokenizer.bos_token
         return not (bos and text.startswith(bos))
 
     def _text(self, request: Request) -> str:
-        chat: list[dict[str, Any]] = [{"role": "user", "content": []}]
-        for part in request.parts:
-            piece = (
-                {"type": "text", "text": plain_text(part.text, self._special)}
-                if part.kind in ("text", "reply")
-                else {"type": "image"}
-            )
-            if part.kind == "reply":
-                chat += [{"role": "assistant", "content": [piece]}, {"role": "user", "content": []}]
-            else:
-                chat[-1]["content"].append(piece)
-        text: str = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        return text + request.prefix
+        return prompt_text(request, self.processor, self._special)
 
     def _sample(self, batch: Sequence[Request]) -> list[list[Reply]]:
         repeats = len(batch[0].seeds)
@@ -174,14 +162,14 @@ class TransformersEngine:
             grammars = [request.grammar for request in batch for _ in range(n)]
             options["logits_processor"].insert(0, self._grammars.processor(grammars))
         if self._prefiller:
-            ids, mask = self._continue(self._read(batch), n, options)
+            ids, mask = self._decode(self._prefill(batch), n, options)
         else:
             inputs = self._encode(batch)
             mask = inputs["attention_mask"].repeat_interleave(n, dim=0)
             if n == 1:
                 ids = self.model.generate(**inputs, **options)
             elif self._shares_prefill:
-                ids = self._branch(inputs, n, options)
+                ids = self._decode_repeated(inputs, n, options)
             else:
                 options["generation_config"].num_return_sequences = n
                 ids = self.model.generate(**inputs, **options)
@@ -190,28 +178,26 @@ class TransformersEngine:
         replies = [self._reply(row, tokens) for row, tokens in zip(new, prompt_tokens, strict=True)]
         return [replies[i : i + n] * (repeats // n) for i in range(0, len(replies), n)]
 
-    def _read(self, batch: Sequence[Request]) -> PrefixCache:
+    def _prefill(self, batch: Sequence[Request]) -> PrefixCache:
         assert self._prefiller is not None
         texts = [self._text(request) for request in batch]
         return self._prefiller.prefill(texts, [r.images for r in batch], batch[0].adapter, self._adds_special(texts[0]))
 
-    def _continue(self, read: PrefixCache, n: int, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decode n rows for each text that was read: their tokens (B * n, L + new), and the mask (B * n, L).
-
-        From a cache of its final size: one that grows is copied at each token.
-        """
+    def _decode(self, prefix: PrefixCache, n: int, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode n rows for each prompt of the cache: their tokens (B * n, L + new), and the mask (B * n, L)."""
         assert self._prefiller is not None
-        rows = [row for row in read.rows for _ in range(n)]
-        self._prefiller.set_rope_deltas(read, rows)
-        ids, mask = read.ids[rows], read.mask[rows]
+        rows = [row for row in prefix.rows for _ in range(n)]
+        self._prefiller.set_rope_deltas(prefix, rows)
+        ids, mask = prefix.ids[rows], prefix.mask[rows]
         config = options["generation_config"]
         config.disable_compile = True  # shapes change from batch to batch
+        # Of its final size from the start: a cache that grows is copied at each token.
         cache = StaticCache(self.model.config, max_cache_len=ids.shape[1] + config.max_new_tokens)
-        same = rows == list(range(len(read.ids)))  # one reply a prompt: nothing to repeat
-        for number, layer in enumerate(read.cache.layers):
-            held = (layer.keys, layer.values) if same else (layer.keys[rows], layer.values[rows])
-            cache.update(*held, number)
-            layer.reset()  # its memory is free for the next
+        same = rows == list(range(len(prefix.ids)))  # one reply a prompt: nothing to repeat
+        for number, layer in enumerate(prefix.cache.layers):
+            states = (layer.keys, layer.values) if same else (layer.keys[rows], layer.values[rows])
+            cache.update(*states, number)
+            layer.reset()  # frees its memory before the next layer is copied
         return self.model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options), mask
 
     def _options(self, sampling: Sampling, seeds: list[int]) -> dict[str, Any]:
@@ -226,7 +212,7 @@ class TransformersEngine:
         )
         return {"generation_config": config, "logits_processor": processors}
 
-    def _branch(self, inputs: dict[str, torch.Tensor], n: int, options: dict[str, Any]) -> torch.Tensor:
+    def _decode_repeated(self, inputs: dict[str, torch.Tensor], n: int, options: dict[str, Any]) -> torch.Tensor:
         """Prefill (B, L) once, then decode B * n rows from the repeated cache."""
         config = GenerationConfig(
             max_new_tokens=1,
@@ -234,20 +220,19 @@ class TransformersEngine:
             return_dict_in_generate=True,
             pad_token_id=options["generation_config"].pad_token_id,
         )
-        read = self.model.generate(**inputs, generation_config=config)
-        cache = read.past_key_values
-        cache.crop(-1)  # the last prompt token is read again, with its row's own draw after it
+        cache = self.model.generate(**inputs, generation_config=config).past_key_values
+        cache.crop(-1)  # the last prompt token runs again in each row, followed by the row's own draw
         cache.batch_repeat_interleave(n)
         inner: Any = getattr(_unwrapped(self.model), "model", None)
         if getattr(inner, "rope_deltas", None) is not None:  # Qwen-VL keeps positions as model state
             inner.rope_deltas = inner.rope_deltas.repeat_interleave(n, dim=0)
-        made: torch.Tensor = self.model.generate(
+        ids: torch.Tensor = self.model.generate(
             input_ids=inputs["input_ids"].repeat_interleave(n, dim=0),
             attention_mask=inputs["attention_mask"].repeat_interleave(n, dim=0),
             past_key_values=cache,
             **options,
         )
-        return made
+        return ids
 
     def _reply(self, row: list[int], prompt_tokens: int) -> Reply:
         end = next((i for i, token in enumerate(row) if token in self._eos), None)
@@ -256,16 +241,16 @@ class TransformersEngine:
         return Reply(text.strip(), "length" if end is None else "stop", prompt_tokens, used)
 
     def _choose(self, batch: Sequence[Request]) -> list[list[Reply]]:
-        """Probabilities of the choices, from one forward along the deepest branching of their tokens."""
+        """Return the probabilities of the choices, from one forward along the longest path of their shared tokens."""
         branches = branch_nodes(self.processor.tokenizer, batch[0].prefix, batch[0].choices)
         path = max(branches, key=len)
-        score = self._score_read if self._prefiller else self._score
+        score = self._score_prefilled if self._prefiller else self._score
         logits, prompt_tokens = score(batch, torch.tensor([path], device=self.device, dtype=torch.long))
         probs = torch.softmax(logits[:, -len(path) - 1 :].float(), dim=-1).double().cpu().numpy()
         return [[choice_reply(probs[i], branches, batch[0].choices, tokens)] for i, tokens in enumerate(prompt_tokens)]
 
     def _score(self, batch: Sequence[Request], path: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-        """Scores after each prompt and along the path (1, P): (B, at least P + 1, vocabulary); prompts' tokens."""
+        """Return logits after each prompt and along the path (1, P): (B, >= P + 1, vocabulary), and prompt lengths."""
         inputs: dict[str, Any] = self._encode(batch)
         forced = path.expand(len(batch), -1)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], forced], dim=1)
@@ -277,20 +262,20 @@ class TransformersEngine:
             inputs["logits_to_keep"] = path.shape[1] + 1
         return self.model(**inputs).logits, inputs["attention_mask"].sum(dim=1).tolist()
 
-    def _score_read(self, batch: Sequence[Request], path: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-        """The same from a cache that holds the prompts but for their last tokens."""
-        read = self._read(batch)
-        forced = path.expand(len(read.ids), -1)
-        last = read.positions[..., -1:]
+    def _score_prefilled(self, batch: Sequence[Request], path: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """Do the same from a cache that holds the prompts but for their last tokens."""
+        prefix = self._prefill(batch)
+        forced = path.expand(len(prefix.ids), -1)
+        last = prefix.positions[..., -1:]
         ahead = torch.arange(1, path.shape[1] + 1, device=self.device).expand(*last.shape[:-1], -1)
-        mask = torch.cat([read.mask, torch.ones_like(forced)], dim=1)
+        mask = torch.cat([prefix.mask, torch.ones_like(forced)], dim=1)
         logits = self.model(
-            input_ids=torch.cat([read.ids[:, -1:], forced], dim=1),
+            input_ids=torch.cat([prefix.ids[:, -1:], forced], dim=1),
             attention_mask=mask,
             position_ids=torch.cat([last, last + ahead], dim=-1),
-            past_key_values=read.cache,
+            past_key_values=prefix.cache,
         ).logits
-        return logits[read.rows], mask.sum(dim=1)[read.rows].tolist()
+        return logits[prefix.rows], mask.sum(dim=1)[prefix.rows].tolist()
 
 
 def _unwrapped(model: Any) -> Any:
@@ -298,7 +283,7 @@ def _unwrapped(model: Any) -> Any:
 
 
 def _adapter(model: Any, on: bool) -> Any:
-    """A context in which the adapter (if there is one) is on or off."""
+    """Return a context in which the adapter, if there is one, is on or off."""
     return contextlib.nullcontext() if on or not hasattr(model, "disable_adapter") else model.disable_adapter()
 
 

@@ -19,7 +19,7 @@ from PIL.Image import Image
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.loading import load_processor
-from visrl_data.engines.messages import chat_messages, plain_text, refuse_choices
+from visrl_data.engines.messages import chat_messages, plain_text, reject_choices
 from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Usage
 from visrl_data.engines.refusals import raise_refusals
 from visrl_data.models.model_folder import ModelFolder
@@ -86,7 +86,7 @@ class VLLMEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """One prompt a seed, so that each has its own; neighbours on the same weights go to vLLM together."""
-        refuse_choices(requests, self.name)
+        reject_choices(requests, self.name)
         replies: list[list[Reply]] = []
         for adapter, group in groupby(requests, key=lambda request: request.adapter):
             replies += self._chat(list(group), adapter)
