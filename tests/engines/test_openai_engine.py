@@ -411,7 +411,7 @@ def test_an_evaluation_of_a_served_model_by_a_served_judge_goes_on(serve, photo_
     def run() -> dict:
         return evaluate.evaluate(["actor"], [str(photo_source)], config, tmp_path / "out", {OTHERS: "critic"})
 
-    with pytest.raises(VisRLError, match="0 of 4 predictions are kept.* run the same command"):
+    with pytest.raises(VisRLError, match="0 of 4 predictions are saved.* run the same command"):
         run()
     received = set(actor.answered) | set(judge.answered)
     judge.fault = lambda asked: None
