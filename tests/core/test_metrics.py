@@ -9,7 +9,7 @@ from visrl_data.core.metrics import METRICS, anls, answer_metric, exact, normali
 from visrl_data.core.records import Question
 from visrl_data.evaluation.config import SCORES
 from visrl_data.evaluation.predictions import Prediction
-from visrl_data.evaluation.scores import answer_score
+from visrl_data.evaluation.scores import score_answer
 from visrl_data.pipeline import critics
 from visrl_train.config import RlooAnswersConfig
 
@@ -87,12 +87,12 @@ def test_the_names_are_the_same_everywhere():
 
 @pytest.mark.parametrize(("name", "score"), [("exact", 0.0), ("normalized", 1.0), ("anls", 0.0), ("vqa", 1.0)])
 def test_a_name_means_the_same_in_gen_eval_and_rloo(name, score):
-    from visrl_train.rloo import agreement
+    from visrl_train.rloo import metric_reward
 
     question = Question("q", "s", "train", "?", ("cat",), b"", "", 8, 8)
     prediction = Prediction(0, "q", "s", answers=("cat",), response="The Cat.")
     focus = SimpleNamespace(view=SimpleNamespace(question=question))
     critic = critics.response_critic(GenConfig(response_critic=name), None, None)
     verdicts = critic.score([critics.ScoreInput(focus, "The Cat.")])
-    assert verdicts[0].value == answer_score(prediction, name) == score
-    assert agreement(name)([[{"content": "The Cat."}]], answers=[["cat"]]) == [score]
+    assert verdicts[0].value == score_answer(prediction, name) == score
+    assert metric_reward(name)([[{"content": "The Cat."}]], answers=[["cat"]]) == [score]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
+from visrl_data.core.boxes import Box
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import decode, sha256
 from visrl_data.core.records import Drop, Question
@@ -267,6 +268,32 @@ def test_box_space_of_a_row_comes_before_the_option(folder: Path) -> None:
     unit = one(folder, options, boxes=[[0.1, 0.2, 0.5, 1]], box_space="unit")
     assert unit.gold_boxes[0].xyxy == (0.1, 0.2, 0.5, 1.0)  # type: ignore[union-attr]
     assert one(folder, options, boxes=[]).gold_boxes == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [4, 15, 20, 3, 20, 27, 8, 27],  # the four corners of a text quad, one after the other
+        [[4, 15], [20, 3], [20, 27], [8, 27]],
+        [[4, 15, 20, 3, 20, 27, 8, 27]],  # a list of outlines, as COCO has them
+        [[[4, 15], [20, 3], [20, 27], [8, 27]]],
+    ],
+)
+def test_a_polygon_is_kept_as_its_bounding_box(folder: Path, boxes: list[object]) -> None:
+    question = one(folder, SourceOptions(gold_space="pixels"), boxes=boxes)
+    assert question.gold_boxes == (Box(0.1, 0.1, 0.5, 0.9),)  # type: ignore[union-attr]
+
+
+def test_several_polygons_are_several_boxes(folder: Path) -> None:
+    boxes = [[0.1, 0.5, 0.5, 0.1, 0.5, 0.9], [0.2, 0.2, 0.4, 0.4]]
+    assert len(one(folder, boxes=boxes).gold_boxes) == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "boxes", [[0.1, 0.2, 0.3, 0.4, 0.5], [[0.1, 0.2], [0.3, 0.4]], [[0.1, 0.2, 0.3, 0.4, 0.5, "6"]]]
+)
+def test_what_is_neither_box_nor_polygon_is_refused(folder: Path, boxes: list[object]) -> None:
+    assert one(folder, boxes=boxes).reason == "bad_box"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

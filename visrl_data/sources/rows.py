@@ -11,7 +11,7 @@ of published sets have some more (published_sets.py, visual_cot_train.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,10 +129,11 @@ def answer_texts(value: Any) -> tuple[str, ...]:
 
 
 def gold_boxes(value: Any, space: str, size: tuple[int, int]) -> tuple[Box, ...]:
-    """Labels -> unit boxes. value: a list of [x1, y1, x2, y2], or one such quadruple, or nothing.
+    """Return labels as unit boxes. value: a list of regions, or one region, or nothing.
 
-    space "unit": fractions of the original image, strictly in [0, 1]. "pixels": of the original image of
-    `size` (width, height); what reaches beyond it is cut off. Raises BadRow: bad_box, bad_field.
+    A region is a box [x1, y1, x2, y2], or a polygon, of which the bounding box is kept: [x1, y1, x2, y2, x3, y3, ...]
+    or a list of points [x, y]. space "unit": fractions of the original image, strictly in [0, 1]. "pixels": of the
+    original image of `size` (width, height); what reaches beyond it is cut off. Raises BadRow: bad_box, bad_field.
     """
     if space not in GOLD_SPACES:
         raise BadRow("bad_field", f"box_space {space!r}: expected one of {', '.join(GOLD_SPACES)}"[:200])
@@ -140,13 +141,31 @@ def gold_boxes(value: Any, space: str, size: tuple[int, int]) -> tuple[Box, ...]
         return ()
     if not isinstance(value, (list, tuple)):
         raise BadRow("bad_box", f"expected a list of [x1, y1, x2, y2], got {value!r}"[:200])
-    quadruples = [value] if value and all(_is_number(item) for item in value) else value
-    return tuple(_gold_box(quadruple, space, size) for quadruple in quadruples)
+    regions = [value] if _is_flat(value) or _is_outline(value) else value
+    return tuple(_gold_box(_corners(region), space, size) for region in regions)
 
 
-def _gold_box(value: Any, space: str, size: tuple[int, int]) -> Box:
-    if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(map(_is_number, value)):
-        raise BadRow("bad_box", f"expected four finite numbers, got {value!r}"[:200])
+def _is_flat(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_number, value))
+
+
+def _is_outline(value: Any) -> bool:
+    """Return whether it is a polygon as a list of points."""
+    return isinstance(value, (list, tuple)) and len(value) > 2 and all(_is_flat(p) and len(p) == 2 for p in value)
+
+
+def _corners(region: Any) -> Sequence[float]:
+    """Return x1, y1, x2, y2 of a box, or of the bounding box of a polygon. Raises BadRow."""
+    numbers = [number for point in region for number in point] if _is_outline(region) else region
+    if _is_flat(numbers) and len(numbers) == 4:
+        return numbers
+    if _is_flat(numbers) and len(numbers) >= 6 and len(numbers) % 2 == 0:
+        xs, ys = numbers[::2], numbers[1::2]
+        return [min(xs), min(ys), max(xs), max(ys)]
+    raise BadRow("bad_box", f"expected four finite numbers, or the points of a polygon, got {region!r}"[:200])
+
+
+def _gold_box(value: Sequence[float], space: str, size: tuple[int, int]) -> Box:
     if space == "unit":
         try:
             return Box(*value)
