@@ -40,7 +40,7 @@ def example_row(pairs: PairTable) -> dict[str, Any]:
 
 
 def score_panels(report: dict[str, Any]) -> list[Panel]:
-    """Chart how many candidates got each score; unparsed verdicts are in no bar."""
+    """Draw how many candidates got each score; unparsed verdicts are in no bar."""
     critics = [(name, report["critics"][name]) for name in ("box", "response") if report["critics"][name]]
     return [
         Panel(
@@ -55,7 +55,7 @@ def score_panels(report: dict[str, Any]) -> list[Panel]:
 
 
 def box_panels(pairs: PairTable, report: dict[str, Any]) -> list[Panel]:
-    """Chart how far apart the boxes of a pair are, and how large."""
+    """Draw how far apart the boxes of a pair are, and how large."""
     apart = report["boxes"]["iou_win_lose"]["histogram"]
     sizes = [Series(side, _sides(pairs, f"{side}_box"), color=color) for side, color in (("win", WIN), ("lose", LOSE))]
     tenths = tuple(f"{i / 10:.1f}" for i in range(10))

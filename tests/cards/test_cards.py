@@ -55,16 +55,16 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(run, tmp_path_factory):
+def dataset(run, tmp_path_factory):
     release = Stamp("v2.0", "me/things", "My | things", ("en",), previous="v1.0", changes=("more <b>things</b>",))
     return build_dataset([run.path], tmp_path_factory.mktemp("made") / "set", release)
 
 
 @pytest.fixture
-def copy(made, tmp_path):
+def copy(dataset, tmp_path):
     import shutil
 
-    return open_dataset(shutil.copytree(made.folder, tmp_path / "copy"))
+    return open_dataset(shutil.copytree(dataset.folder, tmp_path / "copy"))
 
 
 def read(folder, config):
@@ -79,35 +79,35 @@ def tables_of(card):
 
 def table(card, *head):
     """The rows of the table whose head begins so."""
-    [found] = [rows for rows in tables_of(card) if tuple(rows[0][: len(head)]) == head]
-    return found[2:]
+    [content] = [rows for rows in tables_of(card) if tuple(rows[0][: len(head)]) == head]
+    return content[2:]
 
 
 def as_number(text):
     return float(text.replace(",", "").removesuffix(" %"))
 
 
-def test_counts_are_those_of_the_files(made):
-    card = DatasetCard.load(made.folder / "README.md")
+def test_counts_are_those_of_the_files(dataset):
+    card = DatasetCard.load(dataset.folder / "README.md")
     rows = {(re.sub("`", "", c), s): int(n) for c, s, n, _ in table(card.text, "config")}
     there = {
         (folder.name, file.name.split("-")[0]): pq.read_metadata(file).num_rows
-        for folder in (made.folder / "data").iterdir()
+        for folder in (dataset.folder / "data").iterdir()
         for file in folder.iterdir()
     }
     assert rows == there and len({config for config, _ in rows}) == 5
-    images = {row["image_sha256"] for row in read(made.folder, "candidates")}
+    images = {row["image_sha256"] for row in read(dataset.folder, "candidates")}
     pairs = sum(n for (config, _), n in there.items() if config == "preferences")
     assert f"{pairs} pairs from 60 questions about {len(images)} images; data version `v2.0`" in card.text
     left_out = len(images) - sum(n for (config, _), n in there.items() if config == "images")
     assert f"**{left_out} of {len(images)} images are not in this dataset**" in card.text and left_out == 15
 
 
-def test_yields_and_drops_are_those_of_the_pool(run, made):
-    card = (made.folder / "README.md").read_text()
+def test_yields_and_drops_are_those_of_the_pool(run, dataset):
+    card = (dataset.folder / "README.md").read_text()
     told = {name: as_number(value) for name, value in table(card, "rows read")}
     told["rows read"] = as_number(re.search(r"^\| rows read \| (\d+) \|", card, re.MULTILINE)[1])
-    pool, pairs = read(made.folder, "candidates"), read(made.folder, "preferences")
+    pool, pairs = read(dataset.folder, "candidates"), read(dataset.folder, "preferences")
     lost = run.table("drops").to_pylist()
     scored = [row for row in pool if None not in (row["box_score"], row["response_score"])]
     questions = run.rows("questions")
@@ -143,15 +143,15 @@ def test_yields_and_drops_are_those_of_the_pool(run, made):
         assert (paired, share) == (mine, round(100 * mine / 30, 1))
 
 
-def test_the_audit_is_that_of_the_boxes(made):
+def test_the_audit_is_that_of_the_boxes(dataset):
     """WP/LN, Wilson's interval and the blind floor, by loops over the rows."""
-    rows = [row for row in read(made.folder, "preferences") if row["gold_boxes"]]
+    rows = [row for row in read(dataset.folder, "preferences") if row["gold_boxes"]]
 
     def positive(row, box):
         return max(iou(Box(*box), Box(*gold)) for gold in row["gold_boxes"]) > 0.5
 
     cells = Counter(f"W{'NP'[positive(r, r['win_box'])]}-L{'NP'[positive(r, r['lose_box'])]}" for r in rows)
-    candidates = read(made.folder, "candidates")
+    candidates = read(dataset.folder, "candidates")
     pools = [
         [positive(row, other["box"]) for other in candidates if other["question_id"] == row["question_id"]]
         for row in rows
@@ -161,9 +161,9 @@ def test_the_audit_is_that_of_the_boxes(made):
         ordered = [(a, b) for i, a in enumerate(pool) for k, b in enumerate(pool) if i != k]
         for a, b in ordered:
             blind[f"W{'NP'[a]}-L{'NP'[b]}"] += 100 / len(ordered) / len(pools)
-    card = (made.folder / "README.md").read_text()
+    card = (dataset.folder / "README.md").read_text()
     told = {name: values for name, *values in table(card, "cell")}
-    assert f"Audit of {len(rows)} pairs" in card and 0 < len(rows) < len(read(made.folder, "preferences"))
+    assert f"Audit of {len(rows)} pairs" in card and 0 < len(rows) < len(read(dataset.folder, "preferences"))
     for name in ("WP-LP", "WP-LN", "WN-LP", "WN-LN"):
         count, percent, interval, floor = told[name]
         low, high = wilson(cells[name], len(rows))
@@ -176,9 +176,9 @@ def wilson(k, n, z=1.959964):
     return tuple(100 * max(0, center + side * half) / (1 + z * z / n) for side in (-1, 1))
 
 
-def test_critics_models_and_licenses_are_those_of_the_rows(run, made):
-    card = (made.folder / "README.md").read_text()
-    pool = read(made.folder, "candidates")
+def test_critics_models_and_licenses_are_those_of_the_rows(run, dataset):
+    card = (dataset.folder / "README.md").read_text()
+    pool = read(dataset.folder, "candidates")
     for name, verdicts, unparsed, share, mean in table(card, "critic"):
         scores = [row[f"{name}_score"] for row in pool]
         known = [score for score in scores if score is not None]
@@ -191,12 +191,12 @@ def test_critics_models_and_licenses_are_those_of_the_rows(run, made):
     for (source, license), (questions, images, left_out) in licenses.items():
         mine = {(row["question_id"], row["image_sha256"]) for row in pool if row["source"] == source}
         assert {row["license"] for row in pool if row["source"] == source} == {license}
-        shown = {row["sha256"] for row in read(made.folder, "images")}
+        shown = {row["sha256"] for row in read(dataset.folder, "images")}
         pictures_of = {sha for _, sha in mine}
         assert [int(questions), int(images), int(left_out)] == [len(mine), len(pictures_of), len(pictures_of - shown)]
     limits_told = card.split("## Known limits")[1].split("##")[0]
-    controller = sum(row["win_box_origin"] == "controller" for row in read(made.folder, "preferences"))
-    assert f"{controller} of {len(read(made.folder, 'preferences'))} win boxes are the diversity" in limits_told
+    controller = sum(row["win_box_origin"] == "controller" for row in read(dataset.folder, "preferences"))
+    assert f"{controller} of {len(read(dataset.folder, 'preferences'))} win boxes are the diversity" in limits_told
     unread = sum(row["box_score"] is None for row in pool)
     assert unread and f"{unread} of {len(pool)} verdicts of the box critic could not be read" in limits_told
 
@@ -209,11 +209,11 @@ def test_thresholds_are_those_of_the_last_filter(tmp_path):
     assert re.search(r"^visrl filter runs/\w{12} --box-win 0\.6$", card, re.MULTILINE)
 
 
-def test_the_commands_make_the_runs_again(run, made):
+def test_the_commands_make_the_runs_again(run, dataset):
     """The command on the card gives the options that the run recorded (with the source's path cut)."""
-    [line] = re.findall(r"^visrl gen .*$", (made.folder / "README.md").read_text(), re.MULTILINE)
+    [line] = re.findall(r"^visrl gen .*$", (dataset.folder / "README.md").read_text(), re.MULTILINE)
     words = shlex.split(line)
-    assert words[-2:] == ["-o", f"runs/{made.manifest['runs'][0]['id']}"]
+    assert words[-2:] == ["-o", f"runs/{dataset.manifest['runs'][0]['id']}"]
     command = typer.main.get_command(app).commands["gen"]
     given = command.make_context("gen", words[2:]).params
     options = {spec.name for spec in dataclasses.fields(GenConfig)}
@@ -222,24 +222,24 @@ def test_the_commands_make_the_runs_again(run, made):
     assert again == recorded
 
 
-def test_a_model_of_the_hub_is_pinned(made):
-    manifest = json.loads(json.dumps(made.manifest))
+def test_a_model_of_the_hub_is_pinned(dataset):
+    manifest = json.loads(json.dumps(dataset.manifest))
     told = manifest["runs"][0]
     told["config"]["model"] = told["run"]["actor"]["model"] = "org/actor"
     told["run"]["actor"] |= {"revision": "a" * 40, "digest": "b" * 64}
-    card = render_dataset_card(made.folder, manifest)
+    card = render_dataset_card(dataset.folder, manifest)
     assert f"visrl gen --model org/actor@{'a' * 40} " in card
     assert ["actor", "org/actor", "a" * 40, f"`{'b' * 16}`"] == table(card, "run")[0][3:]
 
 
-def test_the_head_is_one_that_the_hub_takes(made):
-    data = DatasetCard.load(made.folder / "README.md").data.to_dict()
+def test_the_head_is_one_that_the_hub_takes(dataset):
+    data = DatasetCard.load(dataset.folder / "README.md").data.to_dict()
     assert set(data) <= {
         *("language", "license", "license_name", "license_link", "tags", "annotations_creators", "pretty_name"),
         *("size_categories", "source_datasets", "task_categories", "configs", "dataset_info"),
     }
     assert (data["license"], data["license_name"], data["license_link"]) == ("other", "mixed", "LICENSE")
-    assert (made.folder / "LICENSE").is_file()
+    assert (dataset.folder / "LICENSE").is_file()
     assert [config["config_name"] for config in data["configs"]] == [
         "preferences",
         "rl1",
@@ -250,10 +250,10 @@ def test_the_head_is_one_that_the_hub_takes(made):
     assert [config.get("default") for config in data["configs"]] == [True, None, None, None, None]
     for config in data["configs"]:
         for files in config["data_files"]:
-            assert list(made.folder.glob(files["path"])), "a pattern that matches"
+            assert list(dataset.folder.glob(files["path"])), "a pattern that matches"
     assert (data["size_categories"], data["language"], data["pretty_name"]) == (["n<1K"], ["en"], "My | things")
-    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (made.folder / "README.md").read_text()):
-        assert (made.folder / path).is_file()
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (dataset.folder / "README.md").read_text()):
+        assert (dataset.folder / path).is_file()
 
 
 def test_size_categories():
@@ -261,10 +261,10 @@ def test_size_categories():
     assert sizes == ["n<1K", "1K<n<10K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "n>10M"]
 
 
-def test_the_row_shown_is_a_real_one_with_a_picture_that_may_be_shown(made):
-    card = (made.folder / "README.md").read_text()
-    [row] = [row for row in read(made.folder, "preferences") if row["id"] == made.manifest["example"]]
-    assert row["image"] is not None and (made.folder / "card" / "example.png").is_file()
+def test_the_row_shown_is_a_real_one_with_a_picture_that_may_be_shown(dataset):
+    card = (dataset.folder / "README.md").read_text()
+    [row] = [row for row in read(dataset.folder, "preferences") if row["id"] == dataset.manifest["example"]]
+    assert row["image"] is not None and (dataset.folder / "card" / "example.png").is_file()
     assert f"**{row['question']}** Answer: 7 / seven" in card
     told = {name: cells for name, *cells in table(card, "")}
     assert told["response"] == [row["win_response"], row["lose_response"]]
@@ -273,24 +273,24 @@ def test_the_row_shown_is_a_real_one_with_a_picture_that_may_be_shown(made):
 
 
 def test_without_pictures_none_is_shown(run, tmp_path):
-    made = build_dataset([run.path], tmp_path / "set", ship_images=False)
-    assert not (made.folder / "card" / "example.png").exists()
-    card = (made.folder / "README.md").read_text()
+    dataset = build_dataset([run.path], tmp_path / "set", ship_images=False)
+    assert not (dataset.folder / "card" / "example.png").exists()
+    card = (dataset.folder / "README.md").read_text()
     assert "example.png" not in card and '"rl1"' not in card and "its publisher left them out" in card
     assert 'load_dataset(".", "preferences")' in card
-    check_dataset(made.folder)
+    check_dataset(dataset.folder)
 
 
-def test_charts_show_the_histograms(made):
-    report = json.loads((made.folder / "report.json").read_text())
+def test_charts_show_the_histograms(dataset):
+    report = json.loads((dataset.folder / "report.json").read_text())
     box, response = pictures.score_panels(report)
-    pool = read(made.folder, "candidates")
+    pool = read(dataset.folder, "candidates")
     for panel, name in ((box, "box_score"), (response, "response_score")):
         counts = Counter(f"{row[name]:g}" for row in pool if row[name] is not None)
         assert dict(zip(panel.labels, panel.series[0].values, strict=True)) == {x: counts[x] for x in panel.labels}
         assert panel.title == f"{name.split('_')[0]} score of {counts.total()} candidates"
-    apart, sizes = pictures.box_panels(dataset_pairs(made), report)
-    rows = read(made.folder, "preferences")
+    apart, sizes = pictures.box_panels(dataset_pairs(dataset), report)
+    rows = read(dataset.folder, "preferences")
     assert sum(apart.series[0].values) == len(rows)
     for series in sizes.series:
         sides = [np.sqrt(Box(*row[f"{series.name}_box"]).area) for row in rows]
@@ -300,11 +300,11 @@ def test_charts_show_the_histograms(made):
 def test_texts_from_strangers_stay_texts(tmp_path):
     nasty = "a | b <script>alert(1)</script> ![x](y) `code` **{{ 91 * 91 }}**\n\n# head"
     source = photos(tmp_path / "photos", question=nasty, answers=["7", "<img src=x>"], **SHIPPED)
-    made = build_dataset([make_run(tmp_path / "run", source).path], tmp_path / "set")
-    body = (made.folder / "README.md").read_text().split("\n---\n")[1]
+    dataset = build_dataset([make_run(tmp_path / "run", source).path], tmp_path / "set")
+    body = (dataset.folder / "README.md").read_text().split("\n---\n")[1]
     assert "<script" not in body and "<img" not in body and "\n# head" not in body and "8281" not in body
     assert html.unescape(re.sub(r"\\(.)", r"\1", body)).count("a | b <script>alert(1)</script>") == 1
-    check_dataset(made.folder)
+    check_dataset(dataset.folder)
 
 
 def test_cells_and_fences():
@@ -322,20 +322,20 @@ def test_what_is_missing_is_an_error(copy):
         render_dataset_card(copy.folder, copy.manifest)
 
 
-def test_limits_say_what_cannot_be_said(made):
-    report = json.loads((made.folder / "report.json").read_text())
+def test_limits_say_what_cannot_be_said(dataset):
+    report = json.loads((dataset.folder / "report.json").read_text())
     report["critics"]["box"] = None
     report["audit"] = {"pairs": None, "state": "no question has a gold box, so there is nothing to audit"}
     lines = "\n".join(limits(report))
     assert "There was no box critic" in lines and "could not be checked: no question has a gold box" in lines
 
 
-def test_how_far_the_critic_can_be_talked_to_is_told_for_the_model_it_was_measured_on(made):
-    card = (made.folder / "README.md").read_text(encoding="utf-8")
+def test_how_far_the_critic_can_be_talked_to_is_told_for_the_model_it_was_measured_on(dataset):
+    card = (dataset.folder / "README.md").read_text(encoding="utf-8")
     assert "was not measured" in card.split("## Known limits")[1].split("## ")[0], "these critics are made of dice"
-    report = json.loads((made.folder / "report.json").read_text())
+    report = json.loads((dataset.folder / "report.json").read_text())
     study = json.loads(INJECTION.read_text(encoding="utf-8"))
-    run = made.manifest["runs"][0] | {"run": {"critic": {"weights_digest": study["digest"]}}}
+    run = dataset.manifest["runs"][0] | {"run": {"critic": {"weights_digest": study["digest"]}}}
     box, response = persuasion(run, report)
     wrong = [e for e in study["effects"] if (e["critic"], e["kind"]) == ("response_critic", "wrong")]
     worst = max(wrong, key=lambda e: e["shift"])
@@ -350,11 +350,11 @@ def test_how_far_the_critic_can_be_talked_to_is_told_for_the_model_it_was_measur
 def test_no_box_critic_and_no_gold_boxes(tmp_path):
     source = photos(tmp_path / "photos", boxes=None, **SHIPPED)
     run = make_run(tmp_path / "run", source, box_critic=False)
-    made = build_dataset([run.path], tmp_path / "set")
-    card = (made.folder / "README.md").read_text()
+    dataset = build_dataset([run.path], tmp_path / "set")
+    card = (dataset.folder / "README.md").read_text()
     assert "Nothing to audit: no question has a gold box" in card
     assert [row[0] for row in table(card, "threshold")] == ["response score"]
-    check_dataset(made.folder)
+    check_dataset(dataset.folder)
 
 
 # The gate
@@ -366,21 +366,21 @@ def restate(dataset):
 
 
 def replace_column(file, name, change):
-    found = pq.read_table(file)
-    rows = found.to_pylist()
+    content = pq.read_table(file)
+    rows = content.to_pylist()
     for row in rows:
         row[name] = change(row[name])
-    pq.write_table(pa.Table.from_pylist(rows, found.schema), file)
+    pq.write_table(pa.Table.from_pylist(rows, content.schema), file)
 
 
 def first_file(dataset, config):
     return sorted((dataset.folder / "data" / config).glob("train-*"))[0]
 
 
-def test_a_sound_folder_passes(made):
-    checked = check_dataset(made.folder)
-    assert checked.counts == made.counts
-    rows = {config: read(made.folder, config) for config in ("preferences", "rl1", "rl2", "images")}
+def test_a_sound_folder_passes(dataset):
+    checked = check_dataset(dataset.folder)
+    assert checked.counts == dataset.counts
+    rows = {config: read(dataset.folder, config) for config in ("preferences", "rl1", "rl2", "images")}
     embedded = sum(row["image"] is not None for row in rows["preferences"])
     lists = sum(len(row["images"]) for config in ("rl1", "rl2") for row in rows[config])
     assert checked.pictures == embedded + lists + len(rows["images"])
@@ -391,14 +391,14 @@ def test_changed_and_surplus_files_are_found(copy):
     file.write_bytes(file.read_bytes() + b"x")
     (copy.folder / "data" / "rl1" / "train-extra.parquet").write_bytes(b"PAR1")
     (copy.folder / "report.json").unlink()
-    with pytest.raises(VisRLError) as found:
+    with pytest.raises(VisRLError) as error:
         check_dataset(copy.folder)
     for line in (
         r"rl1/train-00000-of-00001.parquet was changed",
         "train-extra.parquet is new",
         "report.json is missing",
     ):
-        assert line in str(found.value)
+        assert line in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -421,12 +421,12 @@ def test_spoiled_rows_are_found(copy, config, column, change, message):
 
 def test_other_counts_and_features_are_found(copy):
     file = first_file(copy, "candidates")
-    found = pq.read_table(file)
-    pq.write_table(found.slice(1).drop(["focus_reply"]), file)
+    content = pq.read_table(file)
+    pq.write_table(content.slice(1).drop(["focus_reply"]), file)
     restate(copy)
     with pytest.raises(VisRLError) as told:
         check_dataset(copy.folder)
-    rows = found.num_rows
+    rows = content.num_rows
     for line in (
         "other columns than candidates has",
         f"candidates/train has {rows - 1} rows, manifest says {rows}",

@@ -81,14 +81,14 @@ def whoami(hub: Holdings, request: Request) -> Answer:
 
 
 def create(hub: Holdings, request: Request) -> Answer:
-    asked = request.json()
-    name, kind = f"{asked.get('organization') or USER}/{asked['name']}", asked.get("type", "model") + "s"
+    body = request.json()
+    name, kind = f"{body.get('organization') or USER}/{body['name']}", body.get("type", "model") + "s"
     if not name.startswith(f"{USER}/"):
         raise Refused(403, f"You don't have the rights to create a {kind[:-1]} under this namespace")
     url = f"{hub.url}/{'datasets/' if kind == 'datasets' else ''}{name}"
     if (kind, name) in hub.repos:
         return json_answer({"error": "You already created this repo", "url": url}, 409)
-    hub.create(kind, name, asked.get("visibility") == "private")
+    hub.create(kind, name, body.get("visibility") == "private")
     return json_answer({"url": url, "name": name})
 
 
@@ -120,8 +120,8 @@ def refs(hub: Holdings, request: Request) -> Answer:
             if ref.startswith(f"{kind}/")
         ]
 
-    asked = {"pullRequests": named("pr")} if request.query.get("include_prs") else {}
-    return json_answer({"branches": named("heads"), "converts": [], "tags": named("tags"), **asked})
+    pulls = {"pullRequests": named("pr")} if request.query.get("include_prs") else {}
+    return json_answer({"branches": named("heads"), "converts": [], "tags": named("tags"), **pulls})
 
 
 def commits(hub: Holdings, request: Request) -> Answer:
@@ -148,12 +148,12 @@ def _entry(hub: Holdings, path: str, blob: Blob) -> dict:
 
 def _listing(hub: Holdings, commit: Commit) -> dict[str, dict]:
     """Every file and folder of a commit, by path."""
-    found = {path: _entry(hub, path, blob) for path, blob in commit.files.items()}
+    entries = {path: _entry(hub, path, blob) for path, blob in commit.files.items()}
     for path in commit.files:
         for i in [i for i, letter in enumerate(path) if letter == "/"]:
             inside = {p[i + 1 :]: b for p, b in commit.files.items() if p.startswith(path[: i + 1])}
-            found[path[:i]] = {"type": "directory", "oid": tree_id(inside), "size": 0, "path": path[:i]}
-    return dict(sorted(found.items()))
+            entries[path[:i]] = {"type": "directory", "oid": tree_id(inside), "size": 0, "path": path[:i]}
+    return dict(sorted(entries.items()))
 
 
 def tree(hub: Holdings, request: Request) -> Answer:
@@ -228,8 +228,8 @@ def commit(hub: Holdings, request: Request) -> Answer:
     lines = [json.loads(line) for line in request.body.splitlines() if line.strip()]
     header, head = lines[0]["value"], _commit_of(repo, branch)
     opens_pr = "create_pr" in request.query
-    wanted = header.get("parentCommit", head.oid)
-    if not opens_pr and not head.oid.startswith(wanted):
+    parent = header.get("parentCommit", head.oid)
+    if not opens_pr and not head.oid.startswith(parent):
         raise Refused(412, "A commit has happened since. Please refresh and try again.")
     files = dict(head.files)
     for line in lines[1:]:

@@ -61,10 +61,10 @@ class Repo:
         return self.commits[oid]
 
     def history(self, commit: Commit) -> list[Commit]:
-        found = [commit]
-        while found[-1].parent:
-            found.append(self.commits[found[-1].parent])
-        return found
+        commits = [commit]
+        while commits[-1].parent:
+            commits.append(self.commits[commits[-1].parent])
+        return commits
 
 
 def git_id(kind: str, data: bytes) -> str:
@@ -96,16 +96,16 @@ def xet_files(store: Path) -> dict[str, str]:
     A shard is a header of 48 bytes, then records of 48: a file's (hash, flags, number of entries), its
     entries, as many for verification if bit 31 of the flags is set, and its sha256 if bit 30 is.
     """
-    found = {}
+    hashes = {}
     for shard in store.rglob("*.mdb"):
         data, at = shard.read_bytes(), 48
         while data[at : at + 32] not in (b"\xff" * 32, b""):
             flags, entries = (int.from_bytes(data[at + i : at + i + 4], "little") for i in (32, 36))
             name, at = data[at : at + 32], at + 48 * (1 + entries * (1 + (flags >> 31 & 1)))
             if flags >> 30 & 1:
-                found[_xet_hex(data[at : at + 32])] = _xet_hex(name)
+                hashes[_xet_hex(data[at : at + 32])] = _xet_hex(name)
                 at += 48
-    return found
+    return hashes
 
 
 def _xet_hex(data: bytes) -> str:

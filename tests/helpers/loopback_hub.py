@@ -176,8 +176,10 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 action = fault.action if fault else ""
                 if action == "race":
                     _somebody_is_faster(hub, kind, parts)
-                given = {name: values[0] for name, values in parse_qs(query).items()}
-                request = Request(parts, given, self.headers, body, self.headers["Authorization"] == f"Bearer {TOKEN}")
+                arguments = {name: values[0] for name, values in parse_qs(query).items()}
+                request = Request(
+                    parts, arguments, self.headers, body, self.headers["Authorization"] == f"Bearer {TOKEN}"
+                )
                 reply = _faulty(action, fault) or _answer(hub, kind, answer, request)
             if action == "late 500":
                 reply = _refusal(Refused(500, "Internal Error - we could not answer"))

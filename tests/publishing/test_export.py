@@ -70,10 +70,10 @@ def test_the_layout_is_what_the_trainer_reads(run, tmp_path, form, read):
     """Rows, order and pixels are those of the dataset's rl1 and rl2."""
     from datasets import load_dataset
 
-    made = export(run, form, tmp_path / "out")
+    result = export(run, form, tmp_path / "out")
     dataset = build_dataset([run], tmp_path / "set", ship_images=True)
     found = {name.removeprefix("visrl-"): rows for name, rows in read(tmp_path / "out").items()}
-    assert {name: len(rows) for name, rows in found.items()} == made.rows
+    assert {name: len(rows) for name, rows in found.items()} == result.rows
     for config in ("rl1", "rl2"):
         for split in dataset.counts[config]:
             name = config if split == "train" else f"{config}-{split}"
@@ -86,8 +86,8 @@ def test_the_layout_is_what_the_trainer_reads(run, tmp_path, form, read):
                 assert rejected == row["rejected"][0]["content"][0]["text"]
                 for file, image in zip(pictures, row["images"], strict=True):
                     assert Image.open(file).tobytes() == image.tobytes()
-    assert made.pictures == len(list((tmp_path / "out" / "images").iterdir()))
-    assert (made.left_out, made.empty) == (0, 0)
+    assert result.pictures == len(list((tmp_path / "out" / "images").iterdir()))
+    assert (result.left_out, result.empty) == (0, 0)
 
 
 @pytest.mark.parametrize("form", ["llamafactory", "swift"])
@@ -109,9 +109,9 @@ def test_pairs_without_a_picture_are_left_out_and_counted(tmp_path):
     source = photos(tmp_path / "photos", rows=40, license="mit", ship_image=lambda i: i % 4 < 2)
     run = make_run(tmp_path / "run", source)
     dataset = build_dataset([run.path], tmp_path / "set")
-    made = export(dataset.folder, "swift", tmp_path / "out")
-    assert made.left_out == sum(dataset.counts["preferences"].values()) - sum(dataset.counts["rl1"].values()) > 0
-    assert sum(n for name, n in made.rows.items() if name.startswith("rl1")) == sum(dataset.counts["rl1"].values())
+    result = export(dataset.folder, "swift", tmp_path / "out")
+    assert result.left_out == sum(dataset.counts["preferences"].values()) - sum(dataset.counts["rl1"].values()) > 0
+    assert sum(n for name, n in result.rows.items() if name.startswith("rl1")) == sum(dataset.counts["rl1"].values())
     bare = build_dataset([run.path], tmp_path / "bare", ship_images=False)
     with pytest.raises(VisRLError, match="visrl rebuild"):
         export(bare.folder, "swift", tmp_path / "none")
@@ -128,8 +128,8 @@ def test_an_empty_win_is_no_row_for_these_trainers(tmp_path):
         return "" if reply == "7" else reply
 
     run = make_run(tmp_path / "run", photos(tmp_path / "photos", **SHIPPED), script)
-    made = export(run.path, "swift", tmp_path / "out")
-    assert made.empty > 0 and set(made.rows) >= {"rl1", "rl2"}
+    result = export(run.path, "swift", tmp_path / "out")
+    assert result.empty > 0 and set(result.rows) >= {"rl1", "rl2"}
     read_swift(tmp_path / "out")
 
 

@@ -138,18 +138,18 @@ def test_what_may_pass_is_repeated(waits):
 
 
 def test_in_the_end_it_is_given_up(waits):
-    with pytest.raises(HubFailure) as told:
+    with pytest.raises(HubFailure) as error:
         attempt("x", Calls(*[http_error(503)] * 9))
-    assert waits == list(hub_access.DELAYS) and told.value.status == 503 and not told.value.unsure
+    assert waits == list(hub_access.DELAYS) and error.value.status == 503 and not error.value.unsure
 
 
 def test_a_change_that_may_have_been_made_is_reported_whatever_came_after(waits):
-    with pytest.raises(HubFailure) as told:
+    with pytest.raises(HubFailure) as error:
         attempt("x", Calls(ConnectionResetError(), http_error(403)), writes=True)
-    assert told.value.unsure and told.value.status == 403
-    with pytest.raises(HubFailure) as told:
+    assert error.value.unsure and error.value.status == 403
+    with pytest.raises(HubFailure) as error:
         attempt("x", Calls(ConnectionResetError(), http_error(403)))
-    assert not told.value.unsure, "reading changes nothing"
+    assert not error.value.unsure, "reading changes nothing"
 
 
 def test_a_wait_that_is_too_long_is_told(waits):

@@ -36,19 +36,19 @@ def part(folder):
 
 
 def test_it_equals_a_build_with_all_images(folder, whole, part, tmp_path):
-    made = rebuild(part.folder, folder / "photos", tmp_path / "made")
-    assert made.missing == () and made.found == 12
-    assert part.counts["rl1"] != whole.counts["rl1"] == made.dataset.counts["rl1"]
+    result = rebuild(part.folder, folder / "photos", tmp_path / "made")
+    assert result.missing == () and result.found == 12
+    assert part.counts["rl1"] != whole.counts["rl1"] == result.dataset.counts["rl1"]
     different = {
         name
-        for name in {*whole.manifest["sha256"], *made.dataset.manifest["sha256"]}
-        if whole.manifest["sha256"].get(name) != made.dataset.manifest["sha256"].get(name)
+        for name in {*whole.manifest["sha256"], *result.dataset.manifest["sha256"]}
+        if whole.manifest["sha256"].get(name) != result.dataset.manifest["sha256"].get(name)
     }
     assert different == {"README.md"}, "every shard and picture has the bytes that a build with all images gives"
-    check_dataset(made.dataset.folder, rebuilt_ok=True)
+    check_dataset(result.dataset.folder, rebuilt_ok=True)
     with pytest.raises(VisRLError, match="12 images that the published dataset left out"):
-        check_dataset(made.dataset.folder)
-    card = (made.dataset.folder / "README.md").read_text()
+        check_dataset(result.dataset.folder)
+    card = (result.dataset.folder / "README.md").read_text()
     assert "12 images were put back by checksum" in card and 'load_dataset("."' in card
 
 
@@ -66,9 +66,9 @@ def test_images_inside_parquet_files_are_found(folder, whole, part, tmp_path):
     for file in sorted((whole.folder / "data" / "images").iterdir()):
         pq.write_table(pq.read_table(file, columns=["image"]), tmp_path / "in" / file.name, row_group_size=4)
     (tmp_path / "in" / "broken.parquet").write_bytes(b"PAR1")
-    made = rebuild(part.folder, tmp_path / "in", tmp_path / "made")
+    result = rebuild(part.folder, tmp_path / "in", tmp_path / "made")
     names = [name for name in whole.manifest["sha256"] if name.startswith("data/")]
-    assert [made.dataset.manifest["sha256"][name] for name in names] == [whole.manifest["sha256"][n] for n in names]
+    assert [result.dataset.manifest["sha256"][name] for name in names] == [whole.manifest["sha256"][n] for n in names]
 
 
 def test_what_is_missing_is_named_and_nothing_is_written(folder, part, tmp_path):
@@ -83,10 +83,10 @@ def test_what_is_missing_is_named_and_nothing_is_written(folder, part, tmp_path)
     assert 0 < len(gone) <= 4 and all(image.ids[0] in str(told.value) for image in gone)
     assert str(told.value).startswith(f"{len(gone)} of 12 images are not among the {len(files) - 4} files")
     assert not (tmp_path / "made").exists()
-    made = rebuild(part.folder, tmp_path / "in", tmp_path / "made", allow_missing=True)
-    assert {image.sha256 for image in made.missing} == {image.sha256 for image in gone}
-    check_dataset(made.dataset.folder, rebuilt_ok=True)
-    again = rebuild(made.dataset.folder, folder / "photos", tmp_path / "rest")
+    result = rebuild(part.folder, tmp_path / "in", tmp_path / "made", allow_missing=True)
+    assert {image.sha256 for image in result.missing} == {image.sha256 for image in gone}
+    check_dataset(result.dataset.folder, rebuilt_ok=True)
+    again = rebuild(result.dataset.folder, folder / "photos", tmp_path / "rest")
     assert again.missing == () and again.found == len(gone), "what is still missing can be put back later"
 
 

@@ -202,27 +202,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.tools.fault_table", description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     only_loopback()
     no_waiting()
     with LoopbackHub() as hub, tempfile.TemporaryDirectory() as folder:
         os.environ.update(hub.environment(Path(folder) / "home"))
-        found = list(rows(Stage(hub, Path(folder)), asked.quick))
-    broken = [row for row in found if row.broken]
-    if asked.json:
-        print(json.dumps([dataclasses.asdict(row) for row in found]))
+        table = list(rows(Stage(hub, Path(folder)), options.quick))
+    broken = [row for row in table if row.broken]
+    if options.json:
+        print(json.dumps([dataclasses.asdict(row) for row in table]))
     else:
-        print_table(found)
-        print(f"{len(found)} cases, {len(broken)} of them break a rule:{RULES}")
+        print_table(table)
+        print(f"{len(table)} cases, {len(broken)} of them break a rule:{RULES}")
     for row in broken:
         print(f"BROKEN {row}", file=sys.stderr)
     sys.exit(bool(broken))
 
 
-def print_table(found: list[Row]) -> None:
+def print_table(table: list[Row]) -> None:
     """One line for the cases of a kind of request that ended alike; n: how many they are."""
     groups: dict[tuple[str, ...], list[float]] = {}
-    for row in found:
+    for row in table:
         saw = row.saw.removeprefix("VisRLError: ").partition("\n")[0].removeprefix(f"Publishing to {REPO} ")
         saw = re.sub(r"reading \S+ back", "reading a file back", re.sub(r"\b[0-9a-f]{12}\b", "...", saw))
         key = (row.scenario, row.request.split()[0], row.fault, row.held, row.rerun, saw)

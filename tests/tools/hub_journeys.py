@@ -57,24 +57,24 @@ def from_the_command_line(world: World) -> dict:
         no_room = visrl("push", str(run), "--output", str(world.folder / "built"))
     dry = visrl("push", str(run), "--dry-run")
     code, out, err = visrl("push", str(run), "--tag", "v1.0", "--json")
-    told = json.loads(out) if not code else {}
+    result = json.loads(out) if not code else {}
     again = visrl("push", str(run), "--hub-id", "user/run")
-    configs = get_dataset_config_names("user/run", revision="v1.0") if told else []
-    pairs = load_dataset("user/run", revision="v1.0", split="train", cache_dir=world.cache()) if told else []
+    configs = get_dataset_config_names("user/run", revision="v1.0") if result else []
+    pairs = load_dataset("user/run", revision="v1.0", split="train", cache_dir=world.cache()) if result else []
     source, target = str(world.folder / "photos/questions.jsonl"), str(world.folder / "made")
     with scripted_generate():
-        made = visrl("gen", "--source", source, "-o", target, "--push-to-hub", "--private", "--json")
+        generated = visrl("gen", "--source", source, "-o", target, "--push-to-hub", "--private", "--json")
     return {
         "no_room": no_room,
-        "made": [made[0], json.loads(made[1])["published"] if not made[0] else made[2]],
+        "made": [generated[0], json.loads(generated[1])["published"] if not generated[0] else generated[2]],
         "made_private": world.hub.dataset("user/made").private,
         "dry": dry,
-        "first": [code, told.get("hub_id"), told.get("state"), told.get("tag")],
+        "first": [code, result.get("hub_id"), result.get("state"), result.get("tag")],
         "err": err,
         "again": again,
         "configs": configs,
         "rows": len(pairs),
-        "picture": pairs[0]["image"].size if told else None,
+        "picture": pairs[0]["image"].size if result else None,
     }
 
 
@@ -95,7 +95,7 @@ def merged(world: World) -> dict:
     dry = visrl(*second, "--dry-run")
     world.hub.faults = []
     code, out, err = visrl(*second, "--json")
-    told = json.loads(out) if not code else {}
+    result = json.loads(out) if not code else {}
     manifest = json.loads(
         Path(hf_hub_download("user/line", "manifest.json", repo_type="dataset", revision="v1.1")).read_text()
     )
@@ -103,7 +103,7 @@ def merged(world: World) -> dict:
     rows = {tag: load_dataset("user/line", revision=tag, cache_dir=world.cache()) for tag in ("v1.0", "v1.1")}
     return {
         "dry": dry,
-        "state": [code, told.get("hub_id"), told.get("state"), told.get("tag")],
+        "state": [code, result.get("hub_id"), result.get("state"), result.get("tag")],
         "said": err,
         "v1.0 stays": held.refs["tags/v1.0"] == first,
         "other files": [p for p, sha in both["sha256"].items() if manifest["sha256"].get(p) != sha],
@@ -159,15 +159,15 @@ def put_back(world: World) -> dict:
     world.hub.faults = [Fault("resolve_get", "cut")]
     code, out, err = visrl(*command, str(source.parent), "-o", str(target), "--json")
     world.hub.faults = []
-    made, expected = file_bytes(target) if not code else {}, file_bytes(whole.folder)
-    trained = load_dataset(str(target), "rl1", split="train", cache_dir=world.cache()) if made else []
+    files, expected = file_bytes(target) if not code else {}, file_bytes(whole.folder)
+    trained = load_dataset(str(target), "rl1", split="train", cache_dir=world.cache()) if files else []
     return {
         "published": [len(bare), sum(row["image"] is not None for row in bare)],
         "pixels on the Hub": [p for p in world.hub.dataset("user/bare").resolve("v1.0").files if "images" in p],
         "refused": refused,
         "nothing written": nothing_written,
         "rebuilt": [code, json.loads(out)["found"] if not code else err],
-        "other files": sorted(p for p in {*made, *expected} if made.get(p) != expected.get(p)),
+        "other files": sorted(p for p in {*files, *expected} if files.get(p) != expected.get(p)),
         "rl1": [len(trained), whole.counts["rl1"]["train"]],
         "pushed": visrl("push", str(target), "--hub-id", "user/bare"),
         "no tag": visrl("rebuild", "user/bare@v7", "--images", str(source.parent)),

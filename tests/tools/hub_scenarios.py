@@ -147,19 +147,19 @@ def refused(world: World) -> dict:
         "m",
         mine.refs["heads/main"],
     )
-    told = {"public": world.publish(folder, repo=REPO, private=True)}
-    told["foreign"] = world.publish(folder, repo="user/other")
-    told["namespace"] = world.publish(folder, repo="somebody/pairs")
-    made = world.publish(folder, repo="user/secret", private=True)
-    told["private"] = [made.state, hub.dataset("user/secret").private]
+    results = {"public": world.publish(folder, repo=REPO, private=True)}
+    results["foreign"] = world.publish(folder, repo="user/other")
+    results["namespace"] = world.publish(folder, repo="somebody/pairs")
+    private_set = world.publish(folder, repo="user/secret", private=True)
+    results["private"] = [private_set.state, hub.dataset("user/secret").private]
     for name, change in (("bad token", {"HF_TOKEN": "hf_" + "x" * 34}), ("no token", {"HF_TOKEN": ""})):
         with environment(change):
-            told[name] = world.publish(folder, repo="user/new")
+            results[name] = world.publish(folder, repo="user/new")
     hub.faults = [Fault("refs", 429, 1, headers={"Retry-After": "1000"})]
-    told["rate limit"] = world.publish(folder, repo=REPO)
+    results["rate limit"] = world.publish(folder, repo=REPO)
     hub.faults = [Fault("refs", 429, 1, headers={"Retry-After": "0"})]
-    told["short limit"] = world.publish(folder, repo="user/secret").state
-    return told
+    results["short limit"] = world.publish(folder, repo="user/secret").state
+    return results
 
 
 def stalled(world: World) -> dict:
@@ -202,10 +202,10 @@ def full_disk(world: World) -> dict:
     """Files larger than 15 kB cannot be written, as on a full disk, while the release is read back."""
     repo, folder = "user/full", world.dataset("full")
     with small_files(15_000):
-        told = world.publish(folder, repo=repo)
+        message = world.publish(folder, repo=repo)
     tags = [ref for ref in world.hub.dataset(repo).refs if ref.startswith("tags/")]
     again = world.publish(folder, repo=repo)
-    return {"told": told, "tags": tags, "again": again.state}
+    return {"message": message, "tags": tags, "again": again.state}
 
 
 def ways(world: World) -> dict:
@@ -273,21 +273,21 @@ SCENARIOS: tuple[Callable[[World], dict], ...] = (
 
 
 def main() -> None:
-    wanted: tuple[Callable[[World], dict], ...] = (xet,) if "xet" in sys.argv else SCENARIOS
+    scenarios: tuple[Callable[[World], dict], ...] = (xet,) if "xet" in sys.argv else SCENARIOS
     only_loopback()
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "xet" if "xet" in sys.argv else None
         with LoopbackHub(store) as hub:
             os.environ.update(hub.environment(Path(folder) / "home") | {"TMPDIR": folder, "TQDM_DISABLE": "1"})
             tempfile.tempdir = None
             world = World(hub, Path(folder))
-            for scenario in wanted:
+            for scenario in scenarios:
                 try:
-                    told[scenario.__name__] = scenario(world)
+                    results[scenario.__name__] = scenario(world)
                 except Exception:
-                    told[scenario.__name__] = {"failed": traceback.format_exc()}
-    print(json.dumps(told, indent=1).replace(TOKEN, "THE TOKEN"))
+                    results[scenario.__name__] = {"failed": traceback.format_exc()}
+    print(json.dumps(results, indent=1).replace(TOKEN, "THE TOKEN"))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def release(folder: Path, limit: int) -> dict:
             commit.message.split("\n")[0] for commit in hub.dataset(REPO).history(hub.dataset(REPO).resolve("main"))
         ]
         page = show_card(demo)
-    states = {name: [told["state"], told["tag"]] for name, told in said.items()}
+    states = {name: [result["state"], result["tag"]] for name, result in said.items()}
     return {"states": states, "commits": commits, "loaded": loaded, "card": page, "seconds": demo.seconds}
 
 
@@ -98,13 +98,13 @@ def load(tag: str) -> dict:
     """Rows of every config and split under a tag, and the losses of two stock DPO steps on rl1 and rl2."""
     from datasets import load_dataset
 
-    found: dict = {"rows": {}, "losses": {}}
+    facts: dict = {"rows": {}, "losses": {}}
     for config in CONFIGS:
         rows = load_dataset(REPO, config, revision=tag, cache_dir=f"cache-{tag}")
-        found["rows"][config] = {split: part.num_rows for split, part in rows.items()}
+        facts["rows"][config] = {split: part.num_rows for split, part in rows.items()}
         if config in ("rl1", "rl2"):
-            found["losses"][config] = dpo_steps(rows["train"], f"out-{tag}-{config}")
-    return found
+            facts["losses"][config] = dpo_steps(rows["train"], f"out-{tag}-{config}")
+    return facts
 
 
 def dpo_steps(rows: object, output: str) -> list[float]:
@@ -161,11 +161,11 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--load", choices=TAGS)
-    asked = parser.parse_args()
-    if asked.load:
-        print(json.dumps(load(asked.load)))
+    options = parser.parse_args()
+    if options.load:
+        print(json.dumps(load(options.load)))
     else:
-        print(json.dumps(release(asked.folder.resolve(), asked.limit), indent=1))
+        print(json.dumps(release(options.folder.resolve(), options.limit), indent=1))
 
 
 if __name__ == "__main__":

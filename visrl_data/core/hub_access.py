@@ -86,7 +86,7 @@ def attempt(
 
 
 def diagnose(error: BaseException) -> HubFailure:
-    """Say what an exception of the client means."""
+    """Explain an exception of the client."""
     from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     chain = list(_chain(error))
@@ -145,7 +145,7 @@ _MEANINGS = {  # status: what it means, what to do
 
 
 def _refused(status: int, message: str, wait: float) -> HubFailure:
-    """Say what a response with an error's status means. message: the Hub's words."""
+    """Explain a response with an error status. message: the Hub's words."""
     from huggingface_hub import get_token
 
     if status == 401 and get_token() is None:

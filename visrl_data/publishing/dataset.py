@@ -112,7 +112,7 @@ def build_dataset(
     contents = Contents(
         pairs=PairTable(pairs, pool.prompts, pool.images, terms.shipped),
         candidates=candidates,
-        runs=pool.tables | {"questions": licenses.filled(pool.questions, license)},
+        runs=pool.tables | {"questions": licenses.fill_licenses(pool.questions, license)},
         about=_about(pool, terms, images, ship_images, stamp),
         report=pool.report,
         license_text=terms.text,

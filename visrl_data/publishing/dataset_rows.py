@@ -86,17 +86,17 @@ def _run_facts(member: Member) -> dict[str, Any]:
 
 def by_split(tables: Iterator[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
     """Cut tables that have an `image_sha256` by split, into pieces of ROWS rows whatever their own size."""
-    held = {split: CANDIDATES.arrow_schema.empty_table() for split in SPLITS}
+    pending = {split: CANDIDATES.arrow_schema.empty_table() for split in SPLITS}
     for table in tables:
         splits = pa.array([split_of(sha) for sha in table["image_sha256"].to_pylist()], pa.string())
         for split in SPLITS:
-            held[split] = pa.concat_tables(
-                [held[split], table.filter(pc.equal(splits, split)).cast(held[split].schema)]
+            pending[split] = pa.concat_tables(
+                [pending[split], table.filter(pc.equal(splits, split)).cast(pending[split].schema)]
             )
-            while held[split].num_rows >= ROWS:
-                yield split, held[split].slice(0, ROWS)
-                held[split] = held[split].slice(ROWS)
-    yield from held.items()
+            while pending[split].num_rows >= ROWS:
+                yield split, pending[split].slice(0, ROWS)
+                pending[split] = pending[split].slice(ROWS)
+    yield from pending.items()
 
 
 def preference_rows(pairs: PairTable) -> Iterator[tuple[str, dict[str, Any]]]:

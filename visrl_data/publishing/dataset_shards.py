@@ -25,17 +25,17 @@ Splits = Iterable[tuple[str, pa.Table]]
 
 def grouped(rows: Iterable[tuple[str, dict[str, Any]]], schema: pa.Schema) -> Iterator[tuple[str, pa.Table]]:
     """Group (split, row) in any order into (split, table of one row group); the order stays within a split."""
-    held: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    groups: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     size = dict.fromkeys(SPLITS, 0)
     for split, row in rows:
-        held[split].append(row)
+        groups[split].append(row)
         size[split] += _picture_bytes(row)
-        if len(held[split]) == GROUP_ROWS or size[split] >= GROUP_BYTES:
-            yield split, pa.Table.from_pylist(held[split], schema)
-            held[split], size[split] = [], 0
+        if len(groups[split]) == GROUP_ROWS or size[split] >= GROUP_BYTES:
+            yield split, pa.Table.from_pylist(groups[split], schema)
+            groups[split], size[split] = [], 0
     for split in SPLITS:
-        if held[split]:
-            yield split, pa.Table.from_pylist(held[split], schema)
+        if groups[split]:
+            yield split, pa.Table.from_pylist(groups[split], schema)
 
 
 def _picture_bytes(row: dict[str, Any]) -> int:

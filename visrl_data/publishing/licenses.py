@@ -75,68 +75,68 @@ def settle(
     """
     questions = _with_licenses(questions, license)
     shipped = frozenset(sha for sha in _allowed(questions, ship_images, published) if sha in available)
-    sources = tuple(_source_terms(questions, shipped))
-    known = sorted({hub_name(terms.license) for terms in sources})
-    if len(known) == 1 and known[0] in HUB_LICENSES:
-        return questions, LicenseTerms(known[0], "", "", sources, shipped)
-    name = "mixed" if len(known) > 1 else re.sub(r"[^a-z0-9.-]+", "-", known[0]).strip("-.")[:60] or "see-license"
+    sources = tuple(_source_licenses(questions, shipped))
+    names = sorted({hub_name(source.license) for source in sources})
+    if len(names) == 1 and names[0] in HUB_LICENSES:
+        return questions, LicenseTerms(names[0], "", "", sources, shipped)
+    name = "mixed" if len(names) > 1 else re.sub(r"[^a-z0-9.-]+", "-", names[0]).strip("-.")[:60] or "see-license"
     return questions, LicenseTerms("other", name, _license_file(sources), sources, shipped)
 
 
 def hub_name(license: str) -> str:
-    """Spell a license as the Hub does: "CC BY 4.0" and "CC-BY-4.0" are cc-by-4.0. Unknown ones keep their words."""
+    """Write a license as the Hub does: "CC BY 4.0" and "CC-BY-4.0" are cc-by-4.0. Unknown ones keep their words."""
     name = re.sub(r"[\s_]+", "-", license.strip().lower())
     name = _SPDX.get(name, name.removesuffix("-only").removesuffix("-or-later"))
     return name if name in HUB_LICENSES else license.strip().lower()
 
 
 def _with_licenses(questions: pa.Table, license: str | None) -> pa.Table:
-    stated = questions["license"]
-    missing = pc.equal(pc.fill_null(stated, ""), "")
+    licenses = questions["license"]
+    missing = pc.equal(pc.fill_null(licenses, ""), "")
     if not pc.any(missing).as_py():
-        known = sorted(set(stated.to_pylist()))
-        if license and {hub_name(text) for text in known} != {hub_name(license)}:
+        names = sorted(set(licenses.to_pylist()))
+        if license and {hub_name(name) for name in names} != {hub_name(license)}:
             raise UsageError(
-                f"--license {license}: every question states its license ({', '.join(known)}). "
-                "The option answers for questions that state none; leave it out."
+                f"--license {license}: every question states its license ({', '.join(names)}). "
+                "The option is for questions that state none; leave it out."
             )
-        return questions
-    if not license:
+    elif not license:
         silent = questions.filter(missing)
-        names = ", ".join(sorted(set(silent["source"].to_pylist())))
+        sources = ", ".join(sorted(set(silent["source"].to_pylist())))
         raise VisRLError(
-            f"Under which license may {names} be used? {silent.num_rows} of {questions.num_rows} questions state none, "
-            "and a published dataset needs one. Answer with --license ID, for example --license cc-by-4.0 "
+            f"Under which license may {sources} be used? {silent.num_rows} of {questions.num_rows} questions state "
+            "none, and a published dataset needs one. Add --license ID, for example --license cc-by-4.0 "
             "(--license unknown says openly that you don't know), or state it in the source's rows."
         )
-    return filled(questions, license)
+    return fill_licenses(questions, license)
 
 
-def filled(questions: pa.Table, license: str | None) -> pa.Table:
+def fill_licenses(questions: pa.Table, license: str | None) -> pa.Table:
     """Write `license` where a source states none."""
-    stated = questions["license"]
-    known = pc.if_else(pc.equal(pc.fill_null(stated, ""), ""), pa.scalar(license or ""), stated)
-    return questions.set_column(questions.column_names.index("license"), "license", known)
+    licenses = questions["license"]
+    licenses = pc.if_else(pc.equal(pc.fill_null(licenses, ""), ""), pa.scalar(license or ""), licenses)
+    return questions.set_column(questions.column_names.index("license"), "license", licenses)
 
 
 def _allowed(questions: pa.Table, ship_images: bool | None, published: frozenset[str]) -> frozenset[str]:
     """Return the pictures to publish: a question that says no withholds its own, else one that says yes allows it."""
-    images, says = questions["image_sha256"].to_pylist(), questions["ship_image"].to_pylist()
+    images = questions["image_sha256"].to_pylist()
     if ship_images is not None:
         return frozenset(images if ship_images else ())
-    verdicts = list(zip(images, says, strict=True))
-    allowed = frozenset(sha for sha, says in verdicts if says) - {sha for sha, says in verdicts if says is False}
-    return allowed | published.intersection(images)
+    answers = {(sha, says) for sha, says in zip(images, questions["ship_image"].to_pylist(), strict=True)}
+    return frozenset(
+        sha for sha in images if ((sha, True) in answers and (sha, False) not in answers) or sha in published
+    )
 
 
-def _source_terms(questions: pa.Table, shipped: frozenset[str]) -> Iterable[SourceLicense]:
+def _source_licenses(questions: pa.Table, shipped: frozenset[str]) -> Iterable[SourceLicense]:
     columns = [questions[name].to_pylist() for name in ("source", "license", "image_sha256", "ship_image")]
     rows = list(zip(*columns, strict=True))
     for source, license in sorted({row[:2] for row in rows}):
-        mine = [(sha, may) for s, text, sha, may in rows if (s, text) == (source, license)]
-        images = {sha for sha, _ in mine}
-        overruled = {sha for sha, may in mine if may is False} & shipped
-        yield SourceLicense(source, license, len(mine), len(images), len(images - shipped), len(overruled))
+        answers = [row[2:] for row in rows if row[:2] == (source, license)]
+        images = {sha for sha, _ in answers}
+        overruled = {sha for sha, may_ship in answers if may_ship is False} & shipped
+        yield SourceLicense(source, license, len(answers), len(images), len(images - shipped), len(overruled))
 
 
 def _license_file(sources: tuple[SourceLicense, ...]) -> str:
@@ -147,7 +147,7 @@ def _license_file(sources: tuple[SourceLicense, ...]) -> str:
         "and `source_url`. It is what the source stated, or, where that stated none, who published the dataset.",
         "",
     ]
-    for terms in sources:
-        images = f"{terms.images} images, {terms.images - terms.withheld} of them published"
-        lines.append(f"- {terms.source}: {terms.license} ({terms.questions} questions, {images})")
+    for source in sources:
+        images = f"{source.images} images, {source.images - source.withheld} of them published"
+        lines.append(f"- {source.source}: {source.license} ({source.questions} questions, {images})")
     return "\n".join(lines) + "\n"

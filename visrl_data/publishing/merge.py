@@ -115,7 +115,7 @@ def merge_run(path: Path) -> Pool:
 
 
 def _without_earlier(sources: Sequence[DatasetPart]) -> Iterator[DatasetPart]:
-    """Drop from each part the runs of an earlier one: a run that several parts hold counts in the first of them."""
+    """Return each part without the runs of an earlier one: a run that several parts hold counts in the first of them."""
     seen: set[str] = set()
     for part in sources:
         new = [member for member in part.members if member.id not in seen]

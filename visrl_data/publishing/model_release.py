@@ -117,7 +117,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _is_local(text: str) -> bool:
-    """Recognize an absolute path (of the file system, or of the user's home) with a name in it."""
+    """Tell whether a text is an absolute path (of the file system, or of the user's home) with a name in it."""
     return "\n" not in text and shareable(text) not in ("", text) and len(PurePath(text).parts) > 1
 
 

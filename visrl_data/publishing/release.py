@@ -274,7 +274,7 @@ def _refuse(release: Release, state: RepoState) -> None:
 
 
 def _message(release: Release, error: HubFailure) -> str:
-    """Word a failure in one message: what failed, what the Hub holds, what to do."""
+    """Write one message about a failure: what failed, what the Hub holds, what to do."""
     holds = release.holds
     if error.unsure:
         holds += f" Unless the Hub did the last step all the same ({error.step}): its response never came."
