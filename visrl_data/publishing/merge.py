@@ -115,7 +115,7 @@ def merge_run(path: Path) -> Pool:
 
 
 def _without_earlier(sources: Sequence[DatasetPart]) -> Iterator[DatasetPart]:
-    """Return each part without the runs of an earlier one: a run that several parts hold counts in the first of them."""
+    """Yield each part without the runs of an earlier one: a run counts in the first part that holds it."""
     seen: set[str] = set()
     for part in sources:
         new = [member for member in part.members if member.id not in seen]
