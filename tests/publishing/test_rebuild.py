@@ -49,7 +49,7 @@ def test_it_equals_a_build_with_all_images(folder, whole, part, tmp_path):
     with pytest.raises(VisRLError, match="12 images that the published dataset left out"):
         check_dataset(result.dataset.folder)
     card = (result.dataset.folder / "README.md").read_text()
-    assert "12 images were put back by checksum" in card and 'load_dataset("."' in card
+    assert "12 images were restored by checksum" in card and 'load_dataset("."' in card
 
 
 def test_names_and_folders_of_the_files_do_not_matter(folder, part, tmp_path):
