@@ -115,8 +115,8 @@ def _shown(value: Any) -> str:
 
 def write(results: list[Result], settings: Row, output: Path) -> None:
     """gpu.md and gpu.json, whole at any time."""
-    told = {"settings": settings, "parts": {result.name: asdict(result) for result in results}}
-    texts = {"gpu.md": table(results, settings), "gpu.json": json.dumps(told, indent=1) + "\n"}
+    content = {"settings": settings, "parts": {result.name: asdict(result) for result in results}}
+    texts = {"gpu.md": table(results, settings), "gpu.json": json.dumps(content, indent=1) + "\n"}
     for name, text in texts.items():
         new = output / f"{name}.new"
         new.write_text(text, encoding="utf-8")
@@ -129,21 +129,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=FULL, help="for all parts together")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--small", action="store_true", help="tiny shapes, on a CPU where there is no GPU")
-    given = parser.parse_args()
-    names = given.parts.split(",")
+    options = parser.parse_args()
+    names = options.parts.split(",")
     if unknown := sorted({*names} - {*PARTS}):
         parser.error(f"--parts {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
-    given.output.mkdir(parents=True, exist_ok=True)
-    settings = {"minutes": given.minutes, "parts": names, "small": given.small}
-    end, results = time.perf_counter() + 60 * given.minutes, []
-    with (given.output / "gpu.log").open("wb") as log:
+    options.output.mkdir(parents=True, exist_ok=True)
+    settings = {"minutes": options.minutes, "parts": names, "small": options.small}
+    end, results = time.perf_counter() + 60 * options.minutes, []
+    with (options.output / "gpu.log").open("wb") as log:
         for name in names:
             left = end - time.perf_counter()
-            seconds = min(left, PARTS[name].seconds * max(1, given.minutes / FULL))
-            results.append(run(name, seconds, given.small, log) if left > LEAST else Result(name, 0, failed="no time"))
-            write(results, settings, given.output)
+            seconds = min(left, PARTS[name].seconds * max(1, options.minutes / FULL))
+            results.append(
+                run(name, seconds, options.small, log) if left > LEAST else Result(name, 0, failed="no time")
+            )
+            write(results, settings, options.output)
             print(f"{name}: {results[-1].seconds:.0f} s {results[-1].failed}", file=sys.stderr, flush=True)
-    print((given.output / "gpu.md").read_text(encoding="utf-8"))
+    print((options.output / "gpu.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def step_of(model: Any, batch: int, context: int) -> Step:
     size = (batch, text.num_key_value_heads, context, text.hidden_size // text.num_attention_heads)
     for layer in range(text.num_hidden_layers):
         cache.update(*torch.randn(2, *size, dtype=model.dtype, device=device), layer)
-    given = {
+    inputs = {
         "input_ids": torch.randint(100, (batch, 1), device=device),
         "attention_mask": (torch.arange(context + ROOM, device=device) <= context).expand(batch, 1, 1, -1),
         "position_ids": torch.full((3, batch, 1), context, device=device),
@@ -60,7 +60,7 @@ def step_of(model: Any, batch: int, context: int) -> Step:
     def step(forward: Callable[..., Any]) -> torch.Tensor:
         for layer in cache.layers:
             layer.cumulative_length.fill_(context)  # the same place again, so that steps are alike
-        logits: torch.Tensor = forward(**given).logits
+        logits: torch.Tensor = forward(**inputs).logits
         return logits
 
     return step
@@ -71,7 +71,7 @@ def eager(model: Any, step: Step) -> Row:
 
 
 def graph(model: Any, step: Step) -> Row:
-    wanted = step(model.forward).clone()
+    expected = step(model.forward).clone()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -81,17 +81,17 @@ def graph(model: Any, step: Step) -> Row:
     with torch.cuda.graph(captured):
         logits = step(model.forward)
     captured.replay()
-    return {"ms a step": _median(captured.replay), "off by": (logits - wanted).abs().max().item()}
+    return {"ms a step": _median(captured.replay), "off by": (logits - expected).abs().max().item()}
 
 
 def compiled(model: Any, step: Step) -> Row:
-    wanted = step(model.forward).clone()
+    expected = step(model.forward).clone()
     forward = torch.compile(model.forward, mode="reduce-overhead", dynamic=False)
     began = time.perf_counter()
     logits = step(forward).clone()
     _wait()
     took = time.perf_counter() - began
-    off = (logits - wanted).abs().max().item()
+    off = (logits - expected).abs().max().item()
     return {"ms a step": _median(lambda: step(forward)), "off by": off, "compiling, s": took}
 
 

@@ -52,8 +52,8 @@ def measure(model_type: str) -> Row:
     torch.backends.cudnn.allow_tf32 = False  # convolutions take it otherwise, in float32
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         stand_ins(patch)
-        found = _through(model_type, Path(folder))
-    return found | {"seconds": round(time.perf_counter() - began, 1)}
+        figures = _through(model_type, Path(folder))
+    return figures | {"seconds": round(time.perf_counter() - began, 1)}
 
 
 def _through(model_type: str, work: Path) -> Row:
@@ -72,11 +72,16 @@ def _through(model_type: str, work: Path) -> Row:
         if pairs:
             break
     exact, half = (_candidates(generate(device, dtype)) for dtype in ("float32", "bfloat16"))
-    wanted = _candidates(run)
+    expected = _candidates(run)
     scored = sum(None not in row[2:] for row in half.values())
-    found = {"candidates": len(wanted), "boxes": _same(wanted, exact, 1), "all": _same(wanted, exact, len(COLUMNS)),
-             "bf16 candidates": len(half), "bf16 scored": scored, "bf16 boxes": _same(wanted, half, 1)}  # fmt: skip
-    return found | _losses(base, source, run if pairs else None, work)
+    figures = {
+        "candidates": len(expected),
+        "boxes": _same(expected, exact, 1),
+        "all": _same(expected, exact, len(COLUMNS)),
+        "bf16 candidates": len(half),
+        "bf16 scored": scored,
+    }
+    return figures | _losses(base, source, run if pairs else None, work)
 
 
 def _candidates(run: Run) -> dict[str, tuple[Any, ...]]:
@@ -84,22 +89,22 @@ def _candidates(run: Run) -> dict[str, tuple[Any, ...]]:
     return {f"{row['question_id']}/{row['index']}": tuple(row[name] for name in COLUMNS) for row in table}
 
 
-def _same(wanted: dict[str, tuple[Any, ...]], other: dict[str, tuple[Any, ...]], columns: int) -> float:
-    """The share of the wanted candidates whose first columns the other run has too."""
-    same = [key in other and other[key][:columns] == row[:columns] for key, row in wanted.items()]
+def _same(expected: dict[str, tuple[Any, ...]], other: dict[str, tuple[Any, ...]], columns: int) -> float:
+    """The share of the expected candidates whose first columns the other run has too."""
+    same = [key in other and other[key][:columns] == row[:columns] for key, row in expected.items()]
     return sum(same) / len(same) if same else 0.0
 
 
 def _losses(base: Path, source: str, run: Run | None, work: Path) -> dict[str, float]:
     """First losses of the stages. Those of RL1 and RL2 are log 2 of a fresh adapter, a little off after a step."""
     train: dict[str, Any] = TRAIN | {"device": "auto"}
-    found = {}
+    figures = {}
     for dtype in ("float32", "bfloat16"):
         warm = sft.train(SftConfig(model=str(base), source=source, dtype=dtype, **train), work / f"sft-{dtype}")
-        found[f"{dtype} sft"] = first_loss(warm)
+        figures[f"{dtype} sft"] = first_loss(warm)
     if run is not None:
         data = {"data": str(run.path), "dtype": "bfloat16", **train}
         first = rl1.train(Rl1Config(model=str(base), **data), work / "rl1")
         second = rl2.train(Rl2Config(model=str(first), **data), work / "rl2")
-        found |= {"bfloat16 rl1": first_loss(first), "bfloat16 rl2": first_loss(second)}
-    return found
+        figures |= {"bfloat16 rl1": first_loss(first), "bfloat16 rl2": first_loss(second)}
+    return figures

@@ -57,21 +57,22 @@ def tiny(name: str, work: Path) -> Path:
 
 def measure(name: str, config: GenConfig, attention: str, largest: tuple[int, int]) -> Row:
     timed = generation.measure(generation.Job(name, "factory", config, None, attention))
-    made, warm = timed.made, timed.made.chunks[-1]
+    run = timed.made
+    warm = run.chunks[-1]
     peak = None if timed.gpu_peak_mib is None else timed.gpu_peak_mib / 1024
     return {
-        "questions": made.questions,
-        "calls/question": made.calls / made.questions,
-        "first, s": made.chunks[0],
+        "questions": run.questions,
+        "calls/question": run.calls / run.questions,
+        "first, s": run.chunks[0],
         "warm, s": warm,
-        "questions/s": min(config.chunk_size, made.questions) / warm,
-        "read tokens/s": made.prompt_tokens / timed.seconds,
-        "written tokens/s": made.completion_tokens / timed.seconds,
+        "questions/s": min(config.chunk_size, run.questions) / warm,
+        "read tokens/s": run.prompt_tokens / timed.seconds,
+        "written tokens/s": run.completion_tokens / timed.seconds,
         "in the model": round(timed.in_model, 3),
         **{part: round(seconds / timed.seconds, 3) for part, seconds in timed.parts.items()},
         "GiB": peak,
         "estimate": estimate(config, largest) / GIB,
-        "halved": len(made.events),
+        "halved": len(run.events),
     }
 
 

@@ -67,10 +67,10 @@ PARTS = {
 }  # fmt: skip
 
 
-def attempt(key: Row, measure: Callable[..., Row], *given: Any) -> Row:
-    """A row: key and what measure(*given) returns, or why there is nothing."""
+def attempt(key: Row, measure: Callable[..., Row], *arguments: Any) -> Row:
+    """A row: key and what measure(*arguments) returns, or why there is nothing."""
     try:
-        return key | measure(*given)
+        return key | measure(*arguments)
     except Exception as error:  # whatever it was, it costs this row alone
         traceback.print_exc()
         return key | {"failed": reason(str(error) or type(error).__name__)}
@@ -88,12 +88,12 @@ def machine() -> Row:
 
     from visrl_data.core.versions import library_versions
 
-    found: Row = {"cpus": os.cpu_count(), "device": "CPU", "versions": library_versions()}
+    about: Row = {"cpus": os.cpu_count(), "device": "CPU", "versions": library_versions()}
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        found |= {"device": torch.cuda.get_device_name(), "gib": round(total / 2**30, 1), "cuda": torch.version.cuda}
-        found["free_gib"] = round(free / 2**30, 1)
-    return found
+        about |= {"device": torch.cuda.get_device_name(), "gib": round(total / 2**30, 1), "cuda": torch.version.cuda}
+        about["free_gib"] = round(free / 2**30, 1)
+    return about
 
 
 def rows_of(name: str, small: bool) -> Iterator[Row]:
@@ -107,15 +107,15 @@ def main() -> None:
     parser.add_argument("name", choices=PARTS)
     parser.add_argument("file", type=Path)
     parser.add_argument("--small", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     from benchmarks.process import quiet
 
     quiet()
-    with given.file.open("w", encoding="utf-8") as out:
+    with options.file.open("w", encoding="utf-8") as out:
         print(json.dumps({"machine": machine()}), file=out, flush=True)
-        for row in rows_of(given.name, given.small):
+        for row in rows_of(options.name, options.small):
             print(json.dumps(row), file=out, flush=True)
-            print(f"{given.name}: {row}", file=sys.stderr, flush=True)
+            print(f"{options.name}: {row}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
