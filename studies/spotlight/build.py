@@ -28,9 +28,10 @@ from studies.spotlight import codes
 from studies.spotlight.tokenizer import COORDINATES, END, IMAGE, PAD, build_tokenizer
 from studies.spotlight.views import CROP_RULE, GRID, VIEW
 from visrl_data.models.model_folder import digest_folder
-from visrl_data.spotlight import BASE_ID
 from visrl_data.spotlight.scenes import COLORS, DIGITS, SHAPES
 
+BASE_ID = "spotlight-base"
+"""The alias of models/model_folder.py under which the actor's adapter finds its base."""
 WORD_STD = 0.1
 """Standard deviation of untrained embeddings: norm 1.1, beside codes of norm 1."""
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"

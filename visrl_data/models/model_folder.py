@@ -1,4 +1,4 @@
-"""Finding a model and knowing exactly which one it is.
+"""Find a model and identify it exactly.
 
 A model folder is what `save_pretrained` writes: full weights, or a peft adapter. Next to it lies
 `visrl.json`, where this project records what a pipeline must agree on: the space in which the actor
@@ -17,10 +17,10 @@ from typing import Any
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.hub_access import hub_api
+from visrl_data.spotlight import ACTOR, BASE
 
 RECORD = "visrl.json"
-_SPOTLIGHT = Path(__file__).parents[1] / "spotlight"
-ALIASES = {"spotlight": _SPOTLIGHT / "actor", "spotlight-base": _SPOTLIGHT / "base"}
+ALIASES = {"spotlight": ACTOR, "spotlight-base": BASE}
 # Files of a model folder that shape its replies. Remote code is not fetched unless asked for.
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 _NOT_HASHED = {RECORD, "README.md", "trainer_state.json"}
@@ -58,7 +58,7 @@ class ModelFolder:
 def find_model(model: str, trust_remote_code: bool = False, weights: bool = True) -> ModelFolder:
     """Resolve `ID[@REV]`: an alias of a shipped model, a local folder, or a Hub id (downloaded, cached).
 
-    weights: False leaves the weights of a Hub id where they are, for who only looks at the model.
+    weights: False downloads no weights of a Hub id, which is enough to look at the model.
 
     Raises VisRLError when there is no such model, when its weights are not in safetensors, or when the weights
     under an adapter are not those that it was trained on (where its record keeps their digest).
