@@ -8,13 +8,14 @@ from typing import Any
 
 from visrl_data.core.config import to_toml
 from visrl_data.core.crops import CropRule
+from visrl_data.models.model_folder import ModelRecord
 from visrl_data.runs.hub_fetch import is_hub_name
 from visrl_train.config import TrainConfig
 from visrl_train.metrics_log import read_metrics
 from visrl_train.stages import STAGES
 
 
-def render(record: dict[str, Any], config: TrainConfig, output: Path, metrics: Path) -> str:
+def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path) -> str:
     """Write the card of the model folder `output`. record: the content of its visrl.json."""
     kind, stage = "full weights" if config.full else "LoRA adapter", record["stage"]
     origin, start = record["origin_base"], record["trained_from"]

@@ -35,7 +35,7 @@ from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_report import ALL
 from visrl_data.evaluation.eval_sources import OTHERS
 from visrl_data.executors import generation
-from visrl_data.models.model_folder import RECORD, find_model
+from visrl_data.models.model_folder import RECORD, find_model, read_record
 from visrl_data.pipeline import factory
 from visrl_data.runs import run_folder
 from visrl_data.runs.run_folder import Run
@@ -152,7 +152,7 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
     from visrl_train.launch import train
 
     if (output / RECORD).is_file():
-        old = json.loads((output / RECORD).read_text(encoding="utf-8"))["trained_from"]["digest"]
+        old = read_record(output)["trained_from"]["digest"]
         new = find_model(model, gen.trust_remote_code).digest
         check_same(str(output), {"trained_from.digest": old}, {"trained_from.digest": new})
         shutil.rmtree(output / "work", ignore_errors=True)  # left by a kill after the model was whole

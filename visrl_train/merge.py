@@ -8,13 +8,12 @@ of a merged model are still judged by it.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from visrl_data.core import files
 from visrl_data.core.errors import VisRLError
-from visrl_data.models.model_folder import RECORD, find_model
+from visrl_data.models.model_folder import RECORD, find_model, read_record
 
 
 def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
@@ -37,10 +36,8 @@ def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
     temporary.mkdir(parents=True)
     save_full(load_frozen(folder, torch.float32, trust_remote_code), folder, temporary)
     AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code).save_pretrained(temporary)
-    path = folder.path / RECORD
-    inherited = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     record = {
-        **inherited,
+        **read_record(folder.path),
         **({"box_space": folder.box_space} if folder.box_space else {}),
         **({"crop_rule": folder.crop_rule.as_dict()} if folder.crop_rule else {}),
         "origin_base": origin_record(folder),

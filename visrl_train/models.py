@@ -19,7 +19,7 @@ from transformers import set_seed
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.loading import load_model
-from visrl_data.models.model_folder import ALIASES, RECORD, ModelFolder, find_model
+from visrl_data.models.model_folder import ALIASES, ModelFolder, ModelReference, find_model, read_record
 from visrl_train.config import TrainConfig
 
 
@@ -191,14 +191,12 @@ def portable_id(folder: ModelFolder) -> str:
     return str(folder.path)
 
 
-def origin_record(folder: ModelFolder) -> dict[str, str]:
+def origin_record(folder: ModelFolder) -> ModelReference:
     """Return id and digest of the original model: the critic of every later round. Inherited, never replaced."""
     for model in (folder, folder.base):
-        record = model.path / RECORD if model is not None else None
-        if record is not None and record.is_file():
-            origin = json.loads(record.read_text(encoding="utf-8")).get("origin_base") or {}
-            if "digest" in origin:
-                return {"id": origin["id"], "digest": origin["digest"]}
+        recorded = read_record(model.path).get("origin_base") if model is not None else None
+        if recorded and "digest" in recorded:
+            return {"id": recorded["id"], "digest": recorded["digest"]}
     same = [model for model in (folder, folder.base) if model is not None and model.id == folder.origin_base]
     origin = same[0] if same else find_model(folder.origin_base)
     return {"id": portable_id(origin), "digest": origin.digest}

@@ -18,13 +18,12 @@ with `--response-crop own` each response is conditioned on the crop of its own b
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.models.model_folder import RECORD, ModelFolder, find_model
+from visrl_data.models.model_folder import RECORD, ModelFolder, find_model, read_record
 from visrl_train.config import Rl2Config
 from visrl_train.pairs import PairSet, read_pairs
 from visrl_train.rl1 import find_actor, prepare
@@ -63,7 +62,7 @@ def find_rl1_model(pairs: PairSet) -> ModelFolder:
 
     models = []
     for path in MODELS.glob(f"*/{RECORD}"):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path.parent)
         if record.get("stage") == "rl1" and record.get("data", {}).get("manifest_sha256") == pairs.digest:
             models.append(path)
     if not models:

@@ -34,7 +34,7 @@ from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.versions import library_versions
 from visrl_data.engines import loading
-from visrl_data.models.model_folder import RECORD, ModelFolder
+from visrl_data.models.model_folder import RECORD, ModelFolder, ModelRecord, ModelReference, read_record
 from visrl_data.runs.dataset_files import split_of
 from visrl_train import card, models
 from visrl_train.config import TrainConfig
@@ -69,10 +69,12 @@ class TrainingStage:
     def is_finished(self) -> bool:
         return (self.output / RECORD).is_file()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> ModelRecord:
         """Return the content of visrl.json. base: the weights under the adapter, None for full weights."""
         weights = self.folder.weights
-        base = None if self.config.full else {"id": models.portable_id(weights), "digest": weights.digest}
+        base: ModelReference | None = None
+        if not self.config.full:
+            base = {"id": models.portable_id(weights), "digest": weights.digest}
         return {
             "box_space": self.box_space,
             "crop_rule": self.crop_rule.as_dict(),
@@ -134,7 +136,7 @@ def open_stage(stage: TrainingStage) -> Iterator[bool]:
 def _options(stage: TrainingStage) -> dict[str, Any]:
     """Return all that must be the same for an interrupted training to resume."""
     options = {f"--{k.replace('_', '-')}": v for k, v in dataclasses.asdict(stage.config).items()}
-    record = stage.record()
+    record: dict[str, Any] = {**stage.record()}
     names = ("stage", "trained_from", "data", "prompts", "box_space", "crop_rule")
     plain: dict[str, Any] = json.loads(json.dumps(with_version(options) | {name: record[name] for name in names}))
     return plain
@@ -143,11 +145,13 @@ def _options(stage: TrainingStage) -> dict[str, Any]:
 def _check_options(stage: TrainingStage) -> None:
     started = stage.work / "begun.json"
     if stage.is_finished:
-        before, now = json.loads((stage.output / RECORD).read_text(encoding="utf-8")), stage.record()
+        before, now = read_record(stage.output), stage.record()
         # The counts of rows were added while it trained and are not known at this point.
         before["data"] = {name: before["data"].get(name) for name in now["data"]}
-        names = ("stage", "trained_from", "data")
-        old, new = ({name: record[name] for name in names} for record in (before, now))
+        old, new = (
+            {"stage": record["stage"], "trained_from": record["trained_from"], "data": record["data"]}
+            for record in (before, now)
+        )
         check_same(str(stage.output), old, new)
     elif started.is_file():
         before = current_options(json.loads(started.read_text(encoding="utf-8")))

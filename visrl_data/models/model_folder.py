@@ -12,7 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
@@ -24,6 +24,34 @@ ALIASES = {"spotlight": ACTOR, "spotlight-base": BASE}
 # Files of a model folder that shape its replies. Remote code is not fetched unless asked for.
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 _NOT_HASHED = {RECORD, "README.md", "trainer_state.json"}
+
+
+class ModelReference(TypedDict):
+    """Name a model and its exact files."""
+
+    id: str
+    digest: str
+
+
+class ModelRecord(TypedDict, total=False):
+    """The content of visrl.json: what a pipeline must agree on, and for a model trained here, how it was trained.
+
+    prompts: the templates by prompt id. base: the full weights under an adapter. data: what it was trained on,
+    with the rows' counts. merged_from: the adapter of a merged model.
+    """
+
+    box_space: str
+    crop_rule: dict[str, float]
+    origin_base: ModelReference
+    base: ModelReference | None
+    stage: str
+    steps: int
+    trained_from: ModelReference
+    data: dict[str, Any]
+    prompts: dict[str, str]
+    max_pixels: int | None
+    versions: dict[str, str]
+    merged_from: ModelReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +92,7 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
     under an adapter are not those that it was trained on (where its record keeps their digest).
     """
     path, revision = _locate(model, trust_remote_code, weights)
-    record = _read_json(path / RECORD) if (path / RECORD).is_file() else {}
+    record = read_record(path)
     base = None
     if (path / "adapter_config.json").is_file():
         base = find_model(_base_of(path), trust_remote_code, weights)
@@ -78,7 +106,7 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
     if weights:
         _check_safetensors(model, path, "adapter_model.safetensors" if base else "*.safetensors")
     fallback = base or ModelFolder(model, revision, path, "", None, None, None, model)
-    rule = record.get("crop_rule")
+    rule, origin = record.get("crop_rule"), record.get("origin_base")
     return ModelFolder(
         id=model,
         revision=revision,
@@ -87,10 +115,16 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
         base=base,
         box_space=record.get("box_space", fallback.box_space),
         crop_rule=CropRule(**rule) if rule else fallback.crop_rule,
-        origin_base=(record.get("origin_base") or {}).get("id", fallback.origin_base),
+        origin_base=origin["id"] if origin else fallback.origin_base,
         steps=record.get("steps", 2),
         prompts={name.partition("@")[0]: text for name, text in record.get("prompts", {}).items()},
     )
+
+
+def read_record(folder: Path) -> ModelRecord:
+    """Return the visrl.json of a model folder; empty where there is none. Raises VisRLError."""
+    path = folder / RECORD
+    return cast(ModelRecord, _read_json(path)) if path.is_file() else {}
 
 
 def _check_safetensors(model: str, path: Path, name: str) -> None:
@@ -111,7 +145,7 @@ def fetch_model(model: str, trust_remote_code: bool = False) -> None:
         fetch_model(_base_of(path), trust_remote_code)
 
 
-def _check_base(adapter: str, expected: dict[str, Any] | None, base: ModelFolder) -> None:
+def _check_base(adapter: str, expected: ModelReference | None, base: ModelFolder) -> None:
     if expected and expected["digest"] != base.digest:
         raise VisRLError(
             f"{adapter} is an adapter on {expected['id']} as it was (digest {expected['digest'][:12]}); "
