@@ -1,4 +1,4 @@
-"""What a question costs, and what many would: how the time of `visrl gen` grows with N, the pictures and the model.
+"""Measure what a question costs: how the time of `visrl gen` grows with N, the size of the images and the model.
 
     python -m benchmarks.cost [--json FILE]      about five minutes on two quiet cores
 
@@ -50,7 +50,7 @@ WANTED, GPUS = 180_000, (1, 8, 64)
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class CostCell:
     """A measured setting. Counts and seconds are those of a question; parameters are the model's."""
 
     size: str
@@ -64,8 +64,8 @@ class Cell:
     seconds: float
 
 
-def measure(cell: tuple[str, str, int]) -> Cell:
-    """One cell, in this process."""
+def measure(cell: tuple[str, str, int]) -> CostCell:
+    """Measure one cell in this process."""
     size, pictures, attempts = cell
     torch.set_num_threads(1)
     models.stand_in_for_videos()
@@ -73,9 +73,9 @@ def measure(cell: tuple[str, str, int]) -> Cell:
     encode, forward = Prefiller._encode, Prefiller._forward
 
     def counted_encode(self: Prefiller, pictures: Any) -> Any:
-        found = encode(self, pictures)
-        counts["patches"] += sum(int(seen.grid.prod()) for seen in found if seen.grid is not None)
-        return found
+        encoded = encode(self, pictures)
+        counts["patches"] += sum(int(seen.grid.prod()) for seen in encoded if seen.grid is not None)
+        return encoded
 
     def counted_forward(self: Prefiller, ids: torch.Tensor, *rest: Any) -> Any:
         counts["read"] += ids.numel()
@@ -85,21 +85,23 @@ def measure(cell: tuple[str, str, int]) -> Cell:
         folder = sized(Path(work) / "model", size)
         source = photos.questions(Path(work) / "photos", QUESTIONS, [SIDES[pictures]])
         config = GenConfig(model=str(folder), source=str(source), constrain=True, attempts=attempts)
-        job = generation.Job(size, "factory", config, threads=1)
+        job = generation.GenerationJob(size, "factory", config, threads=1)
         with (
             mock.patch.object(Prefiller, "_encode", counted_encode),
             mock.patch.object(Prefiller, "_forward", counted_forward),
         ):
             timed = generation.measure(job)
-        held = models.parts(AutoModelForImageTextToText.from_pretrained(folder))
+        parameters = models.parts(AutoModelForImageTextToText.from_pretrained(folder))
     rows = models.VOCABULARY * SIZES[size][0]  # of the embedding, which no forward multiplies with
     n = timed.made.questions
-    return Cell(size, pictures, attempts, held["vision"], held["language"] - 2 * rows, counts["patches"] / n,
-                counts["read"] / n, timed.made.completion_tokens / n, timed.seconds / n)  # fmt: skip
+    return CostCell(
+        size, pictures, attempts, parameters["vision"], parameters["language"] - 2 * rows, counts["patches"] / n,
+        counts["read"] / n, timed.made.completion_tokens / n, timed.seconds / n,
+    )  # fmt: skip
 
 
 def sized(folder: Path, size: str) -> Path:
-    """A random model of this size, in the shape of models.qwen."""
+    """Write a random model of this size, with the architecture of models.qwen."""
     width, depth, eye, layers = SIZES[size]
     models.qwen(folder)
     path = folder / "config.json"
@@ -111,13 +113,13 @@ def sized(folder: Path, size: str) -> Path:
                                "fullatt_block_indexes": [layers // 4 * i - 1 for i in range(1, 5)]}  # fmt: skip
     path.write_text(json.dumps(about), encoding="utf-8")
     torch.manual_seed(0)
-    made = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
-    models.scaled(made).save_pretrained(folder)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+    models.scaled(model).save_pretrained(folder)
     return folder
 
 
-def fit(cells: Sequence[Cell]) -> tuple[float, float, float]:
-    """Parameters times tokens a second: of the vision tower, of reading and of writing. None is below zero."""
+def fit(cells: Sequence[CostCell]) -> tuple[float, float, float]:
+    """Fit parameters times tokens per second, none below zero: of the vision tower, of prefill and of decoding."""
     from scipy.optimize import nnls
 
     work = np.array([(c.patches * c.vision, c.read * c.language, c.written * c.language) for c in cells])
@@ -126,21 +128,21 @@ def fit(cells: Sequence[Cell]) -> tuple[float, float, float]:
     return tuple(1 / s if s else float("inf") for s in slowness)
 
 
-def fitted(cell: Cell, rates: Sequence[float]) -> float:
-    """Seconds a question."""
+def fitted(cell: CostCell, rates: Sequence[float]) -> float:
+    """Return the fitted seconds per question."""
     work = (cell.patches * cell.vision, cell.read * cell.language, cell.written * cell.language)
     return sum(amount / rate for amount, rate in zip(work, rates, strict=True))
 
 
-def on_a_gpu(cell: Cell) -> tuple[float, float]:
-    """Seconds a question of reading and of writing, for the large model at the assumed rates."""
+def on_a_gpu(cell: CostCell) -> tuple[float, float]:
+    """Return seconds per question of prefill and of decoding, for the large model at the assumed rates."""
     reading = 2 * (cell.patches * LARGE["vision"] + cell.read * LARGE["language"]) / ASSUMED["flops"]
     steps = sum(WRITTEN.values()) * 2 * cell.attempts / ASSUMED["rows"]
     return reading, steps * ASSUMED["seconds_a_step"]
 
 
-def tables(cells: Sequence[Cell]) -> str:
-    """Markdown."""
+def tables(cells: Sequence[CostCell]) -> str:
+    """Return the results as Markdown tables."""
     rates = fit(cells)
     names = ("model", "pictures", "N", "V", "L", "patches", "tokens read", "tokens written", "s measured", "s fitted",
              "without it")  # fmt: skip
@@ -151,8 +153,8 @@ def tables(cells: Sequence[Cell]) -> str:
         rows.append([cell.size, sides, str(cell.attempts), f"{cell.vision / 1e6:.1f} M", f"{cell.language / 1e6:.1f} M",
                      f"{cell.patches:.0f}", f"{cell.read:.0f}", f"{cell.written:.0f}", f"{cell.seconds:.2f}",
                      f"{fitted(cell, rates):.2f}", f"{fitted(cell, fit(others)):.2f}"])  # fmt: skip
-    found = generation.markdown(names, rows)
-    found += "\n\nRates (parameters x tokens a second): vision {:.3g}, reading {:.3g}, writing {:.3g}.".format(*rates)
+    text = generation.markdown(names, rows)
+    text += "\n\nRates (parameters x tokens a second): vision {:.3g}, reading {:.3g}, writing {:.3g}.".format(*rates)
     names = (
         "pictures",
         "N",
@@ -167,7 +169,7 @@ def tables(cells: Sequence[Cell]) -> str:
             hours = [f"{WANTED * (reading + writing) / n / 3600:.1f} h" for n in GPUS]
             size = "{}x{}".format(*SIDES[cell.pictures])
             rows.append([size, str(cell.attempts), f"{reading:.2f}", f"{writing:.2f}", *hours])
-    return f"{found}\n\nA model of 7 billion parameters, at assumed rates {ASSUMED}:\n\n" + generation.markdown(
+    return f"{text}\n\nA model of 7 billion parameters, at assumed rates {ASSUMED}:\n\n" + generation.markdown(
         names, rows
     )
 
@@ -175,13 +177,13 @@ def tables(cells: Sequence[Cell]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("cost.json"), help="file of the results")
-    given = parser.parse_args()
+    args = parser.parse_args()
     quiet()
     cells = []
     for cell in CELLS:
         cells.append(alone(measure, cell))
         print(*cell, f"{cells[-1].seconds:.2f} s a question", file=sys.stderr, flush=True)
-    given.json.write_text(json.dumps([dataclasses.asdict(cell) for cell in cells], indent=2) + "\n", encoding="utf-8")
+    args.json.write_text(json.dumps([dataclasses.asdict(cell) for cell in cells], indent=2) + "\n", encoding="utf-8")
     print(tables(cells))
 
 

@@ -17,26 +17,26 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 
-def alone(function: Callable[..., Any], *given: Any) -> Any:
-    """What function(*given) returns in a fresh process."""
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """Return function(*args), run in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), quiet) as pool:
-        return pool.submit(function, *given).result()
+        return pool.submit(function, *args).result()
 
 
 def quiet() -> None:
-    """For the rest of this process: no progress bars, no warnings."""
+    """Disable progress bars and warnings for the rest of this process."""
     logging.disable(logging.WARNING)
     transformers_logging.disable_progress_bar()
     warnings.simplefilter("ignore")
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held so far, MiB."""
+    """Return the most memory that this process has held so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def resident_mib() -> float:
-    """The memory that this process holds now, MiB (Linux)."""
+    """Return the memory that this process holds now, MiB (Linux)."""
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

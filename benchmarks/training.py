@@ -1,8 +1,8 @@
-"""How fast a preference step is: this project's trainer against TRL's DPOTrainer with TRL's own collator of pictures.
+"""Measure the speed of a preference step: our trainer against TRL's DPOTrainer with TRL's own image collator.
 
     python -m benchmarks.training [--shapes qwen,llava] [--stages rl1,rl2] [--pairs N] [--steps N] [--output FILE]
 
-The same pairs, adapter, optimizer and type of numbers for all; a way of a stage runs in a process of its own:
+The same pairs, adapter, optimizer and type of numbers for all; a method of a stage runs in a process of its own:
 
     stock      TRL's, on the rows that `visrl push` publishes (configs rl1 and rl2)
     rows       ours, each side of a pair a row of its own, each picture encoded once
@@ -12,7 +12,7 @@ The same pairs, adapter, optimizer and type of numbers for all; a way of a stage
 Prints Markdown and writes JSON. A step is one batch of pairs with pictures of several sizes, from the end of the step
 before; the first is dropped, the median counts. Peak memory is what the steps need over what the process
 held before the first. The adapter has left its reference before the first step, so that the losses say something.
-Reckoned at six minutes on two idle cores; on a machine with a GPU that is what is measured.
+Estimated at six minutes on two idle cores; on a machine with a GPU that is what is measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import torch
 
 from benchmarks import large, models, photos
 from benchmarks.process import alone, forget_peak
-from benchmarks.steps import PARTS, Watch, held_mib
+from benchmarks.step_profiler import PARTS, StepProfiler, held_mib
 from visrl_data.core.prompts import PromptSet
 from visrl_data.core.versions import library_versions
 from visrl_data.engines.loading import load_processor
@@ -46,7 +46,7 @@ from visrl_train.image_features import shares
 from visrl_train.models import load_policy, token_limit
 from visrl_train.pairs import Pair
 
-WAYS = ("stock", "rows", "branches", "cached")
+METHODS = ("stock", "rows", "branches", "cached")
 SIZES = ((640, 480), (500, 375), (1024, 768))
 BETA = 0.1
 QUESTIONS = (
@@ -58,8 +58,8 @@ RESPONSES = (("7", "17"), ("a yellow jacket", "blue"), ("next to the old bridge"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One way of one stage. model: a folder that models.py or large.py wrote; pairs: in each of the steps.
+class TrainingJob:
+    """One method of one stage. model: a folder that models.py or large.py wrote; pairs: in each of the steps.
 
     quantize: the frozen weights in 4 bits. checkpointing: of gradients.
     """
@@ -67,7 +67,7 @@ class Job:
     shape: str
     model: Path
     stage: str
-    way: str
+    method: str
     pairs: int
     steps: int
     max_pixels: int
@@ -77,7 +77,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class TrainingTiming:
     """What a job gave. seconds, cpu_seconds: of each step, the latter of all threads together. parts: mean seconds a
     step, without the first. peak_mib: over the start; held_mib: in all.
 
@@ -86,7 +86,7 @@ class Timed:
 
     shape: str
     stage: str
-    way: str
+    method: str
     seconds: list[float]
     cpu_seconds: list[float]
     parts: dict[str, float]
@@ -105,47 +105,56 @@ class Timed:
         return statistics.median(self.cpu_seconds[1:])
 
 
-def made_up_pairs(count: int) -> tuple[tuple[Pair, ...], dict[str, bytes]]:
+def random_pairs(count: int) -> tuple[tuple[Pair, ...], dict[str, bytes]]:
     """So many pairs with boxes at random, the sizes in turn, and their pictures' bytes by sha256."""
     draw, pairs, pictures = np.random.default_rng(0), [], {}
     for i in range(count):
-        size, said = SIZES[i % len(SIZES)], RESPONSES[i % len(RESPONSES)]
-        held = io.BytesIO()
-        photos.photo(i, size).save(held, "JPEG", quality=90)
-        sha = hashlib.sha256(held.getvalue()).hexdigest()
-        pictures[sha] = held.getvalue()
+        size, responses = SIZES[i % len(SIZES)], RESPONSES[i % len(RESPONSES)]
+        jpeg = io.BytesIO()
+        photos.photo(i, size).save(jpeg, "JPEG", quality=90)
+        sha = hashlib.sha256(jpeg.getvalue()).hexdigest()
+        pictures[sha] = jpeg.getvalue()
         sides: dict[str, Any] = {}
-        for side, response in zip(("win", "lose"), said, strict=True):
+        for side, response in zip(("win", "lose"), responses, strict=True):
             corner, reach = draw.uniform(0.05, 0.5, 2), draw.uniform(0.2, 0.4, 2)
             box = np.concatenate([corner, corner + reach])
             pixels = (box * [*size, *size]).astype(int).tolist()
             text = "[" + ", ".join(f"{edge:.3f}" for edge in box) + "]"
             sides |= {f"{side}_box": text, f"{side}_crop": tuple(pixels), f"{side}_response": response}
-        pairs.append(Pair(f"p{i}", QUESTIONS[i % len(QUESTIONS)], (said[0],), sha, has_response=True, **sides))
+        pairs.append(Pair(f"p{i}", QUESTIONS[i % len(QUESTIONS)], (responses[0],), sha, has_response=True, **sides))
     return tuple(pairs), pictures
 
 
-def measure(job: Job) -> Timed:
+def measure(job: TrainingJob) -> TrainingTiming:
     """Run a job in this process."""
     models.stand_in_for_videos()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VISRL_CACHE"] = folder
         with large.made_in_place():
-            trainer = (stock if job.way == "stock" else ours)(job, folder)
-        watch = Watch(trainer)
+            trainer = (stock if job.method == "stock" else ours)(job, folder)
+        profiler = StepProfiler(trainer)
         forget_peak()
         before = held_mib()
         trainer.train()
     held = held_mib()
-    parts = {name: statistics.mean(step[name] for step in watch.parts[1:]) for name in PARTS}
-    terms = {name: values[0] for name, values in watch.noted.items() if name.endswith("/loss")}
-    return Timed(
-        job.shape, job.stage, job.way, watch.seconds, watch.cpu_seconds, parts, held - before, held, watch.losses, terms
+    parts = {name: statistics.mean(step[name] for step in profiler.parts[1:]) for name in PARTS}
+    terms = {name: values[0] for name, values in profiler.metrics.items() if name.endswith("/loss")}
+    return TrainingTiming(
+        job.shape,
+        job.stage,
+        job.method,
+        profiler.seconds,
+        profiler.cpu_seconds,
+        parts,
+        held - before,
+        held,
+        profiler.losses,
+        terms,
     )
 
 
-def stock(job: Job, folder: str) -> Any:
-    """TRL's trainer and collator, the rows in the layout of a published dataset."""
+def stock(job: TrainingJob, folder: str) -> Any:
+    """Return TRL's trainer and collator, with the rows in the layout of a published dataset."""
     import pyarrow as pa
     from datasets import Dataset
     from trl import DPOTrainer
@@ -154,15 +163,15 @@ def stock(job: Job, folder: str) -> Any:
     from visrl_data.runs.dataset_schema import CONFIGS
     from visrl_data.runs.pair_set import PairTable
 
-    pairs, pictures = made_up_pairs(job.pairs)
+    pairs, pictures = random_pairs(job.pairs)
     names = {"image": "image_sha256", "win_box": "win_box_text", "lose_box": "lose_box_text"}
     columns = [
         {names.get(name, name): value for name, value in dataclasses.asdict(pair).items()}
         | {"same_response": not pair.has_response}
         for pair in pairs
     ]
-    given = PairTable(pa.Table.from_pylist(columns), PromptSet(), pictures.__getitem__, frozenset(pictures))
-    rows = [row for _, row in training_rows(given, job.stage)]
+    table = PairTable(pa.Table.from_pylist(columns), PromptSet(), pictures.__getitem__, frozenset(pictures))
+    rows = [row for _, row in training_rows(table, job.stage)]
     model, processor = policy(job)
     trainer = DPOTrainer(
         model=model, args=arguments(job, folder, len(rows)), processing_class=processor,
@@ -171,41 +180,41 @@ def stock(job: Job, folder: str) -> Any:
     return leave_reference(trainer)
 
 
-def ours(job: Job, folder: str) -> Any:
-    """As preference.train_pairs sets it up."""
+def ours(job: TrainingJob, folder: str) -> Any:
+    """Return the trainer as preference.train_pairs sets it up."""
     from datasets import Dataset
 
-    from visrl_train import branches, reference_cache  # these change TRL for the process, so not in stock's
+    from visrl_train import branches, reference_cache  # not imported by stock
     from visrl_train.collator import PairCollator
     from visrl_train.preference import LossConfig, PreferenceTrainer
     from visrl_train.tokenization import Turns
 
-    pairs, pictures = made_up_pairs(job.pairs)
+    pairs, pictures = random_pairs(job.pairs)
     rl2 = job.stage == "rl2"
     terms = LossConfig(BETA, BETA, 0.5, 0.5, "win") if rl2 else LossConfig(BETA)
     model, processor = policy(job)
     turns = Turns(processor, token_limit(model), shares(model))
-    joins = None if job.way == "rows" else branches.branching(model, processor)
+    joins = None if job.method == "rows" else branches.branching(model, processor)
     collator = PairCollator(turns, PromptSet(), pictures.__getitem__, terms.response_crop, branches=joins)
     rows = [dataclasses.asdict(pair) for pair in pairs]
     trainer = PreferenceTrainer(
         loss=terms, model=model, args=arguments(job, folder, len(rows)), processing_class=processor,
         data_collator=collator, train_dataset=Dataset.from_list(rows),
     )  # fmt: skip
-    if job.way == "cached":
+    if job.method == "cached":
         trainer.use_reference(reference_cache.load_table(trainer, collator, rows, (job.stage,)))
     return leave_reference(trainer)
 
 
-def policy(job: Job) -> tuple[Any, Any]:
-    """The model under a fresh adapter on its language model, and its processor."""
+def policy(job: TrainingJob) -> tuple[Any, Any]:
+    """Return the model with a new adapter on its language model, and its processor."""
     folder = find_model(str(job.model))
     processor = load_processor(folder, job.max_pixels, False)
     return load_policy(folder, Rl2Config(dtype=job.dtype, quantize=job.quantize)), processor
 
 
-def arguments(job: Job, folder: str, rows: int) -> Any:
-    """A pass is one batch, so that each step has the same pairs."""
+def arguments(job: TrainingJob, folder: str, rows: int) -> Any:
+    """Return the arguments: an epoch is one batch, so that each step has the same pairs."""
     from trl import DPOConfig
 
     return DPOConfig(
@@ -227,68 +236,70 @@ def leave_reference(trainer: Any) -> Any:
     return trainer
 
 
-def tables(found: list[Timed]) -> str:
-    """Markdown: time and memory, where the time goes, and whether the losses agree."""
-    names = ("shape", "stage", "way", "seconds a step", "stock / this", "CPU seconds", "stock / this", "peak MiB")
+def tables(timings: list[TrainingTiming]) -> str:
+    """Return Markdown tables: time and memory, where the time goes, and whether the losses agree."""
+    names = ("shape", "stage", "method", "seconds a step", "stock / this", "CPU seconds", "stock / this", "peak MiB")
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
-    at = {(timed.shape, timed.stage, timed.way): timed for timed in found}
-    for timed in found:
+    at = {(timed.shape, timed.stage, timed.method): timed for timed in timings}
+    for timed in timings:
         first = at.get((timed.shape, timed.stage, "stock"), timed)
         wall = f"{timed.median:.2f} | {first.median / timed.median:.2f}"
         busy = f"{timed.median_cpu:.2f} | {first.median_cpu / timed.median_cpu:.2f}"
-        lines.append(f"| {timed.shape} | {timed.stage} | {timed.way} | {wall} | {busy} | {timed.peak_mib:.0f} |")
-    lines += ["", "| shape | stage | way | " + " | ".join(PARTS) + " |", "|---" * (3 + len(PARTS)) + "|"]
-    for timed in found:
+        lines.append(f"| {timed.shape} | {timed.stage} | {timed.method} | {wall} | {busy} | {timed.peak_mib:.0f} |")
+    lines += ["", "| shape | stage | method | " + " | ".join(PARTS) + " |", "|---" * (3 + len(PARTS)) + "|"]
+    for timed in timings:
         spent = " | ".join(f"{timed.parts[name]:.2f}" for name in PARTS)
-        lines.append(f"| {timed.shape} | {timed.stage} | {timed.way} | {spent} |")
+        lines.append(f"| {timed.shape} | {timed.stage} | {timed.method} | {spent} |")
     lines += ["", "| shape | loss at the first step | stock | ours | difference |", "|---|---|---|---|---|"]
     for shape, name, stocks, other in agreement(at):
         lines.append(f"| {shape} | {name} | {stocks:.6f} | {other:.6f} | {abs(stocks - other):.1e} |")
     return "\n".join(lines)
 
 
-def agreement(at: dict[tuple[str, str, str], Timed]) -> list[tuple[str, str, float, float]]:
+def agreement(at: dict[tuple[str, str, str], TrainingTiming]) -> list[tuple[str, str, float, float]]:
     """(shape, what, stock's, ours). Stock's rl2 is the mean over box and response rows: twice it less rl1's."""
-    found = []
+    losses = []
     for shape in dict.fromkeys(key[0] for key in at):
-        runs = [at.get((shape, stage, way)) for way in ("stock", "branches") for stage in ("rl1", "rl2")]
+        runs = [at.get((shape, stage, method)) for method in ("stock", "branches") for stage in ("rl1", "rl2")]
         if all(runs):
             rl1, rl2, our1, our2 = (run.losses[0] for run in runs if run)
             response = at[shape, "rl2", "branches"].terms["response/loss"]
-            found += [(shape, "rl1", rl1, our1), (shape, "rl2", rl2, our2)]
-            found.append((shape, "rl2, the response term", 2 * rl2 - rl1, response))
-    return found
+            losses += [(shape, "rl1", rl1, our1), (shape, "rl2", rl2, our2)]
+            losses.append((shape, "rl2, the response term", 2 * rl2 - rl1, response))
+    return losses
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="qwen,llava")
     parser.add_argument("--stages", default="rl1,rl2")
-    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--max-pixels", type=int, default=500_000)
     parser.add_argument("--output", type=Path, default=Path("training.json"))
-    given = parser.parse_args()
-    load, began, found = os.getloadavg(), time.perf_counter(), []
+    args = parser.parse_args()
+    load, start, timings = os.getloadavg(), time.perf_counter(), []
     models.stand_in_for_videos()
     with tempfile.TemporaryDirectory() as work:
-        for shape in given.shapes.split(","):
+        for shape in args.shapes.split(","):
             folder = getattr(models, shape)(Path(work) / shape)
-            for stage in given.stages.split(","):
-                for way in given.ways.split(","):
-                    found.append(
-                        alone(measure, Job(shape, folder, stage, way, given.pairs, given.steps, given.max_pixels))
+            for stage in args.stages.split(","):
+                for method in args.methods.split(","):
+                    timings.append(
+                        alone(
+                            measure, TrainingJob(shape, folder, stage, method, args.pairs, args.steps, args.max_pixels)
+                        )
                     )
-                    print(f"{shape} {stage} {way}: {found[-1].median:.2f} s a step", file=sys.stderr, flush=True)
+                    print(f"{shape} {stage} {method}: {timings[-1].median:.2f} s a step", file=sys.stderr, flush=True)
     about = {
-        "asked": {name: value for name, value in vars(given).items() if name != "output"},
+        "arguments": {name: value for name, value in vars(args).items() if name != "output"},
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": torch.cuda.is_available(),
-        "load": [load, os.getloadavg()], "seconds": round(time.perf_counter() - began), "versions": library_versions(),
+        "load": [load, os.getloadavg()], "seconds": round(time.perf_counter() - start), "versions": library_versions(),
     }  # fmt: skip
-    text = tables(found)
-    given.output.write_text(
-        json.dumps({"about": about, "runs": [dataclasses.asdict(run) for run in found], "tables": text}, indent=1)
+    text = tables(timings)
+    args.output.write_text(
+        json.dumps({"about": about, "runs": [dataclasses.asdict(run) for run in timings], "tables": text}, indent=1)
     )
     print(text)
     print(f"\n{about['seconds']} s; load average before and after: {load[0]:.1f}, {os.getloadavg()[0]:.1f}")

@@ -102,7 +102,7 @@ def reference_key(stage: TrainingStage, pairs: PairSet, loss: LossConfig) -> tup
     )  # fmt: skip
 
 
-class _PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
+class _PreferenceTrainer(DPOTrainer):
     """TRL's DPO trainer with the loss of this file. A batch is what PairCollator makes.
 
     term_metrics: mode ("train" or "eval") -> name -> values since the last log.
@@ -123,7 +123,7 @@ class _PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
         self.ref_model = None
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Return the loss of a batch of P boxes and Q responses: first all chosen, then all rejected.
 
@@ -167,8 +167,13 @@ class _PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
             sums = branches.sums(model(**model_inputs).log_probs, completions)
             return SimpleNamespace(log_probs=sums[:, None])
 
-        reference: tuple[torch.Tensor, ...] = super().compute_ref_log_probs(forward, inputs)
+        reference: tuple[torch.Tensor, ...] = super().compute_ref_log_probs(forward, inputs)  # type: ignore[no-untyped-call]  # TRL
         return reference
+
+    @property
+    def _mode(self) -> str:
+        model: Any = self.model
+        return "train" if model.training else "eval"
 
     @torch.no_grad()
     def _record(self, step: str, losses: torch.Tensor, chosen: torch.Tensor, rejected: torch.Tensor) -> None:
@@ -178,16 +183,15 @@ class _PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
         *sums, count = self.accelerator.reduce(rows.sum(dim=1), "sum").tolist()
         if count:
             names = ("loss", "reward_chosen", "reward_rejected", "margin", "accuracy")
-            metrics = self.term_metrics["train" if self.model.training else "eval"]
+            metrics = self.term_metrics[self._mode]
             for name, total in zip(names, sums, strict=True):
                 metrics[f"{step}/{name}"].append(total / count)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of the recorded metrics since the last log, and log."""
-        mode = "train" if self.model.training else "eval"
-        prefix = "" if mode == "train" else "eval_"
-        logs.update({f"{prefix}{name}": sum(values) / len(values) for name, values in self.term_metrics[mode].items()})
-        self.term_metrics[mode].clear()
+        metrics, prefix = self.term_metrics[self._mode], "" if self._mode == "train" else "eval_"
+        logs.update({f"{prefix}{name}": sum(values) / len(values) for name, values in metrics.items()})
+        metrics.clear()
         super().log(logs, start_time)
 
 

@@ -56,7 +56,7 @@ def tiny(name: str, work: Path) -> Path:
 
 
 def measure(name: str, config: GenConfig, attention: str, largest: tuple[int, int]) -> Row:
-    timed = generation.measure(generation.Job(name, "factory", config, None, attention))
+    timed = generation.measure(generation.GenerationJob(name, "factory", config, None, attention))
     run = timed.made
     warm = run.chunks[-1]
     peak = None if timed.gpu_peak_mib is None else timed.gpu_peak_mib / 1024

@@ -22,9 +22,9 @@ from visrl_train import memory
 PAIRS = 3  # the default batch of the stages, for which the estimate is
 STEPS = 4
 MAX_PIXELS = 500_000
-# stage, way, gradient checkpointing
+# stage, method, gradient checkpointing
 JOBS = [
-    *((stage, way, True) for stage in ("rl1", "rl2") for way in ("stock", "branches", "cached")),
+    *((stage, method, True) for stage in ("rl1", "rl2") for method in ("stock", "branches", "cached")),
     ("rl1", "branches", False), ("rl2", "branches", False),
 ]  # fmt: skip
 SMALL_JOBS = [("rl2", "stock", False), ("rl2", "branches", True)]
@@ -45,23 +45,22 @@ def _rows(jobs: Sequence[tuple[str, str, bool]], small: bool, quantize: bool) ->
     stocks: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as work:
         folder = tiny("qwen7b", Path(work)) if small else large.qwen7b(Path(work) / "qwen7b")
-        for stage, way, checkpointing in jobs:
-            job = training.Job(
-                "qwen7b", folder, stage, way, PAIRS, 2 if small else STEPS, 5_000 if small else MAX_PIXELS,
+        for stage, method, checkpointing in jobs:
+            job = training.TrainingJob(
+                "qwen7b", folder, stage, method, PAIRS, 2 if small else STEPS, 5_000 if small else MAX_PIXELS,
                 dtype, quantize, checkpointing,
             )  # fmt: skip
-            key = {"stage": stage, "way": way, "checkpointing": "yes" if checkpointing else "no"}
+            key = {"stage": stage, "method": method, "checkpointing": "yes" if checkpointing else "no"}
             row = attempt(key, measure, job)
-            if way == "stock" and "loss" in row:
+            if method == "stock" and "loss" in row:
                 stocks[stage] = row["loss"]
             elif stage in stocks and "loss" in row and not quantize:
                 row["loss - stock's"] = row["loss"] - stocks[stage]
             yield row
 
 
-def measure(job: training.Job) -> Row:
-    # Ours changes TRL for its process, so stock gets one of its own.
-    timed = alone(training.measure, job) if job.way == "stock" else training.measure(job)
+def measure(job: training.TrainingJob) -> Row:
+    timed = alone(training.measure, job) if job.method == "stock" else training.measure(job)
     if not all(map(math.isfinite, timed.losses)):
         raise ValueError(f"losses {timed.losses}: expected finite ones")
     parts: dict[str, Any] = {name: round(seconds, 3) for name, seconds in timed.parts.items()}
@@ -69,11 +68,11 @@ def measure(job: training.Job) -> Row:
             "loss": timed.losses[0]}  # fmt: skip
 
 
-def estimate(job: training.Job) -> int:
+def estimate(job: training.TrainingJob) -> int:
     """As `visrl doctor` reckons, for the largest picture: with the default batch, and from 1B on checkpointing."""
     folder = find_model(str(job.model))
     processor = load_processor(folder, job.max_pixels, False)
     tokens = picture_tokens(processor, photos.photo(0, max(training.SIZES))) or 0
     number = 2 if job.dtype == "bfloat16" else 4
-    way = "4 bits" if job.quantize else "lora"
-    return memory.training(memory.shape_of(folder, 16), number, tokens, job.stage, way)
+    tuning = "4 bits" if job.quantize else "lora"
+    return memory.training(memory.shape_of(folder, 16), number, tokens, job.stage, tuning)

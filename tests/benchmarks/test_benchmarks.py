@@ -1,4 +1,4 @@
-"""The benchmarks' own code: equal work in every way, calls as counted, ratios from the times."""
+"""The benchmarks' own code: equal work in every method, calls as counted, ratios from the times."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import flat, generation, photos, pool, ways
-from benchmarks.watch import MODEL, Watch
+from benchmarks import generation, memory_growth, methods, photos, refilter
+from benchmarks.engine_profiler import MODEL, EngineProfiler
 from studies.spotlight.tokenizer import build_tokenizer
 from visrl_data.core import boxes
 from visrl_data.core.config import GenConfig
@@ -19,14 +19,17 @@ QUESTIONS = 2
 
 
 @pytest.fixture(scope="module")
-def timed() -> dict[str, generation.Timed]:
-    """Each way on the same two questions of Spotlight."""
+def timed() -> dict[str, generation.GenerationTiming]:
+    """Each method on the same two questions of Spotlight."""
     config = GenConfig(source="spotlight", limit=QUESTIONS, seed=1)
-    return {way: generation.measure(generation.Job("spotlight", way, config, None)) for way in generation.WAYS}
+    return {
+        method: generation.measure(generation.GenerationJob("spotlight", method, config, None))
+        for method in generation.METHODS
+    }
 
 
 def test_the_plain_ways_call_once_and_twice_for_each_reply(timed):
-    assert [timed[way].made.calls / QUESTIONS for way in ("plain", "twice")] == [24, 48]
+    assert [timed[method].made.calls / QUESTIONS for method in ("plain", "twice")] == [24, 48]
     assert timed["twice"].made.prompt_tokens == 2 * timed["plain"].made.prompt_tokens
     assert timed["twice"].made.completion_tokens == 2 * timed["plain"].made.completion_tokens
 
@@ -50,10 +53,12 @@ def test_time_adds_up(timed):
     assert timed["factory"].parts["write"] > 0 == timed["plain"].parts["write"]
 
 
-def row(way: str, questions: int, seconds: float, candidates: dict) -> generation.Timed:
-    made = ways.Made(questions, 24 * questions, 1, 1, {"focus": 0.1, "answer": 0.1, "judge": 0.1}, candidates)
+def row(method: str, questions: int, seconds: float, candidates: dict) -> generation.GenerationTiming:
+    made = methods.MethodResult(
+        questions, 24 * questions, 1, 1, {"focus": 0.1, "answer": 0.1, "judge": 0.1}, candidates
+    )
     parts = dict.fromkeys(("vision", "prefill", "decode", "preprocess", "sample", "write", "rest"), seconds / 7)
-    return generation.Timed("m", way, made, seconds, seconds / 2, parts, 100.0, None)
+    return generation.GenerationTiming("m", method, made, seconds, seconds / 2, parts, 100.0, None)
 
 
 def test_ratios_are_of_seconds_a_question():
@@ -70,22 +75,22 @@ def test_ratios_are_of_seconds_a_question():
 def test_a_stretch_within_another_counts_for_itself(monkeypatch):
     now = iter(range(100))
     monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
-    watch = Watch(argparse.Namespace(type="cpu"))  # at 0
-    watch.begin("prefill")  # 1
-    watch.begin("vision")  # 2
-    watch.end()  # 3
-    watch.end()  # 4
-    assert {name: s for name, s in watch.seconds.items() if s} == {"rest": 1, "prefill": 2, "vision": 1}
+    profiler = EngineProfiler(argparse.Namespace(type="cpu"))  # at 0
+    profiler.begin("prefill")  # 1
+    profiler.begin("vision")  # 2
+    profiler.end()  # 3
+    profiler.end()  # 4
+    assert {name: s for name, s in profiler.seconds.items() if s} == {"rest": 1, "prefill": 2, "vision": 1}
 
 
 def test_the_listed_boxes_of_an_untrained_model_are_valid():
     tokenizer = build_tokenizer()
     for space, size in (("resized_pixels_json", (640, 480)), ("unit_padded_square", (480, 640))):
         frame = boxes.make_frame(space, size, (644, 476))
-        texts = [piece.replace('\\"', '"')[1:-1] for piece in ways._listed(frame)[len("start: ") :].split(" | ")]
-        assert len(texts) == ways.LISTED and len(set(texts)) > 100
+        texts = [piece.replace('\\"', '"')[1:-1] for piece in methods._listed(frame)[len("start: ") :].split(" | ")]
+        assert len(texts) == methods.LISTED and len(set(texts)) > 100
         assert {frame.parse(text)[1] for text in texts} == {"ok"}
-        GrammarCompiler(tokenizer, [tokenizer.eos_token_id]).matchers([ways._listed(frame)], len(tokenizer))
+        GrammarCompiler(tokenizer, [tokenizer.eos_token_id]).matchers([methods._listed(frame)], len(tokenizer))
 
 
 def test_pictures_have_true_sizes(tmp_path: Path):
@@ -98,28 +103,28 @@ def test_pictures_have_true_sizes(tmp_path: Path):
 
 def test_crutches_are_for_untrained_models_only():
     built = argparse.Namespace(config=GenConfig())
-    with ways.crutches(built):
+    with methods.crutches(built):
         assert boxes.make_frame("unit", (10, 10)).grammar.startswith('start: "["')
 
 
 def test_memory_of_a_run_is_sampled_and_has_a_slope(tmp_path: Path):
-    count = 2 * flat.CHUNK
-    found = flat.measure(flat.source(tmp_path, count), count, tmp_path / "run")
+    count = 2 * memory_growth.CHUNK
+    found = memory_growth.measure(memory_growth.source(tmp_path, count), count, tmp_path / "run")
     assert [done for done, _ in found.held] == [100, 200] and found.peak >= found.generated > 50
-    grows = flat.Memory([(10_000 * i, 100.0 + 3 * i) for i in range(1, 5)], 0, 0, 0)
+    grows = memory_growth.MemoryCurve([(10_000 * i, 100.0 + 3 * i) for i in range(1, 5)], 0, 0, 0)
     assert grows.slope == pytest.approx(3)
 
 
 def test_a_made_pool_is_a_run_that_filters(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(pool, "QUESTIONS", 20)
-    run = pool.build(tmp_path, 200)
+    monkeypatch.setattr(refilter, "QUESTIONS", 20)
+    run = refilter.build(tmp_path, 200)
     assert run.rows("questions") == 40 and run.rows("candidates") >= 200
     was, now = finalize.filter_run(run.path, {"box_win": 0.5})
     assert was["questions"] == 40 and now["pairs"] >= was["pairs"]
 
 
 def test_unknown_names_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["generation", "--ways", "plain,fast"])
+    monkeypatch.setattr("sys.argv", ["generation", "--methods", "plain,fast"])
     with pytest.raises(SystemExit):
         generation.main()
-    assert "--ways fast: expected some of factory, plain, twice" in capsys.readouterr().err
+    assert "--methods fast: expected some of factory, plain, twice" in capsys.readouterr().err

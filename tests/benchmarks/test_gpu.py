@@ -41,7 +41,7 @@ def test_generation_tells_its_speed_and_its_memory(shape):
 
 def test_training_has_stocks_loss():
     stock, ours = training.rows(small=True)
-    assert (stock["way"], ours["way"], ours["checkpointing"]) == ("stock", "branches", "yes")
+    assert (stock["method"], ours["method"], ours["checkpointing"]) == ("stock", "branches", "yes")
     assert "failed" not in stock and abs(ours["loss - stock's"]) < 1e-4
     assert abs(stock["loss"] - math.log(2)) > 1e-4, "the policy has left its reference"
 

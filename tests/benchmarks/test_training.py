@@ -14,20 +14,22 @@ def timed(tmp_path_factory):
         patch.setattr(models, "stand_in_for_videos", lambda: None)
         patch.setenv("VISRL_CACHE", "")
         folder = model_folder("qwen2_5_vl", tmp_path_factory.mktemp("models") / "qwen", 0)
-        jobs = [training.Job("qwen", folder, s, w, 3, 2, 5_000) for s in ("rl1", "rl2") for w in training.WAYS]
-        return {(job.stage, job.way): training.measure(job) for job in jobs}
+        jobs = [
+            training.TrainingJob("qwen", folder, s, w, 3, 2, 5_000) for s in ("rl1", "rl2") for w in training.METHODS
+        ]
+        return {(job.stage, job.method): training.measure(job) for job in jobs}
 
 
 @pytest.mark.parametrize("stage", ["rl1", "rl2"])
 def test_the_losses_of_all_ways_are_one_step_after_step(timed, stage):
-    losses = {way: timed[stage, way].losses for way in training.WAYS}
+    losses = {method: timed[stage, method].losses for method in training.METHODS}
     assert all(found == pytest.approx(losses["stock"], abs=1e-4) for found in losses.values())
     assert abs(losses["stock"][0] - 0.6931) > 1e-3, "the policy has left its reference"
     assert abs(losses["stock"][0] - losses["stock"][1]) > 1e-4, "a step was taken"
 
 
 def test_the_response_term_is_stocks(timed):
-    at = {("qwen", stage, way): found for (stage, way), found in timed.items()}
+    at = {("qwen", stage, method): found for (stage, method), found in timed.items()}
     found = training.agreement(at)
     assert [name for _, name, _, _ in found] == ["rl1", "rl2", "rl2, the response term"]
     assert all(stock == pytest.approx(mine, abs=1e-4) for _, _, stock, mine in found)

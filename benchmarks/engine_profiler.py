@@ -1,4 +1,4 @@
-"""Where the seconds go while a model is at work: in its forwards, and around them. Used by generation.py.
+"""Profile generation: the seconds in the forwards of a model, and around them. Used by generation.py.
 
     vision       pictures through the vision tower and its projector
     prefill      forwards of more than one token, the tower's share taken out
@@ -8,7 +8,7 @@
     write        chunks, shards, pairs, report
     rest         everything else, taken as what is left of the time
 
-A stretch within another counts for itself alone. Only the thread that began the watch is looked at: what others do
+A stretch within another counts for itself alone. Only the thread that began the profiler is looked at: what others do
 meanwhile costs nothing here unless it is waited for.
 """
 
@@ -33,7 +33,7 @@ MODEL = ("vision", "prefill", "decode")
 AROUND = ("preprocess", "sample", "write", "rest")
 
 
-class Watch:
+class EngineProfiler:
     """seconds: by name, each without what lies within it under another."""
 
     def __init__(self, device: torch.device) -> None:
@@ -72,9 +72,9 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(engine: TransformersEngine) -> Iterator[Watch]:
-    """A running watch on an engine's model and on what surrounds it."""
-    watch = Watch(engine.device)
+def profile(engine: TransformersEngine) -> Iterator[EngineProfiler]:
+    """A running profiler on an engine's model and on what surrounds it."""
+    profiler = EngineProfiler(engine.device)
     model = engine.model.get_base_model() if hasattr(engine.model, "get_base_model") else engine.model
     processor = engine.processor
     around = [
@@ -87,22 +87,22 @@ def watching(engine: TransformersEngine) -> Iterator[Watch]:
     ]  # fmt: skip
     hooks = []
     for module in (model, model.model):
-        hooks.append(module.register_forward_pre_hook(lambda _, a, k: watch.begin(_name(a, k)), with_kwargs=True))
-        hooks.append(module.register_forward_hook(lambda *_: watch.end(), always_call=True))
+        hooks.append(module.register_forward_pre_hook(lambda _, a, k: profiler.begin(_name(a, k)), with_kwargs=True))
+        hooks.append(module.register_forward_hook(lambda *_: profiler.end(), always_call=True))
     with contextlib.ExitStack() as stack:
         for owner, attribute, name in around:
-            wrapped = watch.wrapped(name, getattr(owner, attribute))
+            wrapped = profiler.wrapped(name, getattr(owner, attribute))
             stack.enter_context(mock.patch.object(owner, attribute, wrapped))
         try:
-            yield watch
+            yield profiler
         finally:
-            watch._lap()
+            profiler._lap()
             for hook in hooks:
                 hook.remove()
 
 
 def _name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Of a forward, by how many tokens it reads: inputs are (B, L) or (B, L, D)."""
-    given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
-    tokens = next(value for value in given if value is not None)
+    """Return the part that a forward belongs to, by its tokens: inputs are (B, L) or (B, L, D)."""
+    inputs = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+    tokens = next(value for value in inputs if value is not None)
     return "decode" if tokens.shape[1] == 1 else "prefill"

@@ -1,6 +1,6 @@
-"""How fast a large pool is filtered again: `visrl filter` on a million candidates, aim 5 s and 1 GB.
+"""Measure `visrl filter` on a million candidates; aim: 5 s and 1 GB.
 
-    python -m benchmarks.pool [--candidates 1000000]
+    python -m benchmarks.refilter [--candidates 1000000]
 
 A run on scripted replies is made once and its rows repeated under new ids, so that texts, ties and gold boxes are
 those of a run; then the command filters the pool under new thresholds, timed from its start to its end. Making the
@@ -36,7 +36,7 @@ IDS = {"questions": "id", "candidates": "question_id", "drops": "id", "images": 
 
 
 def build(folder: Path, candidates: int) -> run_folder.Run:
-    """A finished run of at least so many candidates."""
+    """Return a finished run of at least so many candidates."""
     engine = ScriptedEngine(scripted_reply)
     config = GenConfig(source="spotlight", limit=QUESTIONS, chunk_size=100)
     small = generation.generate(config, folder / "small", roles=(Role(engine, True), Role(engine, False)))
@@ -60,39 +60,39 @@ def _copy(table: pa.Table, key: str | None, number: int) -> pa.Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Filtered:
-    """What the command said, and what it took: seconds by the clock and of the processor, MiB at its peak."""
+class FilterTiming:
+    """The output of the command, its seconds (wall clock and CPU) and its peak memory."""
 
-    said: str
+    output: str
     seconds: float
     cpu_seconds: float
     peak_mib: float
 
 
-def refilter(path: Path) -> Filtered:
-    """`visrl filter` under other thresholds, from its start to its end."""
+def refilter(path: Path) -> FilterTiming:
+    """Run `visrl filter` with other thresholds and time the whole command."""
     command = [sys.executable, "-m", "visrl_cli", "filter", str(path), "--box-win", "0.7", "--response-lose", "0.1"]
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT)
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(process.pid, 0)
-        told.seek(0)
-        said = told.read()
+        log.seek(0)
+        output = log.read()
     if status:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{said}")
-    return Filtered(said, time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+        raise RuntimeError(f"{' '.join(command)} failed:\n{output}")
+    return FilterTiming(output, time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=1_000_000)
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        run = alone(build, Path(work), given.candidates)  # a large parent would count as its child's peak
-        found = refilter(run.path)
-        print(found.said)
-        print(f"{run.rows('candidates'):,} candidates of {run.rows('questions'):,} questions: {found.seconds:.1f} s "
-              f"({found.cpu_seconds:.1f} s of the processor), peak {found.peak_mib:.0f} MiB")  # fmt: skip
+        run = alone(build, Path(work), args.candidates)  # a large parent would count as its child's peak
+        timing = refilter(run.path)
+        print(timing.output)
+        print(f"{run.rows('candidates'):,} candidates of {run.rows('questions'):,} questions: {timing.seconds:.1f} s "
+              f"({timing.cpu_seconds:.1f} s of the processor), peak {timing.peak_mib:.0f} MiB")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ways to make the candidates of a list of questions with one model. generation.py times them against each other.
+"""Methods to generate the candidates of a list of questions with one model. generation.py compares their times.
 
     plain     as a script would: a processor call and a `model.generate` for each reply. 2N boxes, 2N responses, 2N box
               scores and 2N response scores a question: 24 calls for N = 3
@@ -10,7 +10,7 @@ All three use the package's own prompts, keyed draws, grammars, parsers, diversi
 same loaded model: what differs is how the model is called. The model is loaded once, in inference mode, and keeps its
 key-value cache in each. `plain` and `twice` hold their results in memory and write nothing.
 
-An untrained model needs two crutches, the same in all three ways. The four numbers of its boxes would be in order
+An untrained model needs two crutches, the same in all three methods. The four numbers of its boxes would be in order
 in a quarter of its replies, so half the attempts would be lost; and it would never end a response. `crutches` holds
 its boxes to a list of valid ones, and cuts its responses at the length of a short phrase.
 """
@@ -51,10 +51,10 @@ LISTED = 200  # boxes that an untrained model may write about a picture
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What a way made. candidates: question id and index -> box text, response, box score, response score.
+class MethodResult:
+    """What a method generated. candidates: question id and index -> box text, response, box score, response score.
 
-    seconds of each stage; stages that a way doesn't tell apart are not among them. chunks, events: of the factory,
+    seconds of each stage; without those that a method does not separate. chunks, events: of the factory,
     the seconds of each chunk, and what befell it (a batch halved for want of memory).
     """
 
@@ -68,8 +68,8 @@ class Made:
     events: tuple[str, ...] = ()
 
 
-def plain(built: Factory, times: int = 1) -> Made:
-    """One call a reply. times: how often each is made; the last one counts."""
+def plain(built: Factory, times: int = 1) -> MethodResult:
+    """Generate with one call per reply. times: how often each call is made; the last one counts."""
     script = _Script(built, times)
     with torch.inference_mode():
         for i in range(len(built.source)):
@@ -77,11 +77,11 @@ def plain(built: Factory, times: int = 1) -> Made:
             assert isinstance(question, Question)
             script.question(question)
     calls, read, written = script.counts
-    return Made(len(built.source), calls, read, written, script.stages, script.candidates)
+    return MethodResult(len(built.source), calls, read, written, script.stages, script.candidates)
 
 
-def whole_factory(built: Factory, output: Path) -> Made:
-    """`visrl gen` into the folder `output`."""
+def whole_factory(built: Factory, output: Path) -> MethodResult:
+    """Run `visrl gen` into the folder `output`."""
     run = generation.generate(built.config, output, executor=local.LocalExecutor(built))
     times = run_folder.times(run)
     names = ("calls", "prompt_tokens", "completion_tokens")
@@ -92,11 +92,11 @@ def whole_factory(built: Factory, output: Path) -> Made:
     candidates = {f"{row['question_id']}/{row['index']}": tuple(row[name] for name in columns) for row in rows}
     chunks = tuple(record["seconds"] for record in times)
     events = tuple(event for record in times for event in record["events"])
-    return Made(len(built.source), calls, read, written, stages, candidates, chunks, events)
+    return MethodResult(len(built.source), calls, read, written, stages, candidates, chunks, events)
 
 
 class _Script:
-    """The plain way, question by question, and what it has made so far."""
+    """The plain method, question by question, with its candidates so far."""
 
     def __init__(self, built: Factory, times: int) -> None:
         self.built, self.config, self.times = built, built.config, times
@@ -119,10 +119,10 @@ class _Script:
         for attempt in range(config.attempts):
             self._clock = time.perf_counter()
             seeds = [self._seed(question, attempt, slot, "focus") for slot in (0, 1)]
-            asked = (prompts.focus.parts(question=text), (image,))
-            replies = [self.ask(actor, *asked, drawn, seed, box_grammar) for seed in seeds]
+            prompt = (prompts.focus.parts(question=text), (image,))
+            replies = [self.ask(actor, *prompt, drawn, seed, box_grammar) for seed in seeds]
             self._lap("focus")
-            for slot, cells in enumerate(self.settled(question, attempt, frame, replies)):
+            for slot, cells in enumerate(self.final_boxes(question, attempt, frame, replies)):
                 crop = image.crop(crop_pixels(frame.to_unit(cells), image.size, self.built.crop_rule))
                 parts = prompts.answer.parts(question=text)
                 seed = self._seed(question, attempt, slot, "answer")
@@ -136,10 +136,10 @@ class _Script:
                 self._lap("judge")
                 self.candidates[f"{question.id}/{2 * attempt + slot}"] = (frame.text(cells), response, *scores)
 
-    def settled(self, question: Question, attempt: int, frame: Frame, replies: Sequence[Reply]) -> list[Cells]:
-        """The attempt's two boxes (Eq. 3); none when neither reply holds one."""
-        found = [frame.parse(reply.text)[0] for reply in replies]
-        valid = [cells for cells in found if cells is not None]
+    def final_boxes(self, question: Question, attempt: int, frame: Frame, replies: Sequence[Reply]) -> list[Cells]:
+        """Return the two boxes of an attempt (Eq. 3); none when neither reply holds one."""
+        boxes = [frame.parse(reply.text)[0] for reply in replies]
+        valid = [cells for cells in boxes if cells is not None]
         if not valid:
             return []
         second = valid[1] if len(valid) == 2 else None
@@ -150,7 +150,7 @@ class _Script:
     def ask(
         self, role: Role, parts: Sequence[Any], pictures: tuple[Any, ...], drawn: Sampling, seed: int, grammar: str = ""
     ) -> Reply:
-        """One reply, by as many calls as this way makes for one."""
+        """Return one reply, after as many calls as this method makes for one."""
         for _ in range(self.times):
             reply = self._call(role, parts, pictures, drawn, seed, grammar)
             self.counts[0] += 1
@@ -170,14 +170,14 @@ class _Script:
         inputs = processor(
             text=[text], images=[list(pictures)], add_special_tokens=not begins, return_tensors="pt"
         ).to(model.device, dtype=model.dtype)  # fmt: skip
-        held = LogitsProcessorList([KeyedSampler(drawn, [seed])] if sampled else [])
+        processors = LogitsProcessorList([KeyedSampler(drawn, [seed])] if sampled else [])
         if grammar:
             grammars = self._grammars.setdefault(id(tokenizer), GrammarCompiler(tokenizer, [tokenizer.eos_token_id]))
-            held.insert(0, grammars.processor([grammar]))
+            processors.insert(0, grammars.processor([grammar]))
         adapted = role.adapter or not hasattr(model, "disable_adapter")
         with contextlib.nullcontext() if adapted else model.disable_adapter():
             ids = model.generate(
-                **inputs, logits_processor=held, max_new_tokens=drawn.max_new_tokens, do_sample=sampled,
+                **inputs, logits_processor=processors, max_new_tokens=drawn.max_new_tokens, do_sample=sampled,
                 top_k=0 if sampled else None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
             )  # fmt: skip
         length = inputs["input_ids"].shape[1]

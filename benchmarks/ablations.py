@@ -1,9 +1,9 @@
-"""What each lever of the engine is worth: the factory with one of them taken away, or one more.
+"""Measure what each optimization of the engine is worth: the factory without one of them, or with one more.
 
-    python -m benchmarks.levers [--models qwen,llava] [--questions 8] [--json FILE]      about ten minutes
+    python -m benchmarks.ablations [--models qwen,llava] [--questions 8] [--json FILE]      about ten minutes
 
 Seconds are the processor's, on one thread, so that other work on the machine disturbs them little. What is taken
-away is put out of action from outside; the engine has no switches for it.
+away is patched from outside; the engine has no switches for it.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def looked_at_anew() -> Iterator[None]:
         yield
 
 
-LEVERS: dict[str, Callable[[], Any]] = {
-    "all of them": contextlib.nullcontext,
+ABLATIONS: dict[str, Callable[[], Any]] = {
+    "all optimizations": contextlib.nullcontext,
     "shared: the prompt of a question's boxes alone": boxes_alone,
     "without keeping pictures' features": looked_at_anew,
     "without shared beginnings": lambda: mock.patch.object(prefix_cache, "group_by_prefix", apart),
@@ -86,25 +86,29 @@ LEVERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def measure(job: generation.Job, lever: str) -> generation.Timed:
-    """A job in this process, with this lever."""
+def measure(job: generation.GenerationJob, ablation: str) -> generation.GenerationTiming:
+    """Run a job in this process, with this ablation."""
     config = dataclasses.replace(
         job.config,
-        lazy=lever == "with --lazy",
-        score_mode="expected" if lever == "with --score-mode expected" else "text",
+        lazy=ablation == "with --lazy",
+        score_mode="expected" if ablation == "with --score-mode expected" else "text",
     )
-    with LEVERS[lever]():
+    with ABLATIONS[ablation]():
         return generation.measure(dataclasses.replace(job, config=config))
 
 
-def table(found: dict[str, dict[str, float]]) -> str:
-    """Markdown: seconds of the processor a question, and how many times those of all levers."""
-    names = ["", *(f"{model}, s a question" for model in found), *(f"{model}, times" for model in found)]
+def table(seconds_by_model: dict[str, dict[str, float]]) -> str:
+    """Return a Markdown table: CPU seconds a question, and how many times those with all."""
+    names = [
+        "",
+        *(f"{model}, s a question" for model in seconds_by_model),
+        *(f"{model}, times" for model in seconds_by_model),
+    ]
     rows = []
-    for lever in LEVERS:
-        seconds = [each[lever] for each in found.values()]
-        times = [each[lever] / each["all of them"] for each in found.values()]
-        rows.append([lever, *(f"{value:.2f}" for value in seconds), *(f"{value:.2f}" for value in times)])
+    for ablation in ABLATIONS:
+        seconds = [each[ablation] for each in seconds_by_model.values()]
+        times = [each[ablation] / each["all optimizations"] for each in seconds_by_model.values()]
+        rows.append([ablation, *(f"{value:.2f}" for value in seconds), *(f"{value:.2f}" for value in times)])
     return generation.markdown(names, rows)
 
 
@@ -112,20 +116,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="qwen,llava")
     parser.add_argument("--questions", type=int, default=8)
-    parser.add_argument("--json", type=Path, default=Path("levers.json"), help="file of the results")
-    given = parser.parse_args()
+    parser.add_argument("--json", type=Path, default=Path("ablations.json"), help="file of the results")
+    args = parser.parse_args()
     quiet()
-    asked = argparse.Namespace(models=given.models, ways="factory", questions=given.questions, threads=1, device="cpu")
-    found: dict[str, dict[str, float]] = {}
+    options = argparse.Namespace(
+        models=args.models, methods="factory", questions=args.questions, threads=1, device="cpu"
+    )
+    seconds_by_model: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as work:
-        for job in generation.jobs(asked, Path(work)):
-            for lever in LEVERS:
-                timed = alone(measure, job, lever)
-                found.setdefault(job.model, {})[lever] = timed.cpu_seconds / timed.made.questions
-                print(job.model, lever, f"{found[job.model][lever]:.2f}", file=sys.stderr, flush=True)
-    about = {"questions": given.questions, "versions": versions.library_versions(), "cpu_seconds_a_question": found}
-    given.json.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    print(table(found))
+        for job in generation.make_jobs(options, Path(work)):
+            for ablation in ABLATIONS:
+                timed = alone(measure, job, ablation)
+                seconds_by_model.setdefault(job.model, {})[ablation] = timed.cpu_seconds / timed.made.questions
+                print(job.model, ablation, f"{seconds_by_model[job.model][ablation]:.2f}", file=sys.stderr, flush=True)
+    about = {
+        "questions": args.questions,
+        "versions": versions.library_versions(),
+        "cpu_seconds_a_question": seconds_by_model,
+    }
+    args.json.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    print(table(seconds_by_model))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes. Used by training.py."""
+"""Profile the parts of a training step. Used by training.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from visrl_train.image_features import encoder
 PARTS = ("collating", "vision", "language model", "output layer", "backward", "rest")
 
 
-class Watch(TrainerCallback):
+class StepProfiler(TrainerCallback):
     """Times the steps of a trainer and their parts.
 
     vision: tower and projector; language model: its layers; output layer: the rest of the forwards, which is the
@@ -28,7 +28,7 @@ class Watch(TrainerCallback):
         self.cpu_seconds: list[float] = []
         self.parts: list[dict[str, float]] = []
         self.losses: list[float] = []
-        self.noted: dict[str, list[float]] = {}
+        self.metrics: dict[str, list[float]] = {}
         self._spent = dict.fromkeys(PARTS, 0.0)
         inner = encoder(trainer.model)
         for name, module in inner.named_children():
@@ -44,34 +44,34 @@ class Watch(TrainerCallback):
         self._last, self._busy = now(), time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        taken, self._last = now() - self._last, now()
-        spent, self._spent = self._spent, dict.fromkeys(PARTS, 0.0)
-        spent["output layer"] -= spent["vision"] + spent["language model"]
-        spent["rest"] = taken - sum(spent.values())
-        self.seconds.append(taken)
+        duration, self._last = now() - self._last, now()
+        parts, self._spent = self._spent, dict.fromkeys(PARTS, 0.0)
+        parts["output layer"] -= parts["vision"] + parts["language model"]
+        parts["rest"] = duration - sum(parts.values())
+        self.seconds.append(duration)
         self.cpu_seconds.append(time.process_time() - self._busy)
         self._busy = time.process_time()
-        self.parts.append(spent)
+        self.parts.append(parts)
 
-    def _loss(self, trainer: Any, compute: Callable[..., Any], *given: Any, **options: Any) -> Any:
-        found = compute(*given, **options)
-        self.losses.append(found.item())
-        self.noted = self.noted or {
+    def _loss(self, trainer: Any, compute: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        loss = compute(*args, **options)
+        self.losses.append(loss.item())
+        self.metrics = self.metrics or {
             name: list(values) for name, values in getattr(trainer, "term_metrics", {"train": {}})["train"].items()
         }
-        return found
+        return loss
 
     def _on(self, module: Any, part: str) -> None:
-        began: list[float] = []
-        module.register_forward_pre_hook(lambda *_: began.append(now()))
-        module.register_forward_hook(lambda *_: self._add(part, now() - began.pop()))
+        start: list[float] = []
+        module.register_forward_pre_hook(lambda *_: start.append(now()))
+        module.register_forward_hook(lambda *_: self._add(part, now() - start.pop()))
 
     def _of(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def timed(*given: Any, **options: Any) -> Any:
-            began = now()
-            found = function(*given, **options)
-            self._add(part, now() - began)
-            return found
+        def timed(*args: Any, **options: Any) -> Any:
+            start = now()
+            result = function(*args, **options)
+            self._add(part, now() - start)
+            return result
 
         return timed
 
@@ -86,5 +86,5 @@ def now() -> float:
 
 
 def held_mib() -> float:
-    """The most that was held so far, MiB: by the GPU where there is one, else by this process."""
+    """Return the peak memory so far, MiB: of the GPU where there is one, else of this process."""
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_mib()

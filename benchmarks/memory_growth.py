@@ -1,6 +1,6 @@
-"""Whether memory stays flat over a long run: 100,000 questions on scripted replies in one process.
+"""Measure whether memory stays constant over a long run: 100,000 questions on scripted replies in one process.
 
-    python -m benchmarks.flat [--questions 100000]
+    python -m benchmarks.memory_growth [--questions 100000]
 
 Every question has an image file of its own, small, since decoding is not what is measured. Prints the memory held at
 each tenth of the run, its slope, and the peak of the last step, which joins the chunks and writes pairs and report.
@@ -31,7 +31,7 @@ POINTS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryCurve:
     """In MiB. held: (questions done, memory held then); generated, peak: the most before and after the last step."""
 
     held: list[tuple[int, float]]
@@ -41,17 +41,17 @@ class Memory:
 
     @property
     def slope(self) -> float:
-        """MiB for each 10,000 questions, by least squares; the first point, when buffers fill, is left out."""
+        """Return MiB for each 10,000 questions, by least squares; the first point, when buffers fill, is left out."""
         done, held = np.array(self.held[1:]).T
         return float(np.polyfit(done / 10_000, held, 1)[0])
 
 
 def source(folder: Path, count: int) -> Path:
-    """A .jsonl of so many questions; the images differ in a comment of the file."""
+    """Write a .jsonl of so many questions; the images differ in a comment of the file."""
     (folder / "images").mkdir()
-    held = BytesIO()
-    photo(0, (64, 48)).save(held, "JPEG")
-    start, rest = held.getvalue()[:2], held.getvalue()[2:]
+    jpeg = BytesIO()
+    photo(0, (64, 48)).save(jpeg, "JPEG")
+    start, rest = jpeg.getvalue()[:2], jpeg.getvalue()[2:]
     with (folder / "questions.jsonl").open("w", encoding="utf-8") as file:
         for i in range(count):
             comment = b"%012d" % i
@@ -63,7 +63,7 @@ def source(folder: Path, count: int) -> Path:
     return folder / "questions.jsonl"
 
 
-def measure(questions: Path, count: int, output: Path) -> Memory:
+def measure(questions: Path, count: int, output: Path) -> MemoryCurve:
     """Run the factory in this process."""
     held: list[tuple[int, float]] = []
     generated = 0.0
@@ -78,21 +78,21 @@ def measure(questions: Path, count: int, output: Path) -> Memory:
     engine, started = ScriptedEngine(scripted_reply), time.perf_counter()
     config = GenConfig(source=str(questions), chunk_size=CHUNK)
     generation.generate(config, output, look, roles=(Role(engine, True), Role(engine, False)))
-    return Memory(held, generated, peak_mib(), time.perf_counter() - started)
+    return MemoryCurve(held, generated, peak_mib(), time.perf_counter() - started)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=100_000)
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        questions = source(Path(work), given.questions)
-        found = alone(measure, questions, given.questions, Path(work) / "run")
+        questions = source(Path(work), args.questions)
+        memory = alone(measure, questions, args.questions, Path(work) / "run")
         print("| questions | MiB held |\n| --- | --- |")
-        for done, held in found.held:
+        for done, held in memory.held:
             print(f"| {done:,} | {held:.0f} |")
-        peaks = f"peak {found.generated:.0f} MiB while they were made, {found.peak:.0f} MiB with the last step"
-        print(f"\n{found.slope:+.1f} MiB for each 10,000 questions; {peaks}; {found.seconds:.0f} s")
+        peaks = f"peak {memory.generated:.0f} MiB while they were made, {memory.peak:.0f} MiB with the last step"
+        print(f"\n{memory.slope:+.1f} MiB for each 10,000 questions; {peaks}; {memory.seconds:.0f} s")
 
 
 if __name__ == "__main__":
