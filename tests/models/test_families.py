@@ -129,7 +129,7 @@ def test_max_pixels_bounds_pictures_or_says_that_it_does_not(name, caplog):
         assert not caplog.text
     else:
         assert picture_tokens(processor, large) == before
-        assert "it sees pictures of a fixed size: --max-pixels changes nothing" in caplog.text
+        assert "it resizes all images to one size: --max-pixels has no effect" in caplog.text
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if family_of(name).resolution_control])

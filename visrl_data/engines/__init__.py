@@ -1,1 +1,1 @@
-"""One door to every model: generate(requests) -> replies."""
+"""Run models: generate(requests) -> replies, the same for every kind of engine."""

@@ -1,4 +1,4 @@
-"""Which requests run together in a batch of the transformers engine."""
+"""Group requests into batches for the transformers engine."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ from typing import Any
 
 from visrl_data.engines.protocol import Request
 
-_PADDING = 1.5  # at most so many times the length of a batch's shortest prompt
+_MAX_LENGTH_RATIO = 1.5  # of a batch's longest prompt to its shortest
 
 
 def batches(requests: Sequence[Request], size: int, sizes_vary: bool = True) -> list[list[int]]:
-    """Places of the requests that run together: in the same way, at most `size` replies, of like length.
+    """Return batches as indices of requests: of the same settings and similar length, at most `size` replies each.
 
-    Neighbours that begin with the same picture stay together where they fit. The pixels of the first picture stand for
-    the length, for models that see larger pictures in more tokens (sizes_vary).
+    Neighbors that begin with the same image stay together where they fit. The pixels of the first image stand for the
+    length, for models that see larger images in more tokens (sizes_vary).
     """
 
     def length(group: list[int]) -> int:
-        pictures = requests[group[0]].images[:1] if sizes_vary else ()
-        return sum(image.width * image.height for image in pictures)
+        images = requests[group[0]].images[:1] if sizes_vary else ()
+        return sum(image.width * image.height for image in images)
 
-    groups: dict[tuple[Any, ...], list[list[int]]] = {}
-    for place, request in enumerate(requests):
-        same = groups.setdefault(_way(request), [])
-        before = requests[same[-1][-1]].images[:1] if same else None
-        most = max(1, size // len(request.seeds))
-        if before and request.images and before[0] is request.images[0] and len(same[-1]) < most:
-            same[-1].append(place)
+    # First groups of neighbors with one image, so that sorting by length keeps what shares a prefix together.
+    by_settings: dict[tuple[Any, ...], list[list[int]]] = {}
+    for index, request in enumerate(requests):
+        groups = by_settings.setdefault(_settings(request), [])
+        before = requests[groups[-1][-1]].images[:1] if groups else None
+        limit = max(1, size // len(request.seeds))
+        if before and request.images and before[0] is request.images[0] and len(groups[-1]) < limit:
+            groups[-1].append(index)
         else:
-            same.append([place])
-    found: list[list[int]] = []
-    for way, same in groups.items():
-        most = max(1, size // way[0])
+            groups.append([index])
+    result: list[list[int]] = []
+    for settings, groups in by_settings.items():
+        limit = max(1, size // settings[0])
         batch: list[int] = []
-        for group in sorted(same, key=length):
-            if batch and (len(batch) + len(group) > most or length(group) > _PADDING * length(batch)):
-                found.append(batch)
+        for group in sorted(groups, key=length):
+            if batch and (len(batch) + len(group) > limit or length(group) > _MAX_LENGTH_RATIO * length(batch)):
+                result.append(batch)
                 batch = []
             batch += group
-        found.append(batch)
-    return found
+        result.append(batch)
+    return result
 
 
-def _way(request: Request) -> tuple[Any, ...]:
+def _settings(request: Request) -> tuple[Any, ...]:
     counts = (len(request.seeds), len(request.images))
     return (*counts, request.sampling, request.adapter, request.choices, request.prefix, bool(request.grammar))

@@ -1,4 +1,4 @@
-"""How the transformers engine turns scores into replies: keyed sampling, grammars, and the probabilities of choices."""
+"""Turn logits into replies, for the transformers engine: keyed sampling, grammars, and the probabilities of choices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from visrl_data.engines.protocol import Reply, Sampling
 
 
 class KeyedSampler(LogitsProcessor):
-    """Draws each row's token from its own stream; returns scores that leave only that token.
+    """Draw each row's token from its own random stream, and mask all others.
 
     scores: (rows, vocabulary). Temperature, then top-k, then top-p (the smallest set whose probability
     reaches top_p), as transformers' own warpers define them.
@@ -41,53 +41,55 @@ class KeyedSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
 
 
-_NAMED = re.compile(r'"(<[^<>"]+>)"')
-_MOST_GRAMMARS = 256  # kept ready: those of boxes in pixels differ by the size of the picture
+_NAMED_TOKEN = re.compile(r'"(<[^<>"]+>)"')
+_MAX_GRAMMARS = 256  # kept compiled: those of boxes in pixels differ by the size of the image
 
 
 class GrammarCompiler:
-    """Grammars of replies for one tokenizer; what is built from it is built once.
+    """Compile grammars for one tokenizer, each once.
 
-    Raises VisRLError when the package that reads grammars is not installed.
+    Raises VisRLError when the package for grammars is not installed.
     """
 
     def __init__(self, tokenizer: Any, eos: list[int]) -> None:
         self._tokenizer = tokenizer
         self._eos = eos
-        self._readers: dict[int, Any] = {}
-        self._fresh: dict[tuple[str, int], Any] = {}
+        self._tokenizers: dict[int, Any] = {}  # by the width of the logits
+        self._compiled: dict[tuple[str, int], Any] = {}
 
     def processor(self, grammars: Sequence[str]) -> GrammarLogitsProcessor:
-        """For a batch whose rows are held to these grammars."""
+        """Return the logits processor for a batch with these grammars, one a row."""
         return GrammarLogitsProcessor(self, grammars)
 
     def matchers(self, grammars: Sequence[str], width: int) -> list[Any]:
-        """One matcher a row, for scores of this many tokens."""
+        """Return one matcher a row, for logits of this width."""
         try:
             from llguidance import LLMatcher, hf
         except ImportError as error:
             raise VisRLError("--constrain needs a package that reads grammars: pip install '.[grammar]'") from error
-        if width not in self._readers:
-            self._readers[width] = hf.from_tokenizer(self._tokenizer, n_vocab=width, eos_token=self._eos)
-        if len(self._fresh) > _MOST_GRAMMARS:
-            self._fresh.clear()
+        if width not in self._tokenizers:
+            self._tokenizers[width] = hf.from_tokenizer(self._tokenizer, n_vocab=width, eos_token=self._eos)
+        if len(self._compiled) > _MAX_GRAMMARS:
+            self._compiled.clear()
         for text in dict.fromkeys(grammars):
-            if (text, width) in self._fresh:
+            if (text, width) in self._compiled:
                 continue
-            matcher = LLMatcher(self._readers[width], self._with_tokens(text))
+            matcher = LLMatcher(self._tokenizers[width], self._with_tokens(text))
             if matcher.is_error():
-                raise VisRLError(f"This model's tokenizer can't write {text.splitlines()[0]!r}: {matcher.get_error()}")
-            self._fresh[text, width] = matcher
-        return [self._fresh[text, width].deep_copy() for text in grammars]
+                raise VisRLError(
+                    f"This tokenizer does not support the grammar {text.splitlines()[0]!r}: {matcher.get_error()}"
+                )
+            self._compiled[text, width] = matcher
+        return [self._compiled[text, width].deep_copy() for text in grammars]
 
     def _with_tokens(self, grammar: str) -> str:
-        """A quoted mark that is one token of this tokenizer, special or added, becomes that token."""
+        """Turn quoted marks that are single tokens of this tokenizer, special or added, into these tokens."""
         known = self._tokenizer.get_added_vocab()
-        return _NAMED.sub(lambda found: found[1] if found[1] in known else found[0], grammar)
+        return _NAMED_TOKEN.sub(lambda match: match[1] if match[1] in known else match[0], grammar)
 
 
 class GrammarLogitsProcessor(LogitsProcessor):
-    """Leaves each row the tokens that its grammar allows next; nothing but the end once it is complete."""
+    """Mask each row's tokens but those that its grammar allows next; all but the end once it is complete."""
 
     def __init__(self, grammars: GrammarCompiler, rows: Sequence[str]) -> None:
         self._grammars = grammars
@@ -115,7 +117,7 @@ class GrammarLogitsProcessor(LogitsProcessor):
 
 
 def branch_nodes(tokenizer: Any, prefix: str, choices: tuple[str, ...]) -> dict[tuple[int, ...], dict[int, list[int]]]:
-    """The branching nodes of the tree of the choices' tokens: path -> {next token: choices below it}.
+    """Return the branching nodes of the tree of the choices' tokens: path -> {next token: choices below it}.
 
     Raises VisRLError when the nodes do not lie on one path, so that one forward could not read them.
     """
@@ -129,7 +131,7 @@ def branch_nodes(tokenizer: Any, prefix: str, choices: tuple[str, ...]) -> dict[
     deepest = max(nodes, key=len, default=())
     if not nodes or any(deepest[: len(path)] != path for path in nodes):
         raise VisRLError(
-            "This model's tokenizer splits the scores so that their probabilities can't be read in one forward. "
+            "This model's tokenizer splits the scores so that one forward pass can't give their probabilities. "
             "Use --score-mode text."
         )
     return nodes
@@ -138,7 +140,10 @@ def branch_nodes(tokenizer: Any, prefix: str, choices: tuple[str, ...]) -> dict[
 def choice_reply(
     probs: np.ndarray, branches: dict[tuple[int, ...], dict[int, list[int]]], choices: tuple[str, ...], tokens: int
 ) -> Reply:
-    """probs: (positions, vocabulary), the position after 0, 1, ... tokens of the deepest path."""
+    """Return a reply with the choices' probabilities.
+
+    probs: (positions, vocabulary), after 0, 1, ... tokens of the longest path.
+    """
     weights = np.ones(len(choices))
     for path, below in branches.items():
         for token, indices in below.items():

@@ -1,8 +1,7 @@
-"""What a processor makes of a picture: the whole of it, how large, for how many tokens; and what bounds that.
+"""Set how a processor resizes images, and read off its output what it does: size and tokens.
 
-Used by loading.py when a processor is made ready, by the engine for the box spaces in pixels, and by
-`visrl doctor`. families.py says which lever a family has; what a picture becomes is read off what the processor
-really makes of it.
+Used by loading.py for each processor, by the engines for the box spaces in pixels, and by `visrl doctor`. families.py
+says how a family's resolution is controlled; what becomes of an image is read off what the processor returns for it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def show_whole(processor: Any, family: Family) -> None:
-    """A centre crop hides the ends of a picture, where a box may lie: show the whole picture instead.
+    """Make the processor show whole images: a center crop would hide their ends, where a box may lie.
 
     Padded to a square for a family that was trained so; else squashed to the size of the crop.
     """
@@ -40,33 +39,32 @@ def show_whole(processor: Any, family: Family) -> None:
 
 
 def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) -> None:
-    """Make the processor show at most so many pixels of a picture, by the family's lever.
+    """Make the processor resize images to at most max_pixels, by the family's control of resolution.
 
-    Tiles are whole: one tile is the least. What is smaller already stays as it is. Where there is no lever the
-    user is told.
+    Tiles are whole, so one tile is the least. Smaller images stay as they are. Warns where a family has no control.
     """
     images = processor.image_processor
-    lever = family.resolution_control or ("pixels" if _resizes_freely(images) else "")
-    if lever == "pixels":
+    control = family.resolution_control or ("pixels" if _resizes_freely(images) else "")
+    if control == "pixels":
         # Qwen's size is in pixels, though its names say edges; older releases keep the number twice.
         least = min(images.size["shortest_edge"], max_pixels)
         images.size = {"shortest_edge": least, "longest_edge": max_pixels}
         if getattr(images, "max_pixels", None) is not None:
             images.max_pixels, images.min_pixels = max_pixels, least
-    elif lever == "edge":
+    elif control == "edge":
         tile = images.max_image_size["longest_edge"]
         longest = max(1, math.isqrt(max_pixels) // tile) * tile
         images.size = {"longest_edge": min(longest, images.size["longest_edge"])}
-    elif lever == "pinpoints":
+    elif control == "pinpoints":
         images.image_grid_pinpoints = _pinpoints_within(images.image_grid_pinpoints, max_pixels)
-    elif lever == "patches":
+    elif control == "patches":
         tile = images.size["height"] * images.size["width"]
         images.max_patches = max(1, min(images.max_patches, max_pixels // tile))
         images.min_patches = min(images.min_patches, images.max_patches)
-    elif lever == "slices":
+    elif control == "slices":
         images.max_slice_nums = max(1, min(images.max_slice_nums, max_pixels // images.scale_resolution**2))
     else:
-        logger.warning("%s sees pictures of a fixed size: --max-pixels changes nothing.", model)
+        logger.warning("%s resizes all images to one size: --max-pixels has no effect.", model)
 
 
 def _resizes_freely(images: Any) -> bool:
@@ -76,43 +74,43 @@ def _resizes_freely(images: Any) -> bool:
 
 
 def _pinpoints_within(pinpoints: list[list[int]], max_pixels: int) -> list[list[int]]:
-    """The grids (height, width) of at most so many pixels; where none is so small, those of the fewest."""
+    """Return the grids (height, width) of at most max_pixels, or those of the fewest pixels where none is so small."""
     fewest = min(height * width for height, width in pinpoints)
     return [[height, width] for height, width in pinpoints if height * width <= max(max_pixels, fewest)]
 
 
 def copy_pinpoints(model: Any, processor: Any) -> None:
-    """A model that lays its tiles out by pinpoints of its own must have the processor's."""
+    """Give a model that lays out tiles by its own pinpoints those of the processor."""
     pinpoints = getattr(processor.image_processor, "image_grid_pinpoints", None)
     if pinpoints is not None and hasattr(model.config, "image_grid_pinpoints"):
         model.config.image_grid_pinpoints = pinpoints
 
 
 def picture_size(processor: Any, image: Image) -> tuple[int, int]:
-    """(width, height) in pixels to which the whole picture is resized, read off what the processor really makes.
+    """Return (width, height) in pixels to which the whole image is resized, read off the processor's output.
 
     Of a tiled picture: of all tiles put together. Padding is not counted. Raises RequestRefused when the processor
     does not take the picture, for its shape as a rule.
     """
     images = processor.image_processor
     with raise_refusals(*PROCESSOR_ERRORS):
-        made = images(images=[image], return_tensors="pt", **_options(processor))
-    if "image_grid_thw" in made:
-        _, rows, columns = made["image_grid_thw"][0].tolist()
+        batch = images(images=[image], return_tensors="pt", **_options(processor))
+    if "image_grid_thw" in batch:
+        _, rows, columns = batch["image_grid_thw"][0].tolist()
         return columns * images.patch_size, rows * images.patch_size
-    if "grids" in made:  # MiniCPM-V: a slice's size is in patches
-        (rows, columns), sizes = made["grids"][0], made["target_sizes"].tolist()
+    if "grids" in batch:  # MiniCPM-V: a slice's size is in patches
+        (rows, columns), sizes = batch["grids"][0], batch["target_sizes"].tolist()
         height, width = sizes[-1]
         return width * images.patch_size * max(1, columns), height * images.patch_size * max(1, rows)
-    height, width = made["pixel_values"].shape[-2:]
-    if "rows" in made:  # Idefics3, SmolVLM
-        return width * max(1, made["cols"][0][0]), height * max(1, made["rows"][0][0])
-    if "num_patches" in made:  # InternVL
+    height, width = batch["pixel_values"].shape[-2:]
+    if "rows" in batch:  # Idefics3, SmolVLM
+        return width * max(1, batch["cols"][0][0]), height * max(1, batch["rows"][0][0])
+    if "num_patches" in batch:  # InternVL
         columns, rows = _canvas(images, image, (height, width))
         return columns * width, rows * height
-    if "aspect_ratio_ids" in made:  # Mllama
+    if "aspect_ratio_ids" in batch:  # Mllama
         return _on_mllamas_canvas(images, image)
-    if "image_sizes" in made:  # LLaVA-NeXT, LLaVA-OneVision
+    if "image_sizes" in batch:  # LLaVA-NeXT, LLaVA-OneVision
         return _on_a_grid(images, image)
     if _pads(images):  # LLaVA-1.5
         longer = max(image.size)
@@ -126,14 +124,14 @@ def _pads(images: Any) -> bool:
 
 
 def resize_mode(processor: Any, family: Family) -> str:
-    """What is done to a picture: as the family has it, unless this processor was set up without its padding."""
+    """Return how images are resized: as the family does it, unless this processor is set up without its padding."""
     if not family.types:
         return "unknown"
     return "squashed" if family.resize_mode == "padded" and not _pads(processor.image_processor) else family.resize_mode
 
 
 def _options(processor: Any) -> dict[str, Any]:
-    """What the processor tells its image processor on every call, and what makes tiles countable."""
+    """Return what the processor passes to its image processor on every call, and what makes tiles countable."""
     options = {**getattr(processor, "images_kwargs", {})}
     if hasattr(processor.image_processor, "do_image_splitting"):
         options["return_row_col_info"] = True
@@ -141,7 +139,7 @@ def _options(processor: Any) -> dict[str, Any]:
 
 
 def _canvas(images: Any, image: Image, tile: tuple[int, int]) -> tuple[int, int]:
-    """Columns and rows of InternVL's tiles, by the image processor's own function."""
+    """Return columns and rows of InternVL's tiles, by the image processor's own function."""
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
     return get_optimal_tiled_canvas((image.height, image.width), tile, images.min_patches, images.max_patches)
@@ -166,14 +164,14 @@ def _on_a_grid(images: Any, image: Image) -> tuple[int, int]:
 
 
 def picture_tokens(processor: Any, image: Image) -> int:
-    """How many tokens a picture costs in a user's turn."""
+    """Return how many tokens an image takes in a user's turn."""
 
     def length(content: list[dict[str, str]], pictures: list[list[Image]] | None) -> int:
         chat = [{"role": "user", "content": content}]
         text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        given = {"text": [text], "return_tensors": "pt"}
-        made = processor(images=pictures, **given) if pictures else processor.tokenizer(**given)
-        return int(made["input_ids"].shape[1])
+        options = {"text": [text], "return_tensors": "pt"}
+        batch = processor(images=pictures, **options) if pictures else processor.tokenizer(**options)
+        return int(batch["input_ids"].shape[1])
 
     words = {"type": "text", "text": "What is this?"}
     return length([{"type": "image"}, words], [[image]]) - length([words], None)

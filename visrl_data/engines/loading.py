@@ -1,4 +1,4 @@
-"""Loading a model and its processor for the transformers engine; the trainer loads the same way."""
+"""Load a model and its processor, for the transformers engine and for training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from visrl_data.models.model_folder import ModelFolder
 
 
 def best_device() -> str:
+    """Return what --device auto is on this machine."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" is float32 on a CPU, where it makes runs repeatable, and bfloat16 elsewhere."""
+    """Return the dtype of --dtype: "auto" is float32 on a CPU, where runs are then repeatable, else bfloat16."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
@@ -30,7 +31,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_code: bool) -> Any:
-    """The processor, set to show whole pictures of at most max_pixels. Raises VisRLError, with what is missing."""
+    """Load a processor that shows whole images of at most max_pixels. Raises VisRLError with what is missing."""
     check_loadable(folder.id, folder.weights.path, trust_remote_code)
     try:
         processor = AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
@@ -51,6 +52,7 @@ def load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_cod
 
 
 def load_model(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """Load the weights, with the adapter on them if the folder is one. Raises VisRLError."""
     check_loadable(folder.id, folder.weights.path, trust_remote_code)
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(

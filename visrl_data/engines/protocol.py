@@ -1,12 +1,12 @@
-"""generate(requests) -> replies: the one door to a model.
+"""The interface of every engine: generate(requests) -> replies.
 
-An engine runs chat turns with pictures. actor.py and critics.py build Requests; nothing else in the
-pipeline knows what kind of model answers, or where.
+An engine runs chat turns with images. actor.py and critics.py build Requests; nothing else in the pipeline knows
+what kind of model answers, or where.
 
-    transformers.py   any local model, on this machine; the only one whose rows can be promised
+    transformers.py   any local model, on this machine; the only one that can be deterministic
     openai.py         a server with OpenAI's API
     vllm.py           vLLM inside this process
-    scripted.py       replies written by a test
+    scripted.py       replies that a test writes
 
 model_pair.py decides which model is on which engine.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off."""
+    """How tokens are sampled. temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -36,14 +36,14 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One user turn (with earlier turns and their replies, where parts hold some), to be answered once for each seed.
+    """One user turn (after earlier turns and their replies, where parts hold some), to be answered once for each seed.
 
-    images: one RGB picture for each picture part, in order.
+    images: one RGB image for each part that is a picture, in order.
     adapter: answer with the actor's adapter on; engines without an adapter ignore it.
     prefix, choices: when choices are given nothing is sampled; the reply holds the probabilities of the
     choices as the continuation of `prefix`, at the start of the assistant's turn.
-    grammar: a Lark grammar that the reply must obey (--constrain); "" asks for none. model_pair.py refuses the option
-    for engines that have no `constrains`.
+    grammar: a Lark grammar that the reply must match (--constrain); "" for none. model_pair.py refuses the option for
+    engines without `constrains`.
     """
 
     parts: tuple[PromptPart, ...]
@@ -58,9 +58,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back. finish: "stop" or "length" (cut at max_new_tokens).
+    """A model's answer for one seed. finish: "stop" or "length" (cut at max_new_tokens).
 
-    choice_probs: normalised over the choices; choice_mass: probability on all of them together.
+    choice_probs: normalized over the choices; choice_mass: probability on all of them together.
     """
 
     text: str
@@ -73,7 +73,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Usage:
-    """What an engine did since the factory last asked. events: things worth recording, a halved batch for one."""
+    """What an engine did since its counters were reset. events: what is worth recording, a halved batch for one."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -81,6 +81,7 @@ class Usage:
     events: list[str] = field(default_factory=list)
 
     def count(self, replies: Sequence[Sequence[Reply]]) -> None:
+        """Add replies to the counters."""
         for reply in (reply for group in replies for reply in group):
             self.calls += 1
             self.prompt_tokens += reply.prompt_tokens
@@ -88,7 +89,7 @@ class Usage:
 
 
 class EngineLost(VisRLError):
-    """The model can't be reached any more. What it has answered until then is kept (reply_cache.py)."""
+    """The model can't be reached any more. Its replies until then are kept (reply_cache.py)."""
 
 
 class ModelIdentity(TypedDict, total=False):
@@ -114,7 +115,7 @@ class ModelIdentity(TypedDict, total=False):
 
 
 class Engine(Protocol):
-    """What a kind of engine is to the pipeline."""
+    """What the pipeline needs of an engine."""
 
     name: str
     usage: Usage  # replaced by a fresh one after each chunk
@@ -125,7 +126,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
-        """One list of replies a request, one reply a seed, in order.
+        """Return one list of replies a request, one reply a seed, in order.
 
         Raises RequestRefused (refusals.py) when the model does not take one of the requests: isolate_refused finds
         the question that it belongs to.
@@ -140,13 +141,13 @@ class Engine(Protocol):
         ...
 
     def identity(self) -> ModelIdentity:
-        """What the replies depend on besides the requests: weights' digests, dtype, device class."""
+        """Return what the replies depend on besides the requests: weights' digests, dtype, device class."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A model in its part: the engine that holds it, and whether its adapter is on."""
+    """Actor or critic: the engine that holds the model, and whether its adapter is on."""
 
     engine: Engine
     adapter: bool

@@ -1,8 +1,8 @@
-"""Replies of the unit of work at hand, on disk: what was paid for is never asked for twice.
+"""Keep the replies of the current chunk on disk, so that none is paid for twice.
 
-Kept by engines that answer over the network (openai.py), opened and emptied by whoever owns the unit of work
-(factory.py, evaluation/evaluate.py): consulted when the unit is redone after a kill or a lost server, emptied as
-soon as its rows are written. One JSON line a reply; a last line that a kill cut short is ignored.
+Used by engines that answer over the network (openai.py), attached and cleared by the owner of the chunk (factory.py,
+evaluation/evaluate.py): read when the chunk is repeated after a kill or a lost server, cleared once its rows are
+written. One JSON line a reply; a last line that a kill cut short is ignored.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Protocol, runtime_checkable
 from visrl_data.engines.protocol import Engine, Reply
 
 NAME = "replies.jsonl"
-_KEPT = ("text", "finish", "prompt_tokens", "completion_tokens")
+_FIELDS = ("text", "finish", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The server's reason for not answering a request; asked again it would say the same."""
+    """The server's reason for not answering a request, which it would repeat."""
 
     reason: str
 
 
 class ReplyCache:
-    """Outcomes by key. With a path they survive the process; without, they last as long as it."""
+    """Replies and refusals by key. With a path they survive the process; without, they last as long as it."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -39,32 +39,36 @@ class ReplyCache:
             self._read(path)
 
     def get(self, key: str) -> Reply | Refusal | None:
+        """Return the outcome of a request, None when there is none yet."""
         return self._outcomes.get(key)
 
     def inherited(self, key: str) -> bool:
-        """Whether an earlier process left this outcome and nobody has asked before; true once a key."""
+        """Whether an earlier process left this outcome; true for the first call with a key only."""
         first = key in self._inherited
         self._inherited.discard(key)
         return first
 
     def put(self, key: str, outcome: Reply | Refusal) -> None:
-        """Remember; handed to the system at once, so that killing this process loses nothing."""
+        """Store an outcome; it reaches the system at once, so that killing this process loses nothing."""
         self._outcomes[key] = outcome
         if self._path is None:
             return
-        told = {"refused": outcome.reason} if isinstance(outcome, Refusal) else {n: getattr(outcome, n) for n in _KEPT}
+        if isinstance(outcome, Refusal):
+            fields = {"refused": outcome.reason}
+        else:
+            fields = {name: getattr(outcome, name) for name in _FIELDS}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab", buffering=0) as file:
-            file.write(json.dumps({"key": key, **told}).encode() + b"\n")
+            file.write(json.dumps({"key": key, **fields}).encode() + b"\n")
 
     def sync(self) -> None:
-        """Wait until the disk has it all: after this the machine may lose its power."""
+        """Wait until everything is on disk: after this the machine may lose power."""
         if self._path is not None and self._path.is_file():
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def clear(self) -> None:
-        """The unit of work is written: forget its replies."""
+        """Drop all outcomes: the chunk is written."""
         self._outcomes.clear()
         self._inherited.clear()
         if self._path is not None:
@@ -73,28 +77,27 @@ class ReplyCache:
     def _read(self, path: Path) -> None:
         whole, end, _ = path.read_bytes().rpartition(b"\n")
         with path.open("r+b") as file:
-            file.truncate(len(whole + end))  # the next line must not be glued to a torn one
+            file.truncate(len(whole + end))  # else the next line would be appended to a torn one
         for line in whole.splitlines():
-            with contextlib.suppress(
-                ValueError, KeyError, TypeError, AttributeError
-            ):  # what a power cut left of a page
-                told = json.loads(line)
-                key = told.pop("key")
-                self._outcomes[key] = Refusal(told["refused"]) if "refused" in told else Reply(**told)
+            # A power cut can leave a page of anything: a line that is not ours is ignored.
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                fields = json.loads(line)
+                key = fields.pop("key")
+                self._outcomes[key] = Refusal(fields["refused"]) if "refused" in fields else Reply(**fields)
         self._inherited = set(self._outcomes)
 
 
 @runtime_checkable
 class SupportsReplyCache(Protocol):
-    """An engine whose replies cost enough to be kept until their unit of work is written."""
+    """An engine whose replies are kept until their chunk is written, since each costs money or time on a server."""
 
     reply_cache: ReplyCache
 
 
 def attach(engines: Sequence[Engine], path: Path | None) -> ReplyCache:
-    """Open the journal at `path` for those of the engines that remember; None: it lasts as long as they do."""
-    journal = ReplyCache(path)
+    """Open the reply cache at `path` for the engines that support one. None: in memory, as long as they last."""
+    cache = ReplyCache(path)
     for engine in engines:
         if isinstance(engine, SupportsReplyCache):
-            engine.reply_cache = journal
-    return journal
+            engine.reply_cache = cache
+    return cache

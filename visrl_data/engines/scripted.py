@@ -1,4 +1,4 @@
-"""An engine that plays written replies: for tests of everything around the model."""
+"""An engine that returns scripted replies, for tests of everything around the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ScriptedEngine:
-    """Answers each (request, seed) with the text that `script` returns for it."""
+    """Answer each (request, seed) with the text that `script` returns for it."""
 
     name = "scripted"
     deterministic = True

@@ -1,7 +1,7 @@
-"""vLLM inside this process: a whole pass at once, for machines with a GPU that vLLM knows.
+"""Run vLLM inside this process: a whole pass at once, for machines with a GPU that vLLM supports.
 
-Thin: `LLM.chat` does the batching and shares prefixes. One engine holds the base's weights; the actor is its adapter,
-switched on by request. Written against vLLM's documented interface and tested on a stand-in of it; it has NOT been
+`LLM.chat` does the batching and shares prefixes. One engine holds the base's weights; the actor is its adapter,
+switched on per request. Written against vLLM's documented interface and tested on a stand-in of it; it has NOT been
 run on a GPU yet (docs/engines.md).
 
 Text stays text: special tokens that occur inside a question or a response are broken up.
@@ -24,8 +24,8 @@ from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Usage
 from visrl_data.engines.refusals import raise_refusals
 from visrl_data.models.model_folder import ModelFolder
 
-PICTURES = 2  # in one prompt at most: the image and a crop
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
+MAX_IMAGES = 2  # in one prompt: the image and a crop
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM accepts as max_lora_rank
 _SEEDS = 2**63
 
 
@@ -58,7 +58,7 @@ class VLLMEngine:
                 dtype=self.dtype,
                 trust_remote_code=trust_remote_code,
                 enable_prefix_caching=True,
-                limit_mm_per_prompt={"image": PICTURES},
+                limit_mm_per_prompt={"image": MAX_IMAGES},
                 **options,
             )
         except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -79,13 +79,13 @@ class VLLMEngine:
         }
 
     def resized_size(self, image: Image) -> tuple[int, int]:
-        """(width, height) in pixels after the resize of the model's own processor."""
+        """Return (width, height) in pixels after the resize of the model's own processor."""
         if self._processor is None:
             self._processor = load_processor(self.folder, self._max_pixels, self._trust)
         return picture_size(self._processor, image)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
-        """One prompt a seed, so that each has its own; neighbours on the same weights go to vLLM together."""
+        """Return one reply a seed for each request. Neighbors on the same weights go to vLLM together."""
         reject_choices(requests, self.name)
         replies: list[list[Reply]] = []
         for adapter, group in groupby(requests, key=lambda request: request.adapter):
@@ -118,14 +118,14 @@ def _import() -> Any:
         import vllm
     except ImportError as error:
         raise VisRLError(
-            "The vllm engine needs vLLM and a GPU that it knows: pip install '.[vllm]'. Without one, "
+            "The vllm engine needs vLLM and a GPU that it supports: pip install '.[vllm]'. Without one, "
             "--engine transformers runs here, --engine openai on a server elsewhere."
         ) from error
     return vllm
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for a prompt that it won't take: errors of its own in recent releases, ValueError before."""
+    """Return what vLLM raises for a prompt that it does not take: in recent releases errors of its own."""
     try:
         from vllm.exceptions import VLLMClientError
     except ImportError:
@@ -134,11 +134,11 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def _rank(folder: ModelFolder) -> int:
-    """The least rank that vLLM reserves room for which holds this adapter's."""
+    """Return the smallest max_lora_rank that holds this adapter. Raises VisRLError when there is none."""
     rank = json.loads((folder.path / "adapter_config.json").read_text(encoding="utf-8")).get("r", 8)
-    for room in _RANKS:
-        if rank <= room:
-            return room
+    for max_rank in _RANKS:
+        if rank <= max_rank:
+            return max_rank
     raise VisRLError(f"{folder.id} is an adapter of rank {rank}; vLLM takes at most {_RANKS[-1]}. `visrl merge` it.")
 
 

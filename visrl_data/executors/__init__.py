@@ -1,1 +1,1 @@
-"""Where chunks are made: this process, several processes, a Ray cluster, or the shards of a job array."""
+"""Where chunks are processed: this process, several processes, a Ray cluster, or the shards of a job array."""

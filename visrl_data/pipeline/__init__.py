@@ -1,1 +1,1 @@
-"""The stages of the data factory, in the order of factory.py."""
+"""The stages of the data factory; factory.py shows their order."""
