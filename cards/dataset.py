@@ -16,6 +16,7 @@ import jinja2
 import pyarrow.parquet as pq
 
 from visrl_data.core.config import current_options
+from visrl_data.core.metrics import METRICS
 from visrl_data.core.pair_rule import rule_from
 from visrl_data.report.formats import MISSING, format_count, format_number, format_range, format_share
 from visrl_data.report.page import commands
@@ -180,7 +181,8 @@ def _shortcuts(boxes: dict[str, Any]) -> Iterator[str]:
 
 def persuasion(run: DatasetRun, report: dict[str, Any]) -> Iterator[str]:
     """Yield how far words that are meant for the critic move its scores, where that was measured for this critic."""
-    has_critic = {"box": report["critics"]["box"] is not None, "response": run["config"]["response_critic"] == "model"}
+    response_critic = run["config"]["response_critic"]
+    has_critic = {"box": report["critics"]["box"] is not None, "response": response_critic not in METRICS}
     if not any(has_critic.values()):
         return
     study = json.loads(INJECTION.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.core.config import GenConfig
+from visrl_data.core.metrics import METRICS
 
 from .console import hide_library_bars, say
 
@@ -32,7 +33,7 @@ def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json
 
 def _calls_per_question(config: GenConfig) -> int:
     """Return the most calls of a question: 2N boxes and 2N responses by the actor, 2N verdicts by each critic."""
-    critics = int(config.box_critic) + int(config.response_critic == "model")
+    critics = int(config.box_critic) + int(config.response_critic not in METRICS)
     return 2 * config.attempts * (2 + critics)
 
 

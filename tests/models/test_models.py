@@ -52,7 +52,7 @@ def test_a_base_that_changed_under_its_adapter_is_refused(adapter):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(VisRLError, match="train the adapter anew"):
+    with pytest.raises(VisRLError, match="train the adapter again"):
         find_model(str(adapter))
 
 

@@ -29,8 +29,8 @@ class KeyedSampler(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
         uniform = torch.tensor([stream.random() for stream in self._streams], dtype=torch.float64)
         k = self._sampling.top_k or scores.shape[-1]
-        found = scores.float().topk(min(k, scores.shape[-1]), dim=-1)  # (rows, k), falling; on the scores' device
-        top, order = (part.cpu() for part in found)
+        highest = scores.float().topk(min(k, scores.shape[-1]), dim=-1)  # (rows, k), falling; on the scores' device
+        top, order = (part.cpu() for part in highest)
         probs = torch.softmax(top.double() / self._sampling.temperature, dim=-1)
         before = probs.cumsum(dim=-1) - probs
         probs = torch.where(before < self._sampling.top_p, probs, 0.0)
@@ -97,7 +97,7 @@ class GrammarLogitsProcessor(LogitsProcessor):
         self._matchers: list[Any] = []
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        """input_ids: (rows, length so far); scores: (rows, vocabulary)."""
+        """Mask the scores. input_ids: (rows, length so far); scores: (rows, vocabulary)."""
         from llguidance import numpy as masks
 
         width = scores.shape[-1]

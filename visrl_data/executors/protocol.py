@@ -46,7 +46,7 @@ class Executor(Protocol):
 def check_local(config: GenConfig, flag: str) -> None:
     """Raise UsageError when no model runs here, so that more devices would have nothing to do."""
     if config.engine == critic_config(config).engine == "openai":
-        raise UsageError(f"{flag} is for models on devices of your own; a server is asked by one process: --in-flight.")
+        raise UsageError(f"{flag} is for models on local devices. For served models set --in-flight instead.")
 
 
 def silence_libraries() -> None:

@@ -124,9 +124,9 @@ def _settle_question(
     drops: list[Drop] = []
     for attempt in range(config.attempts):
         both = slice(2 * attempt, 2 * attempt + 2)
-        of_attempt, lost = _settle_attempt(view, attempt, replies[both], seeds[both], boxes, config, rule)
-        boxes += of_attempt
-        drops += lost
+        new_boxes, new_drops = _settle_attempt(view, attempt, replies[both], seeds[both], boxes, config, rule)
+        boxes += new_boxes
+        drops += new_drops
     return boxes, drops
 
 

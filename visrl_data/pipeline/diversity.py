@@ -84,7 +84,7 @@ def choose_second_box(
 
 
 def _plans(first: Cells, others: tuple[Cells, ...], frame: Frame, tau: float, delta: float) -> Iterator[_Plan]:
-    """S, then what is tried when it is empty. The first with a member is used.
+    """Yield S, then what replaces it when it is empty. The first with a member is used.
 
     1. S as defined.                                                    ""
     2. Any aspect.                                                      "aspect"

@@ -225,8 +225,8 @@ def _run_passes(
     box_critic = critics.box_critic(config, factory.critic, prompts)
     response_critic = critics.response_critic(config, factory.critic, prompts)
     with _timed(seconds, "focus"):
-        settled = focus_pass(views, factory.actor, config, prompts, factory.crop_rule)
-    boxes = [box for boxes, _ in settled for box in boxes]
+        focused = focus_pass(views, factory.actor, config, prompts, factory.crop_rule)
+    boxes = [box for boxes, _ in focused for box in boxes]
     with _timed(seconds, "judge"):
         box_scores = box_critic.score([ScoreInput(box) for box in boxes])
     # With --lazy, a box that can be in neither W nor L is not worth a response.
@@ -237,12 +237,12 @@ def _run_passes(
     with _timed(seconds, "judge"):
         responses = [ScoreInput(box, reply.text) for box, (reply, _) in zip(cropped, answers, strict=True)]
         response_scores = response_critic.score(responses)
-    judged = zip(answers, response_scores, strict=True)
+    scored = zip(answers, response_scores, strict=True)
     candidates = (
-        _candidate(box, box_score, *(next(judged) if answered else _NO_ANSWER))
-        for box, box_score, answered in zip(boxes, box_scores, needed, strict=True)
+        _candidate(box, box_score, *(next(scored) if has_answer else _NO_ANSWER))
+        for box, box_score, has_answer in zip(boxes, box_scores, needed, strict=True)
     )
-    return [(list(itertools.islice(candidates, len(boxes))), drops) for boxes, drops in settled]
+    return [(list(itertools.islice(candidates, len(boxes))), drops) for boxes, drops in focused]
 
 
 def _candidate(focus: FocusBox, box_score: Score, answer: tuple[Reply, int], response_score: Score) -> Candidate:
