@@ -136,7 +136,7 @@ def _round_config(config: EvolveConfig, gen: GenConfig, model: str, k: int) -> G
 
 def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
     run = Run(path)
-    if run.finished:
+    if run.is_finished:
         old = run.config() | {"actor.digest": run.identity()["actor"].get("digest")}
         digest = find_model(config.model, config.trust_remote_code).digest
         check_same(str(path), old, parse_record(to_toml(config)) | {"actor.digest": digest})

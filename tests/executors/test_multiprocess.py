@@ -119,7 +119,7 @@ def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_sourc
     run = run_folder.Run(tmp_path / "run")
     kept = [i for i in range(5) if run.has_chunk(i)]
     assert 2 not in kept and len(kept) >= 3, "it was tried again after the others"
-    assert not run.finished and not multiprocessing.active_children()
+    assert not run.is_finished and not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_the_command_under_kills_and_ctrl_c(tmp_path):
     assert "run the same command again" in err and "Traceback" not in err
     assert "was killed by signal 9" in err
     print(err)
-    assert not run_folder.Run(tmp_path / "run").finished
+    assert not run_folder.Run(tmp_path / "run").is_finished
     done = subprocess.run(command(tmp_path / "run", "--devices", "2"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert file_bytes(run_folder.Run(tmp_path / "run")) == file_bytes(run_folder.Run(tmp_path / "whole"))

@@ -28,7 +28,7 @@ def test_joined_shards_are_the_run_of_one_process(photo_source, scripted_roles, 
     """Five chunks; with seven shards two of these have none."""
     whole = generation.generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     shards = [make(photo_source, tmp_path / "run", scripted_roles, number, of) for number in range(1, of + 1)]
-    assert not any(shard.finished for shard in shards)
+    assert not any(shard.is_finished for shard in shards)
     assert sum(len(list((shard.path / "work").glob("chunk-*"))) for shard in shards) == 5, "each chunk is made once"
     run = join([shard.path for shard in reversed(shards)], tmp_path / "joined")
     assert file_bytes(run) == file_bytes(whole)

@@ -67,7 +67,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(photo_source, scripted_role
     whole = generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
     for cut in cuts:
         run = generate(config(photo_source), tmp_path / "cut", max_chunks=cut, roles=scripted_roles)
-        assert not run.finished
+        assert not run.is_finished
     run = generate(config(photo_source), tmp_path / "cut", roles=scripted_roles)
     assert file_bytes(run) == file_bytes(whole)
 

@@ -56,7 +56,7 @@ def generate(
         if shard:
             shards.check_siblings(output, text, executor.identity)
         with run_folder.open_run(output, text, executor.identity) as run:
-            if run.finished:
+            if run.is_finished:
                 run_folder.remove_chunks(run)
                 return run
             chunk_ids = shard.chunks(run.chunks) if shard else range(run.chunks)

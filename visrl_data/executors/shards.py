@@ -86,7 +86,7 @@ def join(folders: Sequence[Path], output: Path) -> Run:
     if missing:
         raise VisRLError(_missing(missing, of, first))
     with run_folder.open_run(output, text, identity) as run:
-        if not run.finished:
+        if not run.is_finished:
             finalize.finish(run, config, [owner.chunk_path(i) for i, owner in enumerate(owners) if owner])
         return run
 

@@ -15,28 +15,26 @@ SPLITS = ("train", "validation")
 
 
 def split_files(folder: Path, config: str, split: str) -> list[Path]:
-    """The shards of a config's split in a dataset folder, in order."""
+    """Return the shards of a config's split in a dataset folder, in order."""
     return sorted((folder / "data" / config).glob(f"{split}-*-of-*.parquet"))
 
 
 KIND = "visrl dataset"
 
-
 SCHEMA_VERSION = 1
-"""Of the dataset's columns and files; apart from the data version, which is the tag."""
-
+"""Version of a dataset's columns and files; the data version is its tag."""
 
 VALIDATION_SHARE = 0.1
 
 
 def split_of(image_sha256: str, share: float = VALIDATION_SHARE) -> str:
-    """The split of all rows about an image: a keyed hash decides, so an image never changes sides."""
+    """Return the split of all rows about an image. A keyed hash decides it, so an image never changes its split."""
     return "validation" if keyed_seed("validation", image_sha256) < share * 2**64 else "train"
 
 
 @dataclass(frozen=True, slots=True)
 class SplitFacts:
-    """One split of one config, as its files say. num_bytes: of the columns before compression."""
+    """What the parquet footers say of one split of a config. num_bytes: of the columns before compression."""
 
     rows: int
     num_bytes: int
@@ -45,10 +43,10 @@ class SplitFacts:
 
 
 def read_facts(folder: Path, configs: Iterable[str]) -> dict[str, dict[str, SplitFacts]]:
-    """What the parquet files of a dataset folder say of themselves, by config and split; only what is there."""
-    found = {config: {split: _facts(files) for split in SPLITS if (files := split_files(folder, config, split))}
+    """Read the parquet footers of a dataset folder, by config and split; splits without files are left out."""
+    facts = {config: {split: _facts(files) for split in SPLITS if (files := split_files(folder, config, split))}
              for config in configs}  # fmt: skip
-    return {config: splits for config, splits in found.items() if splits}
+    return {config: splits for config, splits in facts.items() if splits}
 
 
 def _facts(files: list[Path]) -> SplitFacts:

@@ -1,6 +1,6 @@
-"""A dataset folder as it lies on the disk: what marks it as one of ours, and how its tables are read.
+"""Open a dataset folder and read its tables.
 
-dataset.py writes such folders; dataset_checks.py, rebuild.py, export.py and publishing read them.
+publishing/dataset.py writes such folders; its checks, rebuild, export and training read them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from visrl_data.runs.stored_images import StoredImages
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset folder. manifest: what its manifest.json says.
+    """A dataset folder. manifest: its manifest.json.
 
-    notes: what the caller should tell the user, such as pictures that were left out.
+    notes: what the caller should tell the user, such as images that were left out.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class Dataset:
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder holds a dataset of ours."""
+    """Tell whether a folder holds a dataset that visrl made."""
     try:
         return bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("kind") == KIND)
     except (OSError, ValueError, AttributeError):
@@ -49,10 +49,10 @@ def is_dataset(folder: Path) -> bool:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Read a dataset folder's manifest. Raises VisRLError when it is none, or of a newer kind."""
+    """Read a dataset folder's manifest. Raises VisRLError when it is no dataset, or one of a newer schema."""
     if not is_dataset(folder):
         raise VisRLError(
-            f"{folder} is no dataset that visrl made: its manifest.json is missing or says something else. "
+            f"{folder} is no dataset that visrl made: it has no manifest.json of one. "
             "Give the folder of a dataset, or USER/NAME@TAG of one on the Hub."
         )
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -62,14 +62,14 @@ def open_dataset(folder: Path) -> Dataset:
             f"{folder} has dataset schema {schema}; this visrl knows {SCHEMA_VERSION}. "
             "Update it, in your clone: git pull && pip install ."
         )
-    lacking = sorted({"runs", "counts", "pairs", "images", "license", "sha256"} - manifest.keys())
-    if lacking:
-        raise VisRLError(f"{folder}/manifest.json lacks {', '.join(lacking)}: it was changed. Fetch the dataset anew.")
+    missing = sorted({"runs", "counts", "pairs", "images", "license", "sha256"} - manifest.keys())
+    if missing:
+        raise VisRLError(f"{folder}/manifest.json lacks {', '.join(missing)}: it was changed. Fetch the dataset again.")
     return Dataset(folder, manifest)
 
 
 def tables(dataset: Dataset, config: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a config in pieces: those of train, then those of validation."""
+    """Yield the rows of a config in batches: train, then validation."""
     for shard in shards(dataset, config):
         with pq.ParquetFile(shard) as file:
             for batch in file.iter_batches(ROWS, columns=columns):
@@ -77,11 +77,12 @@ def tables(dataset: Dataset, config: str, columns: list[str] | None = None) -> I
 
 
 def shards(dataset: Dataset, config: str) -> list[Path]:
+    """Return the parquet files of a config: train, then validation."""
     return [file for split in SPLITS for file in split_files(dataset.folder, config, split)]
 
 
 def dataset_pairs(dataset: Dataset) -> PairTable:
-    """The pairs of a dataset folder, with the pictures that it holds."""
+    """Return the pairs of a dataset folder with the images that it holds."""
     columns = [name for name in PREFERENCES if name != "image"]
     pairs = pa.concat_tables(tables(dataset, "preferences", columns)).replace_schema_metadata(None)
     stored = StoredImages(shards(dataset, "images"))
@@ -90,6 +91,6 @@ def dataset_pairs(dataset: Dataset) -> PairTable:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of each file of a dataset folder but its manifest, by path."""
+    """Compute the sha256 of each file of a dataset folder except its manifest, by path."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f != folder / "manifest.json")
     return {f.relative_to(folder).as_posix(): file_digest(f) for f in files}

@@ -1,9 +1,9 @@
-"""The columns of a dataset's five configs, its splits, and the names of its files.
+"""Define the columns of a dataset's five configs.
 
-preferences  one readable row a pair: boxes, crops, responses, scores, where it comes from
+preferences  one readable row per pair: boxes, crops, responses, scores, provenance
 rl1          the box as a preference, in TRL's conversational format (Eq. 5)
 rl2          the box and the response; both responses under the crop of the WIN box (Eq. 7)
-candidates   the whole pool with every score and raw reply, no pictures
+candidates   the whole pool with every score and raw reply, no images
 images       each original image once
 """
 
@@ -15,12 +15,9 @@ from visrl_data.core.records import CANDIDATE_SCHEMA
 
 _TEXT, _FLOAT, _INT, _FLAG, _LONG = (Value(kind) for kind in ("string", "float64", "int32", "bool", "int64"))
 
-
 _BOX, _CROP = List(_FLOAT), List(_INT)
 
-
 _TURNS = List({"role": _TEXT, "content": List({"type": _TEXT, "text": _TEXT})})
-
 
 _SIDE = {
     "box": _BOX,
@@ -33,7 +30,6 @@ _SIDE = {
     "index": _INT,
     "ties": _INT,
 }
-
 
 # Of the question, in preferences and candidates. image_bytes: size of the encoded image.
 QUESTION_COLUMNS = {
@@ -49,9 +45,7 @@ QUESTION_COLUMNS = {
     "license": _TEXT,
 }
 
-
 MADE_BY_COLUMNS = {"round": _INT, "seed": _LONG, "run": _TEXT, "generator_version": _TEXT}
-
 
 PREFERENCES = Features(
     {
@@ -79,7 +73,6 @@ RL1 = Features({"id": _TEXT, "images": List(Image()), "prompt": _TURNS, "chosen"
 
 RL2 = Features({"id": _TEXT, "pair_id": _TEXT, "step": _TEXT, **{name: RL1[name] for name in RL1 if name != "id"}})
 
-
 CANDIDATES = Features(
     {
         **Features.from_arrow_schema(CANDIDATE_SCHEMA),
@@ -93,11 +86,9 @@ CANDIDATES = Features(
     }
 )
 
-
 IMAGES = Features(
     {"sha256": _TEXT, "image": Image(), "width": _INT, "height": _INT}
     | dict.fromkeys(("source", "source_id", "source_url", "license"), _TEXT)
 )
-
 
 CONFIGS = {"preferences": PREFERENCES, "rl1": RL1, "rl2": RL2, "candidates": CANDIDATES, "images": IMAGES}

@@ -1,4 +1,4 @@
-"""Datasets of the Hub, fetched onto this disk: for `visrl rebuild`, for training, and for merging with new runs."""
+"""Download datasets of the Hub: for `visrl inspect`, `visrl rebuild`, training, and merging with new runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.hub_access import HubFailure, attempt, careful_client, hub_api
 
-# What merging reads of a dataset (parts.py); the training rows are made anew.
+# What merging reads of a dataset (parts.py); the training rows are built again.
 MERGED = ("manifest.json", "report.json", "runs/*", "data/candidates/*", "data/images/*")
 
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
-    """A dataset of the Hub. name: USER/NAME[@TAG] as it was asked for; commit: what that named."""
+    """A downloaded dataset of the Hub. name: USER/NAME[@TAG]; commit: the one that the name resolved to."""
 
     folder: Path
     name: str
@@ -27,7 +27,7 @@ class HubDataset:
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether a text has the form USER/NAME or USER/NAME@TAG."""
+    """Tell whether a text has the form USER/NAME or USER/NAME@TAG."""
     name, at, tag = text.partition("@")
     return name.count("/") == 1 and all(name.split("/")) and not name.startswith((".", "~")) and bool(tag) == bool(at)
 
@@ -35,7 +35,7 @@ def is_hub_name(text: str) -> bool:
 def fetch_dataset(
     name: str, files: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None
 ) -> HubDataset:
-    """Download USER/NAME[@TAG] into the Hub's cache. files: patterns of what is needed. Raises VisRLError."""
+    """Download USER/NAME[@TAG] into the Hub's cache. files: patterns; default: all. Raises VisRLError."""
     hub_id, _, tag = name.partition("@")
 
     def download() -> str:

@@ -1,7 +1,7 @@
-"""What `visrl inspect` looks at: a finished run, a dataset folder, or a version on the Hub, opened alike.
+"""Open what `visrl inspect` shows: a finished run, a dataset folder, or a version on the Hub.
 
 A dataset keeps the questions, drops and pairs of its runs in runs/ (runs/parts.py), so it can be compared like
-the runs themselves. Of one on the Hub only these files are fetched; no picture is.
+the runs themselves. Of one on the Hub only these files are downloaded, and no image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.run_folder import Run
 
-_FETCHED = ("manifest.json", "report.json", "report.html", "runs/*")
+_DOWNLOADED = ("manifest.json", "report.json", "report.html", "runs/*")
 _TABLES = {
     "questions": ["id", "image_sha256", "question", "answers"],
     "pairs": ["question_id", "win_box", "win_response", "lose_box", "lose_response"],
@@ -30,9 +30,9 @@ _TABLES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InspectionTarget:
-    """name: as the user gave it. kind: run or dataset. report: its report.json, as `diagnostics.report` made it.
+    """A run or a dataset. name: what the user typed. kind: "run" or "dataset". report: its report.json.
 
-    runs: by id, what is said of each run that it is made of: config, run (its identity) and filter.
+    runs: the manifest of each run in it, by id.
     """
 
     name: str
@@ -43,16 +43,16 @@ class InspectionTarget:
 
     @property
     def page(self) -> Path | None:
-        """The report with charts and pictures, where there is one."""
+        """The report with charts and images, if it has one."""
         page = self.folder / "report.html"
         return page if page.is_file() else None
 
     def table(self, name: str) -> pa.Table:
-        """questions, pairs or unpaired with the columns that a comparison reads; `run` tells the runs apart."""
+        """Return questions, pairs or unpaired: the columns that a comparison reads, and `run`, the id of the run."""
         columns = _TABLES[name]
         if self.kind == "run":
-            read = Run(self.folder).table("questions", columns) if name == "questions" else self._read(name, columns)
-            return read.append_column("run", pa.repeat(pa.scalar(""), read.num_rows))
+            rows = Run(self.folder).table("questions", columns) if name == "questions" else self._read(name, columns)
+            return rows.append_column("run", pa.repeat(pa.scalar(""), rows.num_rows))
         if name != "unpaired":
             return self._read(f"runs/{name}", [*columns, "run"])
         drops = self._read("runs/drops", [*columns, "run", "stage"])
@@ -78,7 +78,7 @@ def open_target(name: str, say: Callable[[str], None] = lambda _: None) -> Inspe
         member = run_member(Run(folder))
         return InspectionTarget(name, "run", folder, _report(name, folder), {member.id: member.about})
     if "@" in name and is_hub_name(name):
-        return _dataset(name, fetch_dataset(name, _FETCHED, say).folder)
+        return _dataset(name, fetch_dataset(name, _DOWNLOADED, say).folder)
     raise VisRLError(
         f"{name}: no such folder. Give a finished run, a dataset folder, or USER/NAME@TAG for a version on the Hub."
     )
@@ -93,7 +93,7 @@ def _dataset(name: str, folder: Path) -> InspectionTarget:
 
 def _report(name: str, folder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise VisRLError(f"{name}: its report.json can't be read: {error}") from error
-    return found
+    return report

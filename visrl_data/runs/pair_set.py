@@ -1,4 +1,4 @@
-"""Turn preference pairs into training examples: text parts, pictures, chosen and rejected."""
+"""Turn preference pairs into training examples: prompt parts, images, chosen and rejected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from visrl_data.core.prompts import PromptPart, PromptSet
 from visrl_data.runs import stored_images
 from visrl_data.runs.dataset_files import split_of
 
-# What models write for a picture, a turn or a control token: <image>, <|im_end|>, <start_of_turn>, [INST] ...
+# How models write an image, a turn or a control token: <image>, <|im_end|>, <start_of_turn>, [INST] ...
 _MARKER = re.compile(
     r"<(?=/?(?:image|video|audio|img|s|bos|eos|pad|unk|bbox|ref-object|\w+_of_\w+)>|\|)|\[(?=/?INST\])"
 )
@@ -21,10 +21,10 @@ _MARKER = re.compile(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairTable:
-    """Pairs and what it takes to make training rows of them.
+    """Pairs, and what training examples are built from.
 
-    pairs: the columns of PREFERENCES without `image`. embedded: sha256 of the pictures that `pixels` may be
-    asked for; rows of others have no picture.
+    pairs: the columns of PREFERENCES without `image`. embedded: sha256 of the images that `pixels` returns; pairs of
+    other images were published without theirs.
     """
 
     pairs: pa.Table
@@ -35,7 +35,7 @@ class PairTable:
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """One training row before any format. pictures: encoded, in the order of the prompt's pictures."""
+    """A training example before any format. pictures: encoded images, in the order of the prompt's placeholders."""
 
     id: str
     pair_id: str
@@ -47,9 +47,9 @@ class TrainingExample:
 
 
 def training_examples(pairs: PairTable, responses: bool) -> Iterator[tuple[str, TrainingExample]]:
-    """(split, training row): the focus row of each pair and, with `responses`, its response row after it.
+    """Yield (split, example): of each pair the focus example and, with `responses`, its response example after it.
 
-    A pair whose responses are the same text has no response row: there is nothing to prefer.
+    A pair whose responses are the same text has no response example: there is nothing to prefer.
     """
     for row in rows_of(pairs.pairs):
         sha, name = row["image_sha256"], row["id"]
@@ -62,17 +62,19 @@ def training_examples(pairs: PairTable, responses: bool) -> Iterator[tuple[str, 
         yield split, TrainingExample(f"{name}-focus" if responses else name, name, "focus", parts, (whole,), *boxes)
         if responses and not row["same_response"]:
             parts = pairs.prompts.answer.parts(question=question)
-            seen = {"image": whole, "crop": stored_images.crop(original, tuple(row["win_crop"]))}
-            pictures = tuple(seen[part.kind] for part in parts if part.kind != "text")
-            said = (as_text(row["win_response"]), as_text(row["lose_response"]))
-            yield split, TrainingExample(f"{name}-response", name, "response", parts, pictures, *said)
+            # both responses under the WIN box's crop (Eq. 7)
+            images = {"image": whole, "crop": stored_images.crop(original, tuple(row["win_crop"]))}
+            pictures = tuple(images[part.kind] for part in parts if part.kind != "text")
+            responses_of = (as_text(row["win_response"]), as_text(row["lose_response"]))
+            yield split, TrainingExample(f"{name}-response", name, "response", parts, pictures, *responses_of)
 
 
-def rows_of(table: pa.Table, at_once: int = 1_000) -> Iterator[dict[str, Any]]:
-    for start in range(0, table.num_rows, at_once):
-        yield from table.slice(start, at_once).to_pylist()
+def rows_of(table: pa.Table, batch_size: int = 1_000) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table as dicts."""
+    for start in range(0, table.num_rows, batch_size):
+        yield from table.slice(start, batch_size).to_pylist()
 
 
 def as_text(text: str) -> str:
-    """Break up what a tokenizer would read as a marker: "<image>" keeps its letters but is one no more."""
-    return _MARKER.sub(lambda found: f"{found[0]}\u200b", text)
+    """Break up what a tokenizer would read as a marker: "<image>" keeps its letters but is no marker any more."""
+    return _MARKER.sub(lambda marker: f"{marker[0]}\u200b", text)

@@ -1,8 +1,8 @@
-"""What a dataset is made of: finished runs, and datasets that were made of runs before. Opened here, merged after.
+"""Open what a dataset is built from: finished runs, and earlier datasets. publishing/merge.py merges them.
 
 A dataset folder keeps the tables of its runs in runs/ (questions, drops, pairs), its candidates and the images
-that it may show; so it stands for its runs again, and merging it with a new run gives the rows that merging
-all the runs would give. merge.py puts parts together.
+that it may show. So it can stand for its runs: merging it with a new run gives the rows that merging all the
+runs would give.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     from visrl_data.runs.dataset_folder import Dataset
 
 _RUN = pa.field("run", pa.string())
-# The tables of a part: those of its runs with the column `run` (a member's id), and image_bytes, the size of
-# the encoded image.
+# The tables of a part: those of its runs, with the columns run (a member's id) and image_bytes (the size of the
+# encoded image).
 RUN_TABLES = {
     "questions": QUESTION_SCHEMA.append(_RUN).append(pa.field("image_bytes", pa.int64())),
     "drops": DROP_SCHEMA.append(_RUN),
     "pairs": PAIR_SCHEMA.append(_RUN),
 }
 _PATHS = ("model", "critic", "source", "images_root", "prompts")
-_READ = ("report.json", "runs/", "data/candidates/", "data/images/")  # what is read of a dataset folder
+_READ = ("report.json", "runs/", "data/candidates/", "data/images/")  # of a dataset folder
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One run of a dataset. id: 12 hex digits of a digest of `about`. place: where it lies, for messages.
+    """One run of a dataset. id: 12 hex digits of a digest of `about`. place: where it is, for messages.
 
-    about: what the dataset says of it: config, run (its identity), filter, counts, sha256. Absolute paths are
-    cut to their last part: they are of no use to others, and name folders of the machine.
+    about: its manifest as it is published. Absolute paths are cut to their last part: they are of no use to others,
+    and name folders of this machine.
     """
 
     id: str
@@ -57,10 +57,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DatasetPart:
-    """A run or a dataset. tables: those of RUN_TABLES. candidates, images: parquet files.
+    """A run or a dataset to merge. tables: those of RUN_TABLES. candidates, images: parquet files.
 
-    dataset: USER/NAME@TAG or the folder's name, "" for a run. commit: what the tag named, "" when none did.
-    page: the report page of a run.
+    dataset: USER/NAME@TAG or the folder's name, "" for a run. commit: of a dataset on the Hub, else "". page: the
+    report.html of a run.
     """
 
     members: tuple[Member, ...]
@@ -74,9 +74,9 @@ class DatasetPart:
 
 
 def run_part(path: Path) -> DatasetPart:
-    """Open a finished run. Raises VisRLError when it is none, or when its files are not those that it was made with.
+    """Open a finished run. Raises VisRLError when it is none, or when its files were changed.
 
-    What the source's reader said of a row that it dropped is left out: it quotes the row, paths included.
+    The details of rows that were dropped at the source are left out: they quote the row, paths included.
     """
     run = Run(path)
     _check_digests(run)
@@ -105,34 +105,35 @@ def run_part(path: Path) -> DatasetPart:
 
 
 def _check_digests(run: Run) -> None:
-    """Of all but the page, which nobody reads data from."""
-    stated = {name: sha for name, sha in run.manifest()["sha256"].items() if name != "report.html"}
-    for name, sha in stated.items():
+    """Check the files of a run, except its page, which holds no data that anybody reads. Raises VisRLError."""
+    for name, sha in run.manifest()["sha256"].items():
+        if name == "report.html":
+            continue
         if not (run.path / name).is_file() or file_digest(run.path / name) != sha:
-            picked = name.startswith(("pairs", "unpaired", "report"))
-            mend = f"Pick the pairs anew: visrl filter {run.path}" if picked else "Make the run anew, in another folder"
-            raise VisRLError(f"{run.path / name} is missing or was changed since the run was finished. {mend}.")
+            is_filtered = name.startswith(("pairs", "unpaired", "report"))
+            hint = f"Select the pairs again: visrl filter {run.path}" if is_filtered else "Make the run again"
+            raise VisRLError(f"{run.path / name} is missing or was changed since the run was finished. {hint}.")
 
 
 def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
-    """Take a dataset folder for the runs that it was made of. name, commit: where it comes from.
+    """Open a dataset folder as the runs that it was built from. name, commit: where it comes from.
 
-    Raises VisRLError when the folder was changed, was rebuilt, or keeps no tables of its runs.
+    Raises VisRLError when the folder was changed, was rebuilt, or has no tables of its runs.
     """
     folder, manifest = dataset.folder, dataset.manifest
     if "rebuilt" in manifest:
         raise VisRLError(
-            f"{name} was rebuilt with images that its sources do not let others publish, so it can't be a part of "
-            "another dataset. Give the published one, as USER/NAME@TAG."
+            f"{name} was rebuilt with images that its sources do not let others publish, so it can't be merged "
+            "into another dataset. Give the published one, as USER/NAME@TAG."
         )
-    stated = {path: sha for path, sha in manifest["sha256"].items() if path.startswith(_READ)}
-    if lacking := [f"runs/{table}.parquet" for table in RUN_TABLES if f"runs/{table}.parquet" not in stated]:
-        raise VisRLError(f"{name} has no {lacking[0]}, so it can't be merged. Merge the runs that it was made of.")
-    for path, sha in stated.items():
+    digests = {path: sha for path, sha in manifest["sha256"].items() if path.startswith(_READ)}
+    if missing := [f"runs/{table}.parquet" for table in RUN_TABLES if f"runs/{table}.parquet" not in digests]:
+        raise VisRLError(f"{name} has no {missing[0]}, so it can't be merged. Merge the runs that it was built from.")
+    for path, sha in digests.items():
         if not (folder / path).is_file() or file_digest(folder / path) != sha:
-            anew = f"Fetch it anew: `hf cache rm dataset/{name.partition('@')[0]}`" if commit else "Build it anew"
+            hint = f"Fetch it again: `hf cache rm dataset/{name.partition('@')[0]}`" if commit else "Build it again"
             raise VisRLError(
-                f"{name}: {path} is missing or was changed since the dataset was made. {anew}, then run the same "
+                f"{name}: {path} is missing or was changed since the dataset was built. {hint}, then run the same "
                 "command again."
             )
     members = []
@@ -151,7 +152,7 @@ def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
 
 
 def keep_members(part: DatasetPart, members: Sequence[Member]) -> DatasetPart:
-    """The part without its other members, but for their images."""
+    """Return the part with these members only. It keeps all images: other parts may need them."""
     if tuple(members) == part.members:
         return part
     ids = pa.array([member.id for member in members], pa.string())
@@ -160,21 +161,22 @@ def keep_members(part: DatasetPart, members: Sequence[Member]) -> DatasetPart:
 
 
 def candidate_tables(part: DatasetPart, columns: Sequence[str], rows: int = 10_000) -> Iterator[pa.Table]:
-    """The candidates of a part's members in pieces, in their stored order: these columns and `run`."""
+    """Yield the candidates of a part's members in batches, in their stored order: these columns and `run`."""
     ids = pa.array([member.id for member in part.members], pa.string())
     schema = pa.schema([*(CANDIDATE_SCHEMA.field(name) for name in columns), _RUN])
     for file in part.candidates:
         with pq.ParquetFile(file) as parquet:
-            named = "run" in parquet.schema_arrow.names
-            for batch in parquet.iter_batches(rows, columns=schema.names if named else list(columns)):
+            has_run = "run" in parquet.schema_arrow.names
+            for batch in parquet.iter_batches(rows, columns=schema.names if has_run else list(columns)):
                 table = pa.Table.from_batches([batch])
-                table = table if named else _with_run(table, part.members[0])
+                table = table if has_run else _with_run(table, part.members[0])
                 yield table.select(schema.names).cast(schema).filter(pc.is_in(table["run"], value_set=ids))
 
 
 def shareable(text: str) -> str:
-    """An option's value without the folders of this machine: an absolute path is cut to its last part, also behind
-    a source's kind ("visual-cot:/data/gqa.json").
+    """Return an option's value without the folders of this machine: absolute paths are cut to their last part.
+
+    Also behind a source's kind: "visual-cot:/data/gqa.json" -> "visual-cot:gqa.json".
     """
     if "://" in text:
         return text
@@ -190,15 +192,15 @@ def _with_run(table: pa.Table, member: Member) -> pa.Table:
 
 
 def run_member(run: Run) -> Member:
-    """What a dataset says of a finished run. Raises VisRLError when the run is none."""
+    """Return a finished run as a dataset names it. Raises VisRLError when it is unfinished."""
     manifest = run.manifest()
     config, identity = manifest["config"], manifest["run"]
     for name in _PATHS:
         if name in config:
             value = config[name]
-            named = isinstance(value, dict)
-            config[name] = {key: shareable(text) for key, text in value.items()} if named else shareable(value)
-    for name in ("base_url", "critic_base_url"):  # whose servers they were is not for publishing
+            by_name = isinstance(value, dict)  # --images-root NAME=DIR
+            config[name] = {key: shareable(text) for key, text in value.items()} if by_name else shareable(value)
+    for name in ("base_url", "critic_base_url"):  # the addresses of somebody's servers are not for publishing
         config.pop(name, None)
     for model in (identity["actor"], identity["critic"]):
         model.pop("address", None)
@@ -207,7 +209,7 @@ def run_member(run: Run) -> Member:
             model["model"] = shareable(model["model"])
     if "origin_base" in identity:
         identity["origin_base"]["id"] = shareable(identity["origin_base"]["id"])
-    # the digests of these two are of texts that hold the paths
+    # config.toml and run.json themselves hold the paths, so their digests could never be checked
     digests = {name: sha for name, sha in manifest["sha256"].items() if name not in ("config.toml", "run.json")}
     about: RunManifest = {**manifest, "sha256": digests}
     return Member(hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12], about, str(run.path))

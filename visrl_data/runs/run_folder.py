@@ -1,16 +1,16 @@
-"""The run folder: what is on disk, in which order it gets there, and how an interrupted run goes on.
+"""The run folder: what is on disk, in which order it is written, and how an interrupted run is resumed.
 
     config.toml       the resolved options
     run.json          what the rows depend on besides them: digests, versions, engine, prompts, source
-    work/chunk-N/     one finished unit of work, with its digests; appears by a rename, so it is whole or not there
-    work/replies-N.jsonl   what servers have answered for a unit at hand (engines/reply_cache.py)
-    questions/ candidates/ drops/ images/    shards, compacted from the chunks when all are done
+    work/chunk-N/     a finished chunk with its digests; it appears by a rename, so it is never half written
+    work/replies-N.jsonl   what servers have replied for a chunk in progress (engines/reply_cache.py)
+    questions/ candidates/ drops/ images/    shards, compacted from the chunks when all of them are done
     pairs.parquet  report.json
-    times.jsonl       how long each chunk took, and what happened; outside every digest
+    times.jsonl       how long each chunk took, and its events; in no digest
     manifest.json     counts and digests of all of the above; written last
 
 Compaction reads the chunks in order and writes with fixed settings, so the shards of a finished run are
-the same bytes however it was interrupted.
+the same bytes however often it was interrupted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TABLES = {
 SHARD_BYTES = 256 * 2**20  # of Arrow memory; a shard may exceed it by one chunk
 ROW_GROUP = {"images": 100}  # pictures are large; other tables use ROWS
 _CHUNK_DIGESTS = "sha256.json"
-SHARD_FOLDER = "shard-*-of-*"  # a part that a job array makes (shards.py); its run may be joined around it
+SHARD_FOLDER = "shard-*-of-*"  # made by one job of an array (shards.py), inside the folder of the joined run
 # Where the models are served and how many calls are in flight: may differ when a run is resumed; no row depends on it.
 NON_IDENTITY_KEYS = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address", "config_version"}
 _THRESHOLDS = {"box_win", "box_lose", "response_win", "response_lose"}
@@ -55,7 +55,7 @@ _THRESHOLDS = {"box_win", "box_lose", "response_win", "response_lose"}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder on disk."""
+    """A run folder. Its tables, pairs and report exist once it is finished."""
 
     path: Path
 
@@ -64,11 +64,11 @@ class Run:
         return self.path / "manifest.json"
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return self.manifest_path.is_file()
 
     def manifest(self) -> RunManifest:
-        if not self.finished:
+        if not self.is_finished:
             raise VisRLError(
                 f"{self.path} is no finished run (it has no manifest.json). "
                 f"If a run was interrupted there, resume it with: {resume_command(self.path)}"
@@ -77,7 +77,7 @@ class Run:
         return manifest
 
     def config(self) -> dict[str, Any]:
-        """The resolved options; those that were left unset are missing."""
+        """Return the resolved options; options without a value are absent."""
         return parse_record((self.path / "config.toml").read_text(encoding="utf-8"))
 
     def identity(self) -> RunIdentity:
@@ -89,23 +89,23 @@ class Run:
         return conditions((self.path / "config.toml").read_text(encoding="utf-8"), self.identity())
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """All rows of a table of a finished run, in question order."""
+        """Return all rows of a table, in the order of the questions."""
         shards = sorted((self.path / name).glob("part-*.parquet"))
         tables = [pq.read_table(shard, columns=columns) for shard in shards]
         schema = TABLES[name] if columns is None else pa.schema([TABLES[name].field(c) for c in columns])
         return pa.concat_tables([schema.empty_table(), *tables])
 
     def pairs(self) -> pa.Table:
-        """The pairs of a finished run, as the filter last picked them; columns: records.PAIR_SCHEMA."""
+        """Return the pairs that the last filter selected; columns: records.PAIR_SCHEMA."""
         return pq.read_table(self.path / "pairs.parquet")
 
     def report(self) -> dict[str, Any]:
-        """What a finished run was worth, as diagnostics.report made it."""
-        found: dict[str, Any] = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
-        return found
+        """Return report.json, as report/run_statistics.py computed it."""
+        report: dict[str, Any] = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+        return report
 
     def rows(self, name: str) -> int:
-        """Number of rows of a table of a finished run, without reading it."""
+        """Count the rows of a table without reading them."""
         return sum(pq.read_metadata(shard).num_rows for shard in (self.path / name).glob("part-*.parquet"))
 
     def chunk_path(self, index: int) -> Path:
@@ -113,21 +113,21 @@ class Run:
 
     @property
     def chunks(self) -> int:
-        """How many units of work the whole run is."""
+        """Number of chunks of the whole run."""
         return -(-self.identity()["source"]["rows"] // int(self.config()["chunk_size"]))
 
     def replies_path(self, index: int) -> Path:
         return self.path / "work" / f"replies-{index:08d}.jsonl"
 
     def has_chunk(self, index: int) -> bool:
-        """Whether a unit of work is there with the bytes that were written; one that the disk spoilt is told of."""
+        """Check that a chunk exists with the bytes that were written; warn when the disk has damaged it."""
         chunk = self.chunk_path(index)
         if not chunk.is_dir():
             return False
-        whole = _chunk_digests(chunk) == _stated(chunk)
-        if not whole:
-            logger.warning("%s was damaged on the disk after it was written: it is made again.", chunk)
-        return whole
+        is_intact = _chunk_digests(chunk) == _stored_digests(chunk)
+        if not is_intact:
+            logger.warning("%s was damaged on the disk after it was written; it is processed again.", chunk)
+        return is_intact
 
 
 def resume_command(path: Path) -> str:
@@ -139,14 +139,14 @@ def resume_command(path: Path) -> str:
 
 @contextlib.contextmanager
 def open_run(path: Path, config_text: str, identity: RunIdentity) -> Iterator[Run]:
-    """Create a run folder, or re-open it under the very same options; locked while open.
+    """Create a run folder, or open it again with the same options; it is locked while open.
 
-    Raises VisRLError when another process is at work in it, when the folder holds something else, or when
-    it was begun under other options (the differences are shown; nothing in it is touched).
+    Raises VisRLError, and changes nothing, when another process uses it, when it holds something else, or when it
+    was started with different options, which are listed.
     """
     path.mkdir(parents=True, exist_ok=True)
     with lock_folder(path):
-        _check_same(path, config_text, identity)
+        _check_options(path, config_text, identity)
         if not (path / "run.json").is_file():
             write_text(path / "config.toml", config_text)
             write_json(path / "run.json", identity)
@@ -155,12 +155,16 @@ def open_run(path: Path, config_text: str, identity: RunIdentity) -> Iterator[Ru
         yield Run(path)
 
 
-def _check_same(path: Path, config_text: str, identity: RunIdentity) -> None:
+def _check_options(path: Path, config_text: str, identity: RunIdentity) -> None:
     if not (path / "run.json").is_file():
         ours = {".lock", "config.toml"}
-        others = [f.name for f in path.iterdir() if not (f.name in ours or f.suffix == ".tmp" or f.match(SHARD_FOLDER))]
+        others = [
+            f.name for f in path.iterdir() if not (f.name in ours or f.suffix == ".tmp" or f.match(SHARD_FOLDER))
+        ]
         if others:
-            raise VisRLError(f"{path} is not empty and no run folder (it holds {others[0]}). Choose another --output.")
+            raise VisRLError(
+                f"{path} is not empty and is no run folder (it holds {others[0]}). Choose another --output."
+            )
         return
     old, new = Run(path).conditions(), conditions(config_text, identity)
     advice = f"Choose another --output, or resume it with its own options: {resume_command(path)}"
@@ -175,7 +179,7 @@ def conditions(config_text: str, identity: RunIdentity) -> dict[str, Any]:
 
 
 def write_chunk(run: Run, index: int, tables: dict[str, pa.Table]) -> None:
-    """Store one unit of work, in place of a damaged one. It is there as a whole or not at all."""
+    """Write a chunk, in place of a damaged one; the rename at the end makes it appear whole or not at all."""
     target = run.chunk_path(index)
     temporary = target.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -193,22 +197,23 @@ def _chunk_digests(chunk: Path) -> dict[str, str]:
     return {file.name: file_digest(file) for file in sorted(chunk.glob("*.parquet"))}
 
 
-def _stated(chunk: Path) -> dict[str, str] | None:
-    """The digests as they were written; None where they can't be read."""
+def _stored_digests(chunk: Path) -> dict[str, str] | None:
+    """Read the digests that were written with a chunk; None when they can't be read."""
     try:
-        stated: dict[str, str] = json.loads((chunk / _CHUNK_DIGESTS).read_text(encoding="utf-8"))
+        digests: dict[str, str] = json.loads((chunk / _CHUNK_DIGESTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return stated
+    return digests
 
 
 def log_time(run: Run, record: dict[str, Any]) -> None:
-    """Append to times.jsonl; a line cut short by a kill is skipped by readers."""
+    """Append to times.jsonl; `times` skips a line that a kill cut short."""
     with (run.path / "times.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def times(run: Run) -> list[dict[str, Any]]:
+    """Read the records of times.jsonl."""
     path = run.path / "times.jsonl"
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -218,10 +223,10 @@ def times(run: Run) -> list[dict[str, Any]]:
 
 
 def compact(run: Run, chunks: Sequence[Path]) -> None:
-    """Write the shards from the chunks' folders, in order. Pictures that occur in several chunks are kept once."""
+    """Write the shards from the chunks' folders, in order. An image that occurs in several chunks is stored once."""
     for name in TABLES:
         final = run.path / name
-        if final.is_dir():  # whole: it came by a rename, in an earlier try
+        if final.is_dir():  # an earlier try finished it: it appeared by a rename
             continue
         temporary = run.path / f"{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -233,37 +238,37 @@ def compact(run: Run, chunks: Sequence[Path]) -> None:
 
 
 def _write_shards(name: str, tables: Iterator[pa.Table], folder: Path) -> None:
-    seen: set[str] = set()
-    shard, held, held_bytes = 0, [TABLES[name].empty_table()], 0
+    written: set[str] = set()  # sha256 of images
+    shard, pending, pending_bytes = 0, [TABLES[name].empty_table()], 0
 
     def flush() -> None:
-        nonlocal shard, held, held_bytes
+        nonlocal shard, pending, pending_bytes
         path = folder / f"part-{shard:05d}.parquet"
-        table = pa.concat_tables(held).combine_chunks()
+        table = pa.concat_tables(pending).combine_chunks()
         pq.write_table(table, path, row_group_size=ROW_GROUP.get(name, ROWS), compression="zstd")
         fsync(path)
-        shard, held, held_bytes = shard + 1, [TABLES[name].empty_table()], 0
+        shard, pending, pending_bytes = shard + 1, [TABLES[name].empty_table()], 0
 
     for table in tables:
         if name == "images":
-            fresh = [sha not in seen for sha in table["sha256"].to_pylist()]
-            seen.update(table["sha256"].to_pylist())
-            table = table.filter(pa.array(fresh, pa.bool_()))
-        held.append(table)
-        held_bytes += table.nbytes
-        if held_bytes >= SHARD_BYTES:
+            is_new = [sha not in written for sha in table["sha256"].to_pylist()]
+            written.update(table["sha256"].to_pylist())
+            table = table.filter(pa.array(is_new, pa.bool_()))
+        pending.append(table)
+        pending_bytes += table.nbytes
+        if pending_bytes >= SHARD_BYTES:
             flush()
-    if held_bytes or not shard:
+    if pending_bytes or not shard:
         flush()
 
 
 def remove_chunks(run: Run) -> None:
-    """Drop the work files, once the manifest stands for them."""
+    """Delete the work files of a run whose manifest is written."""
     shutil.rmtree(run.path / "work", ignore_errors=True)
 
 
 def digests(run: Run, names: list[str]) -> dict[str, str]:
-    """sha256 of the named files and of the shards of the named folders, by relative path."""
+    """Compute the sha256 of the named files and of the shards in the named folders, by relative path."""
     files = [
         f
         for name in names
