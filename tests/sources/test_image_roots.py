@@ -239,14 +239,14 @@ def test_what_a_fetch_may_not_do(server: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(urls, "MAX_BYTES", 4000)
     assert refused(f"{server}/large")[0] == "image_too_large"
     monkeypatch.setattr(urls, "MAX_BYTES", 32 * 2**20)
-    assert refused(f"{server}/short") == ("image_fetch_failed", "http://localhost/short: the answer ended 10 bytes too "
-                                          "early; tried 1 times")  # fmt: skip
+    assert refused(f"{server}/short") == (
+        "image_fetch_failed", "http://localhost/short: the response ended 10 bytes too early; tried 1 times")  # fmt: skip
     assert refused(f"{server}/to/http!localhost/to/x")[0] == "image_fetch_failed", "it leads to itself"
     assert len(Pages.asked) == 2 + urls.REDIRECTS + 1
     monkeypatch.setattr(urls, "SECONDS", 0.4)
     started = time.monotonic()
     assert refused(f"{server}/slow?signature=secret") == (
-        "image_fetch_failed", "http://localhost/slow: no whole answer within 0.4 s; tried 1 times")  # fmt: skip
+        "image_fetch_failed", "http://localhost/slow: no complete response within 0.4 s; tried 1 times")  # fmt: skip
     assert time.monotonic() - started < 3, "a byte now and then does not keep it going"
 
 
@@ -264,7 +264,7 @@ def test_a_server_in_trouble_is_asked_again(server: str, monkeypatch: pytest.Mon
     [
         ("ftp://a.org/x", "any", "expected http:// or https://"),
         ("file:///etc/passwd", "any", "expected http:// or https://"),
-        ("http://a:b@a.org/x", "any", "a name or a password"),
+        ("http://a:b@a.org/x", "any", "a user name or a password"),
         ("http://a.org:22/x", "any", "port 22"),
         ("http://a.org:x/", "any", "malformed"),
         ("http://[::1/", "any", "malformed"),

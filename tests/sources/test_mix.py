@@ -137,7 +137,7 @@ def test_options_of_a_part_and_of_the_mix(tmp_path: Path, mix: Any) -> None:
         ("[a]\nsource = 'x'\nweight = nan", "weight = nan: expected above 0"),
         ("['a/b']\nsource = 'x'", "a part's name may have letters"),
         ("[a]\nsource = 'mix:b.toml'", "a mix cannot be a part of a mix"),
-        ("[a]\nsource = '{path}/x'", "say where its data is: --mix m:PATH"),
+        ("[a]\nsource = '{path}/x'", "Name its folder: --mix m:PATH"),
         ("[a]\nsource = 'none.jsonl'", r"Part \[a\] of the mix: none.jsonl: no such file"),
         ("[a]\nsource = 'spotlight'\ntrain = 0", "no part has a row in split 'train'"),
         ("[a", "m.toml: "),
@@ -152,7 +152,7 @@ def test_wrong_files_are_one_message(tmp_path: Path, text: str, message: str) ->
 
 
 def test_options_that_belong_to_the_parts(mix: Any) -> None:
-    with pytest.raises(VisRLError, match="its file says them for each part"):
+    with pytest.raises(VisRLError, match="its file sets them for each part"):
         open_source(mix(), options=SourceOptions(license="MIT"))
 
 

@@ -61,7 +61,7 @@ def test_gqa_joins_its_two_configs(tmp_path: Path) -> None:
     assert (question.id, question.question, question.answers) == ("201307251", "Is the sky dark?", ("yes",))
     assert question.image == jpeg(0) and (question.license, question.ship_image) == ("", False)
     assert reasons(drops) == {"2": "image_missing", "3": "no_answer"}
-    assert "no picture '9' among the set's images" in drops[0].detail
+    assert "no image '9' among those of the set" in drops[0].detail
     pictures(tmp_path / "vg", "images/2354786.jpg", "images/9.jpg")
     elsewhere = replace(made, options=SourceOptions(images_root=tmp_path / "vg")).open()
     assert len(read_all(elsewhere)[0]) == 2, "from files, in place of the config of images"
@@ -150,7 +150,7 @@ def test_from_the_hub_by_the_same_code(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert isinstance(question, Question) and question.source_url == "https://huggingface.co/datasets/user/set"
     assert source.fingerprint() == "lmms-lab/GQA:train_balanced_instructions@abc:train"
     true.make_vsr(tmp_path)
-    with pytest.raises(VisRLError, match="column 'image' holds paths. Tell their folder with --images-root"):
+    with pytest.raises(VisRLError, match="column 'image' holds paths. Name their folder with --images-root"):
         open_source("vsr")
     assert isinstance(open_source("vsr", options=SourceOptions(allow_urls="any")).read(2), Drop)
 

@@ -686,12 +686,12 @@ def test_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert COMMIT in open_source(f"hf:user/set@{COMMIT}").fingerprint()
     assert calls == [("user/set", None, None), ("user/set", None, COMMIT)]
     message = error_of("user/set@v1")
-    assert "the Hub does not answer (ConnectionError)" in message and "commit of 40 hex digits" in message
+    assert "the Hub does not respond (ConnectionError)" in message and "commit of 40 hex digits" in message
 
 
 def test_paths_of_a_hub_dataset_need_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hub(monkeypatch, COMMIT, tmp_path, image=["0.png", "1.png"])
-    assert "column 'image' holds paths. Tell their folder with --images-root." in error_of("user/set")
+    assert "column 'image' holds paths. Name their folder with --images-root;" in error_of("user/set")
     (tmp_path / "0.png").write_bytes(png(0))
     source = open_source("user/set", options=SourceOptions(images_root=tmp_path))
     assert isinstance(source.read(0), Question) and source.read(1).reason == "image_missing"  # type: ignore[union-attr]
@@ -757,12 +757,12 @@ def test_spotlight_settings() -> None:
 def test_spotlight_refuses_other_settings(settings: str, problem: str) -> None:
     message = error_of(f"spotlight:{settings}")
     assert message.startswith(f"--source spotlight:{settings}: {problem}")
-    assert "Write for example spotlight:level=relation,distractors=7,clutter=20." in message
+    assert "An example: spotlight:level=relation,distractors=7,clutter=20." in message
 
 
 def test_spotlight_errors() -> None:
     assert error_of(split="dev").startswith("spotlight has no split 'dev'. Expected one of: pretrain, sft, train")
-    assert "have no meaning with it" in error_of(options=SourceOptions(license="MIT"))
+    assert "do not apply to it" in error_of(options=SourceOptions(license="MIT"))
     assert "has 1000000000 questions" in error_of(limit=10**9 + 1)
 
 
@@ -772,7 +772,7 @@ def test_unknown_sources_list_what_is_accepted(tmp_path: Path) -> None:
         message = error_of(source)
         assert message.startswith(f"--source {source}: was not found. Expected spotlight, a .jsonl file")
         assert "user/name[:config][@revision]" in message
-    assert "is no kind of file that can be read" in error_of(str(tmp_path / "a.csv"))
+    assert "is no kind of file that visrl reads" in error_of(str(tmp_path / "a.csv"))
 
 
 def test_every_field_can_be_named() -> None:

@@ -158,9 +158,7 @@ def open_run(path: Path, config_text: str, identity: RunIdentity) -> Iterator[Ru
 def _check_options(path: Path, config_text: str, identity: RunIdentity) -> None:
     if not (path / "run.json").is_file():
         ours = {".lock", "config.toml"}
-        others = [
-            f.name for f in path.iterdir() if not (f.name in ours or f.suffix == ".tmp" or f.match(SHARD_FOLDER))
-        ]
+        others = [f.name for f in path.iterdir() if not (f.name in ours or f.suffix == ".tmp" or f.match(SHARD_FOLDER))]
         if others:
             raise VisRLError(
                 f"{path} is not empty and is no run folder (it holds {others[0]}). Choose another --output."

@@ -1,8 +1,8 @@
-"""Where questions come from. One file per kind of source; `open_source` tells which is meant.
+"""Open a source of questions: one file per kind of source, and `open_source` finds the kind.
 
 First stage of the flow: source -> Question | Drop. A source is random-access, so that a run can be cut into
-chunks by index and an interrupted one goes on without reading what is done. One bad row is a Drop with its
-reason and never an error; what makes the whole source unusable is a VisRLError when it is opened.
+chunks by index and an interrupted run resumes without reading finished rows. A bad row is a Drop with its reason
+and never an error; what makes the whole source unusable is a VisRLError when it is opened.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _DATA_FILES = {".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".zip",
 def open_source(
     source: str | None = None, split: str = "train", limit: int | None = None, options: SourceOptions | None = None
 ) -> Source:
-    """Open a source, and check all that can be checked without reading images.
+    """Open a source, and check everything that needs no image.
 
     source: None, "spotlight" or "spotlight:SETTINGS" (see sources/spotlight.py); a .jsonl file; a .parquet file;
-    a folder from `save_to_disk` or of data files; user/name[:config][@revision] on the Hub ("hf:" before it,
-    where there is a folder `user` here); "visual-cot:" and a file or the folder of that benchmark,
+    a folder from `save_to_disk` or of data files; user/name[:config][@revision] on the Hub (with "hf:"
+    before it where a local folder has the same name); "visual-cot:" and a file or the folder of that benchmark,
     "visual-cot-train:" and a file or the folder of its training rows; a published set by its name (published_sets.py);
     "mix:" and a file or the name of a mix (mix.py).
-    split: picks the rows in folders, Hub datasets and spotlight; a single file has no splits, there it is
-    only a label. limit: the first rows only; None is all of them (of spotlight, which has no end, 200).
+    split: selects rows in folders, Hub datasets and spotlight; a single file has no splits, there it is only a label.
+    limit: the first rows only; None is all of them (200 of spotlight, which has no end).
     Raises VisRLError.
     """
     options = options or SourceOptions()
@@ -78,20 +78,20 @@ def open_source(
     return HfSource(table, split, limit, options)
 
 
-def _spotlight(asked: str, split: str, limit: int | None, options: SourceOptions) -> Source:
+def _spotlight(settings: str, split: str, limit: int | None, options: SourceOptions) -> Source:
     from visrl_data.sources.spotlight import SpotlightSource
 
     if options.images_root is not None or options.columns or options.license:
         raise VisRLError(
-            "spotlight draws its own rows: --images-root, --columns and --license have no meaning with it. "
+            "spotlight draws its own rows: --images-root, --columns and --license do not apply to it. "
             "Leave them out, or name another --source."
         )
-    return SpotlightSource(split, limit, options.ship_images, asked)
+    return SpotlightSource(split, limit, options.ship_images, settings)
 
 
 def _unknown(source: str) -> VisRLError:
-    there = source and Path(source).expanduser().exists()
-    problem = "is no kind of file that can be read" if there else "was not found"
+    exists = source and Path(source).expanduser().exists()
+    problem = "is no kind of file that visrl reads" if exists else "was not found"
     return VisRLError(
         f"--source {source}: {problem}. Expected spotlight, a .jsonl file (one JSON object a line), a .parquet file, "
         "a folder of a dataset, a dataset on the Hub as user/name[:config][@revision], visual-cot:PATH, "

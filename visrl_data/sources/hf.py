@@ -1,8 +1,8 @@
-"""Questions from a dataset of the Hugging Face `datasets` library: on the Hub, in a folder, or in a .parquet file.
+"""Read questions from a dataset of the Hugging Face `datasets` library: on the Hub, in a folder, or in a .parquet file.
 
 The rows are read from Arrow storage without any decoding, so an image's bytes are those that were stored.
 question, answers (or answer), image and id are found by name; every other column only when `columns` names
-it: boxes of an unknown space, or a license that a re-uploader chose, are never taken on silently. An
+it: boxes of an unknown space, or a license that a re-uploader chose, are never adopted silently. An
 image may be an Image feature, a struct of bytes and path, bytes, a path, or a list of one of these.
 """
 
@@ -26,6 +26,7 @@ from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import check_unique, files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
+from visrl_data.sources.protocol import check_index
 from visrl_data.sources.rows import BadRow, Row, RowReader, read_row, row_id, value_of
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """An opened dataset split. files: what its rows are stored in, or revision: the Hub's commit it is of.
+    """A split of a dataset. files: what its rows are stored in; revision: in place of files, the commit on the Hub.
 
-    root: the folder that paths in its image column are relative to. url: its page, for the Hub.
+    root: the folder that paths in its image column are relative to. url: its page on the Hub.
     """
 
     name: str
@@ -51,7 +52,7 @@ class SourceTable:
     url: str = ""
 
     def fingerprint(self) -> str:
-        """Of the files' sizes and contents; for the Hub the commit, with the config and the split."""
+        """Return the digest of the files; for the Hub the commit, with the config and the split."""
         return self.revision or files_digest(self.files)
 
 
@@ -90,9 +91,8 @@ class HfSource:
         return list(self._ids)
 
     def read(self, i: int) -> Question | Drop:
-        """Raises IndexError."""
-        if not 0 <= i < len(self._ids):
-            raise IndexError(f"row {i} of {len(self._ids)}")
+        """Read row i. Raises IndexError."""
+        check_index(i, len(self._ids))
         return read_row(self._reader, self._ids[i], f"{self.split}/{i}", lambda: self._row(i))
 
     def _row(self, i: int) -> Row:
@@ -119,24 +119,24 @@ class HfSource:
 
 
 def check_paths(table: SourceTable, columns: Sequence[str], options: SourceOptions) -> None:
-    """Raises VisRLError when a Hub dataset has paths in its image columns and nobody said where they lead."""
+    """Raise VisRLError when a Hub dataset has paths in its image columns and no folder for them."""
     from datasets import Value
 
     paths = [c for c in columns if table.rows.features[c] == Value("string")]
     if paths and table.url and options.images_root is None and options.allow_urls is None:
         raise VisRLError(
-            f"{table.name}: column {paths[0]!r} holds paths. Tell their folder with --images-root. "
-            "If they are URLs, gen and eval fetch them with --allow-urls HOST."
+            f"{table.name}: column {paths[0]!r} holds paths. Name their folder with --images-root; "
+            "if they are URLs, let gen and eval download them with --allow-urls HOST."
         )
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text has the form user/name[:config][@revision]."""
+    """Tell whether a text has the form user/name[:config][@revision]."""
     return _HUB_ID.fullmatch(text) is not None
 
 
 def open_parquet(path: Path) -> SourceTable:
-    """One .parquet file; image paths in it are relative to its folder. Raises VisRLError."""
+    """Open one .parquet file; image paths in it are relative to its folder. Raises VisRLError."""
     with _readable(str(path)):
         if not pq.read_metadata(path).num_rows:
             raise VisRLError(f"{path}: no rows.")
@@ -144,7 +144,7 @@ def open_parquet(path: Path) -> SourceTable:
 
 
 def open_files(name: str, paths: Sequence[Path], split: str) -> SourceTable:
-    """The rows of .parquet files, or of .jsonl files, as a split of that name. Raises VisRLError."""
+    """Open .parquet files, or .jsonl files, as the split `split`. Raises VisRLError."""
     from datasets import load_dataset_builder
 
     kind = "parquet" if paths[0].suffix == ".parquet" else "json"
@@ -154,7 +154,7 @@ def open_files(name: str, paths: Sequence[Path], split: str) -> SourceTable:
 
 
 def open_folder(path: Path, config: str | None, split: str) -> SourceTable:
-    """A folder from `save_to_disk`, or one of data files that `datasets` can load. Raises VisRLError."""
+    """Open a folder from `save_to_disk`, or one of data files that `datasets` can load. Raises VisRLError."""
     from datasets import load_dataset_builder
 
     name = path.resolve().name
@@ -172,10 +172,10 @@ def open_folder(path: Path, config: str | None, split: str) -> SourceTable:
 
 
 def open_hub(text: str, split: str) -> SourceTable:
-    """user/name[:config][@revision] on the Hub, pinned to the commit that the revision is at now.
+    """Open user/name[:config][@revision] on the Hub, pinned to the commit that the revision is at now.
 
-    All splits of the config are downloaded. Offline, a dataset that is in the cache is opened, under the
-    commit that it was cached from. Raises VisRLError.
+    All splits of the config are downloaded. Offline, the dataset is opened from the cache, under the commit that it
+    was cached from. Raises VisRLError.
     """
     from datasets import load_dataset_builder
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -188,8 +188,8 @@ def open_hub(text: str, split: str) -> SourceTable:
     with _readable(text):
         builder = load_dataset_builder(name, config, revision=commit)
     if commit and builder.hash != commit:
-        # `datasets` falls back to whatever commit is in its cache when the Hub does not answer.
-        raise VisRLError(f"{text}: the Hub does not answer, and the cache holds commit {builder.hash}, not {commit}.")
+        # `datasets` falls back to whatever commit is in its cache when the Hub does not respond.
+        raise VisRLError(f"{text}: the Hub does not respond, and the cache holds commit {builder.hash}, not {commit}.")
     rows = _prepare(text, builder, split)
     return SourceTable(
         f"{name}:{config}" if config else name,
@@ -201,7 +201,7 @@ def open_hub(text: str, split: str) -> SourceTable:
 
 
 def _commit(name: str, revision: str | None) -> str | None:
-    """The commit that a branch, tag or commit of a Hub dataset is at; None: offline, and none was asked for."""
+    """Return the commit that a revision of a Hub dataset is at; None when offline without a revision."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     shown = f"{name}@{revision}" if revision else name
@@ -212,17 +212,17 @@ def _commit(name: str, revision: str | None) -> str | None:
             f"{shown}: the Hub has no such dataset or revision, or not for you ({type(error).__name__}). "
             f"Check the name, and run `hf auth login` for a private or gated one."
         ) from error
-    except (HTTPError, OSError) as error:  # no answer at all
+    except (HTTPError, OSError) as error:  # no response at all
         if revision and not _COMMIT.fullmatch(revision):
             raise VisRLError(
-                f"{shown}: the Hub does not answer ({type(error).__name__}), and a name like {revision!r} "
+                f"{shown}: the Hub does not respond ({type(error).__name__}), and a name like {revision!r} "
                 f"can only be looked up there. Offline, give the commit of 40 hex digits, or none for the cached one."
             ) from error
         return revision
 
 
 def _saved(name: str, root: Path, folder: Path, split: str | None = None) -> SourceTable:
-    """A dataset from `save_to_disk`; `split` is checked against the one that it says it is."""
+    """Open a dataset from `save_to_disk`; `split`, if given, must be the split that it was saved as."""
     from datasets import load_from_disk
 
     with _readable(str(folder)):
@@ -234,24 +234,24 @@ def _saved(name: str, root: Path, folder: Path, split: str | None = None) -> Sou
 
 def _prepare(what: str, builder: DatasetBuilder, split: str) -> Dataset:
     """Download or convert to Arrow, memory-mapped."""
-    known = builder.info.splits or builder.config.data_files
-    if known:
-        _check_split(what, split, known)
+    splits = builder.info.splits or builder.config.data_files
+    if splits:
+        _check_split(what, split, splits)
     with _readable(what):
         builder.download_and_prepare()
         _check_split(what, split, builder.info.splits)
         return builder.as_dataset(split)
 
 
-def _check_split(what: str, split: str, there: Iterable[str]) -> None:
-    names = [str(name) for name in there]
+def _check_split(what: str, split: str, splits: Iterable[str]) -> None:
+    names = [str(name) for name in splits]
     if split not in names:
         raise VisRLError(f"{what}: no split {split!r}. Expected one of: {', '.join(names)}. Choose it with --split.")
 
 
 @contextmanager
 def _readable(what: str) -> Iterator[None]:
-    """What goes wrong in `datasets` because of what it was given, as one VisRLError."""
+    """Turn the errors of `datasets` that its input causes into one VisRLError."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError
 

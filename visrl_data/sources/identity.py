@@ -1,4 +1,4 @@
-"""What makes a source the same source tomorrow: the digest of its files, unique ids, and halves that stay apart."""
+"""Keep a source reproducible: the digest of its files, unique ids, and splits for SFT and RL that share no row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from visrl_data.core.errors import VisRLError
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """sha256 over the size and the sha256 of each file, in the order given. Names do not count."""
+    """Compute the sha256 over the size and the sha256 of each file, in order. Names do not count."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
@@ -19,8 +19,14 @@ def files_digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Return a file's size and time of modification, by which a change is noticed without reading it."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
 def check_unique(what: str, ids: list[str], places: list[str]) -> None:
-    """Raises VisRLError naming the first few ids that two rows share, and where. places: a word per row."""
+    """Raise VisRLError naming the first ids that two rows share, and where. places: each row's, in words."""
     first: dict[str, int] = {}
     repeats = [(first[name], i) for i, name in enumerate(ids) if first.setdefault(name, i) != i]
     if repeats:
@@ -32,19 +38,20 @@ def check_unique(what: str, ids: list[str], places: list[str]) -> None:
 
 
 def keyed_order(keys: Sequence[str]) -> list[int]:
-    """Row numbers in an order that looks random and depends on the rows' keys alone; equal keys stay together."""
+    """Shuffle row numbers by a hash of the rows' keys alone; equal keys stay together."""
     digests = [hashlib.sha256(f"visrl order\0{key}".encode("utf-8", "surrogatepass")).digest() for key in keys]
     return sorted(range(len(keys)), key=lambda i: (digests[i], i))
 
 
 def sft_rows(rows: int, sft: int, train: int) -> int:
-    """How many of `rows` go to SFT when it wants `sft` and RL wants `train`: too few are shared out in proportion."""
+    """Return how many of `rows` go to SFT; where there are fewer than `sft` + `train`, in their proportion."""
     return sft if rows >= sft + train else round(rows * sft / (sft + train))
 
 
 def halves(keys: Sequence[str], sft: int, train: int) -> tuple[list[int], list[int]]:
-    """Row numbers for SFT and for RL, in keyed order. Rows of one key are never parted, so neither half has a
-    question of the other's: SFT may get a row more than asked for by that.
+    """Split row numbers between SFT and RL, in keyed order.
+
+    Rows with equal keys stay together, so that no question is in both; SFT may get a few rows more than `sft` by that.
     """
     order = keyed_order(keys)
     end = sft_rows(len(order), sft, train)
@@ -54,9 +61,9 @@ def halves(keys: Sequence[str], sft: int, train: int) -> tuple[list[int], list[i
 
 
 def interleaved(counts: Sequence[int], weights: Sequence[float] | None = None) -> Iterator[tuple[int, int]]:
-    """(part, row in it) of all rows, so that every beginning holds the parts by their weights as nearly as it can.
+    """Yield (part, row in it) of all rows, so that every prefix holds the parts in proportion to their weights.
 
-    weights: above 0; default: the counts. A part that has no rows left is passed over.
+    weights: above 0; default: the counts. A part whose rows are used up is skipped.
     """
     shares = weights or counts
     places = ((row + 0.5) / shares[part] for part, count in enumerate(counts) for row in range(count))

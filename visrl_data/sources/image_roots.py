@@ -1,9 +1,9 @@
-"""Where the images of a source are: folders, .zip and .tar files, one for all rows or one for each set.
+"""Read the images of a source from folders, .zip and .tar files: one for all rows, or one for each set.
 
-Between a row's path and images.decode: rows.py asks `Roots.read` for the bytes. An archive is read in place,
-member by member, by an index of its names that is made once a process; nothing is unpacked to disk. A path
-leads nowhere but into the folder or the archive that was named: `..`, absolute paths and links that lead out are
-refused, and no member is read that is larger than an image may be.
+rows.py calls `Roots.read` with a row's path. An archive is read in place, file by file, by an index of its names
+that each process builds once; nothing is unpacked to disk. A path leads only into the folder or archive that the
+user named: `..`, absolute paths and links that lead out are refused, and no file is read that is larger than an
+image may be.
 
     --images-root photos/                               a folder, for all rows
     --images-root gqa=images.zip --images-root vsr=coco/    by set, or by the first folder of the path
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import MAX_IMAGE_BYTES, BadImage, read_under_root
+from visrl_data.sources.identity import file_stamp
 
 _NAMED = re.compile(r"(?P<name>[\w-][\w.-]*)=(?P<path>.+)", re.DOTALL)
 _ARCHIVES = (".zip", ".tar")
@@ -38,27 +39,27 @@ class Root:
     inside: str = ""
 
     def read(self, relative: str) -> bytes:
-        """The bytes of an image file. Raises BadImage with the reasons of `read_under_root`."""
+        """Read the bytes of an image file. Raises BadImage with the reasons of `read_under_root`."""
         if self.path.is_dir():
             return read_under_root(self.path, relative)
         shown = repr(relative[:200])
         name = posixpath.normpath(relative) if relative.strip() else ""
         if name.startswith(("/", "../")) or name == "..":
-            raise BadImage("image_outside_root", f"{shown} leads out of the images' archive")
+            raise BadImage("image_outside_root", f"{shown} leads out of the archive of images")
         return _read_member(self.path, posixpath.join(self.inside, name), shown)
 
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """The root of rows that no name fits, and those by name: of a set (a row's `source`) or of a first folder."""
+    """Roots by name, of a set (a row's `source`) or of the first folder of a path; default: for all other rows."""
 
     default: Root
     named: Mapping[str, Root]
 
     def read(self, paths: Sequence[str], source: str) -> bytes:
-        """The bytes of the first of `paths` (other ways to write one place) that is there, under the first root.
+        """Read the first of `paths` (alternative spellings of one file) that exists, under the first root that has it.
 
-        Raises BadImage: of the first path when none is there, and at once when a path leads out of its root.
+        Raises BadImage: about the first path when none exists, and at once when a path leads out of its root.
         """
         missing: BadImage | None = None
         for path in paths:
@@ -72,49 +73,50 @@ class Roots:
         raise missing or BadImage("image_missing", "the path is empty")
 
     def _places(self, path: str, source: str) -> Iterator[tuple[Root, str]]:
-        """Where a path may be: in a named root without its first folder, or as it stands; then in the default."""
+        """Yield where a path may be: in a named root, without its first folder or with it; then in the default root."""
         first, _, rest = path.partition("/")
         for name in dict.fromkeys((first, source)):
             if name in self.named:
-                yield from ((self.named[name], way) for way in (rest, path) if way)
+                yield from ((self.named[name], relative) for relative in (rest, path) if relative)
         yield self.default, path
 
 
-def open_roots(asked: str | Path | Mapping[str, str | Path] | None, otherwise: Path) -> Roots:
-    """The roots that --images-root names; `otherwise` is the default's folder. Raises VisRLError."""
-    given = asked if isinstance(asked, Mapping) else {} if asked is None else {"": asked}
-    roots = {name: open_root(path) for name, path in given.items()}
-    return Roots(roots.pop("", Root(otherwise)), roots)
+def open_roots(images_root: str | Path | Mapping[str, str | Path] | None, folder: Path) -> Roots:
+    """Open what --images-root names; `folder` is the default root where it names none. Raises VisRLError."""
+    paths = images_root if isinstance(images_root, Mapping) else {} if images_root is None else {"": images_root}
+    roots = {name: open_root(path) for name, path in paths.items()}
+    return Roots(roots.pop("", Root(folder)), roots)
 
 
-def open_root(asked: str | Path) -> Root:
-    """A folder, an archive, or a folder inside an archive. Raises VisRLError; an archive's names are read here."""
-    path = Path(asked).expanduser()
+def open_root(name: str | Path) -> Root:
+    """Open a folder, an archive, or a folder inside an archive, whose names are read here. Raises VisRLError."""
+    path = Path(name).expanduser()
     archive = next((p for p in (path, *path.parents) if p.is_file()), None)
     if archive is None and path.is_dir():
         return Root(path)
     if archive is None:
-        raise VisRLError(f"--images-root {asked}: no such folder or archive.")
+        raise VisRLError(f"--images-root {name}: no such folder or archive.")
     if archive.suffix not in _ARCHIVES:
         hint = ""
         if archive.name.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")):
-            hint = " A compressed tar can only be read from its beginning: uncompress it once (gunzip), or unpack it."
-        raise VisRLError(f"--images-root {asked}: expected a folder, a .zip or a .tar file.{hint}")
+            hint = " A compressed tar can only be read from its start: decompress it (gunzip), or unpack it."
+        raise VisRLError(f"--images-root {name}: expected a folder, a .zip or a .tar file.{hint}")
     inside = path.relative_to(archive).as_posix()
     root = Root(archive, "" if inside == "." else inside)
-    names = _names(archive)
-    if not any(name.startswith(f"{root.inside}/") or not root.inside for name in names):
-        raise VisRLError(f"--images-root {asked}: the archive holds no file{' there' * bool(root.inside)}.")
+    if not any(file.startswith(f"{root.inside}/") or not root.inside for file in _names(archive)):
+        raise VisRLError(f"--images-root {name}: the archive holds no file{' there' * bool(root.inside)}.")
     return root
 
 
-def parse_roots(given: Sequence[str]) -> str | dict[str, str]:
-    """["DIR"] -> "DIR"; ["gqa=DIR", "b.zip"] -> {"gqa": "DIR", "": "b.zip"}. Raises VisRLError for a name given twice.
+def parse_roots(values: Sequence[str]) -> str | dict[str, str]:
+    """Parse the values of --images-root. Raises VisRLError for a name that occurs twice.
+
+    ["DIR"] -> "DIR"; ["gqa=DIR", "b.zip"] -> {"gqa": "DIR", "": "b.zip"}.
 
     A folder whose own name has a "=" is written ./a=b.
     """
     roots: dict[str, str] = {}
-    for text in given:
+    for text in values:
         match = _NAMED.fullmatch(text)
         name, path = (match["name"], match["path"]) if match else ("", text)
         if name in roots or not path:
@@ -131,7 +133,7 @@ def _read_member(archive: Path, name: str, shown: str) -> bytes:
         if member.size > MAX_IMAGE_BYTES:
             raise BadImage("image_too_large", f"{member.size} bytes; at most {MAX_IMAGE_BYTES}")
         if archive.suffix == ".zip":
-            return _open_zip(archive, _stamp(archive), os.getpid()).read(member.name)
+            return _open_zip(archive, file_stamp(archive), os.getpid()).read(member.name)
         with open(archive, "rb") as file:
             file.seek(member.offset)
             data = file.read(member.size)
@@ -145,7 +147,7 @@ def _read_member(archive: Path, name: str, shown: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _ArchiveFile:
-    """A file in an archive: its name there, its size when unpacked, and, in a .tar, where its bytes begin."""
+    """A file in an archive: its name there, its size when unpacked, and its offset in a .tar."""
 
     name: str
     size: int
@@ -154,30 +156,25 @@ class _ArchiveFile:
 
 def _names(archive: Path) -> Mapping[str, _ArchiveFile]:
     try:
-        return _index(archive, _stamp(archive))
+        return _index(archive, file_stamp(archive))
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise VisRLError(f"{archive} cannot be read as an archive: {type(error).__name__}: {error}") from error
 
 
 @functools.lru_cache(maxsize=32)
 def _index(archive: Path, stamp: tuple[int, int]) -> Mapping[str, _ArchiveFile]:
-    """The plain files of an archive (no links, none outside it) by their normal names; of two, the last counts."""
+    """List the plain files of an archive (no links, none outside it) by normalized name; of two, the last counts."""
     if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as file:
-            found = [_ArchiveFile(info.filename, info.file_size, 0) for info in file.infolist() if not info.is_dir()]
+        with zipfile.ZipFile(archive) as zipped:
+            files = [_ArchiveFile(info.filename, info.file_size, 0) for info in zipped.infolist() if not info.is_dir()]
     else:
         with tarfile.open(archive, "r:") as tar:
-            found = [_ArchiveFile(info.name, info.size, info.offset_data) for info in tar if info.isreg()]
-    named = ((posixpath.normpath(member.name), member) for member in found)
-    return {name: member for name, member in named if not name.startswith(("/", "../"))}
+            files = [_ArchiveFile(info.name, info.size, info.offset_data) for info in tar if info.isreg()]
+    by_name = {posixpath.normpath(file.name): file for file in files}
+    return {name: file for name, file in by_name.items() if not name.startswith(("/", "../"))}
 
 
 @functools.lru_cache(maxsize=32)
 def _open_zip(archive: Path, stamp: tuple[int, int], process: int) -> zipfile.ZipFile:
-    """Kept open; each process has its own, for two that share an open file would move each other's place in it."""
+    """Open an archive and keep it open, once per process: two that share a file would move each other's position."""
     return zipfile.ZipFile(archive)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    state = os.stat(path)
-    return state.st_size, state.st_mtime_ns

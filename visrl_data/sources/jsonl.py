@@ -1,18 +1,17 @@
-"""Questions from a .jsonl file: one JSON object a line.
+"""Read questions from a .jsonl file: one JSON object per line.
 
     {"question": "What does the sign say?", "answers": ["stop"], "image": "photos/1.jpg",
      "id": "a1", "boxes": [[0.1, 0.2, 0.3, 0.4]], "license": "CC-BY-4.0", "source_url": "https://..."}
 
-question, answers (or `answer`) and image (a path inside the images' folder, or a URL) are needed, the rest is not;
-`columns` renames them. Opening reads the file once for the ids and for the byte offset of each line; rows
-are read when they are asked for. Blank lines are no rows.
+question, answers (or `answer`) and image (a path inside the folder of images, or a URL) are required;
+`columns` renames any of them. Opening reads the file once for the ids and the byte offset of each line; rows are read
+on demand. Blank lines are no rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -21,9 +20,10 @@ from typing import Any
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.records import Drop, Question
-from visrl_data.sources.identity import check_unique, files_digest
+from visrl_data.sources.identity import check_unique, file_stamp, files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
+from visrl_data.sources.protocol import check_index
 from visrl_data.sources.rows import BadRow, RowReader, read_row, row_id, value_of
 
 _BOM = b"\xef\xbb\xbf"
@@ -44,18 +44,18 @@ class JsonlSource:
         self.name = path.stem
         self.split = split
         self._path = path
-        self._stamp = _stamp(path)
-        self._offsets, self._numbers, self._ids, there = _index(path, limit, options)
-        if not there:
-            found = "no line is a JSON object" if self._ids else "no rows"
-            raise VisRLError(f"{path}: {found}. Expected one JSON object a line, with question, answers and image.")
+        self._stamp = file_stamp(path)
+        self._offsets, self._numbers, self._ids, keys = _index(path, limit, options)
+        if not keys:
+            problem = "no line is a JSON object" if self._ids else "no rows"
+            raise VisRLError(f"{path}: {problem}. Expected one JSON object a line, with question, answers and image.")
         columns = named_columns(options)
-        check_columns(f"{path}" if limit is None else f"{path}, rows 1 to {len(self)}", there, columns, options)
+        check_columns(f"{path}" if limit is None else f"{path}, rows 1 to {len(self)}", keys, columns, options)
         check_unique(str(path), self._ids, [f"line {number}" for number in self._numbers])
         self._reader = RowReader(self.name, split, columns, options, open_roots(options.images_root, path.parent))
 
     def fingerprint(self) -> str:
-        """Of the file's size and content. Images are covered by the image_sha256 of each question."""
+        """Return the digest of the file. Images are covered by the image_sha256 of each question."""
         return files_digest([self._path])
 
     def __len__(self) -> int:
@@ -65,11 +65,10 @@ class JsonlSource:
         return list(self._ids)
 
     def read(self, i: int) -> Question | Drop:
-        """Raises IndexError, and VisRLError when the file has changed since it was opened."""
-        if not 0 <= i < len(self._ids):
-            raise IndexError(f"row {i} of {len(self._ids)}")
-        if _stamp(self._path) != self._stamp:
-            raise VisRLError(f"{self._path}: the file changed while it was being read. Start again with the new file.")
+        """Read row i. Raises IndexError, and VisRLError when the file has changed since it was opened."""
+        check_index(i, len(self._ids))
+        if file_stamp(self._path) != self._stamp:
+            raise VisRLError(f"{self._path}: the file changed while it was being read. Run the same command again.")
         return read_row(self._reader, self._ids[i], f"line {self._numbers[i]}", lambda: _parse(self._line(i)))
 
     def _line(self, i: int) -> bytes:
@@ -79,34 +78,34 @@ class JsonlSource:
 
 
 def _index(path: Path, limit: int | None, options: SourceOptions) -> tuple[array[int], array[int], list[str], set[str]]:
-    """Of the first `limit` rows: byte offsets, line numbers and ids; and all keys that occur."""
+    """Return byte offsets, line numbers and ids of the first `limit` rows, and all keys that occur in them."""
     offsets, numbers = array("Q"), array("Q")
     ids: list[str] = []
-    there: set[str] = set()
+    keys: set[str] = set()
     columns = named_columns(options)
-    derived: Counter[str] = Counter()
+    hashed: Counter[str] = Counter()
     for number, offset, line in _rows(path):
         if len(ids) == limit:
             break
         try:
             row = _parse(line)
-            there.update(row)
+            keys.update(row)
             name = row_id(value_of(row, columns, "id"))
             if name is None:
                 content = [value_of(row, columns, "question"), value_of(row, columns, "image")]
                 name = f"q-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
-                derived[name] += 1
-                name += f"-{derived[name]}" if derived[name] > 1 else ""
+                hashed[name] += 1
+                name += f"-{hashed[name]}" if hashed[name] > 1 else ""
         except BadRow:
             name = f"line-{number}"
         offsets.append(offset)
         numbers.append(number)
         ids.append(name)
-    return offsets, numbers, ids, there
+    return offsets, numbers, ids, keys
 
 
 def _rows(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Line number (from 1), byte offset and bytes of each line that is not blank."""
+    """Yield line number (from 1), byte offset and bytes of each line that is not blank."""
     offset = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -116,7 +115,7 @@ def _rows(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """Raises BadRow("bad_json")."""
+    """Parse a line. Raises BadRow("bad_json")."""
     try:
         row = json.loads(line.removeprefix(_BOM).decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -124,8 +123,3 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise BadRow("bad_json", f"expected an object, got {type(row).__name__}")
     return row
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    state = os.stat(path)
-    return state.st_size, state.st_mtime_ns

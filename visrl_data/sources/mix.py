@@ -1,23 +1,23 @@
-"""Several sources as one: the parts of a TOML file, with counts or weights, and SFT and RL questions kept apart.
+"""Read several sources as one: the parts of a TOML file, with counts or weights, and SFT and RL questions kept apart.
 
     visrl gen --mix mix.toml --limit 1000                the RL questions (--split train)
     visrl train sft --mix mix.toml                       the SFT questions (--split sft)
     visrl gen --mix paper:metadata/ --images-root cot=images/    the paper's Table 7, mixes/paper.toml
 
-A part is a table of the file; its name becomes the `source` of its questions, so that yields are told part by part,
-and the beginning of their ids:
+A part is a table of the file. Its name becomes the `source` of its questions, so that yields are reported part by
+part, and the prefix of their ids:
 
     [signs]
-    source = "photos.jsonl"     as --source takes it; {path} is what follows the mix's name
-    split = "train"             of the source; its rows are parted into SFT and RL (the default)
+    source = "photos.jsonl"     as --source takes it; {path} is what follows the name of the mix
+    split = "train"             of the source; its rows are split between SFT and RL (the default)
     sft = 400                   rows for SFT; default: about a seventh, the paper's share
     train = 3000                rows for RL; default: all others
-    weight = 2                  its share in every beginning of the mix; default: the number of its rows
-    columns = {question = "q"}  and gold_space, license, ship_images, as the options of the same names
+    weight = 2                  its share in every prefix of the mix; default: the number of its rows
+    columns = {question = "q"}  and gold_space, license, ship_images, like the options of the same names
 
-Rows are taken in the order of a hash of their ids, for SFT the first. Sources with splits sft and train of their
-own (spotlight, visual-cot-train) keep theirs when no `split` is given. Any other --split is passed on as it is. The
-parts are interleaved by weight, so that --limit shortens all of them alike. `--images-root NAME=...` may name a part.
+Rows come in the order of a hash of their ids; the first are for SFT. Sources with splits sft and train of their own
+(spotlight, visual-cot-train) keep them unless `split` is given. Any other --split is passed on unchanged. The parts
+are interleaved by weight, so that --limit shortens all of them alike. `--images-root NAME=...` may name a part.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import halves, interleaved, sft_rows
 from visrl_data.sources.options import SourceOptions
-from visrl_data.sources.protocol import Source
+from visrl_data.sources.protocol import Source, check_index
 
 SHIPPED = Path(__file__).parent / "mixes"
 PAPER_SHARE = (30647, 180000)  # SFT and RL questions in all, Table 7
@@ -47,7 +47,7 @@ _NAME = re.compile(r"[\w-][\w.-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixPart:
-    """One table of the file; see the module's text. Raises VisRLError for a value that makes no sense."""
+    """One table of the file; its fields are described above."""
 
     name: str
     source: str
@@ -61,13 +61,13 @@ class MixPart:
     ship_images: bool | None = None
 
     def count(self, split: str) -> int | None:
-        """How many rows the file asks for, in split sft or train."""
+        """Return the number of rows that the file sets for split sft or train."""
         return {"sft": self.sft, "train": self.train}.get(split)
 
 
 @dataclass(frozen=True, slots=True)
 class _PartSource:
-    """A part's source, and the numbers of its rows that are in the mix, in their order."""
+    """The source of a part, and the numbers and ids of its rows in the mix, in order."""
 
     part: MixPart
     source: Source
@@ -76,34 +76,34 @@ class _PartSource:
 
 
 class MixSource:
-    """The parts of a mix as one Source. asked: FILE.toml, or the name of a shipped mix, with :PATH for its {path}.
+    """The parts of a mix as one Source. name: FILE.toml, or the name of a shipped mix, with :PATH for its {path}.
 
-    open_source: opens each part, as dispatch.py does.
+    open_source: opens each part; dispatch.py passes its own.
 
     Raises VisRLError when the file or a part cannot be opened, or has no row in the split.
     """
 
     def __init__(
-        self, asked: str, split: str, limit: int | None, options: SourceOptions, open_source: Callable[..., Source]
+        self, name: str, split: str, limit: int | None, options: SourceOptions, open_source: Callable[..., Source]
     ) -> None:
         if options.columns or options.license:
-            raise VisRLError("--columns and --license have no meaning with a mix: its file says them for each part.")
+            raise VisRLError("--columns and --license do not apply to a mix: its file sets them for each part.")
         self.split = split
-        file, path = _file_and_path(asked)
+        file, path = _file_and_path(name)
         self.name = f"mix-{file.stem}"
         parts = read_mix(file, path)
         self._parts = [_open(part, split, options, open_source) for part in parts]
-        counts = [len(opened.rows) for opened in self._parts]
-        weights = [opened.part.weight or len(opened.rows) for opened in self._parts]
+        counts = [len(one.rows) for one in self._parts]
+        weights = [one.part.weight or len(one.rows) for one in self._parts]
         self._order = list(interleaved(counts, weights))[:limit]
         if not self._order:
             raise VisRLError(f"--mix {file}: no part has a row in split {split!r}.")
 
     def fingerprint(self) -> str:
-        """Of the parts: their names, their sources' fingerprints, and which rows of them are in the mix."""
+        """Return a digest of the parts: their names, the fingerprints of their sources, and their rows in the mix."""
         digest = hashlib.sha256()
-        for opened in self._parts:
-            row = [opened.part.name, opened.part.weight, opened.source.fingerprint(), opened.ids]
+        for one in self._parts:
+            row = [one.part.name, one.part.weight, one.source.fingerprint(), one.ids]
             digest.update(json.dumps(row).encode())
         return digest.hexdigest()
 
@@ -114,18 +114,17 @@ class MixSource:
         return [f"{self._parts[p].part.name}/{self._parts[p].ids[k]}" for p, k in self._order]
 
     def read(self, i: int) -> Question | Drop:
-        """Raises IndexError."""
-        if not 0 <= i < len(self._order):
-            raise IndexError(f"row {i} of {len(self._order)}")
+        """Read row i. Raises IndexError."""
+        check_index(i, len(self._order))
         p, k = self._order[i]
-        opened = self._parts[p]
-        row = opened.source.read(opened.rows[k])
-        named = dataclasses.replace(row, id=f"{opened.part.name}/{row.id}", source=opened.part.name)
-        return dataclasses.replace(named, split=self.split) if isinstance(named, Question) else named
+        part, source = self._parts[p].part, self._parts[p].source
+        row = source.read(self._parts[p].rows[k])
+        row = dataclasses.replace(row, id=f"{part.name}/{row.id}", source=part.name)
+        return dataclasses.replace(row, split=self.split) if isinstance(row, Question) else row
 
 
 def read_mix(file: Path, path: str = "") -> list[MixPart]:
-    """The parts that a file names, {path} in their sources replaced. Raises VisRLError."""
+    """Read the parts of a mix; `path` replaces {path} in their sources. Raises VisRLError."""
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -134,20 +133,20 @@ def read_mix(file: Path, path: str = "") -> list[MixPart]:
         raise VisRLError(f'--mix {file}: no part. Expected tables such as [signs] with source = "photos.jsonl".')
     parts = [_part(file, name, table) for name, table in tables.items()]
     if not path and any("{path}" in part.source for part in parts):
-        raise VisRLError(f"--mix {file.stem}: say where its data is: --mix {file.stem}:PATH.")
+        raise VisRLError(f"--mix {file.stem}: its data is not known. Name its folder: --mix {file.stem}:PATH.")
     return [dataclasses.replace(part, source=part.source.replace("{path}", path)) for part in parts]
 
 
-def _file_and_path(asked: str) -> tuple[Path, str]:
-    file = Path(asked).expanduser()
+def _file_and_path(text: str) -> tuple[Path, str]:
+    file = Path(text).expanduser()
     if file.is_file():
         return file, ""
-    name, _, path = asked.partition(":")
+    name, _, path = text.partition(":")
     for file in (SHIPPED / f"{name}.toml", Path(name).expanduser()):
         if _NAME.fullmatch(file.name) and file.is_file():
             return file, path
     shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
-    raise VisRLError(f"--mix {asked}: no such file. Expected a TOML file of parts, or a shipped mix: {shipped}.")
+    raise VisRLError(f"--mix {text}: no such file. Expected a TOML file of parts, or a shipped mix: {shipped}.")
 
 
 def _part(file: Path, name: str, table: Any) -> MixPart:
@@ -174,11 +173,11 @@ def _part(file: Path, name: str, table: Any) -> MixPart:
 
 
 def _open(part: MixPart, split: str, options: SourceOptions, open_source: Callable[..., Source]) -> _PartSource:
-    own = part.source.partition(":")[0] in _OWN_SPLITS and not part.split
-    parted = split in ("sft", "train") and not own
+    has_own_splits = part.source.partition(":")[0] in _OWN_SPLITS and not part.split
+    is_divided = split in ("sft", "train") and not has_own_splits
     count = part.count(split)
     try:
-        given = dataclasses.replace(
+        part_options = dataclasses.replace(
             options,
             images_root=_roots(part.name, options),
             columns=part.columns,
@@ -186,13 +185,13 @@ def _open(part: MixPart, split: str, options: SourceOptions, open_source: Callab
             license=part.license,
             ship_images=False if options.ship_images is False else part.ship_images,
         )
-        limit = count or None if own else None
-        source = open_source(part.source, (part.split or "train") if parted else split, limit, given)
+        limit = count or None if has_own_splits else None
+        source = open_source(part.source, (part.split or "train") if is_divided else split, limit, part_options)
     except VisRLError as error:
         raise VisRLError(f"Part [{part.name}] of the mix: {error}") from error
     ids = source.ids()
     rows = list(range(len(ids)))
-    if parted:
+    if is_divided:
         sft = sft_rows(len(ids), *PAPER_SHARE) if part.sft is None else part.sft
         rows = halves([_key(name) for name in ids], sft, part.train or 0)[split == "train"]
     if count is not None:
@@ -201,12 +200,12 @@ def _open(part: MixPart, split: str, options: SourceOptions, open_source: Callab
 
 
 def _key(name: str) -> str:
-    """Equal rows of a .jsonl file have one id made of their content, with a number behind it; they stay together."""
+    """Drop the number of a repeated row from its id: equal rows of a .jsonl file must stay together."""
     return re.sub(r"^(q-[0-9a-f]{16})-\d+$", r"\1", name)
 
 
 def _roots(name: str, options: SourceOptions) -> Any:
-    """The part's own root is its default one; those of other parts may still be names of sets or folders."""
+    """Make the part's own root its default; those of other parts may still be names of sets or folders."""
     roots = options.images_root
     if not isinstance(roots, Mapping) or name not in roots:
         return roots

@@ -1,6 +1,6 @@
-"""How the rows of a source are read: the user's options, and which column holds which field.
+"""Hold the user's options for reading rows, and find the column of each field.
 
-Used by jsonl.py and hf.py when they open a file; rows.py then reads each row by it.
+Used by jsonl.py and hf.py when they open a file; rows.py then reads each row accordingly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from visrl_data.core.images import MAX_IMAGE_PIXELS
 from visrl_data.sources.image_roots import open_roots
 
 GOLD_SPACES = ("unit", "pixels")
-# Field -> the column names that are looked for when `columns` does not name one; the first with a value counts.
+# Field -> the columns that are tried when `columns` does not name one; the first with a value counts.
 DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
     "question": ("question",),
     "answers": ("answers", "answer"),
@@ -34,15 +34,15 @@ Columns = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """How the rows of a source are to be read.
+    """How to read the rows of a source.
 
     images_root: the folder or archive that image paths are relative to, and may not leave, or several by name
-    (image_roots.py; "" is the one for all others); None: the file's own folder. allow_urls: the hosts from which images
-    at URLs are fetched (urls.py); None: none are.
-    columns: field -> column, for fields whose column has another name; "" says that there is none.
+    (image_roots.py; "" is for all others); None: the file's own folder. allow_urls: the hosts from which images at URLs
+    are downloaded (urls.py); None: from none.
+    columns: field -> column, for fields whose column has another name; "" for no column.
     gold_space: of the boxes, where a row does not say: "unit" (fractions) or "pixels" of the original image.
-    license: for rows that state none. ship_images: whether images may be redistributed; a "no", here or
-    in a row, always wins. max_image_pixels: the largest width * height that is decoded.
+    license: of rows that state none. ship_images: whether images may be redistributed; a "no", here or in a row,
+    always wins. max_image_pixels: the largest width * height that is decoded.
     """
 
     images_root: str | Path | Mapping[str, str | Path] | None = None
@@ -66,7 +66,7 @@ class SourceOptions:
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """ "question=q,answers=a" -> {"question": "q", "answers": "a"}. Raises VisRLError on another shape."""
+    """Parse "question=q,answers=a" into {"question": "q", "answers": "a"}. Raises VisRLError on another shape."""
     columns: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, equals, column = (part.strip() for part in item.partition("="))
@@ -77,7 +77,7 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def named_columns(options: SourceOptions, implied: Collection[str] = tuple(DEFAULT_COLUMNS)) -> Columns:
-    """Where each field is looked for: the column that the options name, else the default names.
+    """Return the columns that are tried for each field: the one that the options name, else the default names.
 
     implied: the fields that have default names in this kind of source; the others must be named.
     """
@@ -85,15 +85,15 @@ def named_columns(options: SourceOptions, implied: Collection[str] = tuple(DEFAU
     return columns | {name: (column,) if column else () for name, column in options.columns.items()}
 
 
-def check_columns(what: str, there: Collection[str], columns: Columns, options: SourceOptions) -> None:
-    """Raises one VisRLError for all that is missing, listing the columns that are there."""
-    missing = [name for name in REQUIRED if not any(column in there for column in columns[name])]
-    absent = [name for name, column in options.columns.items() if column and column not in there]
+def check_columns(what: str, present: Collection[str], columns: Columns, options: SourceOptions) -> None:
+    """Raise one VisRLError for all missing columns, listing those that are present."""
+    missing = [name for name in REQUIRED if not any(column in present for column in columns[name])]
+    absent = [name for name, column in options.columns.items() if column and column not in present]
     if missing or absent:
-        lost = dict.fromkeys(missing + absent)
+        fields = dict.fromkeys(missing + absent)
         raise VisRLError(
-            f"{what}: no column for {', '.join(lost)}"
+            f"{what}: no column for {', '.join(fields)}"
             + "".join(f"; there is no {options.columns[name]!r}" for name in absent)
-            + f". Columns there: {', '.join(sorted(there)) or 'none'}. "
-            f"Say which is which: --columns {','.join(f'{name}=COLUMN' for name in lost)}"
+            + f". Columns there: {', '.join(sorted(present)) or 'none'}. "
+            f"Say which is which: --columns {','.join(f'{name}=COLUMN' for name in fields)}"
         )

@@ -1,4 +1,4 @@
-"""A source of questions: random access by index, so that a run can be cut into chunks and resumed."""
+"""Define a source of questions: random access by index, so that a run can be cut into chunks and resumed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from visrl_data.core.records import Drop, Question
 class Source(Protocol):
     """Questions in a fixed order, by index.
 
-    name: what the questions say in `source`; without paths of this machine. split: the split's label.
+    name: what the questions have in `source`; it holds no path of this machine. split: the label of the split.
     """
 
     name: str
     split: str
 
     def fingerprint(self) -> str:
-        """Digest of what the source holds (not of the options); the same as long as its rows are."""
+        """Return a digest of what the source holds (not of the options); it is the same as long as its rows are."""
         ...
 
     def __len__(self) -> int: ...
 
     def ids(self) -> list[str]:
-        """The id of every row, in order, unique; without reading any image."""
+        """Return the id of every row, in order, unique, without reading any image."""
         ...
 
     def read(self, i: int) -> Question | Drop:
-        """Row i, with `ids()[i]` as its id. A Drop (stage "source") when something is wrong with the row."""
+        """Read row i, whose id is `ids()[i]`; a Drop (stage "source") when something is wrong with it."""
         ...
+
+
+def check_index(i: int, rows: int) -> None:
+    """Raise IndexError for a row that is not there; negative numbers count as such."""
+    if not 0 <= i < rows:
+        raise IndexError(f"row {i} of {rows}")

@@ -1,4 +1,4 @@
-"""Sets in the form in which they are published, with their own questions: a table of what each looks like.
+"""Read sets in the form in which they are published, with their own questions: a table says how each one looks.
 
     visrl gen --source gqa --split train                     from the Hub: lmms-lab/GQA, its newest commit
     visrl gen --source docvqa@COMMIT --split validation      another revision
@@ -6,7 +6,7 @@
 
 Opened by hf.py's `open_hub` or as local .parquet and .jsonl files, read by rows.py like any other table. The license
 is what the set's own makers state, "" where this project knows of none: the tags of those who uploaded a set again
-often contradict it and are never taken on. Images are withheld from publication wherever their terms are not known
+often contradict it and are never adopted. Images are withheld from publication wherever their terms are not known
 to allow it.
 
 Reasons of drops besides those of rows.py: bad_label (vsr: neither 0 nor 1), bad_turn (visual7w: not in its form).
@@ -26,6 +26,7 @@ from visrl_data.sources.hf import SourceTable, check_paths, open_files, open_hub
 from visrl_data.sources.identity import check_unique
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
+from visrl_data.sources.protocol import check_index
 from visrl_data.sources.rows import BadRow, Row, RowReader, read_row, row_id
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ _SPLIT_FILES = {"validation": ("validation", "val", "dev")}  # how files name a 
 class PublishedSet:
     """A set as it is published. hub: USER/NAME, with config where it has several ("{split}" stands for the split).
 
-    needs: the columns that are read. row: a table's row -> the columns of other sources. turns: the column of
-    lists of which each item is a question. pictures: the config of images, joined by `id` to a row's imageId.
-    ship: whether its images may be redistributed; None: it depends on the image, the user decides.
+    needs: the columns that are read. row: maps a row to the columns of other sources. turns: a column of lists, each
+    item of which is a question. pictures: the config of images, joined by `id` to a row's imageId. ship: whether its
+    images may be redistributed; None: it depends on the image, and the user decides.
     """
 
     hub: str
@@ -76,7 +77,7 @@ def _infographicsvqa(row: Mapping[str, Any]) -> Row:
 
 
 def _vsr(row: Mapping[str, Any]) -> Row:
-    """A caption that is true or false of the picture becomes a question."""
+    """Turn a caption that is true or false of the image into a question."""
     caption, label, name, link = (row[key] for key in ("caption", "label", "image", "image_link"))
     if label not in (0, 1):
         raise BadRow("bad_label", f"expected 0 or 1, got {label!r}"[:200])
@@ -91,14 +92,14 @@ def _vsr(row: Mapping[str, Any]) -> Row:
 
 
 def _visual7w(row: Mapping[str, Any]) -> Row:
-    """One turn; the question is asked openly, its answer is the text of the right choice."""
+    """Turn a multiple-choice turn into an open question whose answer is the text of the correct choice."""
     turn = row["texts"]
-    asked, said = (turn.get(key) if isinstance(turn, Mapping) else None for key in ("user", "assistant"))
-    block = _CHOICES.fullmatch(asked) if isinstance(asked, str) else None
-    letter = _LETTER.match(said) if isinstance(said, str) else None
+    user, assistant = (turn.get(key) if isinstance(turn, Mapping) else None for key in ("user", "assistant"))
+    block = _CHOICES.fullmatch(user) if isinstance(user, str) else None
+    letter = _LETTER.match(assistant) if isinstance(assistant, str) else None
     choices = dict(_CHOICE.findall(block["choices"])) if block else {}
     if block is None or letter is None or letter[1] not in choices:
-        raise BadRow("bad_turn", f"expected a question with choices and a letter, got {asked!r}, {said!r}"[:200])
+        raise BadRow("bad_turn", f"expected a question with choices and a letter, got {user!r}, {assistant!r}"[:200])
     return {"question": block["question"], "answers": choices[letter[1]], "image": row["images"]}
 
 
@@ -138,19 +139,19 @@ PUBLISHED_SETS = {
 
 
 class PublishedSetSource:
-    """The rows of a published set, or, where a row holds several questions, those.
+    """The questions of a published set as a Source; a row may hold several.
 
-    Ids: the set's own; without one SPLIT and the row's number, with the number of the question in the row where
-    it holds several. Raises VisRLError when it cannot be opened, lacks columns, or repeats an id.
+    Ids: the set's own; without one SPLIT and the row's number; then the number of the question in a row that holds
+    several. Raises VisRLError when it cannot be opened, lacks columns, or repeats an id.
     """
 
-    def __init__(self, asked: str, split: str, limit: int | None, options: SourceOptions) -> None:
+    def __init__(self, name: str, split: str, limit: int | None, options: SourceOptions) -> None:
         if options.columns:
-            raise VisRLError(f"--source {asked}: its columns are known. Leave --columns out.")
-        self.name = re.split("[:@]", asked, maxsplit=1)[0]
+            raise VisRLError(f"--source {name}: visrl knows its columns. Leave --columns out.")
+        self.name = re.split("[:@]", name, maxsplit=1)[0]
         self.split = split
         self._kind = kind = PUBLISHED_SETS[self.name]
-        self._table = table = _open(kind, asked, kind.config, split)
+        self._table = table = _open(kind, name, kind.config, split)
         _check_columns(table, kind.needs, split)
         check_paths(table, [name for name in ("image",) if name in kind.needs], options)
         self._rows = table.rows.select_columns(list(kind.needs)).with_format("arrow")
@@ -158,17 +159,17 @@ class PublishedSetSource:
         self._ids = self._find_ids()
         check_unique(table.name, self._ids, [f"row {row}" for row, _ in self._index])
         self._pictures: Dataset | None = None
-        self._places: dict[str, int] = {}
+        self._picture_rows: dict[str, int] = {}
         if kind.pictures and options.images_root is None:
-            joined = _open(kind, asked, kind.pictures, split)
+            joined = _open(kind, name, kind.pictures, split)
             _check_columns(joined, ("id", "image"), split)
             self._pictures = joined.rows.select_columns(["id", "image"]).with_format("arrow")
-            self._places = {name: i for i, name in enumerate(_column(joined.rows, "id"))}
+            self._picture_rows = {image_id: i for i, image_id in enumerate(_column(joined.rows, "id"))}
         roots = open_roots(options.images_root, table.root)
         self._reader = RowReader(self.name, split, named_columns(SourceOptions()), options, roots, table.url)
 
     def fingerprint(self) -> str:
-        """Of the files' sizes and contents; from the Hub the commit. A separate config of images is not in it."""
+        """Return the digest of the files; from the Hub the commit. A separate config of images is not part of it."""
         return self._table.fingerprint()
 
     def __len__(self) -> int:
@@ -178,9 +179,8 @@ class PublishedSetSource:
         return list(self._ids)
 
     def read(self, i: int) -> Question | Drop:
-        """Raises IndexError."""
-        if not 0 <= i < len(self._ids):
-            raise IndexError(f"row {i} of {len(self._ids)}")
+        """Read row i. Raises IndexError."""
+        check_index(i, len(self._ids))
         return read_row(self._reader, self._ids[i], f"{self.split}/{self._index[i][0]}", lambda: self._row(i))
 
     def _row(self, i: int) -> Row:
@@ -194,10 +194,10 @@ class PublishedSetSource:
         return {"license": self._kind.license, "ship_image": self._kind.ship, **row}
 
     def _picture(self, name: Any) -> Any:
-        place = self._places.get(name)
-        if place is None or self._pictures is None:
-            raise BadRow("image_missing", f"no picture {name!r} among the set's images"[:200])
-        return self._pictures[place : place + 1].to_pylist()[0]["image"]
+        row = self._picture_rows.get(name)
+        if row is None or self._pictures is None:
+            raise BadRow("image_missing", f"no image {name!r} among those of the set"[:200])
+        return self._pictures[row : row + 1].to_pylist()[0]["image"]
 
     def _find_ids(self) -> list[str]:
         own = _column(self._rows, self._kind.id) if self._kind.id else []
@@ -219,13 +219,14 @@ def _column(rows: Dataset, name: str) -> list[Any]:
 def _check_columns(table: SourceTable, needs: Sequence[str], split: str) -> None:
     missing = [name for name in needs if name not in table.rows.features]
     if missing:
-        there = ", ".join(sorted(table.rows.features))
-        raise VisRLError(f"{table.name}: split {split!r} has no column {', '.join(missing)}. Columns there: {there}.")
+        columns = ", ".join(sorted(table.rows.features))
+        raise VisRLError(f"{table.name}: split {split!r} has no column {', '.join(missing)}. Columns there: {columns}.")
 
 
 def _questions(rows: Dataset, turns: str) -> list[tuple[int, int | None]]:
-    """(row, number of the question in it) of each question; None where a row is one. A row without turns is one too,
-    and becomes a Drop.
+    """Return (row, number of the question in it) of each question; None where every row is one question.
+
+    A row with an empty list counts as one question, which becomes a Drop.
     """
     if not turns:
         return [(number, None) for number in range(len(rows))]
@@ -233,29 +234,26 @@ def _questions(rows: Dataset, turns: str) -> list[tuple[int, int | None]]:
     return [(number, turn) for number, items in lists for turn in range(len(items or [None]))]
 
 
-def _open(kind: PublishedSet, asked: str, config: str, split: str) -> SourceTable:
+def _open(kind: PublishedSet, source: str, config: str, split: str) -> SourceTable:
     config = config.format(split=split)
-    name, _, path = asked.partition(":")
+    name, _, path = source.partition(":")
     if path:
         return _open_local(Path(path).expanduser(), name, config, split)
-    revision = asked.partition("@")[2]
+    revision = source.partition("@")[2]
     return open_hub(kind.hub + f":{config}" * bool(config) + f"@{revision}" * bool(revision), split)
 
 
 def _open_local(path: Path, name: str, config: str, split: str) -> SourceTable:
-    """A .parquet or .jsonl file, or a folder laid out as on the Hub: files of the split in CONFIG/, data/ or itself."""
+    """Open a .parquet or .jsonl file, or a folder laid out as on the Hub: CONFIG/, data/ or itself holds the files."""
     if path.is_file():
         return open_files(name, [path], split)
     folders = [folder for folder in (path / config, path / "data", path) if folder.is_dir()]
     for folder in folders:
         for word in _SPLIT_FILES.get(split, (split,)):
-            found = [
-                p
-                for p in sorted(folder.iterdir())
-                if re.fullmatch(rf"{re.escape(word)}(-.+)?\.(parquet|jsonl)", p.name)
-            ]
-            if found:
-                return open_files(name, found, split)
+            pattern = rf"{re.escape(word)}(-.+)?\.(parquet|jsonl)"
+            files = [file for file in sorted(folder.iterdir()) if re.fullmatch(pattern, file.name)]
+            if files:
+                return open_files(name, files, split)
     raise VisRLError(
         f"{path}: expected {split}.jsonl, {split}.parquet or {split}-00000-of-00001.parquet, ... "
         f"in {config + '/, ' if config else ''}data/ or there."

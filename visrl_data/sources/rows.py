@@ -1,6 +1,6 @@
-"""One row of a table, whatever file it came from -> a Question, or a Drop that says what is wrong with it.
+"""Read one row of a table, from whatever file, as a Question, or as a Drop that says what is wrong with it.
 
-Shared by all sources that are read from files. Nothing is guessed: a value that does not fit drops its row under
+All sources that are read from files share this. Nothing is guessed: a value that does not fit drops its row, with
 a reason of its own.
 
 Reasons: bad_json (jsonl only), bad_id, no_question, no_answer, bad_answer, bad_text (not valid Unicode),
@@ -26,15 +26,15 @@ Row = Mapping[str, Any]
 
 
 def no_check(row: Row, size: tuple[int, int]) -> None:
-    """Of sources whose rows say nothing about their image that could be held against it."""
+    """Accept every row: the check of sources whose rows say nothing about their image."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
     """What `read_row` needs to know about a source: its names, its columns, where its images are.
 
-    roots: image paths are relative to them, and may not leave them. url: source_url of rows that have none.
-    check: raises BadRow when what a row says of its image does not fit the image's (width, height).
+    roots: image paths are relative to them and may not lead out of them. url: source_url of rows that have none.
+    check: raises BadRow when what a row says of its image contradicts the image's (width, height).
     """
 
     source: str
@@ -47,7 +47,7 @@ class RowReader:
 
 
 class BadRow(Exception):
-    """A row that becomes a Drop; never leaves this package."""
+    """Raised for a row that becomes a Drop; never leaves this package."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -56,12 +56,12 @@ class BadRow(Exception):
 
 
 def value_of(row: Row, columns: Columns, name: str) -> Any:
-    """A field's value: that of its first column that is there and not null, else None."""
+    """Return a field's value: that of its first column that is not null, else None."""
     return next((row[c] for c in columns[name] if row.get(c) is not None), None)
 
 
 def row_id(value: Any) -> str | None:
-    """An id as text: None when there is none; whole numbers count. Raises BadRow("bad_id")."""
+    """Return an id as text, of a text or a whole number; None for null. Raises BadRow("bad_id")."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -75,11 +75,11 @@ def row_id(value: Any) -> str | None:
 
 
 def read_row(reader: RowReader, row_name: str, position: str, load: Callable[[], Row]) -> Question | Drop:
-    """Read one row. row_name: its id; position: where it is, used as source_id when the row has none."""
+    """Read one row. row_name: its id; position: its place in the source, the source_id of rows that have none."""
     source = reader.source
     try:
         row = load()
-        source = _word(reader, row, "source", source)
+        source = _text_field(reader, row, "source", source)
         return _question(reader, row, row_name, position, source)
     except (BadRow, BadImage) as error:
         return Drop(row_name, source, "source", error.reason, error.detail)
@@ -90,12 +90,12 @@ def _question(reader: RowReader, row: Row, row_name: str, position: str, source:
         return value_of(row, reader.columns, name)
 
     options = reader.options
-    row_id(get("id"))  # raises for one that is there but cannot be used
+    row_id(get("id"))  # raises for an id that cannot be used
     question, answers = _text(get("question"), "no_question"), answer_texts(get("answers"))
     data = _image_bytes(get("image"), reader, source)
     size = decode(data, options.max_image_pixels).size
     reader.check(row, size)
-    space = _word(reader, row, "box_space", options.gold_space)
+    space = _text_field(reader, row, "box_space", options.gold_space)
     return Question(
         id=row_name,
         source=source,
@@ -108,24 +108,24 @@ def _question(reader: RowReader, row: Row, row_name: str, position: str, source:
         height=size[1],
         gold_boxes=gold_boxes(get("boxes"), space, size),
         source_id=row_id(get("source_id")) or position,
-        source_url=_word(reader, row, "source_url", reader.url),
-        license=_word(reader, row, "license", options.license),
+        source_url=_text_field(reader, row, "source_url", reader.url),
+        license=_text_field(reader, row, "license", options.license),
         ship_image=_may_ship(get("ship_image"), options.ship_images),
     )
 
 
 def answer_texts(value: Any) -> tuple[str, ...]:
-    """The accepted answers: a value or a list of values, as texts, each once, in their order.
+    """Return the accepted answers, of a value or a list of values: as texts, each once, in their order.
 
-    Numbers and booleans become text: 3 and 3.0 "3", 2.50 "2.5", true "yes", false "no". Nulls and empty
-    texts in a list are passed over. Raises BadRow: no_answer when none is left, bad_answer, bad_text.
+    Numbers and booleans become text: 3 and 3.0 "3", 2.50 "2.5", true "yes", false "no". Nulls and empty texts in a
+    list are skipped. Raises BadRow: no_answer when none is left, bad_answer, bad_text.
     """
     values = value if isinstance(value, (list, tuple)) else [value]
     texts = [_answer(item) for item in values if item is not None and item != ""]
-    found = tuple(dict.fromkeys(text for text in texts if text))
-    if not found:
+    answers = tuple(dict.fromkeys(text for text in texts if text))
+    if not answers:
         raise BadRow("no_answer", f"got {value!r}"[:200])
-    return found
+    return answers
 
 
 def gold_boxes(value: Any, space: str, size: tuple[int, int]) -> tuple[Box, ...]:
@@ -193,14 +193,14 @@ def _answer(value: Any) -> str:
     return _text(value, "no_answer") if value.strip() else ""
 
 
-def _word(reader: RowReader, row: Row, name: str, otherwise: str) -> str:
-    """An optional text field."""
+def _text_field(reader: RowReader, row: Row, name: str, default: str) -> str:
+    """Return an optional text field."""
     value = value_of(row, reader.columns, name)
-    return otherwise if value is None or value == "" else _text(value, "bad_field", f"{name}: ")
+    return default if value is None or value == "" else _text(value, "bad_field", f"{name}: ")
 
 
 def _text(value: Any, reason: str, name: str = "") -> str:
-    """A text without blanks around it. Raises BadRow(reason) for none, bad_text for one that is not Unicode."""
+    """Strip a text. Raises BadRow(reason) for an empty one, bad_text for one that is not valid Unicode."""
     if not isinstance(value, str) or not value.strip():
         raise BadRow(reason, f"{name}expected text, got {value!r}"[:200])
     try:
@@ -211,9 +211,9 @@ def _text(value: Any, reason: str, name: str = "") -> str:
 
 
 def _image_bytes(value: Any, reader: RowReader, source: str) -> bytes:
-    """The encoded image of a row: bytes, a path or URL, {bytes, path}, or a list of one of these.
+    """Read the encoded image of a row: bytes, a path or URL, {bytes, path}, or a list of one of these.
 
-    A tuple is other ways to write one place, of which the first that is there counts.
+    A tuple holds alternative paths and URLs of one image; the first that exists counts.
     """
     if isinstance(value, list):
         if len(value) > 1:
@@ -223,10 +223,10 @@ def _image_bytes(value: Any, reader: RowReader, source: str) -> bytes:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
-    ways = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(way, str) for way in ways):
+    names = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(name, str) for name in names):
         raise BadRow("image_missing", f"expected an image or its path, got {value!r}"[:200])
-    paths, urls = [way for way in ways if "://" not in way], [way for way in ways if "://" in way]
+    paths, urls = [name for name in names if "://" not in name], [name for name in names if "://" in name]
     hosts = reader.options.allow_urls
     if paths:
         try:
@@ -235,7 +235,9 @@ def _image_bytes(value: Any, reader: RowReader, source: str) -> bytes:
             if error.reason != "image_missing" or not urls or hosts is None:
                 raise
     if hosts is None:
-        raise BadImage("image_url_refused", f"{shown(urls[0])} is a URL; gen and eval fetch it with --allow-urls HOST")
+        raise BadImage(
+            "image_url_refused", f"{shown(urls[0])} is a URL; gen and eval download it with --allow-urls HOST"
+        )
     return fetch_image(urls[0], hosts)
 
 

@@ -1,12 +1,11 @@
-"""Images at URLs, fetched under limits: only with --allow-urls, only from the hosts that it names.
+"""Download images at URLs under limits: only with --allow-urls, and only from the hosts that it names.
 
-Between a row's URL and images.decode. A source is a stranger's text, so a URL may be meant to reach what only
-this machine can: its own services, the local network, a cloud's metadata. So the name is resolved first,
-every address that it has must be a public one, the connection goes to the very address that was checked, and each
-redirect is checked again. What is fetched is bounded in bytes and in time.
+A source is untrusted text, so a URL may aim at what only this machine can reach: its own services, the local network,
+a cloud's metadata. Therefore the name is resolved first, all of its addresses must be public, the connection goes to
+the very address that was checked, and each redirect is checked again. A download is limited in bytes and in time.
 
-Reasons: image_url_refused (not allowed: scheme, host, address, port, credentials), image_fetch_failed (no answer,
-a status other than 200, too slow), image_too_large.
+Reasons: image_url_refused (scheme, host, address, port or credentials are not allowed), image_fetch_failed (no
+response, a status other than 200, too slow), image_too_large.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from visrl_data.core.images import BadImage
 from visrl_data.core.versions import visrl_version
 
 MAX_BYTES = 32 * 2**20
-SECONDS = 30.0  # a fetch in all, redirects included; looking up a name is not counted
-TRIES = 3  # of a server that does not answer, or answers 429 or 5xx
+SECONDS = 30.0  # for a download, redirects included; looking up a name is not counted
+TRIES = 3  # when a server does not respond, or responds with 429 or 5xx
 REDIRECTS = 5
 ANY_HOST = "any"
 _PORTS = {"http": 80, "https": 443}
@@ -35,7 +34,7 @@ _AS_IS = "/%:@!$&'()*+,;=~?"
 
 
 class _TransientError(Exception):
-    """A failure that a later try may not meet."""
+    """A failure that may be gone at the next try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +45,19 @@ class _HttpResponse:
 
 
 def fetch_image(url: str, hosts: str) -> bytes:
-    """The bytes at a URL. hosts: "any", or names with commas; * stands for any part of a name. Raises BadImage."""
-    for left in reversed(range(TRIES)):
+    """Download an image. hosts: "any", or names separated by commas, with * as a wildcard. Raises BadImage."""
+    for tries_left in reversed(range(TRIES)):
         try:
             return _fetch(url, hosts, time.monotonic() + SECONDS)
         except _TransientError as error:
-            if not left:
+            if not tries_left:
                 raise BadImage("image_fetch_failed", f"{shown(url)}: {error}; tried {TRIES} times"[:200]) from error
-            time.sleep(2.0 ** (TRIES - 1 - left))
+            time.sleep(2.0 ** (TRIES - 1 - tries_left))
     raise AssertionError("unreachable")
 
 
 def shown(url: str) -> str:
-    """A URL for messages: without its query, which may hold a signature, and without credentials."""
+    """Return a URL for messages: without credentials and without its query, which may hold a signature."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
         return f"{parts.scheme}://{parts.hostname}{parts.path}"[:150]
@@ -68,20 +67,20 @@ def shown(url: str) -> str:
 def _fetch(url: str, hosts: str, deadline: float) -> bytes:
     first = url
     for _ in range(REDIRECTS + 1):
-        answer = _get(_checked(url, hosts), deadline)
-        if answer.status == 200:
-            return answer.data
-        if answer.status not in (301, 302, 303, 307, 308):
-            problem = f"status {answer.status}"
-            if answer.status == 429 or answer.status >= 500:
+        response = _get(_check_url(url, hosts), deadline)
+        if response.status == 200:
+            return response.data
+        if response.status not in (301, 302, 303, 307, 308):
+            problem = f"status {response.status}"
+            if response.status == 429 or response.status >= 500:
                 raise _TransientError(problem)
             raise BadImage("image_fetch_failed", f"{shown(url)}: {problem}")
-        url = urljoin(url, answer.location)
+        url = urljoin(url, response.location)
     raise BadImage("image_fetch_failed", f"{shown(first)}: more than {REDIRECTS} redirects")
 
 
-def _checked(url: str, hosts: str) -> SplitResult:
-    """Raises BadImage("image_url_refused") for what may not even be looked up."""
+def _check_url(url: str, hosts: str) -> SplitResult:
+    """Split a URL that may be looked up. Raises BadImage("image_url_refused") for any other."""
     try:
         parts = urlsplit(url)
         port, host = parts.port, (parts.hostname or "").rstrip(".")
@@ -90,17 +89,17 @@ def _checked(url: str, hosts: str) -> SplitResult:
     if parts.scheme not in _PORTS or not host:
         problem = "expected http:// or https://"
     elif parts.username is not None or parts.password is not None:
-        problem = "it holds a name or a password"
+        problem = "it holds a user name or a password"
     elif port not in (None, _PORTS[parts.scheme]):
-        problem = f"port {port}"
-    elif not any(name == ANY_HOST or fnmatchcase(host, name) for name in _split(hosts)):
+        problem = f"port {port} is not allowed"
+    elif not any(name == ANY_HOST or fnmatchcase(host, name) for name in _host_names(hosts)):
         problem = f"--allow-urls {hosts} does not name its host"
     else:
         return parts
     raise BadImage("image_url_refused", f"{shown(url)}: {problem}"[:200])
 
 
-def _split(hosts: str) -> list[str]:
+def _host_names(hosts: str) -> list[str]:
     return [name.strip().lower() for name in hosts.split(",") if name.strip()]
 
 
@@ -108,58 +107,58 @@ def _get(parts: SplitResult, deadline: float) -> _HttpResponse:
     """Send one request and return its answer, cut off at the deadline. Raises _TransientError, BadImage."""
     host, secure = str(parts.hostname), parts.scheme == "https"
     addresses = _public_addresses(host, _PORTS[parts.scheme], shown(parts.geturl()))
-    late = threading.Event()
+    is_late = threading.Event()
     try:
-        line = _connected(addresses, _PORTS[parts.scheme], deadline)
+        line = _connect(addresses, _PORTS[parts.scheme], deadline)
         if secure:
             context = ssl.create_default_context()
             line = context.wrap_socket(line, server_hostname=host, do_handshake_on_connect=False)
-        watch = threading.Timer(_left(deadline), _hang_up, (line, late))
+        watch = threading.Timer(_left(deadline), _hang_up, (line, is_late))
         watch.start()
         try:
             with line:
                 if isinstance(line, ssl.SSLSocket):
                     line.do_handshake()
-                answer = _talk(line, parts, host)
+                response = _request(line, parts, host)
         finally:
             watch.cancel()
     except (OSError, http.client.HTTPException, UnicodeError) as error:
-        if late.is_set() or isinstance(error, TimeoutError):
-            raise _TransientError(f"no answer within {SECONDS:g} s") from error
+        if is_late.is_set() or isinstance(error, TimeoutError):
+            raise _TransientError(f"no response within {SECONDS:g} s") from error
         raise _TransientError(f"{type(error).__name__}: {error}"[:100]) from error
-    if late.is_set():
-        raise _TransientError(f"no whole answer within {SECONDS:g} s")
-    return answer
+    if is_late.is_set():
+        raise _TransientError(f"no complete response within {SECONDS:g} s")
+    return response
 
 
-def _connected(addresses: list[str], port: int, deadline: float) -> socket.socket:
-    """A connection to the first address that takes one. Raises OSError."""
+def _connect(addresses: list[str], port: int, deadline: float) -> socket.socket:
+    """Connect to the first address that accepts a connection. Raises OSError."""
     for address in addresses[:-1]:
         with contextlib.suppress(OSError):
             return socket.create_connection((address, port), timeout=_left(deadline))
     return socket.create_connection((addresses[-1], port), timeout=_left(deadline))
 
 
-def _talk(line: socket.socket, parts: SplitResult, host: str) -> _HttpResponse:
+def _request(line: socket.socket, parts: SplitResult, host: str) -> _HttpResponse:
     connection = http.client.HTTPConnection(host)
     connection.sock = line
     path = quote(parts.path or "/", safe=_AS_IS) + (f"?{quote(parts.query, safe=_AS_IS)}" if parts.query else "")
     connection.request(
         "GET", path, headers={"Host": host, "User-Agent": f"visrl/{visrl_version()}", "Accept": "image/*"}
     )
-    answer = connection.getresponse()
-    if answer.status != 200:
-        return _HttpResponse(answer.status, answer.getheader("Location", ""), b"")
-    data = answer.read(MAX_BYTES + 1)
+    response = connection.getresponse()
+    if response.status != 200:
+        return _HttpResponse(response.status, response.getheader("Location", ""), b"")
+    data = response.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise BadImage("image_too_large", f"{shown(parts.geturl())}: more than {MAX_BYTES} bytes")
-    if answer.length:
-        raise _TransientError(f"the answer ended {answer.length} bytes too early")
-    return _HttpResponse(answer.status, "", data)
+    if response.length:
+        raise _TransientError(f"the response ended {response.length} bytes too early")
+    return _HttpResponse(response.status, "", data)
 
 
-def _hang_up(line: socket.socket, late: threading.Event) -> None:
-    late.set()
+def _hang_up(line: socket.socket, is_late: threading.Event) -> None:
+    is_late.set()
     with contextlib.suppress(OSError):
         line.shutdown(socket.SHUT_RDWR)
 
@@ -172,12 +171,12 @@ def _left(deadline: float) -> float:
 
 
 def _public_addresses(host: str, port: int, url: str) -> list[str]:
-    """The addresses of the host, when all that it has are public. Raises _TransientError, BadImage."""
+    """Look up a host, all of whose addresses must be public. Raises _TransientError, BadImage."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise _TransientError(f"{host} cannot be looked up: {error}"[:100]) from error
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     private = [address for address in addresses if not _is_public(address)]
     if private:
         raise BadImage("image_url_refused", f"{url}: {private[0]} is no public address"[:200])
@@ -185,7 +184,10 @@ def _public_addresses(host: str, port: int, url: str) -> list[str]:
 
 
 def _is_public(address: str) -> bool:
-    """Not private, loopback, link-local, multicast or reserved; an IPv4 address inside an IPv6 one counts as itself."""
+    """Tell whether an address is public: not private, loopback, link-local, multicast or reserved.
+
+    An IPv4 address inside an IPv6 one counts as itself.
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
