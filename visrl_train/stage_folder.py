@@ -154,8 +154,8 @@ def _check_options(stage: TrainingStage) -> None:
         )
         check_same(str(stage.output), old, new)
     elif started.is_file():
-        before = current_options(json.loads(started.read_text(encoding="utf-8")))
-        check_same(str(stage.output), before, _options(stage))
+        options = current_options(json.loads(started.read_text(encoding="utf-8")))
+        check_same(str(stage.output), options, _options(stage))
     else:
         check_empty(stage.output, {".lock", "work"})
 

@@ -240,7 +240,9 @@ def test_what_a_fetch_may_not_do(server: str, monkeypatch: pytest.MonkeyPatch) -
     assert refused(f"{server}/large")[0] == "image_too_large"
     monkeypatch.setattr(urls, "MAX_BYTES", 32 * 2**20)
     assert refused(f"{server}/short") == (
-        "image_fetch_failed", "http://localhost/short: the response ended 10 bytes too early; tried 1 times")  # fmt: skip
+        "image_fetch_failed",
+        "http://localhost/short: the response ended 10 bytes too early; tried 1 times",
+    )
     assert refused(f"{server}/to/http!localhost/to/x")[0] == "image_fetch_failed", "it leads to itself"
     assert len(Pages.asked) == 2 + urls.REDIRECTS + 1
     monkeypatch.setattr(urls, "SECONDS", 0.4)
