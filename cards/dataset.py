@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import pyarrow.parquet as pq
@@ -24,6 +24,7 @@ from visrl_data.report.page_text import visible
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
 from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
 from visrl_data.runs.manifest import DatasetManifest, DatasetRun
+from visrl_data.runs.run_report import CRITICS, AuditShare, BoxStatistics, ReportSettings, RunReport, drop_rows
 from visrl_data.spotlight import INJECTION
 
 from .front_matter import front_matter
@@ -47,8 +48,8 @@ _FIGURES = (
 
 def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
     """Return the text of README.md. Reads the folder's parquet files and report.json; writes nothing."""
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    report["settings"] = current_options(report["settings"])
+    report: RunReport = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report["settings"] = cast(ReportSettings, current_options(dict(report["settings"])))
     facts = read_facts(folder, CONFIGS)
     name = manifest["pretty_name"] or f"VisRL preference pairs: {', '.join(_sources(manifest)[:3])}"
     values = {
@@ -62,7 +63,7 @@ def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
         "example": _example(folder, manifest["example"]),
         "has_picture": (folder / "card" / "example.png").is_file(),
         "figures": _FIGURES,
-        "drops": list(_drops(report)),
+        "drops": drop_rows(report),
         "audit": list(_audit(report)),
         "commands": [line for run in manifest["runs"] for line in _commands(run)],
         "limits": [*limits(report), *persuasion(manifest["runs"][0], report)],
@@ -101,24 +102,15 @@ def _example(folder: Path, pair_id: str) -> dict[str, Any]:
     raise ValueError(f"{folder}: the manifest's example {pair_id!r} is not among the preferences")
 
 
-def _drops(report: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """Yield (unit, reason, count) of everything that was dropped."""
-    drops = report["drops"]
-    yield from (("rows of the source", reason, count) for reason, count in drops["source"].items())
-    for stage, reasons in drops["attempts"].items():
-        yield from ((f"attempts, {stage} pass", reason, count) for reason, count in reasons.items())
-    yield from (("questions, filter", reason, count) for reason, count in drops["questions"].items() if count)
-
-
-def _audit(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], float | None]]:
+def _audit(report: RunReport) -> Iterator[tuple[str, AuditShare, float | None]]:
     """Yield (cell, its share with interval, that of the random-pair baseline), in percent."""
-    audit = report["audit"]
-    if audit["pairs"] is None:
+    pairs, floor = report["audit"]["pairs"], report["audit"]["floor"]
+    if pairs is None or floor is None:
         return
-    floor = audit["floor"]["questions_with_pair"]
-    for name, share in audit["pairs"]["cells"].items():
-        yield name, share, floor[name]
-    yield "win positive", audit["pairs"]["win_positive"], floor["win_positive"]
+    baseline = floor["questions_with_pair"]
+    for name, share in pairs["cells"].items():
+        yield name, share, baseline[name]
+    yield "win positive", pairs["win_positive"], baseline["win_positive"]
 
 
 def _commands(run: DatasetRun) -> list[str]:
@@ -133,10 +125,10 @@ def _commands(run: DatasetRun) -> list[str]:
     return [f"{again} -o {folder}", *(line.replace(" RUN", f" {folder}", 1) for line in filtered)]
 
 
-def limits(report: dict[str, Any]) -> Iterator[str]:
+def limits(report: RunReport) -> Iterator[str]:
     """Yield what a user of the pairs should know, as far as this report can tell."""
-    for name, critic in report["critics"].items():
-        if critic is None:
+    for name in CRITICS:
+        if (critic := report["critics"][name]) is None:
             yield f"There was no {name} critic: the {name} scores are empty, and the response score alone decided."
         elif critic["unparsed"]:
             yield (
@@ -163,7 +155,7 @@ def limits(report: dict[str, Any]) -> Iterator[str]:
         yield f"Where the boxes lie could not be checked: {report['audit']['state']}."
 
 
-def _shortcuts(boxes: dict[str, Any]) -> Iterator[str]:
+def _shortcuts(boxes: BoxStatistics) -> Iterator[str]:
     """Yield what separates win from lose without looking at the image."""
     for side, origin in boxes["origin"].items():
         yield f"{origin['controller']:,} of {sum(origin.values()):,} {side} boxes are the diversity controller's."
@@ -179,7 +171,7 @@ def _shortcuts(boxes: dict[str, Any]) -> Iterator[str]:
             )
 
 
-def persuasion(run: DatasetRun, report: dict[str, Any]) -> Iterator[str]:
+def persuasion(run: DatasetRun, report: RunReport) -> Iterator[str]:
     """Yield how far words that are meant for the critic move its scores, where that was measured for this critic."""
     response_critic = run["config"]["response_critic"]
     has_critic = {"box": report["critics"]["box"] is not None, "response": response_critic not in METRICS}

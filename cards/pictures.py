@@ -16,11 +16,12 @@ from visrl_data.core.images import decode
 from visrl_data.report.charts import LOSE, WIN, Panel, Series, draw_png
 from visrl_data.runs.dataset_files import split_of
 from visrl_data.runs.pair_set import PairTable
+from visrl_data.runs.run_report import CRITICS, RunReport
 
 _SIDE = 480  # pixels: the longer side of the example's image
 
 
-def draw_pictures(folder: Path, pairs: PairTable, report: dict[str, Any]) -> str:
+def draw_pictures(folder: Path, pairs: PairTable, report: RunReport) -> str:
     """Write the card's pictures. Returns the id of the pair on the card, which is drawn if its image is embedded."""
     folder.mkdir()
     (folder / "scores.png").write_bytes(draw_png(score_panels(report)))
@@ -39,9 +40,9 @@ def example_row(pairs: PairTable) -> dict[str, Any]:
     return row
 
 
-def score_panels(report: dict[str, Any]) -> list[Panel]:
-    """Draw how many candidates got each score; unparsed verdicts are in no bar."""
-    critics = [(name, report["critics"][name]) for name in ("box", "response") if report["critics"][name]]
+def score_panels(report: RunReport) -> list[Panel]:
+    """Chart how many candidates got each score; unparsed verdicts are in no bar."""
+    critics = [(name, critic) for name in CRITICS if (critic := report["critics"][name])]
     return [
         Panel(
             f"{name} score of {sum(critic['histogram'].values()):,} candidates",
@@ -54,8 +55,8 @@ def score_panels(report: dict[str, Any]) -> list[Panel]:
     ]
 
 
-def box_panels(pairs: PairTable, report: dict[str, Any]) -> list[Panel]:
-    """Draw how far apart the boxes of a pair are, and how large."""
+def box_panels(pairs: PairTable, report: RunReport) -> list[Panel]:
+    """Chart how far apart the boxes of a pair are, and how large."""
     apart = report["boxes"]["iou_win_lose"]["histogram"]
     sizes = [Series(side, _sides(pairs, f"{side}_box"), color=color) for side, color in (("win", WIN), ("lose", LOSE))]
     tenths = tuple(f"{i / 10:.1f}" for i in range(10))

@@ -129,12 +129,12 @@ def test_yields_and_drops_are_those_of_the_pool(run, dataset):
     }
     assert len(scored) < len(pool) and len(attempts) < 3 * questions, "this run lost something"
     by_filter = Counter(row["reason"] for row in pq.read_table(run.path / "unpaired.parquet").to_pylist())
-    reasons = {(what, reason.replace("\\", "")): int(n) for what, reason, n in table(card, "dropped")}
-    assert {reason: n for (what, reason), n in reasons.items() if what == "questions, filter"} == by_filter
+    reasons = {(stage, reason.replace("\\", "")): int(n) for _, stage, reason, n in table(card, "dropped")}
+    assert {reason: n for (stage, reason), n in reasons.items() if stage == "filter"} == by_filter
     assert len(pairs) + by_filter.total() == questions
     focus = Counter(row["reason"] for row in lost if row["stage"] == "focus")
-    assert {reason: n for (what, reason), n in reasons.items() if what == "attempts, focus pass"} == focus
-    assert reasons["rows of the source", "image_missing"] == 1
+    assert {reason: n for (stage, reason), n in reasons.items() if stage == "focus"} == focus
+    assert reasons["source", "image_missing"] == 1
     assert len(table(card, "source", "questions")) == 3, "the third is the file, whose row names no set"
     for name, *cells in table(card, "source", "questions")[1:]:
         asked, candidates, paired, share = map(as_number, cells)

@@ -52,7 +52,7 @@ def test_a_run_beside_itself_and_beside_its_dataset(folder, b):
     assert found["audit"]["difference"]["WP-LN"]["points"] == 0
     assert found["audit"]["difference"]["WP-LN"]["low"] < 0 < found["audit"]["difference"]["WP-LN"]["high"]
     code, out, _ = visrl("inspect", folder / "one", folder / b)
-    assert code == 0 and "the very same run" in out and "Made alike" in out
+    assert code == 0 and "the same run" in out and "Same conditions" in out
 
 
 def test_another_seed_gives_other_pairs_of_the_same_questions(folder):
@@ -97,7 +97,7 @@ def test_other_thresholds_and_what_they_cost(folder, tmp_path):
     counts = pairs_of(found)
     assert counts["only_in_a"] and not counts["only_in_b"]
     assert found["questions"]["why_none_in_b"] == {"no_win": counts["only_in_a"]}
-    drops = {drop["reason"]: drop["b"] - drop["a"] for drop in found["drops"] if drop["of"] == "questions"}
+    drops = {drop["reason"]: drop["b"] - drop["a"] for drop in found["drops"] if drop["unit"] == "questions"}
     assert sum(drops.values()) == counts["only_in_a"]
 
 

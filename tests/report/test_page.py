@@ -159,7 +159,7 @@ def test_the_flow_shows_what_the_tables_hold(run, text):
 
 
 def test_widths_are_shares_and_a_stage_is_never_wider_than_the_one_before(run):
-    steps = page_flow.flow(report_of(run))
+    steps = page_flow.flow_stages(report_of(run))
     widths = [step.width for step in steps]
     assert widths[0] == 100 and widths == sorted(widths, reverse=True)
     assert widths[1] == pytest.approx(100 * 40 / 42)
@@ -320,18 +320,18 @@ def test_the_draw_is_uniform_and_depends_on_the_ids_alone():
     """20 of 200 ids, under 300 seeds: each is drawn 30 times, give or take (five sigma are 26)."""
     ids = [f"id {i}" for i in range(200)]
     with mock.patch.object(page_sample, "MOST_PAIRS", 20):
-        drawn = Counter(row for seed in range(300) for row in page_sample.drawn_pairs(ids, seed))
+        drawn = Counter(row for seed in range(300) for row in page_sample.draw_pairs(ids, seed))
         assert len(drawn) == 200 and max(drawn.values()) < 56 and min(drawn.values()) > 4
-        first = {ids[row] for row in page_sample.drawn_pairs(ids, 7)}
+        first = {ids[row] for row in page_sample.draw_pairs(ids, 7)}
         back = ids[::-1]
-        assert {back[row] for row in page_sample.drawn_pairs(back, 7)} == first
-        assert first & set(ids[:150]) <= {ids[row] for row in page_sample.drawn_pairs(ids[:150], 7)}
+        assert {back[row] for row in page_sample.draw_pairs(back, 7)} == first
+        assert first & set(ids[:150]) <= {ids[row] for row in page_sample.draw_pairs(ids[:150], 7)}
 
 
 def test_rare_reasons_are_not_crowded_out():
     ids = [f"id {i}" for i in range(500)]
     reasons = ["no_win"] * 495 + ["same_box"] * 3 + ["neither"] * 2
-    found = Counter(reasons[row] for row in page_sample.drawn_unpaired(ids, reasons, 0))
+    found = Counter(reasons[row] for row in page_sample.draw_unpaired(ids, reasons, 0))
     assert found == {"no_win": 45, "same_box": 3, "neither": 2}
 
 
@@ -354,14 +354,14 @@ def test_a_run_without_labels_says_so(tmp_path):
 def test_a_run_with_nothing_to_show_has_a_page(tmp_path, rows, says, expected):
     run = make_run(tmp_path, rows, lambda request, seed: says)
     assert (run.manifest()["counts"]["questions"], run.manifest()["counts"]["candidates"]) == expected
-    assert "No candidate was made" in page_text(run)
+    assert "There is no candidate" in page_text(run)
     assert (len(data_of(run)["pairs"]), len(data_of(run)["unpaired"])) == (0, expected[0])
 
 
 def test_a_run_without_a_box_critic_has_a_page(tmp_path):
     run = make_run(tmp_path, [{"boxes": [[0, 0, 1, 1]]}] * 6, box_critic=False)
     text = page_text(run)
-    assert "off: responses alone decide" in text and titles(text, "Response score")
+    assert "off: the response score alone decides" in text and titles(text, "Response score")
     assert "<figcaption>Box score" not in text
     assert {c["scores"]["box"]["state"] for item in data_of(run)["pairs"] for c in item["candidates"]} == {"off"}
 

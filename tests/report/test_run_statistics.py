@@ -21,7 +21,7 @@ from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, QUESTION_SCHE
 from visrl_data.pipeline.pairing import Thresholds, drop_table, pair_table, select_pairs
 from visrl_data.report.accounting import REPORT_COLUMNS
 from visrl_data.report.audit import CELLS
-from visrl_data.report.run_statistics import exact_matches, report
+from visrl_data.report.run_statistics import build_report, exact_matches
 from visrl_data.report.tables import render
 
 GOLD = (0.0, 0.0, 0.4, 0.4)
@@ -71,7 +71,7 @@ def run(pool, drops=(), gold=None, sources=None, attempts=1, box_critic=True, **
     early = [dict(zip(DROP_SCHEMA.names, drop, strict=True)) for drop in drops]
     all_drops = pa.concat_tables([pa.Table.from_pylist(early, DROP_SCHEMA), drop_table(questions, selection)])
     pairs = pair_table(candidates, questions, selection)
-    return report(
+    return build_report(
         questions,
         candidates.select(REPORT_COLUMNS),
         all_drops,
@@ -173,7 +173,7 @@ def test_counts_that_do_not_add_up_raise():
         run({"q": pair_of(ON, OFF)}, attempts=2)
     with pytest.raises(VisRLError, match="2 candidates expected = 1 made . 0 lost"):
         run({"q": [candidate(0, WIN)]})
-    with pytest.raises(VisRLError, match="'q' is 2 times a pair or a drop"):
+    with pytest.raises(VisRLError, match="'q' is 2 times among the pairs"):
         run({"q": pair_of(ON, OFF)}, drops=[("q", "s", "filter", "no_win", "", None)])
     with pytest.raises(VisRLError, match="'p' is not among"):
         run({"q": pair_of(ON, OFF)}, drops=[("p", "s", "focus", "no_box", "", 0)])
@@ -427,6 +427,6 @@ def test_a_large_run_is_reported_in_seconds():
     start = time.process_time()
     selection = select_pairs(candidates, questions, JointExtremes(Thresholds(), True), 0)
     pairs, drops = pair_table(candidates, questions, selection), drop_table(questions, selection)
-    found = report(questions, candidates, drops, pairs, rule=JointExtremes(Thresholds(), True), attempts=3)
+    found = build_report(questions, candidates, drops, pairs, rule=JointExtremes(Thresholds(), True), attempts=3)
     assert time.process_time() - start < 5
     assert abs(found["audit"]["box_critic"]["auc"] - 0.5) < 0.05 and found["yields"]["all"]["pairs"] > 100

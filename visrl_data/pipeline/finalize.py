@@ -21,7 +21,7 @@ from visrl_data.core.pair_rule import PairRule, rule_from, rule_settings
 from visrl_data.pipeline import pairing
 from visrl_data.report import page
 from visrl_data.report.accounting import REPORT_COLUMNS
-from visrl_data.report.run_statistics import report
+from visrl_data.report.run_statistics import build_report
 from visrl_data.runs import run_folder
 from visrl_data.runs.manifest import FilterSettings, RunManifest
 from visrl_data.runs.run_folder import Run
@@ -46,7 +46,7 @@ def write_results(run: Run, rule: PairRule) -> None:
     pairs = pairing.pair_table(candidates, questions, selection)
     unpaired = pairing.drop_table(questions, selection)
     drops = pa.concat_tables([run.table("drops"), unpaired])
-    statistics = report(
+    statistics = build_report(
         questions,
         candidates,
         drops,

@@ -49,6 +49,7 @@ from visrl_data.runs.manifest import DatasetContents, DatasetManifest, ReleaseFi
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import RUN_TABLES, DatasetPart
 from visrl_data.runs.run_folder import Run
+from visrl_data.runs.run_report import RunReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Contents:
     candidates: Callable[[], Iterator[pa.Table]]
     runs: dict[str, pa.Table]
     about: DatasetContents
-    report: dict[str, Any]
+    report: RunReport
     license_text: str = ""
     report_page: Path | None = None
 

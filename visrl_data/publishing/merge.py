@@ -27,6 +27,7 @@ from visrl_data.report import run_statistics
 from visrl_data.runs import parts
 from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.parts import DatasetPart, Member
+from visrl_data.runs.run_report import RunReport
 from visrl_data.runs.stored_images import StoredImages
 
 # Options in which the runs of one dataset may differ. Thresholds are compared as the filter last used them,
@@ -54,7 +55,7 @@ class Pool:
     tables: dict[str, pa.Table]
     distinct: pa.Table
     repeated_questions: int
-    report: dict[str, Any]
+    report: RunReport
     images: StoredImages
     published: frozenset[str]
 
@@ -210,10 +211,10 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
-def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> dict[str, Any]:
+def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> RunReport:
     """Read the report of a single part; compute one over several parts, or over one without its repeats."""
     if len(kept) == 1 and whole:
-        own: dict[str, Any] = json.loads(kept[0].report.read_text(encoding="utf-8"))
+        own: RunReport = json.loads(kept[0].report.read_text(encoding="utf-8"))
         return own
     from visrl_data.pipeline.finalize import COLUMNS
 
@@ -221,7 +222,7 @@ def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: boo
     config = current_options(about["config"])
     candidates = pa.concat_tables(table for part in kept for table in parts.candidate_tables(part, COLUMNS))
     pool = _of_questions(candidates, tables["questions"], "question_id")
-    return run_statistics.report(
+    return run_statistics.build_report(
         _own_ids(tables["questions"], "id").select(QUESTION_SCHEMA.names),
         _own_ids(pool, "question_id"),
         _own_ids(tables["drops"], "id"),

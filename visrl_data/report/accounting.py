@@ -1,7 +1,7 @@
-"""Counting a run: what came through each stage, what was lost and why, and that it all adds up.
+"""Count a run: what came through each stage, what was dropped and why, and check that it all adds up.
 
 The first part of the report (run_statistics.py). `open_tables` brings a run's four tables together; from them
-come the losses by reason, the yields by source, and the equations between them.
+come the drops by reason, the yields by source, and the equations between them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.pair_rule import DROP_REASONS
+from visrl_data.runs.run_report import StageCounts, Yields
 
 # All that the report reads of a candidate table.
 REPORT_COLUMNS = (
@@ -45,8 +46,8 @@ class RunTables:
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
-    """A drop of the focus or answer pass, in what it cost."""
+class DropCost:
+    """What one drop of the focus or answer pass cost: attempts wholly lost, and candidates."""
 
     source: int
     stage: str
@@ -57,7 +58,7 @@ class Loss:
 
 
 def open_tables(questions: pa.Table, candidates: pa.Table, drops: pa.Table, pairs: pa.Table) -> RunTables:
-    """Raises VisRLError when a row names a question that is not among the questions."""
+    """Join the tables. Raises VisRLError when a row names a question that is not among the questions."""
     sources = tuple(sorted({*value_counts(questions["source"]), *value_counts(drops["source"])}))
     candidates = candidates.select(REPORT_COLUMNS)
     order = np.lexsort((candidates["index"].to_numpy(), question_rows(candidates["question_id"], questions)))
@@ -69,44 +70,44 @@ def open_tables(questions: pa.Table, candidates: pa.Table, drops: pa.Table, pair
         drops,
         pairs,
         sources,
-        _numbers(questions["source"], sources),
+        _indices(questions["source"], sources),
         question_rows(candidates["question_id"], questions),
         question_rows(pairs["question_id"], questions),
         box_array(candidates["box"]),
     )
 
 
-def _numbers(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
-    found: np.ndarray = pc.index_in(column, value_set=pa.array(names, pa.string())).to_numpy()
-    return found
+def _indices(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
+    indices: np.ndarray = pc.index_in(column, value_set=pa.array(names, pa.string())).to_numpy()
+    return indices
 
 
 def question_rows(ids: pa.ChunkedArray, questions: pa.Table) -> np.ndarray:
-    """For each id its row in the question table."""
-    found = pc.index_in(ids, value_set=questions["id"].combine_chunks())
-    if found.null_count:
-        stray = ids.filter(pc.is_null(found))[0].as_py()
-        raise VisRLError(f"Question {stray!r} is not among this run's questions: the tables do not belong together.")
-    rows: np.ndarray = found.to_numpy()
-    return rows
+    """Return for each id its row in the question table."""
+    rows = pc.index_in(ids, value_set=questions["id"].combine_chunks())
+    if rows.null_count:
+        unknown = ids.filter(pc.is_null(rows))[0].as_py()
+        raise VisRLError(f"Question {unknown!r} is not among this run's questions: the tables are of different runs.")
+    numbers: np.ndarray = rows.to_numpy()
+    return numbers
 
 
 def box_array(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of boxes as an array of shape (n, 4)."""
+    """Return a column of boxes as an array of shape (n, 4)."""
     boxes: np.ndarray = pc.list_flatten(column).to_numpy().reshape(-1, 4)
     return boxes
 
 
 def value_counts(column: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value occurs, in order of the values."""
-    return dict(sorted((found["values"], found["counts"]) for found in pc.value_counts(column).to_pylist()))
+    """Count how often each value occurs, in order of the values."""
+    return dict(sorted((entry["values"], entry["counts"]) for entry in pc.value_counts(column).to_pylist()))
 
 
-def find_losses(tables: RunTables, attempts: int) -> list[Loss]:
-    """What each drop between source and filter cost, given which candidates are there.
+def drop_costs(tables: RunTables, attempts: int) -> list[DropCost]:
+    """Return what each drop between source and filter cost, from the candidates that exist.
 
-    A drop with an attempt set cost what is missing of it: both candidates, or the one; a drop without
-    cost the question all its attempts. Two drops of one attempt share what is missing.
+    A drop of an attempt cost the candidates that are missing of it, one or both; a drop of a whole question
+    cost it all its attempts. Two drops of one attempt share the missing candidates.
     """
     early = tables.drops.filter(pc.is_in(tables.drops["stage"], pa.array(["focus", "answer"])))
     question = question_rows(early["id"], tables.questions)
@@ -114,58 +115,56 @@ def find_losses(tables: RunTables, attempts: int) -> list[Loss]:
     times = Counter(rows)
     near = np.flatnonzero(np.isin(tables.candidate_question, question))
     attempt_near = tables.candidates["attempt"].to_numpy()[near]
-    there = Counter(zip(tables.candidate_question[near].tolist(), attempt_near.tolist(), strict=True))
-    sources = _numbers(early["source"], tables.sources).tolist()
-    found, seen = [], set()
+    existing = Counter(zip(tables.candidate_question[near].tolist(), attempt_near.tolist(), strict=True))
+    sources = _indices(early["source"], tables.sources).tolist()
+    costs, counted = [], set()
     for key, source, drop in zip(rows, sources, early.select(["stage", "reason"]).to_pylist(), strict=True):
         whole = key[1] is None
-        gone = 2 * attempts if whole else 2 - there[key]
-        lost_attempts = 0 if key in seen else attempts if whole else int(there[key] == 0)
-        found.append(Loss(source, **drop, attempts=lost_attempts, candidates=gone // times[key], replied=not whole))
-        seen.add(key)
-    return found
+        missing = 2 * attempts if whole else 2 - existing[key]
+        # An attempt with two drops is lost once.
+        lost = 0 if key in counted else attempts if whole else int(existing[key] == 0)
+        costs.append(DropCost(source, **drop, attempts=lost, candidates=missing // times[key], replied=not whole))
+        counted.add(key)
+    return costs
 
 
-def lost_by_reason(losses: list[Loss], unit: str) -> dict[str, dict[str, int]]:
-    """Losses by stage and reason; unit: "attempts" (wholly lost ones) or "candidates"."""
+def count_lost(costs: list[DropCost], unit: Literal["attempts", "candidates"]) -> dict[str, dict[str, int]]:
+    """Count by stage and reason the attempts that were wholly lost, or the candidates."""
     counts: dict[str, Counter[str]] = {"focus": Counter(), "answer": Counter()}
-    for loss in losses:
-        counts[loss.stage][loss.reason] += getattr(loss, unit)
-    return {stage: {reason: n for reason, n in sorted(found.items()) if n} for stage, found in counts.items()}
+    for cost in costs:
+        counts[cost.stage][cost.reason] += cost.attempts if unit == "attempts" else cost.candidates
+    return {stage: {reason: n for reason, n in sorted(reasons.items()) if n} for stage, reasons in counts.items()}
 
 
 def filter_drops(tables: RunTables) -> dict[str, int]:
-    """The filter's drops by reason, those that did not occur included."""
-    found = value_counts(tables.drops.filter(pc.equal(tables.drops["stage"], "filter"))["reason"])
-    return {reason: found.pop(reason, 0) for reason in DROP_REASONS} | found
+    """Count the filter's drops by reason, those that did not occur included."""
+    counts = value_counts(tables.drops.filter(pc.equal(tables.drops["stage"], "filter"))["reason"])
+    return dict.fromkeys(DROP_REASONS, 0) | counts
 
 
-def count_yields(
-    tables: RunTables, losses: list[Loss], members: tuple[np.ndarray, ...], attempts: int
-) -> dict[str, Any]:
-    """How many came through each stage: in all, and by source."""
-    kinds = len(tables.sources)
+def count_yields(tables: RunTables, costs: list[DropCost], members: tuple[np.ndarray, ...], attempts: int) -> Yields:
+    """Count how many came through each stage: in all, and by source."""
     candidate_source = tables.source_of_question[tables.candidate_question]
     attempt = np.stack([tables.candidate_question, tables.candidates["attempt"].to_numpy()])
-    begins = np.ones(attempt.shape[1], bool)  # the first candidate of its attempt
-    begins[1:] = (attempt[:, 1:] != attempt[:, :-1]).any(axis=0)
+    is_first = np.ones(attempt.shape[1], bool)  # of its attempt
+    is_first[1:] = (attempt[:, 1:] != attempt[:, :-1]).any(axis=0)
     pair_source = tables.source_of_question[tables.pair_question]
     at_source = tables.drops.filter(pc.equal(tables.drops["stage"], "source"))["source"]
-    loss_source = np.array([loss.source for loss in losses], int)
+    cost_source = np.array([cost.source for cost in costs], int)
 
     def count(sources: np.ndarray, weights: list[int] | None = None) -> np.ndarray:
-        return np.bincount(sources, weights, minlength=kinds).astype(int)
+        return np.bincount(sources, weights, minlength=len(tables.sources)).astype(int)
 
     scored, in_win, in_lose = members
-    asked, dropped = count(tables.source_of_question), count(_numbers(at_source, tables.sources))
+    questions, dropped = count(tables.source_of_question), count(_indices(at_source, tables.sources))
     stages = {
-        "rows_read": asked + dropped,
+        "rows_read": questions + dropped,
         "dropped_at_source": dropped,
-        "questions": asked,
-        "attempts_expected": asked * attempts,
-        "attempts_lost": count(loss_source, [loss.attempts for loss in losses]),
-        "attempts": count(candidate_source[begins]),
-        "candidates_lost": count(loss_source, [loss.candidates for loss in losses]),
+        "questions": questions,
+        "attempts_expected": questions * attempts,
+        "attempts_lost": count(cost_source, [cost.attempts for cost in costs]),
+        "attempts": count(candidate_source[is_first]),
+        "candidates_lost": count(cost_source, [cost.candidates for cost in costs]),
         "candidates": count(candidate_source),
         "scored": count(candidate_source[scored]),
         "in_win": count(candidate_source[in_win]),
@@ -174,20 +173,21 @@ def count_yields(
         "response_pairs": count(pair_source[~tables.pairs["same_response"].to_numpy()]),
     }
 
-    def entry(figures: dict[str, int]) -> dict[str, int | float | None]:
-        share = figures["pairs"] / figures["questions"] if figures["questions"] else None
-        return figures | {"pairs_per_question": share}
-
     by_source = {
-        name: entry({stage: int(n[i]) for stage, n in stages.items()}) for i, name in enumerate(tables.sources)
+        name: _stage_counts({stage: int(n[i]) for stage, n in stages.items()}) for i, name in enumerate(tables.sources)
     }
-    return {"all": entry({stage: int(n.sum()) for stage, n in stages.items()}), "by_source": by_source}
+    return {"all": _stage_counts({stage: int(n.sum()) for stage, n in stages.items()}), "by_source": by_source}
+
+
+def _stage_counts(counts: dict[str, int]) -> StageCounts:
+    share = counts["pairs"] / counts["questions"] if counts["questions"] else None
+    return cast(StageCounts, counts | {"pairs_per_question": share})
 
 
 def check_balance(
-    tables: RunTables, yields: dict[str, Any], members: tuple[np.ndarray, ...], rows_read: int | None
+    tables: RunTables, yields: Yields, members: tuple[np.ndarray, ...], rows_read: int | None
 ) -> list[str]:
-    """The equations that hold, written out. Raises VisRLError at the first that does not."""
+    """Return the equations that hold, written out. Raises VisRLError at the first that does not."""
     _check_each_question_ends_once(tables)
     scored, in_win, in_lose = members
     y = yields["all"]
@@ -200,26 +200,28 @@ def check_balance(
             "rows read",
             {"questions": y["questions"], "dropped at the source": y["dropped_at_source"]},
         ),
-        *_made_and_lost(y, ""),
+        *_attempt_equations(y, ""),
         _equation(y["candidates"], "candidates", parts),
         _equation(y["questions"], "questions", {"pairs": y["pairs"], "dropped by the filter": by_filter}),
     ]
     for name, of_source in yields["by_source"].items():
-        _made_and_lost(of_source, f" of {name}")
+        _attempt_equations(of_source, f" of {name}")
     return lines
 
 
 def _check_each_question_ends_once(tables: RunTables) -> None:
     by_filter = tables.drops.filter(pc.equal(tables.drops["stage"], "filter"))["id"]
-    ended = np.append(tables.pair_question, question_rows(by_filter, tables.questions))
-    ends = np.bincount(ended, minlength=tables.questions.num_rows)
+    rows = np.append(tables.pair_question, question_rows(by_filter, tables.questions))
+    ends = np.bincount(rows, minlength=tables.questions.num_rows)
     if (ends != 1).any():
         row = int(np.argmax(ends != 1))
         name = tables.questions["id"][row].as_py()
-        raise VisRLError(f"Question {name!r} is {ends[row]} times a pair or a drop of the filter; expected once.")
+        raise VisRLError(
+            f"Question {name!r} is {ends[row]} times among the pairs and the drops of the filter; expected once."
+        )
 
 
-def _made_and_lost(y: dict[str, Any], of: str) -> list[str]:
+def _attempt_equations(y: StageCounts, of: str) -> list[str]:
     attempts, candidates = y["attempts_expected"], 2 * y["attempts_expected"]
     return [
         _equation(attempts, f"attempts{of}", {"made": y["attempts"], "lost": y["attempts_lost"]}),
@@ -230,5 +232,7 @@ def _made_and_lost(y: dict[str, Any], of: str) -> list[str]:
 def _equation(total: int, what: str, parts: dict[str, int]) -> str:
     line = f"{total} {what} = " + " + ".join(f"{n} {part}" for part, n in parts.items())
     if total != sum(parts.values()):
-        raise VisRLError(f"The counts of this run do not add up: {line}. Its files were changed, or visrl has a bug.")
+        raise VisRLError(
+            f"The counts of this run do not add up: {line}. Its files were changed since, or visrl has a bug."
+        )
     return line

@@ -1,9 +1,9 @@
-"""Two runs or datasets against each other, as one plain dict: what `visrl inspect A B --json` prints.
+"""Compare two runs or datasets; the result is one plain dict, which `visrl inspect A B --json` prints.
 
     conditions   options, thresholds, models, prompts, sources and versions that differ
     figures      yields, drops, replies, boxes and critics of both reports
     audit        WP/LN of both with intervals, and the difference with its own
-    questions    which were asked in both (the same picture, text and answers), and what became of their pairs
+    questions    those in both (the same image, text and answers), and what became of their pairs
 
 Figures come from the two reports as they are; None means that a side has no such figure.
 """
@@ -11,7 +11,7 @@ Figures come from the two reports as they are; None means that a side has no suc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from visrl_data.core.config import current_options
 from visrl_data.report.audit import CELLS
 from visrl_data.report.measures import share_difference
 from visrl_data.runs.opening import InspectionTarget, open_target
+from visrl_data.runs.run_report import CRITICS, MEAN_IOUS, Audit, RunReport, StageName, drop_rows
 
-_STAGES = (
+_STAGES: tuple[StageName, ...] = (
     *("rows_read", "dropped_at_source", "questions", "candidates", "scored", "in_win", "in_lose", "pairs"),
-    *("response_pairs", "pairs_per_question"),
+    "response_pairs",
 )
 _MODELS = ("actor", "critic", "origin_base", "box_space", "crop_rule", "zero_shot", "deterministic")
 _LEVELS = [("rows", "source"), ("attempts", "focus"), ("attempts", "answer"), ("questions", "filter")]
@@ -32,7 +33,7 @@ Key = tuple[str, str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class QuestionOutcome:
     """What became of a question: its pairs (boxes and responses of win and lose), or why there is none."""
 
     pairs: frozenset[tuple[Any, ...]]
@@ -40,33 +41,31 @@ class Outcome:
 
 
 def compare(a: str | Path, b: str | Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Everything that two runs, dataset folders or versions on the Hub differ in; each figure as {"a": ..., "b": ...}.
+    """Return the differences of two runs, dataset folders or versions on the Hub; each figure as {"a": ..., "b": ...}.
 
     Raises VisRLError when one of them can't be opened.
     """
-    return _compared(open_target(str(a), say), open_target(str(b), say))
-
-
-def _compared(a: InspectionTarget, b: InspectionTarget) -> dict[str, Any]:
+    first, second = open_target(str(a), say), open_target(str(b), say)
     return {
-        "a": _about(a),
-        "b": _about(b),
-        "same_runs": sorted(a.runs.keys() & b.runs.keys()),
-        "conditions": _differing(_conditions(a), _conditions(b)),
-        "figures": _both(_figures(a.report), _figures(b.report)),
-        "drops": _drops(a.report, b.report),
-        "audit": _audit(a.report["audit"], b.report["audit"]),
-        "questions": _questions(_outcomes(a), _outcomes(b)),
+        "a": _about(first),
+        "b": _about(second),
+        "same_runs": sorted(first.runs.keys() & second.runs.keys()),
+        "conditions": _differing(_conditions(first), _conditions(second)),
+        "figures": _both(_figures(first.report), _figures(second.report)),
+        "drops": _drops(first.report, second.report),
+        "audit": _audit(first.report["audit"], second.report["audit"]),
+        "questions": _questions(_outcomes(first), _outcomes(second)),
     }
 
 
 def _about(target: InspectionTarget) -> dict[str, Any]:
+    total = target.report["yields"]["all"]
     return {
         "name": target.name,
         "kind": target.kind,
         "runs": sorted(target.runs),
-        "questions": target.report["yields"]["all"]["questions"],
-        "pairs": target.report["yields"]["all"]["pairs"],
+        "questions": total["questions"],
+        "pairs": total["pairs"],
     }
 
 
@@ -75,7 +74,7 @@ def _both(a: dict[str, Any], b: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _conditions(target: InspectionTarget) -> dict[str, dict[str, Any]]:
-    """By group and name; where a dataset's runs differ among themselves, all their values, joined."""
+    """Return the conditions by group and name; where a dataset's runs differ among themselves, all values, joined."""
     gathered: dict[str, dict[str, list[Any]]] = {}
     for about in target.runs.values():
         run, used = about["run"], about["filter"]
@@ -89,62 +88,56 @@ def _conditions(target: InspectionTarget) -> dict[str, dict[str, Any]]:
         }
         for group, values in groups.items():
             for name, value in flatten(values).items():
-                found = gathered.setdefault(group, {}).setdefault(name, [])
-                if value not in found:
-                    found.append(value)
+                distinct = gathered.setdefault(group, {}).setdefault(name, [])
+                if value not in distinct:
+                    distinct.append(value)
     return {
-        group: {name: found[0] if len(found) == 1 else ", ".join(map(str, found)) for name, found in names.items()}
+        group: {name: values[0] if len(values) == 1 else ", ".join(map(str, values)) for name, values in names.items()}
         for group, names in gathered.items()
     }
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     groups = {group: _both(a.get(group, {}), b.get(group, {})) for group in {**a, **b}}
-    found = {
+    differing = {
         group: {name: sides for name, sides in sorted(names.items()) if sides["a"] != sides["b"]}
         for group, names in groups.items()
     }
-    return {group: names for group, names in found.items() if names}
+    return {group: names for group, names in differing.items() if names}
 
 
-def _figures(report: dict[str, Any]) -> dict[str, Any]:
+def _figures(report: RunReport) -> dict[str, Any]:
     yields, critics, boxes = report["yields"]["all"], report["critics"], report["boxes"]
-    found = {name: yields[name] for name in _STAGES} | {"focus_validity": report["focus"]["validity"]}
-    for name, critic in critics.items():
-        for figure in ("mean", "unparsed_share") if critic else ():
-            found[f"{name}_score_{figure}"] = critic[figure]
-    found["response_score_exact_auc"] = critics["response"]["exact"]["auc"]
+    figures: dict[str, Any] = {name: yields[name] for name in _STAGES}
+    figures["pairs_per_question"] = yields["pairs_per_question"]
+    figures["focus_validity"] = report["focus"]["validity"]
+    for name in CRITICS:
+        if (critic := critics[name]) is not None:
+            figures[f"{name}_score_mean"] = critic["mean"]
+            figures[f"{name}_score_unparsed_share"] = critic["unparsed_share"]
+    figures["response_score_exact_auc"] = critics["response"]["exact"]["auc"]
     box_critic = report["audit"]["box_critic"]
-    found["box_score_gold_auc"] = box_critic["auc"] if box_critic else None
-    for name in ("iou_in_attempt", "iou_across_attempts", "iou_win_lose"):
-        found[name] = boxes[name]["mean"]
+    figures["box_score_gold_auc"] = box_critic["auc"] if box_critic else None
+    figures |= {name: boxes[name]["mean"] for name in MEAN_IOUS}
     lose = boxes["origin"]["lose"]
-    found["lose_from_controller"] = lose["controller"] / sum(lose.values()) if sum(lose.values()) else None
-    found["lose_told_by_shape_auc"] = boxes["shape_tells"]["lose"]["auc"]
-    return found
+    figures["lose_from_controller"] = lose["controller"] / sum(lose.values()) if sum(lose.values()) else None
+    figures["lose_shape_auc"] = boxes["shape_tells"]["lose"]["auc"]
+    return figures
 
 
-def _drops(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every reason that occurs on a side: of rows, attempts or questions; at which stage."""
-    before, after = dict(_levels(a)), dict(_levels(b))
-    found = [(level, before.get(level, 0), after.get(level, 0)) for level in {**before, **after}]
+def _drops(a: RunReport, b: RunReport) -> list[dict[str, Any]]:
+    """Return every reason that occurs on a side: of rows, attempts or questions, and at which stage."""
+    sides = [{(row["unit"], row["stage"], row["reason"]): row["count"] for row in drop_rows(side)} for side in (a, b)]
+    keys = sorted({**sides[0], **sides[1]}, key=lambda key: _LEVELS.index(key[:2]))
     return [
-        {"of": of, "at": at, "reason": reason, "a": was, "b": now}
-        for (of, at, reason), was, now in sorted(found, key=lambda row: _LEVELS.index(row[0][:2]))
-        if was or now
+        {"unit": unit, "stage": stage, "reason": reason}
+        | {name: side.get((unit, stage, reason), 0) for name, side in zip("ab", sides, strict=True)}
+        for unit, stage, reason in keys
     ]
 
 
-def _levels(report: dict[str, Any]) -> Iterator[tuple[tuple[str, str, str], int]]:
-    drops = report["drops"]
-    found = (drops["source"], drops["attempts"]["focus"], drops["attempts"]["answer"], drops["questions"])
-    for (of, at), reasons in zip(_LEVELS, found, strict=True):
-        for reason, count in reasons.items():
-            yield (of, at, reason), count
-
-
-def _audit(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """The cells of Tab. 6 in percent. difference: b less a in points, where both have labelled boxes."""
+def _audit(a: Audit, b: Audit) -> dict[str, Any]:
+    """Return the cells of Tab. 6 in percent. difference: b minus a in points, where both have labeled boxes."""
     sides = {name: {"state": side["state"]} | _cells(side) for name, side in (("a", a), ("b", b))}
     return sides | {
         "difference": {cell: _difference(sides["a"], sides["b"], cell) for cell in (*CELLS, "win positive")}
@@ -153,35 +146,34 @@ def _audit(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cells(audit: dict[str, Any]) -> dict[str, Any]:
-    pairs = audit["pairs"]
-    if pairs is None:
-        return {"audited": 0, "cells": None, "blind": None}
-    floor = audit["floor"]["questions_with_pair"]
+def _cells(audit: Audit) -> dict[str, Any]:
+    pairs, floor = audit["pairs"], audit["floor"]
+    if pairs is None or floor is None:
+        return {"audited": 0, "cells": None, "random_pairs": None}
     cells = {**pairs["cells"], "win positive": pairs["win_positive"]}
-    blind = {cell: floor[cell.replace(" ", "_")] for cell in cells}
-    return {"audited": pairs["audited"], "cells": cells, "blind": blind}
+    random_pairs = {cell: floor["questions_with_pair"][cell.replace(" ", "_")] for cell in cells}
+    return {"audited": pairs["audited"], "cells": cells, "random_pairs": random_pairs}
 
 
 def _difference(a: dict[str, Any], b: dict[str, Any], cell: str) -> dict[str, float | None]:
-    found = share_difference(*((side["cells"][cell]["count"], side["audited"]) for side in (a, b)))
-    values = [None] * 3 if found is None else [round(100 * value, 6) for value in found]
+    difference = share_difference(*((side["cells"][cell]["count"], side["audited"]) for side in (a, b)))
+    values = [None] * 3 if difference is None else [round(100 * value, 6) for value in difference]
     return dict(zip(("points", "low", "high"), values, strict=True))
 
 
-def _outcomes(target: InspectionTarget) -> dict[Key, Outcome]:
-    """Of every question, by what was asked. One that was asked several times has the pairs of all of them."""
-    asked = target.table("questions").to_pylist()
-    keys = {(q["run"], q["id"]): (q["image_sha256"], q["question"], tuple(q["answers"])) for q in asked}
+def _outcomes(target: InspectionTarget) -> dict[Key, QuestionOutcome]:
+    """Return the outcome of every question, by its image, text and answers; a repeated one has the pairs of all."""
+    questions = target.table("questions").to_pylist()
+    keys = {(q["run"], q["id"]): (q["image_sha256"], q["question"], tuple(q["answers"])) for q in questions}
     pairs: dict[Key, set[tuple[Any, ...]]] = {}
     for pair in target.table("pairs").to_pylist():
-        made = (*pair["win_box"], pair["win_response"], *pair["lose_box"], pair["lose_response"])
-        pairs.setdefault(keys[pair["run"], pair["question_id"]], set()).add(made)
+        contents = (*pair["win_box"], pair["win_response"], *pair["lose_box"], pair["lose_response"])
+        pairs.setdefault(keys[pair["run"], pair["question_id"]], set()).add(contents)
     reasons = {keys[drop["run"], drop["id"]]: drop["reason"] for drop in target.table("unpaired").to_pylist()}
-    return {key: Outcome(frozenset(pairs.get(key, ())), reasons.get(key, "")) for key in keys.values()}
+    return {key: QuestionOutcome(frozenset(pairs.get(key, ())), reasons.get(key, "")) for key in keys.values()}
 
 
-def _questions(a: dict[Key, Outcome], b: dict[Key, Outcome]) -> dict[str, Any]:
+def _questions(a: dict[Key, QuestionOutcome], b: dict[Key, QuestionOutcome]) -> dict[str, Any]:
     common = [(a[key], b[key]) for key in a if key in b]
     both = [(x, y) for x, y in common if x.pairs and y.pairs]
     only_a = [y.reason for x, y in common if x.pairs and not y.pairs]

@@ -1,4 +1,4 @@
-"""A comparison (comparison.py) as tables for a terminal; what `visrl inspect A B` prints. Adds no figure of its own."""
+"""Lay out a comparison (comparison.py) as tables for a terminal (`visrl inspect A B`). Every figure is in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from visrl_data.report.tables import number, percent, spaced, table_of, two
+from visrl_data.report.formats import (
+    MISSING,
+    format_count,
+    format_estimate,
+    format_number,
+    format_share,
+    make_table,
+    stack,
+)
+from visrl_data.runs.run_report import MEAN_IOUS
 
 _COUNTS = {
     "rows_read": "rows read",
@@ -27,17 +36,15 @@ _SHARES = {
     "focus_validity": "valid focus replies",
     "box_score_unparsed_share": "box scores unparsed",
     "response_score_unparsed_share": "response scores unparsed",
-    "lose_from_controller": "lose boxes that are the controller's",
+    "lose_from_controller": "lose boxes from the controller",
 }
-_NUMBERS = {
+_NUMBERS: dict[str, str] = {
     "box_score_mean": "mean box score",
     "response_score_mean": "mean response score",
-    "box_score_gold_auc": "box score against the label, AUC",
-    "response_score_exact_auc": "response score against exact match, AUC",
-    "iou_in_attempt": "mean IoU of two boxes of an attempt",
-    "iou_across_attempts": "mean IoU of boxes of two attempts",
-    "iou_win_lose": "mean IoU of win and lose",
-    "lose_told_by_shape_auc": "lose boxes told by shape, AUC",
+    "box_score_gold_auc": "AUC, box score against the label",
+    "response_score_exact_auc": "AUC, response score against exact match",
+    **{str(name): label for name, label in MEAN_IOUS.items()},
+    "lose_shape_auc": "AUC, lose boxes by size and position",
 }
 _PAIRS = {
     "same": "the same pair in both",
@@ -49,37 +56,43 @@ _PAIRS = {
 _VALUE = 28  # characters of an option's value that are shown
 
 
-def render(found: dict[str, Any]) -> RenderableType:
-    """Tables of what `comparing.compare` returned."""
-    return spaced(_head(found), _conditions(found), _figures(found), _drops(found), *_audit(found), _questions(found))
+def render(comparison: dict[str, Any]) -> RenderableType:
+    """Return the tables of a comparison."""
+    return stack(
+        _head(comparison),
+        _conditions(comparison),
+        _figures(comparison),
+        _drops(comparison),
+        *_audit(comparison),
+        _questions(comparison),
+    )
 
 
-def _head(found: dict[str, Any]) -> str:
+def _head(comparison: dict[str, Any]) -> str:
     lines = []
     for side in ("a", "b"):
-        about = found[side]
+        about = comparison[side]
         runs = f" of {len(about['runs'])} runs" if len(about["runs"]) > 1 else ""
         lines.append(
             f"{side.upper()}  {escape(about['name'])} ({about['kind']}{runs}): "
             f"{about['questions']:,} questions, {about['pairs']:,} pairs"
         )
-    shared = found["same_runs"]
-    if shared and all(found[side]["runs"] == shared for side in ("a", "b")):
-        lines.append("Both hold the very same " + ("run." if len(shared) == 1 else "runs."))
+    shared = comparison["same_runs"]
+    if shared and all(comparison[side]["runs"] == shared for side in ("a", "b")):
+        lines.append("Both hold the same " + ("run." if len(shared) == 1 else "runs."))
     elif shared:
         lines.append(f"Runs that both hold: {len(shared)}.")
-    if "source" in found["conditions"]:
+    if "source" in comparison["conditions"]:
         lines.append("The sources differ: yields, critics and audit of A and B are about different questions.")
     return "\n".join(lines)
 
 
-def _conditions(found: dict[str, Any]) -> RenderableType:
-    """Digests and long values are cut; --json has them whole."""
-    if not found["conditions"]:
-        return "Made alike: options, models, prompts, source and versions are the same."
-    table = table_of("What differs", "of", "name", "A", "B")
-    table.columns[1].justify = "left"
-    for group, names in found["conditions"].items():
+def _conditions(comparison: dict[str, Any]) -> RenderableType:
+    """Lay out the conditions that differ. Long values are cut; --json has them in full."""
+    if not comparison["conditions"]:
+        return "Same conditions: options, models, prompts, source and versions."
+    table = make_table("Conditions that differ", ("group", "name", "A", "B"), left=("name",))
+    for group, names in comparison["conditions"].items():
         for name, sides in names.items():
             table.add_row(group, escape(name), _value(sides["a"]), _value(sides["b"]))
     return table
@@ -90,64 +103,62 @@ def _value(value: Any) -> str:
     return escape(text if len(text) <= _VALUE else f"{text[: _VALUE - 3]}...")
 
 
-def _figures(found: dict[str, Any]) -> Table:
-    table = table_of("Figures", "figure", "A", "B")
-    for names, form in ((_COUNTS, "{:,}".format), (_SHARES, percent), (_NUMBERS, number)):
-        for name, what in names.items():
-            sides = found["figures"].get(name, {"a": None, "b": None})
+def _figures(comparison: dict[str, Any]) -> Table:
+    table = make_table("Figures", ("figure", "A", "B"))
+    for names, form in ((_COUNTS, format_count), (_SHARES, format_share), (_NUMBERS, format_number)):
+        for name, label in names.items():
+            sides = comparison["figures"].get(name, {"a": None, "b": None})
             if sides["a"] is not None or sides["b"] is not None:
-                table.add_row(what, *("-" if side is None else form(side) for side in (sides["a"], sides["b"])))
+                table.add_row(label, form(sides["a"]), form(sides["b"]))
     return table
 
 
-def _drops(found: dict[str, Any]) -> RenderableType:
-    table = table_of("Drops", "of", "at", "reason", "A", "B")
-    for drop in found["drops"]:
-        table.add_row(drop["of"], drop["at"], escape(drop["reason"]), f"{drop['a']:,}", f"{drop['b']:,}")
+def _drops(comparison: dict[str, Any]) -> RenderableType:
+    table = make_table("Drops", ("unit", "stage", "reason", "A", "B"), left=("stage", "reason"))
+    for drop in comparison["drops"]:
+        counts = format_count(drop["a"]), format_count(drop["b"])
+        table.add_row(drop["unit"], drop["stage"], escape(drop["reason"]), *counts)
     return table if table.rows else "Drops: none in either."
 
 
-def _audit(found: dict[str, Any]) -> list[RenderableType]:
-    audit = found["audit"]
+def _audit(comparison: dict[str, Any]) -> list[RenderableType]:
+    audit = comparison["audit"]
     states = [f"{side.upper()}: {audit[side]['state']}." for side in ("a", "b")]
     if not any(audit[side]["cells"] for side in ("a", "b")):
         return ["Audit: no question of either has a gold box."]
-    table = table_of("Audit (Tab. 6), % with 95 % interval", "cell", "A", "B", "B - A, points")
+    table = make_table("Audit (Tab. 6), % with 95 % interval", ("cell", "A", "B", "B - A, points"))
     for cell in next(audit[side]["cells"] for side in ("a", "b") if audit[side]["cells"]):
         shown = [_cell(audit[side], cell) for side in ("a", "b")]
         difference = audit["difference"] and audit["difference"][cell]
-        table.add_row(cell, *shown, _interval(difference, "points", "+") if difference else "-")
+        table.add_row(cell, *shown, _estimate(difference, "points", "+") if difference else MISSING)
     for side in ("a", "b"):
-        if blind := audit[side]["blind"]:
-            states.append(f"Pairs drawn blindly from the questions of {side.upper()}: WP-LN {two(blind['WP-LN'])} %.")
+        if baseline := audit[side]["random_pairs"]:
+            states.append(f"Random-pair baseline of {side.upper()}: WP-LN {format_number(baseline['WP-LN'], 2)} %.")
     if audit["difference"]:
-        states.append(
-            "The difference's interval takes A and B for independent: wider than need be on common questions."
-        )
+        states.append("The interval of the difference assumes independent samples: it is too wide on common questions.")
     return [table, "\n".join(states)]
 
 
 def _cell(side: dict[str, Any], name: str) -> str:
-    return _interval(side["cells"][name], "percent") if side["cells"] else "-"
+    return _estimate(side["cells"][name], "percent") if side["cells"] else MISSING
 
 
-def _interval(values: dict[str, Any], name: str, sign: str = "") -> str:
-    if values[name] is None:
-        return "-"
-    return f"{values[name]:{sign}.1f} ({values['low']:{sign}.1f} to {values['high']:{sign}.1f})"
+def _estimate(values: dict[str, Any], name: str, sign: str = "") -> str:
+    return format_estimate(values[name], values["low"], values["high"], 1, sign)
 
 
-def _questions(found: dict[str, Any]) -> RenderableType:
-    asked = found["questions"]
-    if not asked["common"]:
-        return "No question is in both (the same picture, text and answers), so no pair can be compared with another."
-    table = table_of("Questions in both", "what became of them", "count", "share")
-    for name, what in _PAIRS.items():
-        count = asked["pairs"][name]
-        table.add_row(what, f"{count:,}", percent(count / asked["common"]))
-        reasons = asked[f"why_none_in_{'b' if name == 'only_in_a' else 'a'}"] if name.startswith("only") else {}
+def _questions(comparison: dict[str, Any]) -> RenderableType:
+    questions = comparison["questions"]
+    if not questions["common"]:
+        return "No question is in both (the same image, text and answers), so pairs can't be compared."
+    table = make_table("Questions in both", ("outcome", "count", "share"))
+    for name, label in _PAIRS.items():
+        count = questions["pairs"][name]
+        table.add_row(label, f"{count:,}", format_share(count / questions["common"]))
+        reasons = questions[f"why_none_in_{'b' if name == 'only_in_a' else 'a'}"] if name.startswith("only") else {}
         for reason, times in reasons.items():
             table.add_row(f"  in {'B' if name == 'only_in_a' else 'A'}: {escape(reason)}", f"{times:,}", "")
     return Group(
-        table, f"{asked['common']:,} in both; {asked['only_in_a']:,} only in A, {asked['only_in_b']:,} only in B."
+        table,
+        f"{questions['common']:,} in both; {questions['only_in_a']:,} only in A, {questions['only_in_b']:,} only in B.",
     )

@@ -1,6 +1,6 @@
-"""Small numeric measures that the diagnostics are made of; numpy arrays in, plain numbers out.
+"""Compute the small numeric measures of the report: numpy arrays in, plain numbers out.
 
-None stands for "cannot be said from so few rows"; it is never replaced by a number.
+None means that there are too few rows to say; it is never replaced by a number.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _NEWTON_STEPS = 15
 
 
 def wilson(count: int, total: int) -> tuple[float, float] | None:
-    """95 % interval of a share (Wilson 1927). 8 of 10 gives (0.490, 0.943), 0 of 10 (0, 0.278)."""
+    """Return the 95 % interval of a share (Wilson 1927). 8 of 10 gives (0.490, 0.943), 0 of 10 (0, 0.278)."""
     if total == 0:
         return None
     share, z2 = count / total, _Z95**2
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    center = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def share_difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float, float] | None:
-    """Second share minus first, each (count, total), with its 95 % interval (Newcombe 1998, method 10).
+    """Return the second share minus the first, each (count, total), with its 95 % interval (Newcombe 1998, method 10).
 
-    The two are taken for independent samples. 48 of 80 after 56 of 70 gives -0.2, from -0.334 to -0.052.
+    Assumes independent samples. 48 of 80 after 56 of 70 gives -0.2, from -0.334 to -0.052.
     """
     before, after = wilson(*first), wilson(*second)
     if before is None or after is None:
@@ -42,7 +42,7 @@ def share_difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[f
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Chance that a positive scores above a negative, a tie counting half (Mann-Whitney U / n+ n-).
+    """Return the chance that a positive scores above a negative, a tie counting half (Mann-Whitney U / n+ n-).
 
     Scores [1, 2, 2, 3] with positives [no, no, yes, yes]: of 4 comparisons 3 are won and 1 is tied,
     so 0.875. None without both classes.
@@ -57,20 +57,20 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def histogram(values: np.ndarray, step: float) -> dict[str, int]:
-    """Counts at the multiples of step in [0, 1] (the nearest one), keyed by the multiple."""
+    """Count at the multiples of step in [0, 1] (the nearest one), keyed by the multiple."""
     bins = np.round(values[~np.isnan(values)] / step).astype(int)
     counts = np.bincount(bins, minlength=math.ceil(1 / step - 1e-9) + 1)
     return {f"{min(i * step, 1.0):.6g}": int(n) for i, n in enumerate(counts)}
 
 
 def iou_histogram(values: np.ndarray) -> dict[str, int]:
-    """Counts in ten bins of [0, 1], keyed by the lower edge; 1 belongs to the last."""
+    """Count in ten bins of [0, 1], keyed by the lower edge; 1 belongs to the last."""
     counts, _ = np.histogram(values, bins=np.arange(11) / 10)
     return {f"{i / 10:.1f}": int(n) for i, n in enumerate(counts)}
 
 
 def pairs_within(groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of rows with the same value in `groups` (equal ones adjacent), in batches of equal distance."""
+    """Yield all pairs of rows with the same value in `groups` (equal ones adjacent), in batches of equal distance."""
     for lag in range(1, groups.size):
         first = np.flatnonzero(groups[lag:] == groups[:-lag])
         if not first.size:
@@ -79,9 +79,9 @@ def pairs_within(groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def shape_auc(boxes: np.ndarray, positive: np.ndarray, groups: np.ndarray) -> float | None:
-    """How well width, height and position alone tell two kinds of boxes apart: 0.5 is not at all, 1 fully.
+    """Return the AUC of a classifier that sees only width, height and position of two kinds of boxes.
 
-    Mean AUC over 5 folds of a logistic regression, quadratic in (centre x, centre y, log width, log
+    Mean AUC over 5 folds of a logistic regression, quadratic in (center x, center y, log width, log
     height). Rows of one group (a question) share a fold; at most 4,000 groups, evenly spaced, are used.
     boxes: unit xyxy, shape (n, 4). None with fewer than 20 rows of either kind.
     """
@@ -91,19 +91,19 @@ def shape_auc(boxes: np.ndarray, positive: np.ndarray, groups: np.ndarray) -> fl
     stride = -(-(group.max() + 1) // _MOST_GROUPS)
     kept = group % stride == 0
     features, label, fold = _shape_features(boxes[kept]), positive[kept], (group[kept] // stride) % _FOLDS
-    found = []
+    aucs = []
     for held_out in range(_FOLDS):
         test = fold == held_out
         if label[~test].any() and not label[~test].all():
             weights = _logistic(features[~test], label[~test])
             # rounded, so that the last bits of a dot product order nothing
-            found.append(auc(np.round(features[test] @ weights, 6), label[test]))
-    known = [value for value in found if value is not None]
+            aucs.append(auc(np.round(features[test] @ weights, 6), label[test]))
+    known = [value for value in aucs if value is not None]
     return sum(known) / len(known) if known else None
 
 
 def _shape_features(boxes: np.ndarray) -> np.ndarray:
-    """(n, 4) boxes -> (n, 15): constant, 4 standardised coordinates, their 10 products."""
+    """Return for (n, 4) boxes (n, 15): a constant, 4 standardized coordinates, their 10 products."""
     low, high = boxes[:, :2], boxes[:, 2:]
     base = np.concatenate([(low + high) / 2, np.log(high - low)], axis=1)
     base = (base - base.mean(axis=0)) / np.maximum(base.std(axis=0), 1e-9)
@@ -112,7 +112,7 @@ def _shape_features(boxes: np.ndarray) -> np.ndarray:
 
 
 def _logistic(features: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Ridge logistic regression by Newton's method; a strong enough ridge to bound separable data."""
+    """Fit a ridge logistic regression by Newton's method; the ridge bounds the weights of separable data."""
     weights = np.zeros(features.shape[1])
     ridge = _RIDGE * len(label) * np.eye(features.shape[1])
     for _ in range(_NEWTON_STEPS):

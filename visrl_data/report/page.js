@@ -73,7 +73,7 @@
     return h("div", { class: "views" },
       picture(item, whole(item), "image with the boxes of all candidates", [...labels(item), ...boxes]),
       h("table", null,
-        row("th", "", "box", "response", "it says"),
+        row("th", "", "box", "response", "text"),
         ...item.candidates.map((c) => row("td", letterOf(c), scoreText(c.scores.box), scoreText(c.scores.response),
           text(c.response.slice(0, 80))))));
   }
@@ -98,9 +98,9 @@
   function candidateView(item, c) {
     const kind = kindOf(c);
     const role = c.index === item.win ? ", the win" : c.index === item.lose ? ", the lose" : "";
-    const relaxed = c.relaxed ? `, gave up: ${c.relaxed}` : "";
+    const relaxed = c.relaxed ? `, relaxed: ${c.relaxed}` : "";
     const label = c.label_iou === null ? "" : `, IoU with the label ${number(c.label_iou)}`;
-    const left = h("div", null, crop(item, c, kind), picture(item, whole(item), `where candidate ${c.index} looks`,
+    const left = h("div", null, crop(item, c, kind), picture(item, whole(item), `focus box of candidate ${c.index}`,
       [...labels(item), { kind, letter: letterOf(c), box: c.box }]));
     const list = h("dl", null,
       ...entry("Box", h("code", { class: "text" }, c.box_text), ` ${ORIGIN[c.origin]}${relaxed}${label}; crop ${c.crop.join(", ")}`),

@@ -1,4 +1,4 @@
-"""report.html: the report, and a gallery of pairs to judge it by, as one page that needs nothing else.
+"""Write report.html: the report, and a gallery of pairs to judge it by, as one page that needs nothing else.
 
 After the report and before the manifest; written by every `visrl gen` and `visrl filter`, opened by
 `visrl inspect RUN --open`. Every figure of a run is in report.json; the page adds where boxes lie and how
@@ -33,6 +33,7 @@ from visrl_data.report.accounting import value_counts
 from visrl_data.report.formats import format_count, format_number, format_range, format_share
 from visrl_data.report.page_text import embedded, shown
 from visrl_data.runs.run_folder import Run
+from visrl_data.runs.run_report import RunReport, StageCounts, drop_rows
 
 NAME = "report.html"
 MOST_SOURCES = 40  # rows of the table by source
@@ -40,32 +41,34 @@ _FOLDER = Path(__file__).parent
 
 
 def write_page(
-    run: Run, found: dict[str, Any], questions: pa.Table, candidates: pa.Table, pairs: pa.Table, unpaired: pa.Table
+    run: Run, report: RunReport, questions: pa.Table, candidates: pa.Table, pairs: pa.Table, unpaired: pa.Table
 ) -> None:
     """Write the page of a compacted run under one filter setting.
 
-    found: the report of that setting; unpaired: the filter's drops; candidates: boxes, origins and scores
+    report: of that setting; unpaired: the filter's drops; candidates: boxes, origins and scores
     are enough, the texts of those that are shown are read from the run.
     """
-    config, settings = run.config(), found["settings"]
+    config, settings = run.config(), report["settings"]
     pair_rule = rule_from(settings)
-    rules = page_sample.Rules(pair_rule, settings["gold_rule"], config["seed"])
+    rules = page_sample.SampleRules(pair_rule, settings["gold_rule"], config["seed"])
     sample = page_sample.draw_sample(run, questions, pairs, unpaired, rules)
     style, script = asset("page.css"), asset("page_parts.js") + asset("page.js")
     values = {
-        "report": found,
+        "report": report,
         "run": run.identity(),
         "config": config,
         "commands": commands(config, pair_rule),
-        "licenses": _stated(questions),
-        "sources": _largest_sources(found),
-        "flow": page_flow.flow(found),
-        "plots": _plots(found) | page_figures.label_plots(questions, candidates, pairs, found),
+        "licenses": _licenses(questions),
+        "sources": _largest_sources(report),
+        "flow": page_flow.flow_stages(report),
+        "drops": drop_rows(report, candidates=True),
+        "plots": page_figures.report_plots(report) | page_figures.label_plots(questions, candidates, pairs, report),
+        "frame": page_figures.FRAME,
         "heat": page_figures.heat_maps(questions, candidates, pairs),
         "grid": page_figures.GRID,
         "sample": sample,
         "side": page_sample.PICTURE_SIDE,
-        "gallery": embedded(_gallery(found, sample)),
+        "gallery": embedded(_gallery(report, sample)),
         "style": style,
         "script": script,
         "policy": policy(style, script),
@@ -74,7 +77,7 @@ def write_page(
 
 
 def commands(config: dict[str, Any], pair_rule: PairRule) -> list[str]:
-    """What makes this page's run again: the options that are not the default, and the filter's if they differ."""
+    """Return the commands that make the run again: the options that are not the default, and the filter's."""
     words = ["visrl", "gen"]
     for spec in dataclasses.fields(GenConfig):
         default = {} if spec.default is dataclasses.MISSING else spec.default
@@ -97,33 +100,21 @@ def _flag(name: str, value: Any) -> list[str]:
     return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
 
-def _plots(found: dict[str, Any]) -> dict[str, page_figures.Plot]:
-    settings, critics = found["settings"], found["critics"]
-    plots = {
-        f"{name}_score": page_figures.score_plot(
-            f"{name.capitalize()} score", critics[name], settings[f"{name}_win"], settings[f"{name}_lose"]
-        )
-        for name in critics
-        if critics[name] is not None
-    }
-    apart = found["boxes"]["iou_win_lose"]
-    return plots | {"apart": page_figures.iou_plot("IoU of win and lose", apart["histogram"])}
+def _largest_sources(report: RunReport) -> list[tuple[str, StageCounts]]:
+    return sorted(report["yields"]["by_source"].items(), key=lambda entry: (-entry[1]["rows_read"], entry[0]))[
+        :MOST_SOURCES
+    ]
 
 
-def _largest_sources(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    of = found["yields"]["by_source"]
-    return sorted(of.items(), key=lambda entry: (-entry[1]["rows_read"], entry[0]))[:MOST_SOURCES]
-
-
-def _stated(questions: pa.Table) -> list[tuple[str, int]]:
-    """The licenses of the questions, most frequent first."""
+def _licenses(questions: pa.Table) -> list[tuple[str, int]]:
+    """Return the licenses of the questions, most frequent first."""
     return sorted(value_counts(questions["license"]).items(), key=lambda entry: (-entry[1], entry[0]))[:10]
 
 
-def _gallery(found: dict[str, Any], sample: page_sample.Sample) -> dict[str, Any]:
-    """What page.js reads."""
+def _gallery(report: RunReport, sample: page_sample.Sample) -> dict[str, Any]:
+    """Return what page.js reads."""
     return {
-        "positive_iou": found["settings"]["positive_iou"],
+        "positive_iou": report["settings"]["positive_iou"],
         "pairs": sample.pairs,
         "unpaired": sample.unpaired,
     }
@@ -135,7 +126,7 @@ def asset(name: str, folder: Path = _FOLDER) -> Markup:
 
 
 def policy(style: str, script: str) -> str:
-    """Content-Security-Policy: this style, this script, pictures from the page itself, and nothing more."""
+    """Return the Content-Security-Policy: this style, this script, pictures from the page itself, and nothing more."""
 
     def digest(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"

@@ -1,15 +1,15 @@
-"""The geometry of the page's histograms and maps; page_charts.html.j2 draws it.
+"""Lay out the histograms and heat maps of report.html; page_charts.html.j2 draws them.
 
-Between the report and the page. Counts come from the report wherever it has them; what it lacks (where
-boxes lie, how scores and IoUs spread over the labels) is counted here from the same tables.
-A chart is WIDTH x HEIGHT units of its SVG, y down.
+Between the report and the page. Counts come from the report wherever it has them; what it lacks (where boxes lie,
+how scores and IoUs spread over the labels) is counted here from the same tables. The charts are part of the page
+(see charts.py for static ones). Units are those of the chart's SVG, y down.
 """
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,14 @@ from visrl_data.core.gold_regions import POSITIVE_IOU, gold_ious
 from visrl_data.report.accounting import box_array, question_rows
 from visrl_data.report.measures import histogram, iou_histogram
 from visrl_data.report.run_statistics import FINEST_BIN
+from visrl_data.runs.run_report import CRITICS, Counts, CriticStatistics, RunReport
 
-WIDTH, HEIGHT = 340, 176
-_LEFT, _RIGHT, _TOP, _BASE = 8, 332, 30, 150
-_MIDDLE, _HALF = 86, 56  # of a mirrored chart
-_ASIDE = 56  # room on the right for what has no place on the axis
-PAIRED = ("win", "lose")
+# Of a chart: its size, and where its axes are.
+FRAME = {"width": 340, "height": 186, "left": 22, "right": 332, "top": 30, "base": 150, "middle": 86}
+_LEFT, _TOP, _BASE, _MIDDLE = FRAME["left"], FRAME["top"], FRAME["base"], FRAME["middle"]
+_SPAN = FRAME["right"] - _LEFT
+_ASIDE = 56  # room on the right for the unparsed, which have no place on the axis
+_PAIRED = ("win", "lose")
 GRID = 20  # cells on a side of a heat map
 _PARTS = 64  # a cell's side in a heat map's integers
 _ROWS = 100_000  # boxes counted at a time
@@ -44,25 +46,24 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A histogram. ticks: (x, label); marks: (x, label, text-anchor); names: of what is up and what is down."""
+    """A histogram. peak: the height of the top line; ticks: (x, label); marks: (x, label, text-anchor).
+
+    names: of the two histograms of a mirrored one, above and below the axis.
+    """
 
     title: str
+    x_title: str
+    y_title: str
+    peak: str
     bars: tuple[Bar, ...]
     ticks: tuple[tuple[float, str], ...]
     marks: tuple[tuple[float, str, str], ...] = ()
     names: tuple[str, ...] = ()
-    peak: str = ""
-
-    @property
-    def base(self) -> int:
-        return _MIDDLE if self.names else _BASE
 
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """Where boxes lie. cells: (column, row, opacity) of those that any box covers; peak: the largest share of
-    the boxes over one cell.
-    """
+    """Where boxes lie. cells: (column, row, opacity); peak: the largest share of the boxes over one cell."""
 
     title: str
     kind: str
@@ -71,128 +72,134 @@ class HeatMap:
     cells: tuple[tuple[int, int, float], ...]
 
 
-def score_plot(title: str, critic: dict[str, Any], win: float, lose: float) -> Plot:
-    """A critic's scores, with the regions of W and L marked and what could not be read apart."""
-    counts, unparsed = list(critic["histogram"].values()), critic["unparsed"]
-    steps = [float(step) for step in critic["histogram"]]
-    most = max([*counts, unparsed, 1])
-    right = _RIGHT - _ASIDE
-    wide = (right - _LEFT) / len(counts)
-    kinds = ["win" if step >= win else "lose" if step <= lose else "plain" for step in steps]
-    bars = [
-        _bar(_LEFT + i * wide, wide, n / most, kind, f"score {step:g}: {n:,}")
-        for i, (step, n, kind) in enumerate(zip(steps, counts, kinds, strict=True))
-    ]
-    bars.append(_bar(right + 20, 24, unparsed / most, "unread", f"unparsed: {unparsed:,}"))
-    low, high = bisect.bisect_right(steps, lose), bisect.bisect_left(steps, win)
-    marks = ((_LEFT + low * wide, f"L \u2264 {lose:g}", "end"), (_LEFT + high * wide, f"W \u2265 {win:g}", "start"))
-    ticks = (*_score_ticks(steps, _LEFT, wide), (right + 32, "unparsed"))
-    return Plot(title, tuple(bars), ticks, marks, (), f"{most:,}")
-
-
 @dataclass(frozen=True, slots=True)
-class Half:
+class MirrorSide:
     """One side of a mirrored histogram; kind is a class of page.css."""
 
     name: str
     kind: str
-    counts: dict[str, int]
+    counts: Counts
 
 
-def mirror_plot(title: str, up: Half, down: Half, edges: bool) -> Plot:
-    """Two histograms over the same bins, each as shares of its own kind: the first up, the second down.
-
-    edges: the keys are lower edges of bins, not their centres.
-    """
-    shares = [[_share(n, sum(half.counts.values())) for n in half.counts.values()] for half in (up, down)]
-    most = max([*shares[0], *shares[1]]) or 1
-    steps = [float(step) for step in up.counts]
-    wide = (_RIGHT - _LEFT) / len(steps)
-    bars = []
-    for half, heights in zip((up, down), shares, strict=True):
-        for i, (n, height) in enumerate(zip(half.counts.values(), heights, strict=True)):
-            tall = max(_HALF * height / most, 1.0 if n else 0.0)
-            top = _MIDDLE - tall if half is up else _MIDDLE
-            bars.append(_placed(_LEFT + i * wide, top, wide, tall, half.kind, f"{steps[i]:g}, {half.name}: {n:,}"))
-    ticks = _edge_ticks(_LEFT, wide * len(steps)) if edges else _score_ticks(steps, _LEFT, wide)
-    names = tuple(f"{half.name}: {sum(half.counts.values()):,}" for half in (up, down))
-    return Plot(title, tuple(bars), ticks, (), names, f"{100 * most:.0f} % of its kind")
-
-
-def iou_plot(title: str, found: dict[str, int]) -> Plot:
-    """Counts in bins of IoU."""
-    most, wide = max([*found.values(), 1]), (_RIGHT - _LEFT) / len(found)
+def report_plots(report: RunReport) -> dict[str, Plot]:
+    """Return the plots whose counts are in the report."""
+    settings, apart = report["settings"], report["boxes"]["iou_win_lose"]["histogram"]
+    tau = {"box": (settings["box_win"], settings["box_lose"])}
+    tau["response"] = settings["response_win"], settings["response_lose"]
+    critics = {name: report["critics"][name] for name in CRITICS}
+    plots = {f"{name}_score": _score_plot(name, critic, *tau[name]) for name, critic in critics.items() if critic}
+    most, width = max([*apart.values(), 1]), _SPAN / len(apart)
     bars = [
-        _bar(_LEFT + i * wide, wide, n / most, "plain", f"IoU from {edge}: {n:,}")
-        for i, (edge, n) in enumerate(found.items())
+        _bar(_LEFT + i * width, width, n / most, "plain", f"IoU from {edge}: {n:,}")
+        for i, (edge, n) in enumerate(apart.items())
     ]
-    return Plot(title, tuple(bars), _edge_ticks(_LEFT, wide * len(found)), (), (), f"{most:,}")
+    return plots | {"apart": Plot("IoU of win and lose", "IoU", "pairs", f"{most:,}", tuple(bars), _edge_ticks())}
 
 
-def _bar(x: float, wide: float, share: float, kind: str, title: str) -> Bar:
-    tall = max((_BASE - _TOP) * share, 1.0 if share else 0.0)
-    return _placed(x, _BASE - tall, wide, tall, kind, title)
+def _score_plot(name: str, critic: CriticStatistics, win: float, lose: float) -> Plot:
+    """Lay out a critic's scores, with the regions of W and L marked and the unparsed ones aside."""
+    counts, unparsed = list(critic["histogram"].values()), critic["unparsed"]
+    steps = [float(step) for step in critic["histogram"]]
+    most, right = max([*counts, unparsed, 1]), _LEFT + _SPAN - _ASIDE
+    width = (right - _LEFT) / len(counts)
+    kinds = ["win" if step >= win else "lose" if step <= lose else "plain" for step in steps]
+    bars = [
+        _bar(_LEFT + i * width, width, n / most, kind, f"score {step:g}: {n:,}")
+        for i, (step, n, kind) in enumerate(zip(steps, counts, kinds, strict=True))
+    ]
+    bars.append(_bar(right + 20, 24, unparsed / most, "unread", f"unparsed: {unparsed:,}"))
+    low, high = bisect.bisect_right(steps, lose), bisect.bisect_left(steps, win)
+    marks = (_LEFT + low * width, f"L \u2264 {lose:g}", "end"), (_LEFT + high * width, f"W \u2265 {win:g}", "start")
+    ticks = (*_score_ticks(steps, width), (right + 32, "unparsed"))
+    return Plot(f"{name.capitalize()} score", "score", "candidates", f"{most:,}", tuple(bars), ticks, marks)
 
 
-def _placed(x: float, y: float, wide: float, tall: float, kind: str, title: str) -> Bar:
-    """With a gap of a tenth between bars."""
-    return Bar(round(x + wide * 0.05, 2), round(y, 2), round(wide * 0.9, 2), round(tall, 2), kind, title)
+def _mirror_plot(
+    title: str, x_title: str, up: MirrorSide, down: MirrorSide, ticks: Iterable[tuple[float, str]]
+) -> Plot:
+    """Lay out two histograms over the same bins, each as shares of its own boxes: the first up, the second down."""
+    shares = [[n / (sum(side.counts.values()) or 1) for n in side.counts.values()] for side in (up, down)]
+    most, width = max([*shares[0], *shares[1]]) or 1, _SPAN / len(up.counts)
+    bars = []
+    for side, heights in zip((up, down), shares, strict=True):
+        for i, ((step, n), share) in enumerate(zip(side.counts.items(), heights, strict=True)):
+            height = max((_MIDDLE - _TOP) * share / most, 1.0 if n else 0.0)
+            top = _MIDDLE - height if side is up else _MIDDLE
+            bars.append(_place(_LEFT + i * width, top, width, height, side.kind, f"{step}, {side.name}: {n:,}"))
+    names = tuple(f"{side.name}: {sum(side.counts.values()):,}" for side in (up, down))
+    return Plot(title, x_title, "share of boxes", f"{100 * most:.0f} %", tuple(bars), tuple(ticks), (), names)
 
 
-def _score_ticks(steps: list[float], left: float, wide: float) -> tuple[tuple[float, str], ...]:
-    """A label under each bin when they are few, else under the fifths."""
-    named = [(i, step) for i, step in enumerate(steps) if len(steps) <= 6 or abs(step * 5 - round(step * 5)) < 1e-6]
-    return tuple((round(left + (i + 0.5) * wide, 2), f"{step:g}") for i, step in named)
+def _bar(x: float, width: float, share: float, kind: str, title: str) -> Bar:
+    height = max((_BASE - _TOP) * share, 1.0 if share else 0.0)
+    return _place(x, _BASE - height, width, height, kind, title)
 
 
-def _edge_ticks(left: float, whole: float) -> tuple[tuple[float, str], ...]:
-    return tuple((round(left + whole * i / 5, 2), f"{i / 5:g}") for i in range(6))
+def _place(x: float, y: float, width: float, height: float, kind: str, title: str) -> Bar:
+    """Return a bar that leaves a gap of a tenth to the next."""
+    return Bar(round(x + width * 0.05, 2), round(y, 2), round(width * 0.9, 2), round(height, 2), kind, title)
 
 
-def label_plots(questions: pa.Table, candidates: pa.Table, pairs: pa.Table, report: dict[str, Any]) -> dict[str, Plot]:
-    """Scores and IoUs against the labels, for what has labels; empty when nothing has."""
+def _score_ticks(steps: list[float], width: float) -> tuple[tuple[float, str], ...]:
+    """Return a label under each bin when they are few, else under the fifths."""
+    labeled = [(i, step) for i, step in enumerate(steps) if len(steps) <= 6 or abs(step * 5 - round(step * 5)) < 1e-6]
+    return tuple((round(_LEFT + (i + 0.5) * width, 2), f"{step:g}") for i, step in labeled)
+
+
+def _edge_ticks() -> tuple[tuple[float, str], ...]:
+    return tuple((round(_LEFT + _SPAN * i / 5, 2), f"{i / 5:g}") for i in range(6))
+
+
+def label_plots(questions: pa.Table, candidates: pa.Table, pairs: pa.Table, report: RunReport) -> dict[str, Plot]:
+    """Return scores and IoUs against the labels, for what has labels; nothing when nothing has."""
     if report["audit"]["pairs"] is None:
         return {}
     gold, rule = questions["gold_boxes"], report["settings"]["gold_rule"]
     rows = question_rows(pairs["question_id"], questions)
     sides = [gold_ious(box_array(pairs[f"{side}_box"]), rows, gold, rule) for side in ("win", "lose")]
-    win, lose = (iou_histogram(iou[~np.isnan(iou)]) for iou in sides)
-    halves = Half("win, up", "win", win), Half("lose, down", "lose", lose)
-    plots = {"pairs": mirror_plot("IoU with the label", *halves, edges=True)}
-    critic = report["critics"]["box"]
-    if critic is not None:
+    win, lose = (_trim(iou_histogram(iou[~np.isnan(iou)])) for iou in sides)
+    up, down = MirrorSide("win, up", "win", win), MirrorSide("lose, down", "lose", lose)
+    plots = {"pairs": _mirror_plot("IoU with the label", "IoU", up, down, _edge_ticks())}
+    if report["critics"]["box"] is not None:
         iou = gold_ious(box_array(candidates["box"]), question_rows(candidates["question_id"], questions), gold, rule)
         score, step = candidates["box_score"].to_numpy(), max(report["settings"]["score_step"], FINEST_BIN)
-        positive, negative = (histogram(score[part], step) for part in (iou > POSITIVE_IOU, iou <= POSITIVE_IOU))
-        up = Half(f"on the label (IoU > {POSITIVE_IOU:g}), up", "up", positive)
-        plots["critic"] = mirror_plot("Box score and label", up, Half("off it, down", "down", negative), edges=False)
+        on, off = (_trim(histogram(score[part], step)) for part in (iou > POSITIVE_IOU, iou <= POSITIVE_IOU))
+        up = MirrorSide(f"on the label (IoU > {POSITIVE_IOU:g}), up", "up", on)
+        ticks = _score_ticks([float(step) for step in on], _SPAN / len(on))
+        plots["critic"] = _mirror_plot(
+            "Box score and label", "score", up, MirrorSide("off it, down", "down", off), ticks
+        )
     return plots
 
 
+def _trim(counts: Counts) -> Counts:
+    """Write the bins as short as can be: 0.0 as 0."""
+    return {f"{float(step):g}": n for step, n in counts.items()}
+
+
 def heat_maps(questions: pa.Table, candidates: pa.Table, pairs: pa.Table) -> list[HeatMap]:
-    """Actor against controller and labels on one scale, win against lose on another; only those that exist."""
+    """Return the maps that have boxes: actor, controller and labels on one scale, win and lose on another."""
     boxes, origin = box_array(candidates["box"]), candidates["box_origin"]
-    labels = pc.list_flatten(questions["gold_boxes"])
     kinds = [
         ("Actor's boxes", "plain", boxes[pc.equal(origin, "actor").to_numpy()]),
         ("Controller's boxes", "plain", boxes[pc.equal(origin, "controller").to_numpy()]),
         ("Win boxes", "win", box_array(pairs["win_box"])),
         ("Lose boxes", "lose", box_array(pairs["lose_box"])),
-        ("Labels", "gold", box_array(labels)),
+        ("Labels", "gold", box_array(pc.list_flatten(questions["gold_boxes"]))),
     ]
-    found = [(title, kind, len(some), coverage(some)) for title, kind, some in kinds if len(some)]
+    maps = [(title, kind, len(some), coverage(some)) for title, kind, some in kinds if len(some)]
     scales = {
-        paired: max((float(share.max()) for _, kind, _, share in found if (kind in PAIRED) == paired), default=0.0)
+        paired: max((float(share.max()) for _, kind, _, share in maps if (kind in _PAIRED) == paired), default=0.0)
         for paired in (True, False)
     }
     return [
-        HeatMap(title, kind, number, float(share.max()), _cells(share / (scales[kind in PAIRED] or 1.0)))
-        for title, kind, number, share in found
+        HeatMap(title, kind, number, float(share.max()), _cells(share / (scales[kind in _PAIRED] or 1.0)))
+        for title, kind, number, share in maps
     ]
 
 
 def coverage(boxes: np.ndarray) -> np.ndarray:
-    """For each cell [row, column] of the unit square, the mean share of it that a box covers.
+    """Return for each cell [row, column] of the unit square the mean share of it that a box covers.
 
     Sums of integers in float64, so exact in any order of the additions.
     """
@@ -204,7 +211,7 @@ def coverage(boxes: np.ndarray) -> np.ndarray:
 
 
 def _overlap(spans: np.ndarray) -> np.ndarray:
-    """(n, 2) spans in [0, 1] -> (n, GRID): how many parts of each cell a span covers."""
+    """Return for (n, 2) spans in [0, 1] how many parts of each cell they cover: (n, GRID)."""
     ends = np.round(spans * GRID * _PARTS)
     cells = np.arange(GRID) * _PARTS
     parts: np.ndarray = np.clip(np.minimum(ends[:, 1:], cells + _PARTS) - np.maximum(ends[:, :1], cells), 0, _PARTS)
@@ -214,7 +221,3 @@ def _overlap(spans: np.ndarray) -> np.ndarray:
 def _cells(levels: np.ndarray) -> tuple[tuple[int, int, float], ...]:
     shown = np.round(levels, 2)
     return tuple((int(x), int(y), float(shown[y, x])) for y, x in zip(*np.nonzero(shown), strict=True))
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0

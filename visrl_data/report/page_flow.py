@@ -1,4 +1,4 @@
-"""The flow at the top of the page: what came through each stage, what was lost before the next, and why.
+"""Lay out the flow at the top of the page: what came through each stage, what was lost before the next, and why.
 
 Between the report and the page; every count is the report's. A stage's width is its share of the rows read,
 where candidates count by the 2N that each question is due.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from visrl_data.runs.run_report import CRITICS, Critics, RunReport, StageCounts
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FlowPart:
     """A piece of a stage's bar. kind is a class of page.css; x and width are percent of the widest bar."""
 
     kind: str
@@ -23,108 +24,104 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A stage. lost: how many of `lost_what` there are before the next stage, by reason."""
+class FlowStage:
+    """A stage. lost: how many of the unit are lost before the next stage, by reason."""
 
     name: str
     note: str
     count: int
     width: float
-    parts: tuple[Part, ...] = ()
+    parts: tuple[FlowPart, ...] = ()
     lost: int = 0
-    lost_what: str = ""
+    lost_unit: str = ""
     reasons: tuple[tuple[str, int], ...] = ()
 
 
-def flow(report: dict[str, Any]) -> list[Step]:
-    """From rows read to pairs that train both steps."""
+def flow_stages(report: RunReport) -> list[FlowStage]:
+    """Return the stages from the rows read to the pairs that train both steps."""
     y = report["yields"]["all"]
-    asked = 100 * _share(y["questions"], y["rows_read"])
-    due = 2 * y["attempts_expected"]
-    return [*_candidate_steps(report, y, asked, due), *_pair_steps(report, y, asked, due)]
+    width = 100 * _share(y["questions"], y["rows_read"])
+    expected = 2 * y["attempts_expected"]
+    return [*_candidate_steps(report, y, width, expected), *_pair_steps(report, y, width, expected)]
 
 
-def _candidate_steps(report: dict[str, Any], y: dict[str, Any], asked: float, due: int) -> list[Step]:
+def _candidate_steps(report: RunReport, y: StageCounts, width: float, expected: int) -> list[FlowStage]:
     drops, each = report["drops"], 2 * report["settings"]["attempts"]
-    lost = [(f"{stage}: {reason}", n) for stage, found in drops["candidates"].items() for reason, n in found.items()]
+    lost = [(f"{stage}: {reason}", n) for stage, counts in drops["candidates"].items() for reason, n in counts.items()]
     return [
-        Step(
+        FlowStage(
             "Rows read",
             "of the source",
             y["rows_read"],
             100.0 if y["rows_read"] else 0.0,
             lost=y["dropped_at_source"],
-            lost_what="dropped at the source",
-            reasons=_that_occur(drops["source"].items()),
+            lost_unit="dropped at the source",
+            reasons=_occurring(drops["source"].items()),
         ),
-        Step(
+        FlowStage(
             "Questions",
-            f"each due {each} candidates, {due:,} in all",
+            f"{each} candidates expected of each, {expected:,} in all",
             y["questions"],
-            asked,
+            width,
             lost=y["candidates_lost"],
-            lost_what="candidates lost",
-            reasons=_that_occur(lost),
+            lost_unit="candidates lost",
+            reasons=_occurring(lost),
         ),
-        Step(
+        FlowStage(
             "Candidates",
             "a box, its crop and a response",
             y["candidates"],
-            asked * _share(y["candidates"], due),
+            width * _share(y["candidates"], expected),
             lost=y["candidates"] - y["scored"],
-            lost_what="candidates without all scores",
-            reasons=_that_occur(_unread(report["critics"])),
+            lost_unit="candidates without all scores",
+            reasons=_occurring(_unparsed(report["critics"])),
         ),
     ]
 
 
-def _pair_steps(report: dict[str, Any], y: dict[str, Any], asked: float, due: int) -> list[Step]:
+def _pair_steps(report: RunReport, y: StageCounts, width: float, expected: int) -> list[FlowStage]:
     between, same = y["scored"] - y["in_win"] - y["in_lose"], y["pairs"] - y["response_pairs"]
     members = (("win", "W", y["in_win"]), ("between", "between", between), ("lose", "L", y["in_lose"]))
     parts, x = [], 0.0
     for kind, name, count in members:
-        width = asked * _share(count, due)
-        parts.append(Part(kind, name, count, round(x, 3), round(width, 3)))
-        x += width
+        part_width = width * _share(count, expected)
+        parts.append(FlowPart(kind, name, count, round(x, 3), round(part_width, 3)))
+        x += part_width
     return [
-        Step(
+        FlowStage(
             "Scored",
             "in W, in L, or between",
             y["scored"],
-            asked * _share(y["scored"], due),
+            width * _share(y["scored"], expected),
             tuple(parts),
             lost=y["questions"] - y["pairs"],
-            lost_what="questions without a pair",
-            reasons=_that_occur(report["drops"]["questions"].items()),
+            lost_unit="questions without a pair",
+            reasons=_occurring(report["drops"]["questions"].items()),
         ),
-        Step(
+        FlowStage(
             "Pairs",
             "one win and one lose of a question",
             y["pairs"],
-            asked * _share(y["pairs"], y["questions"]),
+            width * _share(y["pairs"], y["questions"]),
             lost=same,
-            lost_what="pairs for the box only",
-            reasons=_that_occur([("same response", same)]),
+            lost_unit="pairs for the box only",
+            reasons=_occurring([("same response", same)]),
         ),
-        Step(
+        FlowStage(
             "With response rows",
-            "win and lose respond differently",
+            "the responses of win and lose differ",
             y["response_pairs"],
-            asked * _share(y["response_pairs"], y["questions"]),
+            width * _share(y["response_pairs"], y["questions"]),
         ),
     ]
 
 
-def _unread(critics: dict[str, Any]) -> list[tuple[str, int]]:
-    return [
-        (f"{name} score {reason}", n)
-        for name, critic in critics.items()
-        if critic is not None
-        for reason, n in critic["unparsed_reasons"].items()
-    ]
+def _unparsed(critics: Critics) -> list[tuple[str, int]]:
+    known = [(name, critic) for name in CRITICS if (critic := critics[name]) is not None]
+    return [(f"{name} score {reason}", n) for name, critic in known for reason, n in critic["unparsed_reasons"].items()]
 
 
-def _that_occur(reasons: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+def _occurring(reasons: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
     return tuple((reason, n) for reason, n in reasons if n)
 
 

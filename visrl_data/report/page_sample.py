@@ -1,4 +1,4 @@
-"""Which questions the page shows, with all of their candidates and a small picture of each image.
+"""Draw the questions that the page shows, with all of their candidates and a small picture of each image.
 
 Between the report and the page. A run may hold millions of questions and more pixels than fit in memory:
 the questions are drawn by a key of (seed, id), so that the same ones are drawn again under other thresholds;
@@ -33,12 +33,12 @@ MOST_UNPAIRED = 50
 MOST_BYTES = 11_000_000  # of pictures and texts on the page; the unpaired get at most a fifth
 PICTURE_SIDE = 480  # pixels of the longer side
 JPEG_QUALITY = 80
-FEW_COLOURS = 4096  # a drawing: worth trying as PNG
+FEW_COLORS = 4096  # a drawing: worth trying as PNG
 _BATCH = 4  # pictures held at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class GalleryPicture:
     """An image of the page; number is its place in the page. uri: its small copy, "" when it can't be read."""
 
     number: int
@@ -53,44 +53,44 @@ class Sample:
 
     pairs: list[dict[str, Any]]
     unpaired: list[dict[str, Any]]
-    pictures: list[Picture]
+    pictures: list[GalleryPicture]
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What the shown figures of a candidate depend on."""
+class SampleRules:
+    """The rules and the seed that the gallery depends on."""
 
     pair_rule: PairRule
     gold_rule: str
     seed: int
 
 
-def draw_sample(run: Run, questions: pa.Table, pairs: pa.Table, unpaired: pa.Table, rules: Rules) -> Sample:
+def draw_sample(run: Run, questions: pa.Table, pairs: pa.Table, unpaired: pa.Table, rules: SampleRules) -> Sample:
     """Draw questions, read what belongs to them, and keep as many as the page has room for."""
-    pairs = _take(pairs, drawn_pairs(pairs["question_id"].to_pylist(), rules.seed))
-    unpaired = _take(unpaired, drawn_unpaired(unpaired["id"].to_pylist(), unpaired["reason"].to_pylist(), rules.seed))
+    pairs = _take(pairs, draw_pairs(pairs["question_id"].to_pylist(), rules.seed))
+    unpaired = _take(unpaired, draw_unpaired(unpaired["id"].to_pylist(), unpaired["reason"].to_pylist(), rules.seed))
     ids = pairs["question_id"].to_pylist(), unpaired["id"].to_pylist()
-    asked = questions.filter(pc.is_in(questions["id"], pa.array([*ids[0], *ids[1]], pa.string()))).to_pylist()
-    items = _items(run, asked, rules)
-    uris = read_pictures(run, {row["image_sha256"] for row in asked})
+    shown_questions = questions.filter(pc.is_in(questions["id"], pa.array([*ids[0], *ids[1]], pa.string()))).to_pylist()
+    items = _items(run, shown_questions, rules)
+    uris = read_pictures(run, {row["image_sha256"] for row in shown_questions})
     for item, pair in zip(ids[0], pairs.to_pylist(), strict=True):
         items[item] |= _pair_fields(pair)
     for item, drop in zip(ids[1], unpaired.to_pylist(), strict=True):
         items[item] |= {"reason": drop["reason"], "detail": shown(drop["detail"])}
 
-    sha = {row["id"]: row["image_sha256"] for row in asked}
+    sha = {row["id"]: row["image_sha256"] for row in shown_questions}
     taken: set[str] = set()
     few = _that_fit(ids[1], items, sha, uris, taken, MOST_BYTES // 5)
     spent = sum(_cost(items[i]) for i in few) + sum(len(uris[name]) for name in taken)
     many = _that_fit(ids[0], items, sha, uris, taken, MOST_BYTES - spent)
-    pictures: dict[str, Picture] = {}
-    for row in asked:
+    pictures: dict[str, GalleryPicture] = {}
+    for row in shown_questions:
         name = row["image_sha256"]
         if name in taken and name not in pictures:
-            pictures[name] = Picture(len(pictures), uris[name], row["width"], row["height"])
+            pictures[name] = GalleryPicture(len(pictures), uris[name], row["width"], row["height"])
         if name in pictures:
             items[row["id"]]["picture"] = pictures[name].number
-    kept = [(items[row["id"]], row["id"]) for row in asked]
+    kept = [(items[row["id"]], row["id"]) for row in shown_questions]
     return Sample(
         [item for item, i in kept if i in many], [item for item, i in kept if i in few], list(pictures.values())
     )
@@ -100,13 +100,13 @@ def _take(table: pa.Table, rows: list[int]) -> pa.Table:
     return table.take(pa.array(rows, pa.int64()))
 
 
-def drawn_pairs(ids: list[str], seed: int) -> list[int]:
-    """Rows of a uniform draw without replacement, in the order drawn. An id's key depends on nothing else."""
+def draw_pairs(ids: list[str], seed: int) -> list[int]:
+    """Draw rows uniformly without replacement, in the order drawn. A row's key depends on id and seed alone."""
     return [row for _, row in _smallest(ids, range(len(ids)), seed, MOST_PAIRS)]
 
 
-def drawn_unpaired(ids: list[str], reasons: list[str], seed: int) -> list[int]:
-    """The same, with an equal share for each reason as far as it has questions."""
+def draw_unpaired(ids: list[str], reasons: list[str], seed: int) -> list[int]:
+    """Draw rows in the same way, with an equal share for each reason as far as it has questions."""
     rows = defaultdict(list)
     for row, reason in enumerate(reasons):
         rows[reason].append(row)
@@ -125,7 +125,7 @@ def _smallest(ids: list[str], rows: Iterable[int], seed: int, most: int) -> list
 def _that_fit(
     drawn: list[str], items: dict[str, Any], sha: dict[str, str], uris: dict[str, str], taken: set[str], room: int
 ) -> set[str]:
-    """The first of the drawn, until one does not fit; their pictures join `taken`."""
+    """Return the first of the drawn, until one does not fit; add their pictures to `taken`."""
     kept: set[str] = set()
     for item in drawn:
         room -= _cost(items[item]) + (0 if sha[item] in taken else len(uris[sha[item]]))
@@ -140,20 +140,20 @@ def _cost(item: dict[str, Any]) -> int:
     return len(embedded(item))
 
 
-def _items(run: Run, asked: list[dict[str, Any]], rules: Rules) -> dict[str, dict[str, Any]]:
-    """What pairs and unpaired questions have in common, by question id."""
-    ids = pa.array([row["id"] for row in asked], pa.string())
+def _items(run: Run, shown_questions: list[dict[str, Any]], rules: SampleRules) -> dict[str, dict[str, Any]]:
+    """Return what pairs and unpaired questions have in common, by question id."""
+    ids = pa.array([row["id"] for row in shown_questions], pa.string())
     candidates = _rows_of(run, "candidates", pc.field("question_id").isin(ids))
     kinds = _kinds(candidates, rules)
     drops = _rows_of(run, "drops", pc.field("id").isin(ids) & pc.field("stage").isin(["focus", "answer"]))
-    found: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in asked}
-    lost: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in asked}
-    by_id = {row["id"]: row for row in asked}
+    by_question: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in shown_questions}
+    lost: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in shown_questions}
+    by_id = {row["id"]: row for row in shown_questions}
     for row, kind in zip(candidates.to_pylist(), kinds, strict=True):
-        found[row["question_id"]].append(_candidate(row, kind, by_id[row["question_id"]], rules.gold_rule))
+        by_question[row["question_id"]].append(_candidate(row, kind, by_id[row["question_id"]], rules.gold_rule))
     for row in drops.to_pylist():
-        what = {name: row[name] for name in ("stage", "reason", "attempt")} | {"detail": shown(row["detail"])}
-        lost[row["id"]].append(what)
+        drop = {name: row[name] for name in ("stage", "reason", "attempt")} | {"detail": shown(row["detail"])}
+        lost[row["id"]].append(drop)
     return {
         row["id"]: {
             "id": shown(row["id"]),
@@ -162,15 +162,15 @@ def _items(run: Run, asked: list[dict[str, Any]], rules: Rules) -> dict[str, dic
             "answers": [shown(answer) for answer in row["answers"][:20]],
             "size": [row["width"], row["height"]],
             "gold": [_pixels(box, row) for box in row["gold_boxes"] or []],
-            "candidates": sorted(found[row["id"]], key=lambda candidate: candidate["index"]),
+            "candidates": sorted(by_question[row["id"]], key=lambda candidate: candidate["index"]),
             "lost": lost[row["id"]],
         }
-        for row in asked
+        for row in shown_questions
     }
 
 
-def _kinds(candidates: pa.Table, rules: Rules) -> list[str]:
-    """What the filter made of each candidate."""
+def _kinds(candidates: pa.Table, rules: SampleRules) -> list[str]:
+    """Return the filter's verdict on each candidate: W, L, between or unparsed."""
     scored, wins, loses = membership(candidates, rules.pair_rule)
     return [
         "W" if win else "L" if lose else "between" if has else "unparsed"
@@ -215,38 +215,38 @@ def _pair_fields(pair: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pixels(box: list[float], question: dict[str, Any]) -> list[float]:
-    """Unit xyxy -> pixels of the original image, to a hundredth."""
+    """Convert unit xyxy to pixels of the original image, to a hundredth."""
     sides = (question["width"], question["height"]) * 2
     return [round(value * side, 2) for value, side in zip(box, sides, strict=True)]
 
 
-def _rows_of(run: Run, name: str, wanted: pc.Expression) -> pa.Table:
-    """The wanted rows of a table; one row group is in memory at a time."""
-    found = [TABLES[name].empty_table()]
+def _rows_of(run: Run, name: str, condition: pc.Expression) -> pa.Table:
+    """Read the rows of a table that meet a condition; one row group is in memory at a time."""
+    parts = [TABLES[name].empty_table()]
     for shard in sorted((run.path / name).glob("part-*.parquet")):
         file = pq.ParquetFile(shard)
-        found += [file.read_row_group(group).filter(wanted) for group in range(file.num_row_groups)]
-    return pa.concat_tables(found)
+        parts += [file.read_row_group(group).filter(condition) for group in range(file.num_row_groups)]
+    return pa.concat_tables(parts)
 
 
-def read_pictures(run: Run, wanted: set[str]) -> dict[str, str]:
-    """The small copy of each wanted image, by sha256; a few originals are in memory at a time."""
-    found = {}
+def read_pictures(run: Run, images_sha256: set[str]) -> dict[str, str]:
+    """Return a small copy of each of these images, by sha256; a few originals are in memory at a time."""
+    pictures = {}
     for shard in sorted((run.path / "images").glob("part-*.parquet")):
         file = pq.ParquetFile(shard)
         for group in range(file.num_row_groups):
             names = file.read_row_group(group, ["sha256"])["sha256"].to_pylist()
-            if wanted.isdisjoint(names):
+            if images_sha256.isdisjoint(names):
                 continue
             for batch in file.iter_batches(_BATCH, [group], ["sha256", "bytes"]):
                 for name, data in zip(batch["sha256"].to_pylist(), batch["bytes"], strict=True):
-                    if name in wanted:
-                        found[name] = small_picture(data.as_py())
-    return found
+                    if name in images_sha256:
+                        pictures[name] = small_picture(data.as_py())
+    return pictures
 
 
 def small_picture(data: bytes) -> str:
-    """A data: URI of the original image, at most PICTURE_SIDE pixels long; "" when it can't be read.
+    """Return a data: URI of the original image, at most PICTURE_SIDE pixels long; "" when it can't be read.
 
     JPEG, or PNG where that is smaller. The same bytes for the same version of Pillow.
     """
@@ -256,7 +256,7 @@ def small_picture(data: bytes) -> str:
         return ""
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     forms = {"jpeg": _encoded(picture, "JPEG", quality=JPEG_QUALITY)}
-    if picture.getcolors(FEW_COLOURS) is not None:
+    if picture.getcolors(FEW_COLORS) is not None:
         forms["png"] = _encoded(picture, "PNG")
     form = min(forms, key=lambda name: len(forms[name]))
     return f"data:image/{form};base64,{base64.b64encode(forms[form]).decode()}"

@@ -1,4 +1,4 @@
-"""Text from strangers, made fit to be read on the page: what is invisible is shown, what is endless is cut.
+"""Make untrusted text readable on the page: invisible characters are shown, long texts are cut.
 
 Used by page.py for every value that a template puts out, and by page_sample.py for the gallery. Markup is
 not escaped here: autoescape and `embedded` do that.
@@ -20,17 +20,17 @@ _FOR_SCRIPT = {ord(character): f"\\u{ord(character):04x}" for character in "<>&'
 
 
 def visible(text: str) -> str:
-    """The same text with such characters as their code points: an escape is ⟨U+001B⟩. Line ends become \\n."""
-    return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text.replace("\r\n", "\n"))
+    """Replace invisible characters by their code points: an escape is ⟨U+001B⟩. Line ends become \\n."""
+    return _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
 def shown(text: str) -> str:
-    """At most MOST_CHARACTERS of a text, made visible; says how many are missing."""
+    """Return at most MOST_CHARACTERS of a text, made visible, and how many are missing."""
     missing = len(text) - MOST_CHARACTERS
     return visible(text if missing <= 0 else f"{text[:MOST_CHARACTERS]} … ({missing:,} more characters)")
 
 
 def embedded(value: Any) -> Markup:
-    """JSON that is safe inside a script element: ASCII, without any character that HTML reads."""
+    """Return JSON that is safe inside a script element: ASCII, without any character that HTML reads."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.translate(_FOR_SCRIPT))

@@ -1,20 +1,20 @@
-"""What a run was worth: yields, drops by reason, critics, boxes, and the audit, as one plain report.
+"""Compute a run's statistics: yields, drops by reason, critics, boxes, and the audit, as one report.
 
 After the filter; `visrl gen` and `visrl filter` store the report, the card and `visrl inspect` show it.
-`report` reads the run's four tables and returns a dict that JSON can hold: fixed order of keys, floats
-rounded to 6 decimals, the same for the same tables. None means that a figure does not exist here.
+`build_report` reads the run's four tables and returns what report.json holds (run_report.py): fixed order of keys,
+floats rounded to 6 decimals, the same for the same tables. None means that a figure does not exist here.
 
-Counts add up, or `report` raises: rows = questions + dropped at the source, attempts and candidates
+Counts add up, or `build_report` raises: rows = questions + dropped at the source, attempts and candidates
 expected = made + lost by reason, candidates = unparsed + W + L + between, questions = pairs + drops by reason.
 
 Beyond the paper's Tab. 6 (see audit.py): how the critics fail, how valid the actor's replies are, where
-win and lose boxes come from, and how well their shape alone gives them away.
+win and lose boxes come from, and how well a classifier that sees only their size and position separates them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,26 +26,34 @@ from visrl_data.core.config import with_version
 from visrl_data.core.gold_regions import POSITIVE_IOU
 from visrl_data.core.pair_rule import JointExtremes, PairRule, membership, rule_settings
 from visrl_data.report.accounting import (
-    Loss,
+    DropCost,
     RunTables,
     box_array,
     check_balance,
+    count_lost,
     count_yields,
+    drop_costs,
     filter_drops,
-    find_losses,
-    lost_by_reason,
     open_tables,
     value_counts,
 )
-from visrl_data.report.audit import audit
+from visrl_data.report.audit import audit_pairs
 from visrl_data.report.measures import auc, histogram, iou_histogram, pairs_within, shape_auc
+from visrl_data.runs.run_report import (
+    BoxStatistics,
+    CriticStatistics,
+    ExactMatchStatistics,
+    FocusStatistics,
+    MeanIoU,
+    RunReport,
+)
 
 REPORT_VERSION = 1
 FINEST_BIN = 0.05  # score bins are the score step's, but no finer
 ORIGINS = ("actor", "controller")
 
 
-def report(
+def build_report(
     questions: pa.Table,
     candidates: pa.Table,
     drops: pa.Table,
@@ -56,20 +64,20 @@ def report(
     score_step: float = 0.1,
     gold_rule: str = "any",
     rows_read: int | None = None,
-) -> dict[str, Any]:
-    """The report of a run under one filter setting.
+) -> RunReport:
+    """Return the report of a run under one filter setting.
 
-    drops: all of them, those of the filter (`filtering.drop_table`) included.
+    drops: all of them, those of the filter (`pairing.drop_table`) included.
     attempts: the paper's N. gold_rule: as in core/gold_regions.py.
     rows_read: how many rows the source had, when known; it must agree with the tables.
     Raises VisRLError when the counts do not add up.
     """
     tables = open_tables(questions, candidates, drops, pairs)
-    losses = find_losses(tables, attempts)
+    costs = drop_costs(tables, attempts)
     members = membership(tables.candidates, rule)
-    yields = count_yields(tables, losses, members, attempts)
+    yields = count_yields(tables, costs, members, attempts)
     settings = rule_settings(rule) | {"attempts": attempts}
-    found = {
+    report = {
         "version": REPORT_VERSION,
         "settings": with_version(
             settings | {"score_step": score_step, "gold_rule": gold_rule, "positive_iou": POSITIVE_IOU}
@@ -77,32 +85,31 @@ def report(
         "yields": yields,
         "drops": {
             "source": value_counts(drops.filter(pc.equal(drops["stage"], "source"))["reason"]),
-            "attempts": lost_by_reason(losses, "attempts"),
-            "candidates": lost_by_reason(losses, "candidates"),
+            "attempts": count_lost(costs, "attempts"),
+            "candidates": count_lost(costs, "candidates"),
             "questions": filter_drops(tables),
         },
         "balance": check_balance(tables, yields, members, rows_read),
-        "focus": _focus(tables, losses),
+        "focus": _focus(tables, costs),
         "critics": {
             "box": _critic(tables.candidates, "box_score", score_step) if rule.box_critic else None,
             "response": _critic(tables.candidates, "response_score", score_step) | {"exact": _exact(tables, rule)},
         },
         "boxes": _boxes(tables),
-        "audit": audit(tables, rule.box_critic, gold_rule),
+        "audit": audit_pairs(tables, rule.box_critic, gold_rule),
     }
-    plain: dict[str, Any] = _plain(found)
-    return plain
+    return cast(RunReport, _to_json(report))
 
 
-def _focus(tables: RunTables, losses: list[Loss]) -> dict[str, Any]:
-    """What the actor wrote when asked for boxes. A reply that the controller replaced counts as it was.
+def _focus(tables: RunTables, costs: list[DropCost]) -> FocusStatistics:
+    """Count the actor's replies of the focus pass by state. A reply that the controller replaced counts as it was.
 
     A lost attempt counts under its drop's reason, for both of its replies.
     """
     states = Counter(value_counts(tables.candidates["focus_state"]))
-    for loss in losses:
-        if loss.stage == "focus" and loss.replied:
-            states[loss.reason] += loss.candidates
+    for cost in costs:
+        if cost.stage == "focus" and cost.replied:
+            states[cost.reason] += cost.candidates
     replies, valid = states.total(), states["ok"]
     origins = Counter(value_counts(tables.candidates["box_origin"]))
     return {
@@ -115,8 +122,8 @@ def _focus(tables: RunTables, losses: list[Loss]) -> dict[str, Any]:
     }
 
 
-def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
-    """A critic's verdicts. An unparsed one is counted apart, never as a number; skipped (--lazy) is no verdict."""
+def _critic(candidates: pa.Table, name: str, step: float) -> CriticStatistics:
+    """Summarize a critic's verdicts; unparsed ones are counted apart, and skipped ones (--lazy) are none."""
     candidates = candidates.select([name, f"{name}_state", f"{name}_mass"])
     skipped = pc.equal(candidates[f"{name}_state"], "skipped")
     candidates = candidates.filter(pc.invert(skipped))
@@ -136,8 +143,8 @@ def _critic(candidates: pa.Table, name: str, step: float) -> dict[str, Any]:
     }
 
 
-def _exact(tables: RunTables, rule: PairRule) -> dict[str, Any]:
-    """The response score against exact match with a standard answer (both normalized)."""
+def _exact(tables: RunTables, rule: PairRule) -> ExactMatchStatistics:
+    """Compare the response score with exact match against a standard answer (both normalized)."""
     answered = pc.not_equal(tables.candidates["response_score_state"], "skipped")
     candidates = tables.candidates.select(["response", "response_score"]).filter(answered)
     exact = exact_matches(tables.questions, candidates, tables.candidate_question[answered.to_numpy()])
@@ -158,31 +165,33 @@ def _exact(tables: RunTables, rule: PairRule) -> dict[str, Any]:
 
 
 def exact_matches(questions: pa.Table, candidates: pa.Table, candidate_question: np.ndarray) -> np.ndarray:
-    """`metrics.normalized` for each candidate, with each distinct text normalised once."""
-    codes: dict[str, int] = {}  # of what is compared
+    """Return `metrics.normalized` of each candidate, normalizing each distinct text once."""
+    codes: dict[str, int] = {}  # normalized text -> number
 
-    def coded(texts: pa.ChunkedArray) -> np.ndarray:
+    def encode(texts: pa.ChunkedArray) -> np.ndarray:
         distinct = texts.combine_chunks().dictionary_encode()
         of_each = [codes.setdefault(metrics.comparable(text), len(codes)) for text in distinct.dictionary.to_pylist()]
-        coded_texts: np.ndarray = np.array(of_each, np.int64)[distinct.indices.to_numpy()]
-        return coded_texts
+        encoded: np.ndarray = np.array(of_each, np.int64)[distinct.indices.to_numpy()]
+        return encoded
 
     answers = questions["answers"]
-    asked, accepted = pc.list_parent_indices(answers).to_numpy(), coded(pc.list_flatten(answers))
-    said = coded(candidates["response"])
-    return np.isin(candidate_question * len(codes) + said, asked * len(codes) + accepted)
+    answer_question, answer_codes = pc.list_parent_indices(answers).to_numpy(), encode(pc.list_flatten(answers))
+    response_codes = encode(candidates["response"])
+    # One number for each (question, text): a response matches when an answer has the same.
+    return np.isin(candidate_question * len(codes) + response_codes, answer_question * len(codes) + answer_codes)
 
 
 def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if values.size else None
 
 
-def _boxes(tables: RunTables) -> dict[str, Any]:
-    """How far apart the boxes are, where those of the pairs come from, and what their shape gives away.
+def _boxes(tables: RunTables) -> BoxStatistics:
+    """Measure how far apart boxes are, where those of the pairs come from, and what size and position give away.
 
-    A lose that shape alone gives away may be a shortcut that preference training takes instead of
-    looking; the controller's boxes are meant to be no such thing.
+    A lose that size and position give away may be a shortcut that preference training takes instead of looking at the
+    image; the controller draws its boxes so that they are none.
     """
+    in_attempt, across = _mean_ious(tables)
     win, lose = box_array(tables.pairs["win_box"]), box_array(tables.pairs["lose_box"])
     apart = ious(win, lose)
     origins = {side: Counter(value_counts(tables.pairs[f"{side}_box_origin"])) for side in ("win", "lose")}
@@ -190,9 +199,10 @@ def _boxes(tables: RunTables) -> dict[str, Any]:
     is_lose = np.arange(2 * len(lose)) < len(lose)
     both, question = np.concatenate([lose, win]), np.tile(tables.pair_question, 2)
     return {
-        **_pairwise(tables),
+        "iou_in_attempt": in_attempt,
+        "iou_across_attempts": across,
         "iou_win_lose": {"mean": _mean(apart), "pairs": apart.size, "histogram": iou_histogram(apart)},
-        "origin": {side: {name: found[name] for name in ORIGINS} for side, found in origins.items()},
+        "origin": {side: {name: counts[name] for name in ORIGINS} for side, counts in origins.items()},
         "shape_tells": {
             "controller": {
                 "auc": shape_auc(tables.boxes, controller, tables.candidate_question),
@@ -203,8 +213,8 @@ def _boxes(tables: RunTables) -> dict[str, Any]:
     }
 
 
-def _pairwise(tables: RunTables) -> dict[str, Any]:
-    """Mean IoU over all pairs of a question's candidates: those of one attempt, and those of two."""
+def _mean_ious(tables: RunTables) -> tuple[MeanIoU, MeanIoU]:
+    """Return the mean IoU over all pairs of a question's candidates: those of one attempt, and those of two."""
     attempt = tables.candidates["attempt"].to_numpy()
     totals, pairs = {True: 0.0, False: 0.0}, {True: 0, False: 0}
     for first, second in pairs_within(tables.candidate_question):
@@ -212,18 +222,18 @@ def _pairwise(tables: RunTables) -> dict[str, Any]:
         for kind in totals:
             totals[kind] += iou[same == kind].sum()
             pairs[kind] += int((same == kind).sum())
-    return {
-        name: {"mean": totals[kind] / pairs[kind] if pairs[kind] else None, "pairs": pairs[kind]}
-        for name, kind in (("iou_in_attempt", True), ("iou_across_attempts", False))
-    }
+    in_attempt, across = (
+        MeanIoU(mean=totals[kind] / pairs[kind] if pairs[kind] else None, pairs=pairs[kind]) for kind in (True, False)
+    )
+    return in_attempt, across
 
 
-def _plain(value: Any) -> Any:
-    """Only what JSON holds: numpy numbers become Python's, floats have 6 decimals."""
+def _to_json(value: Any) -> Any:
+    """Convert numpy numbers to Python's, and round floats to 6 decimals."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     if isinstance(value, (float, np.floating)):
         return round(float(value), 6)
     return int(value) if isinstance(value, np.integer) else value

@@ -1,17 +1,15 @@
-"""The report as tables for a terminal; what `visrl inspect` prints. Adds no figure of its own."""
+"""Lay out a run's report as tables for a terminal (`visrl inspect`). Every figure is the report's."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from visrl_data.core.config import current_options
+from visrl_data.report.formats import format_count, format_number, format_range, format_share, make_table, stack
+from visrl_data.runs.run_report import CRITICS, MEAN_IOUS, Counts, RunReport, StageName, drop_rows
 
-_STAGES = {
+_STAGES: dict[StageName, str] = {
     "questions": "questions",
     "candidates": "candidates",
     "scored": "scored",
@@ -20,127 +18,108 @@ _STAGES = {
     "pairs": "pairs",
     "response_pairs": "both\nsteps",
 }
+_SHAPE_AUCS = {
+    "controller": "AUC, controller's boxes by size and position",
+    "lose": "AUC, lose boxes by size and position",
+}
 
 
-def render(report: dict[str, Any]) -> RenderableType:
-    """Tables of a report made by `diagnostics.report`."""
-    return spaced(_yields(report), _drops(report), _critics(report), _boxes(report), Group(*_audit(report)))
+def render(report: RunReport) -> RenderableType:
+    """Return the tables of a report."""
+    return stack(_yields(report), _drops(report), _critics(report), _boxes(report), Group(*_audit(report)))
 
 
-def _yields(report: dict[str, Any]) -> Table:
-    table = table_of("Yields", "source", *_STAGES.values(), "pairs /\nquestion")
+def _yields(report: RunReport) -> Table:
+    table = make_table("Yields", ("source", *_STAGES.values(), "pairs /\nquestion"))
     rows = {"all": report["yields"]["all"]} | report["yields"]["by_source"]
-    for name, y in rows.items() if len(rows) > 2 else list(rows.items())[:1]:
-        table.add_row(escape(name), *(f"{y[stage]:,}" for stage in _STAGES), percent(y["pairs_per_question"]))
+    for name, counts in rows.items() if len(rows) > 2 else list(rows.items())[:1]:
+        cells = [format_count(counts[stage]) for stage in _STAGES]
+        table.add_row(escape(name), *cells, format_share(counts["pairs_per_question"]))
     return table
 
 
-def _drops(report: dict[str, Any]) -> RenderableType:
-    drops, all_ = report["drops"], report["yields"]["all"]
-    table = table_of("Drops", "of", "at", "reason", "count", "share")
-    levels = [
-        ("rows", "source", drops["source"], all_["rows_read"]),
-        *(("attempts", stage, found, all_["attempts_expected"]) for stage, found in drops["attempts"].items()),
-        ("questions", "filter", drops["questions"], all_["questions"]),
-    ]
-    for unit, stage, found, total in levels:
-        for reason, count in found.items():
-            if count:
-                table.add_row(unit, stage, escape(reason), f"{count:,}", percent(count / total))
+def _drops(report: RunReport) -> RenderableType:
+    table = make_table("Drops", ("unit", "stage", "reason", "count", "share"), left=("stage", "reason"))
+    for row in drop_rows(report):
+        share = format_share(row["count"] / row["total"])
+        table.add_row(row["unit"], row["stage"], escape(row["reason"]), format_count(row["count"]), share)
     return table if table.rows else "Drops: none."
 
 
-def _critics(report: dict[str, Any]) -> Table:
-    critics, focus = report["critics"], report["focus"]
-    table = table_of("Replies", "reply", "count", "invalid", "share", "mean score", "reasons")
+def _critics(report: RunReport) -> Table:
+    focus = report["focus"]
+    columns = ("reply", "count", "unparsed", "share", "mean score", "reasons")
+    table = make_table("Replies", columns, left=("reasons",))
     invalid = {state: n for state, n in focus["states"].items() if state != "ok"}
-    wrong = focus["replies"] - focus["valid"]
     share = None if focus["validity"] is None else 1 - focus["validity"]
-    table.add_row("focus box", f"{focus['replies']:,}", f"{wrong:,}", percent(share), "", _reasons(invalid))
-    for name, critic in critics.items():
-        if critic is None:
+    table.add_row(
+        "focus box",
+        format_count(focus["replies"]),
+        format_count(focus["replies"] - focus["valid"]),
+        format_share(share),
+        "",
+        _reasons(invalid),
+    )
+    for name in CRITICS:
+        if (critic := report["critics"][name]) is None:
             table.add_row(f"{name} score", "off")
             continue
         table.add_row(
             f"{name} score",
-            f"{critic['verdicts']:,}",
-            f"{critic['unparsed']:,}",
-            percent(critic["unparsed_share"]),
-            number(critic["mean"]),
+            format_count(critic["verdicts"]),
+            format_count(critic["unparsed"]),
+            format_share(critic["unparsed_share"]),
+            format_number(critic["mean"]),
             _reasons(critic["unparsed_reasons"]),
         )
     return table
 
 
-def _boxes(report: dict[str, Any]) -> Table:
-    boxes, table = report["boxes"], table_of("Boxes and scores", "figure", "value", "over")
-    for name, what in (
-        ("iou_in_attempt", "mean IoU of two boxes of an attempt"),
-        ("iou_across_attempts", "mean IoU of boxes of two attempts"),
-        ("iou_win_lose", "mean IoU of win and lose"),
-    ):
-        table.add_row(what, number(boxes[name]["mean"]), f"{boxes[name]['pairs']:,} pairs")
+def _boxes(report: RunReport) -> Table:
+    boxes, table = report["boxes"], make_table("Boxes and scores", ("figure", "value", "over"))
+    for name, label in MEAN_IOUS.items():
+        table.add_row(label, format_number(boxes[name]["mean"]), f"{boxes[name]['pairs']:,} pairs")
     for side, origin in boxes["origin"].items():
         total = sum(origin.values())
         share = origin["controller"] / total if total else None
-        table.add_row(f"{side} boxes that are the controller's", percent(share), f"{total:,} pairs")
-    for name, what in (("controller", "controller's boxes told by shape"), ("lose", "lose boxes told by shape")):
-        found = boxes["shape_tells"][name]
-        table.add_row(f"{what}, AUC", number(found["auc"]), f"{found['rows']:,} boxes")
+        table.add_row(f"{side} boxes from the controller", format_share(share), f"{total:,} pairs")
+    for kind, label in _SHAPE_AUCS.items():
+        shape = boxes["shape_tells"][kind]
+        table.add_row(label, format_number(shape["auc"]), f"{shape['rows']:,} boxes")
     exact = report["critics"]["response"]["exact"]
-    table.add_row("response score against exact match, AUC", number(exact["auc"]), f"{exact['matches']:,} matches")
+    table.add_row(
+        "AUC, response score against exact match", format_number(exact["auc"]), f"{exact['matches']:,} matches"
+    )
     return table
 
 
-def _audit(report: dict[str, Any]) -> list[RenderableType]:
+def _audit(report: RunReport) -> list[RenderableType]:
     audit = report["audit"]
-    if audit["pairs"] is None:
+    pairs, floor, boxes = audit["pairs"], audit["floor"], audit["boxes"]
+    if pairs is None or floor is None or boxes is None:
         return [f"Audit: {audit['state']}."]
-    rule, least = current_options(report["settings"])["gold_rule"], report["settings"]["positive_iou"]
-    table = table_of("Audit (Tab. 6)", "cell", "pairs", "%", "95 % interval", "blind %")
-    pairs, floor = audit["pairs"], audit["floor"]["questions_with_pair"]
-    for name, cell in [*pairs["cells"].items(), ("win positive", pairs["win_positive"])]:
-        interval = "-" if cell["low"] is None else f"{cell['low']:.2f} to {cell['high']:.2f}"
-        blind = floor[name.replace(" ", "_")]
-        table.add_row(name, f"{cell['count']:,}", two(cell["percent"]), interval, two(blind))
-    critic, actor = audit["box_critic"], audit["boxes"]["actor"]
+    rule, least = report["settings"]["gold_rule"], report["settings"]["positive_iou"]
+    table = make_table("Audit (Tab. 6)", ("cell", "pairs", "%", "95 % interval", "random %"))
+    for name, share in [*pairs["cells"].items(), ("win positive", pairs["win_positive"])]:
+        table.add_row(
+            name,
+            format_count(share["count"]),
+            format_number(share["percent"], 2),
+            format_range(share["low"], share["high"], 2),
+            format_number(floor["questions_with_pair"][name.replace(" ", "_")], 2),
+        )
+    actor = boxes["actor"]
     lines = [
-        f"W win, L lose; P: IoU with the label ({rule}) > {least}. {audit['state'].capitalize()}.",
-        "Blind: two different candidates of the same questions, drawn without scores.",
-        f"Positive among the actor's boxes: {two(actor['positive']['percent'])} % of {actor['boxes']:,}.",
+        f"W: win (chosen), L: lose (rejected), P: IoU with the label ({rule}) > {least}, N: not. "
+        f"{audit['state'].capitalize()}.",
+        "Random: the random-pair baseline, two different candidates of the same questions drawn without scores.",
+        f"Positive among the actor's boxes: {format_number(actor['positive']['percent'], 2)} % of {actor['boxes']:,}.",
     ]
-    if critic is not None:
+    if (critic := audit["box_critic"]) is not None:
         rows = critic["positives"] + critic["negatives"]
-        lines.append(f"Box score against the label: AUC {number(critic['auc'])} over {rows:,} boxes.")
+        lines.append(f"AUC, box score against the label: {format_number(critic['auc'])} over {rows:,} boxes.")
     return [table, *lines]
 
 
-def spaced(*parts: RenderableType) -> Group:
-    """One below the other, with an empty line between them."""
-    first, *rest = parts
-    return Group(first, *(piece for part in rest for piece in ("", part)))
-
-
-def table_of(title: str, *columns: str) -> Table:
-    """An empty table that fits into 80 columns; what is still too long goes on in the next line, uncut."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for i, column in enumerate(columns):
-        left = i == 0 or column in ("at", "reason", "reasons")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
-    return table
-
-
-def _reasons(found: dict[str, int]) -> str:
-    return escape(", ".join(f"{reason} {n:,}" for reason, n in found.items()))
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def two(percent: float | None) -> str:
-    return "-" if percent is None else f"{percent:.2f}"
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _reasons(reasons: Counts) -> str:
+    return escape(", ".join(f"{reason} {n:,}" for reason, n in reasons.items()))

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from visrl_data.core.errors import VisRLError
 from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.run_folder import Run
+from visrl_data.runs.run_report import RunReport
 
 _DOWNLOADED = ("manifest.json", "report.json", "report.html", "runs/*")
 _TABLES = {
@@ -38,7 +38,7 @@ class InspectionTarget:
     name: str
     kind: str
     folder: Path
-    report: dict[str, Any]
+    report: RunReport
     runs: Mapping[str, RunManifest]
 
     @property
@@ -91,9 +91,9 @@ def _dataset(name: str, folder: Path) -> InspectionTarget:
     return InspectionTarget(name, "dataset", folder, _report(name, folder), runs)
 
 
-def _report(name: str, folder: Path) -> dict[str, Any]:
+def _report(name: str, folder: Path) -> RunReport:
     try:
-        report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report: RunReport = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise VisRLError(f"{name}: its report.json can't be read: {error}") from error
     return report

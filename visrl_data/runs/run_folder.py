@@ -35,6 +35,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import ROWS, file_digest, fsync, lock_folder, write_json, write_text
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, QUESTION_SCHEMA
 from visrl_data.runs.manifest import RunIdentity, RunManifest
+from visrl_data.runs.run_report import RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +100,9 @@ class Run:
         """Return the pairs that the last filter selected; columns: records.PAIR_SCHEMA."""
         return pq.read_table(self.path / "pairs.parquet")
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> RunReport:
         """Return report.json, as report/run_statistics.py computed it."""
-        report: dict[str, Any] = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+        report: RunReport = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
         return report
 
     def rows(self, name: str) -> int:
