@@ -192,6 +192,10 @@ def test_scores_by_set_and_the_macro_mean(tmp_path, monkeypatch):
     file = str(source(tmp_path / "photos", rows))
     scores = {"y": "exact"}
     [of] = evaluate.evaluate([only], [file], EvalConfig(baseline=False), tmp_path / "out", scores)["models"]
+    [old_name] = evaluate.evaluate(
+        [only], [file], EvalConfig(baseline=False), tmp_path / "out", {"": "normalised"} | scores
+    )["models"]
+    assert old_name["figures"] == of["figures"] and of["figures"]["x"]["score"] == "normalized"
     assert of["figures"]["x"]["answer"] == pytest.approx(2 / 3) and of["figures"]["y"]["answer"] == 0
     assert of["figures"]["all"]["answer"] == pytest.approx(1 / 3) and of["figures"]["all"]["score"] == "mixed"
     assert of["figures"]["x"]["labelled"] == 2 and of["figures"]["y"]["box_accuracy"] is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from visrl_data.evaluation.predictions import Prediction
-from visrl_data.evaluation.scores import ScoreSettings, interval, resampled_means, score_answer, score_models
+from visrl_data.evaluation.scores import ScoreSettings, box_iou, interval, resampled_means, score_answer, score_models
 
 SETTINGS = ScoreSettings({"s": "exact"}, "any", 4_000, 0)
 GOLD = ((0.0, 0.0, 0.5, 0.5),)
@@ -85,6 +85,13 @@ def test_answer_scores(kind, response, score):
     verdict = None if response is None else 0.4
     given = Prediction(0, "q", "s", answers=("The Stop", "halt"), response=response, verdict=verdict)
     assert score_answer(given, kind) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("any", 0.5), ("union", 0.96), ("bounding_box", 0.24)])
+def test_box_iou_with_several_gold_boxes(rule, expected):
+    """Two halves of the box and a speck far away."""
+    gold = ((0.0, 0.0, 0.4, 0.3), (0.0, 0.3, 0.4, 0.6), (0.9, 0.9, 1.0, 1.0))
+    assert box_iou(Prediction(0, "q", "s", gold_boxes=gold, box=(0.0, 0.0, 0.4, 0.6)), rule) == pytest.approx(expected)
 
 
 def test_thousands_of_questions_take_seconds():

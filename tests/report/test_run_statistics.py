@@ -349,6 +349,18 @@ def test_without_a_box_critic_its_parts_are_none():
     assert found["audit"]["pairs"]["cells"]["WP-LN"]["count"] == 1
 
 
+@pytest.mark.parametrize(("rule", "win", "lose"), [("any", 0, 0), ("union", 1, 0), ("bounding_box", 0, 1)])
+def test_the_audit_takes_several_gold_boxes_by_the_rule(rule, win, lose):
+    """Two halves of a region and a speck far away. Win, the whole region: IoU 0.5 with each half (not positive), 0.96
+    with the union, 0.24 with the box around all. Lose, nearly the image: 0.13, 0.26 and 0.9.
+    """
+    gold = {"q": [(0.0, 0.0, 0.4, 0.3), (0.0, 0.3, 0.4, 0.6), (0.9, 0.9, 1.0, 1.0)]}
+    found = run({"q": pair_of((0.0, 0.0, 0.4, 0.6), (0.0, 0.0, 0.9, 1.0))}, gold=gold, gold_rule=rule)
+    audited = found["audit"]["pairs"]
+    assert (audited["win_positive"]["count"], audited["lose_negative"]["count"]) == (win, 1 - lose)
+    assert found["settings"]["gold_rule"] == rule and f"({rule})" in shown(found)
+
+
 def test_an_unknown_gold_rule_is_refused():
     with pytest.raises(ValueError, match="expected one of any, union, bounding_box"):
         run({"q": pair_of(ON, OFF)}, gold={"q": [GOLD]}, gold_rule="best")
