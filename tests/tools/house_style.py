@@ -21,27 +21,24 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("visrl_data", "visrl_train", "cli", "cards", "studies", "benchmarks")
 _VERBS = """
-abort accept add adjust advance align allow answer append apply ask assemble assert assign attach audit average await
-begin bind break bring build cache calibrate call cancel capture cast change chart check choose clean clear clip close
-cluster collate collect combine compact compare compile complete compose compress compute connect construct convert
-copy count cover create crop cut decide declare decode decrypt delete derive describe detach detect digest disable
-discard dispatch divide download draw drop embed empty enable encode end enforce ensure enter enumerate escape
-estimate evaluate exchange exclude execute expand explain export extend extract fail feed fetch fill filter finalize
-find finish fit fix flatten flush follow force format forward free freeze gather generate get give group grow guard
-guess halve hand handle hash hide hold ignore import include increment indent index infer inherit initialize insert
-inspect install interpolate interpret interrupt invert invoke iterate join judge keep kill label launch lay learn
-leave let lift limit link list listen load locate lock log look lower make map mark mask match measure merge mirror
-mix mount move multiply name normalize note notify number obtain omit open order organize override pack pad parse pass
-patch perform pick place plan plot point poll pool pop prefill prepare present preserve print process produce promise
-propose protect prove provide publish pull push put quantize queue quote raise rank read rebind rebuild receive
-recompute reconstruct record recover redirect reduce refuse register reject release reload remove rename render reopen
-repeat replace replay report request require rerun reserve reset resize resolve respond restore restrict resume retry
-return reuse reverse rewrite roll rotate round route run sample save say scale scan score search seed select send
-separate serve set settle share shift show shrink shuffle silence simplify simulate sink skip sleep slice snap solve
-sort split spread stack stamp start state stop store stream strip submit subtract sum summarize suppress swap sweep
-switch tabulate take tally tell terminate test tile tokenize touch trace track train transfer transform translate
-transpose trim truncate try turn unfold unlock unpack unwind unwrap update upload use validate verify visit wait walk
-warm warn weigh widen win wrap write yield zip
+abort accept add adjust advance align allow append apply ask assemble assert assign attach audit average await begin
+bind break bring build calibrate call cancel capture chart check choose clean clear clip close collate collect combine
+compact compare compile complete compose compress compute connect construct convert copy count create cut decide
+declare decode decrypt delete derive describe detach detect disable discard dispatch divide download draw drop embed
+empty enable encode end enforce ensure enter enumerate escape estimate evaluate exchange exclude execute expand
+explain export extend extract feed fetch fill filter finalize find finish fit fix flatten flush follow format forward
+free freeze gather generate get give group grow guard guess halve hand handle hash hide hold ignore import include
+increment indent infer inherit initialize insert inspect install interpolate interpret interrupt invert invoke iterate
+join judge keep kill launch lay learn leave let lift list listen load locate look lower make map mark mask match
+measure merge mix mount move multiply name normalize note notify obtain omit open organize override pack pad parse
+pass perform pick place poll pop prefill prepare present preserve print process produce propose protect prove provide
+publish pull push put quantize raise read rebind rebuild receive recompute reconstruct record recover redirect reduce
+refuse register reject reload remove rename render reopen repeat replace replay require rerun reset resize resolve
+respond restore restrict resume retry return reuse reverse rewrite roll rotate round run sample save say scale scan
+score search select send separate serve set settle show shrink shuffle silence simplify simulate skip sleep snap solve
+sort split stamp start store strip submit subtract sum summarize suppress switch tabulate take tally tell terminate
+tokenize train transform translate transpose trim truncate try turn unfold unlock unpack unwind unwrap update upload
+validate verify visit wait warm warn weigh widen wrap write yield zip
 """
 VERBS = frozenset(_VERBS.split())
 _MAKES_A_NOUN = frozenset(("of", "is", "are", "that", "which", "with", "in", "at", "per", "from", "for", "by", "and"))
