@@ -16,6 +16,7 @@ shown = []
 module = types.ModuleType("IPython.display")
 module.display = shown.append
 sys.modules["IPython"], sys.modules["IPython.display"] = types.ModuleType("IPython"), module
+sys.modules["IPython"].version_info = (9, 0, 0)  # matplotlib reads it
 """
 
 
