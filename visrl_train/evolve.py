@@ -89,7 +89,7 @@ def evolve(
 
 
 def check(config: EvolveConfig, gen: GenConfig) -> None:
-    """Raises UsageError when the options can't go together; reads no image and loads no model."""
+    """Raise UsageError when the options can't go together; reads no image and loads no model."""
     if gen.engine == "openai":
         raise UsageError(
             "Each round trains the actor here, and no server would have it. Leave --engine out; a served critic is "
@@ -129,7 +129,7 @@ def _begin(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
 
 
 def _round_config(config: EvolveConfig, gen: GenConfig, model: str, k: int) -> GenConfig:
-    """The options of round k's run. The round is part of every seed, so that equal questions get new draws."""
+    """Return the options of round k's run. The round is part of every seed, so that equal questions get new draws."""
     skip = (gen.skip or 0) + k * (gen.limit or 0) if config.fresh else gen.skip
     return dataclasses.replace(gen, model=model, round=k, skip=skip or None)
 
@@ -173,7 +173,7 @@ def _eval_config(config: EvolveConfig, gen: GenConfig) -> EvalConfig:
 
 
 def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a round's run gave. Raises VisRLError when another critic judged it than the earlier rounds."""
+    """Return what a round's run gave. Raises VisRLError when another critic judged it than the earlier rounds."""
     found, identity = json.loads((run.path / "report.json").read_text(encoding="utf-8")), run.identity()
     critic = {"model": identity["critic"].get("model"), "digest": identity["critic"].get("weights_digest")}
     if earlier:
@@ -191,7 +191,7 @@ def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _report(output: Path) -> dict[str, Any]:
-    """The last report; of no round where there is none yet."""
+    """Return the last report, of no round where there is none yet."""
     path = output / "report.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rounds": 0}
 

@@ -24,27 +24,27 @@ _VERBS = """
 abort accept add adjust advance align allow append apply ask assemble assert assign attach audit average await begin
 bind break bring build calibrate call cancel capture chart check choose clean clear clip close collate collect combine
 compact compare compile complete compose compress compute connect construct convert copy count create cut decide
-declare decode decrypt delete derive describe detach detect disable discard dispatch divide download draw drop embed
-empty enable encode end enforce ensure enter enumerate escape estimate evaluate exchange exclude execute expand
+declare decode decrypt delete derive describe detach detect disable discard dispatch divide do download draw drop
+embed empty enable encode end enforce ensure enter enumerate escape estimate evaluate exchange exclude execute expand
 explain export extend extract feed fetch fill filter finalize find finish fit fix flatten flush follow format forward
 free freeze gather generate get give group grow guard guess halve hand handle hash hide hold ignore import include
 increment indent infer inherit initialize insert inspect install interpolate interpret interrupt invert invoke iterate
 join judge keep kill launch lay learn leave let lift list listen load locate look lower make map mark mask match
 measure merge mix mount move multiply name normalize note notify obtain omit open organize override pack pad parse
-pass perform pick place poll pop prefill prepare present preserve print process produce propose protect prove provide
-publish pull push put quantize raise read rebind rebuild receive recompute reconstruct record recover redirect reduce
-refuse register reject reload remove rename render reopen repeat replace replay require rerun reset resize resolve
-respond restore restrict resume retry return reuse reverse rewrite roll rotate round run sample save say scale scan
-score search select send separate serve set settle show shrink shuffle silence simplify simulate skip sleep snap solve
-sort split stamp start store strip submit subtract sum summarize suppress switch tabulate take tally tell terminate
-tokenize train transform translate transpose trim truncate try turn unfold unlock unpack unwind unwrap update upload
-validate verify visit wait warm warn weigh widen wrap write yield zip
+pass perform pick place poll pop predict prefill prepare present preserve print process produce propose protect prove
+provide publish pull push put quantize raise read rebind rebuild receive recompute reconstruct record recover redirect
+reduce refuse register reject reload remove rename render reopen repeat replace replay request require rerun reset
+resize resolve respond restore restrict resume retry return reuse reverse rewrite roll rotate round run sample save
+say scale scan score search select send separate serve set settle show shrink shuffle silence simplify simulate skip
+sleep snap solve sort split stamp start store strip submit subtract sum summarize suppress switch tabulate take tally
+tell terminate tokenize train transform translate transpose trim truncate try turn unfold unlock unpack unwind unwrap
+update upload validate verify visit wait warm warn weigh widen wrap write yield zip
 """
 VERBS = frozenset(_VERBS.split())
-_MAKES_A_NOUN = frozenset(("of", "is", "are", "that", "which", "with", "in", "at", "per", "from", "for", "by", "and"))
-_TAKES_A_PREPOSITION = """
-ask assert begin check end ensure fail fit follow generate iterate lay learn listen look pass point prove read report
-resume return run sample say search show start stop switch turn verify wait walk warn weigh work yield
+_MAKES_A_NOUN = frozenset(("of", "is", "are", "that", "which", "with", "in", "at", "per", "from", "for", "by"))
+_TAKES_THESE_TOO = """
+ask assert begin check count end ensure fail fit follow generate iterate lay learn listen look pass point prove read
+report resume return run sample say search show start stop switch turn verify wait walk warn weigh work yield
 """
 
 
@@ -78,7 +78,8 @@ def begins_with_verb(docstring: str) -> bool:
     """Return whether the first word is an imperative, and read as one."""
     first, *rest = docstring.lower().split() or [""]
     verb, second = first.strip(".,:;"), rest[0].strip(".,:;") if rest else ""
-    return verb in VERBS and (second not in _MAKES_A_NOUN or verb in _TAKES_A_PREPOSITION.split())
+    reads_as_noun = second == "of" or (second in _MAKES_A_NOUN and verb not in _TAKES_THESE_TOO.split())
+    return verb in VERBS and not reads_as_noun
 
 
 def without_verb(code: Sequence[Definition]) -> list[Definition]:

@@ -40,7 +40,7 @@ def parse_completion(completion: Any) -> Reply | Refusal | None:
 
 
 def is_moderated(error: openai.APIStatusError) -> bool:
-    """Whether a 403 is about the request's content, not about the key."""
+    """Return whether a 403 is about the request's content, not about the key."""
     body = error.body if error.status_code == 403 and isinstance(error.body, dict) else {}
     kind = f"{body.get('code')} {body.get('type')}".lower()
     metadata = body.get("metadata")

@@ -68,7 +68,7 @@ def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) ->
 
 
 def _resizes_freely(images: Any) -> bool:
-    """Whether an image processor of no known family bounds pictures as Qwen's does."""
+    """Return whether an image processor of no known family bounds pictures as Qwen's does."""
     names = getattr(images, "model_input_names", ())
     return "image_grid_thw" in names and images.size["shortest_edge"] is not None
 
@@ -119,7 +119,7 @@ def picture_size(processor: Any, image: Image) -> tuple[int, int]:
 
 
 def _pads(images: Any) -> bool:
-    """Whether pictures are padded to a square before they are resized."""
+    """Return whether pictures are padded to a square before they are resized."""
     return bool(getattr(images, "do_pad", False)) and hasattr(images, "pad_to_square")
 
 

@@ -69,7 +69,7 @@ class PrefixCache:
 
 
 def accepts_image_features(inner: Any) -> bool:
-    """Whether this release of transformers takes ready-made image features for a model."""
+    """Return whether this release of transformers takes ready-made image features for a model."""
     return "mm_encoder_outputs" in inspect.signature(inner.forward).parameters
 
 

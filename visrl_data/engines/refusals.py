@@ -39,7 +39,7 @@ def raise_refusals(*errors: type[Exception]) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine ran out of memory."""
+    """Return whether a device or the machine ran out of memory."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, without torch
     return known or "can't allocate memory" in str(error).lower()
 

@@ -43,7 +43,7 @@ class ReplyCache:
         return self._outcomes.get(key)
 
     def inherited(self, key: str) -> bool:
-        """Whether an earlier process left this outcome; true for the first call with a key only."""
+        """Return whether an earlier process left this outcome; true for the first call with a key only."""
         first = key in self._inherited
         self._inherited.discard(key)
         return first

@@ -146,7 +146,7 @@ class TransformersEngine:
         return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in inputs.items()}
 
     def _adds_special(self, text: str) -> bool:
-        """Whether the tokenizer must add its beginning of text: not where the chat template has."""
+        """Return whether the tokenizer must add its beginning of text: not where the chat template has."""
         bos = self.processor.tokenizer.bos_token
         return not (bos and text.startswith(bos))
 

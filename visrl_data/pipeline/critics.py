@@ -60,7 +60,7 @@ def response_critic(config: GenConfig, role: Role, prompts: PromptSet) -> Critic
 
 
 def can_pair(score: Score, thresholds: Thresholds) -> bool:
-    """Whether a candidate with this box score can be in W or L, whatever its response (Eq. 4)."""
+    """Return whether a candidate with this box score can be in W or L, whatever its response (Eq. 4)."""
     return score.value is not None and not thresholds.box_lose < score.value < thresholds.box_win
 
 
