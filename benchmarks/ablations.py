@@ -56,14 +56,14 @@ def in_order(requests: Sequence[Request], size: int, sizes_vary: bool = True) ->
 
 @contextlib.contextmanager
 def boxes_alone() -> Iterator[None]:
-    """The boxes of a question share their prompt; nothing else is shared."""
+    """Share the prompt among the boxes of a question, and nothing else."""
     with mock.patch.object(engine, "accepts_image_features", lambda inner: False):
         yield
 
 
 @contextlib.contextmanager
-def looked_at_anew() -> Iterator[None]:
-    """Features are forgotten after each batch."""
+def without_feature_cache() -> Iterator[None]:
+    """Clear the image features after each batch."""
     read = Prefiller.prefill
 
     def forgetful(self: Prefiller, *args: Any) -> PrefixCache:
@@ -77,7 +77,7 @@ def looked_at_anew() -> Iterator[None]:
 ABLATIONS: dict[str, Callable[[], Any]] = {
     "all optimizations": contextlib.nullcontext,
     "shared: the prompt of a question's boxes alone": boxes_alone,
-    "without keeping pictures' features": looked_at_anew,
+    "without keeping pictures' features": without_feature_cache,
     "without shared beginnings": lambda: mock.patch.object(prefix_cache, "group_by_prefix", apart),
     "without a cache of its final size": lambda: mock.patch.object(TransformersEngine, "_decode", growing),
     "without batches of like length": lambda: mock.patch.object(engine, "batches", in_order),

@@ -73,7 +73,7 @@ class EngineProfiler:
 
 @contextlib.contextmanager
 def profile(engine: TransformersEngine) -> Iterator[EngineProfiler]:
-    """A running profiler on an engine's model and on what surrounds it."""
+    """Run a profiler on an engine's model and on the code around it."""
     profiler = EngineProfiler(engine.device)
     model = engine.model.get_base_model() if hasattr(engine.model, "get_base_model") else engine.model
     processor = engine.processor

@@ -69,12 +69,12 @@ class GenerationTiming:
 
     @property
     def each(self) -> float:
-        """Seconds a question."""
+        """Return the seconds per question."""
         return self.seconds / self.made.questions
 
     @property
     def in_model(self) -> float:
-        """The share of the time that was spent in forwards."""
+        """Return the share of the time spent in forwards."""
         return sum(self.parts[name] for name in MODEL) / self.seconds
 
 

@@ -194,7 +194,7 @@ class _Script:
 
 
 def _response_tokens(config: GenConfig) -> int:
-    """Only an untrained model is asked with --constrain here."""
+    """Return the limit of a response; only an untrained model runs with --constrain here."""
     return RESPONSE_TOKENS if config.constrain else config.max_new_tokens
 
 
@@ -222,7 +222,7 @@ def crutches(built: Factory) -> Iterator[None]:
 
 
 def _listed(frame: Frame) -> str:
-    """A grammar of some boxes about this picture, between a tenth and six tenths of its sides."""
+    """Return a grammar of some boxes in this image, between a tenth and six tenths of its sides."""
     low_x, low_y, high_x, high_y = frame.bounds
     rng = generator(keyed_seed(frame.space, *frame.bounds))
     low, span = np.array([low_x, low_y]), np.array([high_x - low_x, high_y - low_y])

@@ -156,7 +156,7 @@ def stand_in_for_videos() -> None:
 
 
 def parts(model: Any) -> dict[str, int]:
-    """How many parameters lie in the vision tower with its projector, and in the language model with its head."""
+    """Count the parameters in the vision tower with its projector, and in the language model with its head."""
     counts = {"vision": 0, "language": 0}
     for name, parameter in model.named_parameters():
         counts["language" if "language_model" in name or "lm_head" in name else "vision"] += parameter.numel()
@@ -164,7 +164,7 @@ def parts(model: Any) -> dict[str, int]:
 
 
 def _tokenizer(special: tuple[str, ...], end: str, pad: str, begin: str | None = None) -> PreTrainedTokenizerFast:
-    """Byte-level BPE learnt from the prompts and from plain English."""
+    """Train byte-level BPE on the prompts and from plain English."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]

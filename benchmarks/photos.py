@@ -17,7 +17,7 @@ SIZES = ((640, 480), (480, 640), (1024, 768), (500, 375))  # width, height in pi
 
 
 def photo(seed: int, size: tuple[int, int]) -> Image.Image:
-    """A picture of its own for each seed."""
+    """Return an image that depends on the seed alone."""
     rng = np.random.default_rng(seed)
     pixels = np.zeros((size[1], size[0], 3))
     for cells in (4, 16, 64, 256):  # coarse and strong to fine and weak
@@ -33,7 +33,7 @@ def photo(seed: int, size: tuple[int, int]) -> Image.Image:
 
 
 def questions(folder: Path, count: int, sizes: Sequence[tuple[int, int]] = SIZES) -> Path:
-    """A .jsonl of so many questions, a picture each, the sizes in turn."""
+    """Write a .jsonl of so many questions, an image each, the sizes in turn."""
     folder.mkdir(parents=True)
     rows = []
     for i in range(count):

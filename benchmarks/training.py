@@ -227,7 +227,7 @@ def arguments(job: TrainingJob, folder: str, rows: int) -> Any:
 
 
 def leave_reference(trainer: Any) -> Any:
-    """A fresh adapter changes nothing, and all losses would be log 2: give it something to say."""
+    """Perturb the adapter: a new one changes nothing, and all losses would be log 2."""
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in trainer.model.named_parameters():
@@ -257,7 +257,7 @@ def tables(timings: list[TrainingTiming]) -> str:
 
 
 def agreement(at: dict[tuple[str, str, str], TrainingTiming]) -> list[tuple[str, str, float, float]]:
-    """(shape, what, stock's, ours). Stock's rl2 is the mean over box and response rows: twice it less rl1's."""
+    """Return (shape, what, stock's, ours). Stock's rl2 is the mean over box and response rows: twice it less rl1's."""
     losses = []
     for shape in dict.fromkeys(key[0] for key in at):
         runs = [at.get((shape, stage, method)) for method in ("stock", "branches") for stage in ("rl1", "rl2")]

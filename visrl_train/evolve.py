@@ -1,17 +1,17 @@
-"""Self-evolution: the new model makes the pairs of the next round (paper, Sec. 3.2 and Fig. 4).
+"""Self-evolution: the new model generates the pairs of the next round (paper, Sec. 3.2 and Fig. 4).
 
     round k:   gen (the actor is the last round's model; the critic is always the ORIGINAL base)
-               -> rl1 -> rl2 (one adapter goes on; its frozen copy is the reference)
-               -> eval on questions that no round learns from
+               -> rl1 -> rl2 (one adapter is trained further; its frozen copy is the reference)
+               -> eval on questions that no round trains on
 
     EVOLVE/config.toml            what all rounds share
     EVOLVE/round0/ round1/ ...    the run of each round: a run folder, for `visrl inspect` and `visrl push`
     EVOLVE/models/round0-rl1/ ... the models, each with its card
-    EVOLVE/eval/                  one evaluation of all models; each is asked once
-    EVOLVE/report.json curves.svg written anew after every round
+    EVOLVE/eval/                  one evaluation of all models; each predicts once
+    EVOLVE/report.json curves.svg rewritten after every round
 
-Killed at any moment and started again, it goes on: a run is done by its manifest, a model by its visrl.json,
-predictions chunk by chunk. More --rounds go on from the last one.
+Interrupted, the same command resumes: a run is finished when its manifest exists, a model when its visrl.json does,
+predictions chunk by chunk. More --rounds continue from the last one.
 
     visrl evolve --rounds 4 -o runs/evolve
     visrl evolve --rounds 4 --stages rl1 -o runs/evolve-rl1        the other curve of Fig. 4
@@ -43,7 +43,7 @@ from visrl_train.evolve_config import EvolveConfig
 from visrl_train.evolve_curves import curves
 
 Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+Progress = Callable[[str, int, int], None]  # name, done, total
 
 _MAY_CHANGE = {"rounds"}
 _SHARED = ("images_root", "allow_urls", "columns", "gold_space", "box_space", "crop_min_side", "crop_max_aspect",
@@ -59,24 +59,24 @@ def evolve(
     say: Say = lambda _: None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Run the rounds into the folder `output`, going on where an earlier start stopped; returns the report.
+    """Run the rounds in the folder `output`, resuming an interrupted start; return the report.
 
-    gen: the options of each round's run; its model is where the first round starts. Raises VisRLError for
-    anything that the user can mend, and Terminated after a SIGTERM in a training; what was made until then stays.
+    gen: the options of each round's run; its model is the actor of the first round. Raises VisRLError for anything
+    that the user can fix, and Terminated after a SIGTERM in a training; finished work is kept.
     """
     check(config, gen)
     output.mkdir(parents=True, exist_ok=True)
     with files.lock_folder(output):
-        _begin(config, gen, output)
-        done = _report(output)
-        if done["rounds"] > config.rounds:
-            say(f"{output} holds {done['rounds']} rounds already; nothing is made, and nothing taken away.")
-            return done
+        _check_start(config, gen, output)
+        last = _report(output)
+        if last["rounds"] > config.rounds:
+            say(f"{output} has {last['rounds']} rounds already; nothing to do.")
+            return last
         models = [gen.model]
         rounds: list[dict[str, Any]] = []
-        report = _measure(config, gen, output, models, rounds, progress)
+        report = _evaluate(config, gen, output, models, rounds, progress)
         for k in range(config.rounds):
-            say(f"Round {k}: pairs, by {models[-1]}")
+            say(f"Round {k}: gen with {models[-1]}")
             run = _generate(_round_config(config, gen, models[-1], k), output / f"round{k}", progress)
             rounds.append(_round_figures(run, rounds))
             model = models[0] if config.restart else models[-1]
@@ -84,16 +84,16 @@ def evolve(
                 say(f"Round {k}: {stage}, from {model}")
                 model = str(_train(stage, config, gen, model, run.path, output / "models" / f"round{k}-{stage}"))
             models.append(model)
-            report = _measure(config, gen, output, models, rounds, progress)
+            report = _evaluate(config, gen, output, models, rounds, progress)
     return report
 
 
 def check(config: EvolveConfig, gen: GenConfig) -> None:
-    """Raise UsageError when the options can't go together; reads no image and loads no model."""
+    """Raise UsageError when options conflict; read no image and load no model."""
     if gen.engine == "openai":
         raise UsageError(
-            "Each round trains the actor here, and no server would have it. Leave --engine out; a served critic is "
-            "--critic-engine openai."
+            "--engine openai: each round trains the actor here, and a server does not have it. Leave --engine out; "
+            "for a served critic use --critic-engine openai."
         )
     if config.fresh and gen.limit is None:
         raise UsageError("--fresh takes the next --limit rows each round: give --limit.")
@@ -105,31 +105,31 @@ def check(config: EvolveConfig, gen: GenConfig) -> None:
                 f"--fresh: {config.rounds} rounds of {gen.limit} rows are more than {gen.source} has in split "
                 f"{gen.split!r}. Give a smaller --limit or fewer --rounds."
             )
-    measured = factory.open_questions(_eval_config(config, gen).gen_config(config.eval_source or gen.source))
-    if (measured.fingerprint(), measured.name) == (source.fingerprint(), source.name):
+    held_out = factory.open_questions(_eval_config(config, gen).gen_config(config.eval_source or gen.source))
+    if (held_out.fingerprint(), held_out.name) == (source.fingerprint(), source.name):
         raise UsageError(
-            f"{source.name}, split {measured.split!r}, is what the rounds learn from. "
-            "Measure on other questions: --eval-source or --eval-split."
+            f"{source.name}, split {held_out.split!r}, is what the rounds train on. "
+            "Evaluate on other questions: --eval-source or --eval-split."
         )
 
 
-def _begin(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
-    """Note what all rounds share, or check that it is as before. Raises VisRLError, with the differences."""
+def _check_start(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
+    """Record the options that all rounds share, or check that they are the same. Raises VisRLError."""
     shared = {f"evolve.{k}": v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
     now = json.loads(json.dumps(with_version({**dataclasses.asdict(gen), **shared})))
-    begun = output / "begun.json"
-    if begun.is_file():
-        check_same(str(output), current_options(json.loads(begun.read_text(encoding="utf-8"))), now)
+    started = output / "begun.json"
+    if started.is_file():
+        check_same(str(output), current_options(json.loads(started.read_text(encoding="utf-8"))), now)
         return
     others = [f.name for f in output.iterdir() if f.name not in {".lock", "config.toml"} and f.suffix != ".tmp"]
     if others:
         raise VisRLError(f"{output} is not empty (it holds {others[0]}). Choose another --output.")
     files.write_text(output / "config.toml", to_toml(gen))
-    files.write_json(begun, now)
+    files.write_json(started, now)
 
 
 def _round_config(config: EvolveConfig, gen: GenConfig, model: str, k: int) -> GenConfig:
-    """Return the options of round k's run. The round is part of every seed, so that equal questions get new draws."""
+    """Return the options of round k's run. The round is part of every seed, so that equal questions get new samples."""
     skip = (gen.skip or 0) + k * (gen.limit or 0) if config.fresh else gen.skip
     return dataclasses.replace(gen, model=model, round=k, skip=skip or None)
 
@@ -140,7 +140,7 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
         old = run.config() | {"actor.digest": run.identity()["actor"].get("digest")}
         digest = find_model(config.model, config.trust_remote_code).digest
         check_same(str(path), old, parse_record(to_toml(config)) | {"actor.digest": digest})
-        run_folder.remove_chunks(run)  # left by a kill after the manifest was whole
+        run_folder.remove_chunks(run)  # left by a kill after the manifest was written
         return run
     total = len(factory.open_questions(config))
     return generation.generate(
@@ -155,16 +155,16 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
         old = read_record(output)["trained_from"]["digest"]
         new = find_model(model, gen.trust_remote_code).digest
         check_same(str(output), {"trained_from.digest": old}, {"trained_from.digest": new})
-        shutil.rmtree(output / "work", ignore_errors=True)  # left by a kill after the model was whole
+        shutil.rmtree(output / "work", ignore_errors=True)  # left by a kill after visrl.json was written
         return output
-    given: dict[str, Any] = {"model": model, "data": str(run), "seed": gen.seed}
+    options: dict[str, Any] = {"model": model, "data": str(run), "seed": gen.seed}
     if gen.trust_remote_code:
-        given["trust_remote_code"] = True
+        options["trust_remote_code"] = True
     if gen.device == "cpu":
-        given["device"] = "cpu"
+        options["device"] = "cpu"
     if gen.dtype in ("float32", "bfloat16"):
-        given["dtype"] = gen.dtype
-    return train(stage, output, config.train_config, **given)
+        options["dtype"] = gen.dtype
+    return train(stage, output, config.train_config, **options)
 
 
 def _eval_config(config: EvolveConfig, gen: GenConfig) -> EvalConfig:
@@ -173,12 +173,12 @@ def _eval_config(config: EvolveConfig, gen: GenConfig) -> EvalConfig:
 
 
 def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a round's run gave. Raises VisRLError when another critic judged it than the earlier rounds."""
-    found, identity = json.loads((run.path / "report.json").read_text(encoding="utf-8")), run.identity()
+    """Return the figures of a round's run. Raises VisRLError when its critic differs from that of earlier rounds."""
+    report, identity = json.loads((run.path / "report.json").read_text(encoding="utf-8")), run.identity()
     critic = {"model": identity["critic"].get("model"), "digest": identity["critic"].get("weights_digest")}
     if earlier:
         check_same(f"Round 0 and {run.path}", {"critic": earlier[0]["critic"]["digest"]}, {"critic": critic["digest"]})
-    counts, audit = found["yields"]["all"], found["audit"]
+    counts, audit = report["yields"]["all"], report["audit"]
     return {
         "run": str(run.path),
         "manifest_sha256": files.file_digest(run.manifest_path),
@@ -191,12 +191,12 @@ def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _report(output: Path) -> dict[str, Any]:
-    """Return the last report, of no round where there is none yet."""
+    """Return the last report; before the first one, a report of no round."""
     path = output / "report.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rounds": 0}
 
 
-def _measure(
+def _evaluate(
     config: EvolveConfig,
     gen: GenConfig,
     output: Path,
@@ -204,8 +204,8 @@ def _measure(
     rounds: list[dict[str, Any]],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Evaluate all models so far, and write the report: entry k is model k, which makes round k's pairs."""
-    measured = evaluate.evaluate(
+    """Evaluate all models so far, and write the report: entry k is model k, which generates round k's pairs."""
+    evaluation = evaluate.evaluate(
         models,
         [config.eval_source or gen.source],
         _eval_config(config, gen),
@@ -220,16 +220,16 @@ def _measure(
             "figures": row["figures"],
             "round": rounds[k] if k < len(rounds) else None,
         }
-        for k, row in enumerate(row for row in measured["models"] if row["steps"] == 2)
+        for k, row in enumerate(row for row in evaluation["models"] if row["steps"] == 2)
     ]
     report = {
         "stages": config.stages,
         "restart": config.restart,
         "fresh": config.fresh,
         "rounds": len(rounds),
-        "groups": [ALL, *measured["groups"]],
+        "groups": [ALL, *evaluation["groups"]],
         "models": entries,
-        "baseline": next(row for row in measured["models"] if row["steps"] == 1),
+        "baseline": next(row for row in evaluation["models"] if row["steps"] == 1),
     }
     files.write_json(output / "report.json", report)
     files.write_text(output / "curves.svg", curves(report))

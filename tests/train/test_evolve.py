@@ -162,7 +162,7 @@ def test_killed_after_any_stage_it_goes_on_and_repeats_none(sft_model, acts, tra
     trains.clear()
     acts.clear()
     for call in (1, 2):
-        for step in ("_measure", "_generate", "_train"):
+        for step in ("_evaluate", "_generate", "_train"):
             with monkeypatch.context() as patch:
                 patch.setattr(evolving, step, killed_after(getattr(evolving, step), call))
                 with pytest.raises(Killed):
@@ -253,7 +253,7 @@ def test_a_critic_that_changed_is_refused(sft_model, acts, trains, tmp_path, mon
         (["--fresh"], "give --limit"),
         (["--stages", "rl2"], "expected one of rl1, rl1,rl2"),
         (["--rounds", "0"], "expected at least 1"),
-        (["--eval-split", "train"], "is what the rounds learn from"),
+        (["--eval-split", "train"], "is what the rounds train on"),
         (["--round", "1"], "No such option"),
     ],
 )
