@@ -55,11 +55,11 @@ def filter(
 
 
 def _print_sweep(grid: Any) -> None:
-    from rich.table import Table
-
     from visrl_data.core.pair_rule import DROP_REASONS
+    from visrl_data.report.formats import make_table
 
-    table = Table("box", "response", "pairs", "both steps", "no pair", title="Win / lose thresholds")
+    columns = ("box", "response", "pairs", "both steps", "no pair")
+    table = make_table("Win / lose thresholds", columns, left=("response", "no pair"))
     for row in grid.to_pylist():
         reasons = ", ".join(f"{reason} {row[reason]}" for reason in DROP_REASONS if row[reason])
         table.add_row(
