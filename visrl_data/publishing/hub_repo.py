@@ -242,7 +242,7 @@ def _upload(repo: RepoRef, plan: FilePlan, create_pr: bool) -> Operations:
     additions = [CommitOperationAdd(file.path, str(file.source)) for file in files]
     repo.say(f"Sending {len(files)} files, {size_text(sum(file.size for file in files))}")
     arguments = {**repo.address, "additions": additions, "revision": repo.branch, "create_pr": create_pr}
-    repo.read("uploading", lambda: repo.api.preupload_lfs_files(**arguments, free_memory=False), AGAIN)
+    repo.read("uploading", lambda: repo.api.preupload_lfs_files(**arguments, free_memory=False), ())
     return [*additions, *(CommitOperationDelete(path, is_folder=False) for path in plan.delete)]
 
 
