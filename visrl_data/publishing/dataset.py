@@ -169,19 +169,19 @@ def _parts(pool: Pool) -> Iterator[dict[str, Any]]:
     """Count the rows that each part gave. dataset and commit are null for a run."""
     for part in pool.parts:
         runs = [member.id for member in part.members]
-        kept = {
+        rows = {
             name: int(pc.sum(pc.is_in(table["run"], value_set=pa.array(runs))).as_py() or 0)
             for name, table in (("questions", pool.questions), ("pairs", pool.distinct))
         }
-        yield {"dataset": part.dataset or None, "commit": part.commit or None, "runs": runs, **kept}
+        yield {"dataset": part.dataset or None, "commit": part.commit or None, "runs": runs, **rows}
 
 
 def _notes(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None) -> Iterator[str]:
     """Yield what the user should know: what was left out, and what was published by their decision."""
-    for part, kept in zip(pool.parts, _parts(pool), strict=True):
+    for part, rows in zip(pool.parts, _parts(pool), strict=True):
         if len(pool.parts) > 1:
             name = part.dataset or part.members[0].place
-            yield f"{name}: {kept['questions']} questions, {kept['pairs']} pairs in the dataset."
+            yield f"{name}: {rows['questions']} questions, {rows['pairs']} pairs in the dataset."
     if terms.id == "other" and terms.name != "mixed":
         license = terms.sources[0].license
         yield f"The Hub does not know the license {license!r}: the card says other, and LICENSE names it."

@@ -83,28 +83,28 @@ def merge(sources: Sequence[DatasetPart]) -> Pool:
     """
     if not sources:
         raise VisRLError("No run was named. Give at least one finished run folder.")
-    kept = tuple(part for part in _without_earlier(sources) if part.members)
-    members = [member for part in kept for member in part.members]
+    pool_parts = tuple(part for part in _without_earlier(sources) if part.members)
+    members = [member for part in pool_parts for member in part.members]
     for other in members[1:]:
         _check_alike(members[0], other)
-    everything = _all(kept, "questions")
+    everything = _all(pool_parts, "questions")
     questions = everything.filter(_first_of(_question_keys(everything, members)))
-    pairs = _of_questions(_all(kept, "pairs"), questions, "question_id")
+    pairs = _of_questions(_all(pool_parts, "pairs"), questions, "question_id")
     distinct = pairs.filter(_first_of(_pair_keys(pairs)))
     if not distinct.num_rows:
-        place = members[0].place
+        name = members[0].place
         raise VisRLError(
-            f"{place} holds no pair, so there is nothing to publish. "
-            f"See why with `visrl inspect {place}`; other thresholds: `visrl filter {place} --sweep`."
+            f"{name} holds no pair, so there is nothing to publish. "
+            f"See why with `visrl inspect {name}`; other thresholds: `visrl filter {name} --sweep`."
         )
-    tables = {"questions": questions, "drops": _drops(kept, questions), "pairs": pairs}
+    tables = {"questions": questions, "drops": _drops(pool_parts, questions), "pairs": pairs}
     total = sum(member.about["counts"]["questions"] for part in sources for member in part.members)
     return Pool(
-        parts=kept,
+        parts=pool_parts,
         tables=tables,
         distinct=distinct,
         repeated_questions=total - questions.num_rows,
-        report=_report(kept, tables, whole=everything.num_rows == questions.num_rows),
+        report=_report(pool_parts, tables, whole=everything.num_rows == questions.num_rows),
         images=StoredImages(file for part in sources for file in part.images),
         published=frozenset(StoredImages(file for part in sources if part.dataset for file in part.images).sizes),
     )
@@ -124,13 +124,13 @@ def _without_earlier(sources: Sequence[DatasetPart]) -> Iterator[DatasetPart]:
         yield parts.keep_members(part, new)
 
 
-def _all(kept: Sequence[DatasetPart], name: str) -> pa.Table:
-    return pa.concat_tables([part.tables[name] for part in kept])
+def _all(pool_parts: Sequence[DatasetPart], name: str) -> pa.Table:
+    return pa.concat_tables([part.tables[name] for part in pool_parts])
 
 
-def _drops(kept: Sequence[DatasetPart], questions: pa.Table) -> pa.Table:
+def _drops(pool_parts: Sequence[DatasetPart], questions: pa.Table) -> pa.Table:
     """Return the drops of rows that became no question, each once; then those of the questions."""
-    drops = _all(kept, "drops")
+    drops = _all(pool_parts, "drops")
     is_source = pc.equal(drops["stage"], "source")
     at_source = drops.filter(is_source)
     at_source = at_source.filter(_first_of([json.dumps(row) for row in _rows(at_source, ("source", "id", "reason"))]))
@@ -211,16 +211,16 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
-def _report(kept: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> RunReport:
+def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> RunReport:
     """Read the report of a single part; compute one over several parts, or over one without its repeats."""
-    if len(kept) == 1 and whole:
-        own: RunReport = json.loads(kept[0].report.read_text(encoding="utf-8"))
+    if len(pool_parts) == 1 and whole:
+        own: RunReport = json.loads(pool_parts[0].report.read_text(encoding="utf-8"))
         return own
     from visrl_data.pipeline.finalize import COLUMNS
 
-    about = kept[0].members[0].about
+    about = pool_parts[0].members[0].about
     config = current_options(about["config"])
-    candidates = pa.concat_tables(table for part in kept for table in parts.candidate_tables(part, COLUMNS))
+    candidates = pa.concat_tables(table for part in pool_parts for table in parts.candidate_tables(part, COLUMNS))
     pool = _of_questions(candidates, tables["questions"], "question_id")
     return run_statistics.build_report(
         _own_ids(tables["questions"], "id").select(QUESTION_SCHEMA.names),
