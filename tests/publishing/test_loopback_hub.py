@@ -238,7 +238,7 @@ def test_a_published_version_and_a_run_are_the_next_version(results):
         ("no tag", "user/line@v9 could not be fetched: not found on the Hub (404: Invalid rev id: v9). Check the name"),
         ("no repository", "user/nothing@v1.0 could not be fetched: not found on the Hub (404"),
         ("damaged", "report.json is missing or was changed since the dataset was built. Fetch it again: `hf cache rm"),
-        ("other way", "temperature: 2.0 / 1.0"),
+        ("other way", "temperature: 2.0 -> 1.0"),
     ],
 )
 def test_what_cannot_be_merged_is_told_and_nothing_is_sent(results, case, message):
