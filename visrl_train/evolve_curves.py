@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.table import Table
+
 from visrl_data.evaluation.eval_report import ALL
 from visrl_data.report.charts import Panel, Series, draw_svg
+from visrl_data.report.formats import format_count, format_estimate, format_number, format_share, make_table
 
 Point = tuple[float, float, float]  # value, low, high
 
@@ -38,35 +41,26 @@ def curves(report: dict[str, Any]) -> str:
     return draw_svg(panels)
 
 
-def table(report: dict[str, Any]) -> Any:
-    """Return a rich table with a row for each model, and the pairs that it made for the next round."""
-    from rich.table import Table
-
-    shown = Table(
-        "rounds",
-        title=f"Rounds of {report['stages']}, 95 % intervals",
-        caption="WP-LN: win box right, lose box wrong; see visrl inspect",
-    )
-    for name in ("answer", "box", "IoU", "pairs", "yield", "WP-LN"):
-        shown.add_column(name, justify="right")
-    shown.add_row("no box", _with_interval(report["baseline"]["figures"][ALL], "answer"))
+def table(report: dict[str, Any]) -> Table:
+    """Lay out a row for each model, and the pairs that it made for the next round."""
+    columns = ("rounds", "answer", "box", "IoU", "pairs", "yield", "WP-LN %")
+    rounds = make_table(f"Rounds of {report['stages']}, 95 % intervals", columns)
+    rounds.add_row("no box", _estimate(report["baseline"]["figures"][ALL], "answer"))
     for k, entry in enumerate(report["models"]):
         figures, run = entry["figures"][ALL], entry["round"] or {}
-        cells = run.get("cells") or {}
-        shown.add_row(
+        rounds.add_row(
             str(k),
-            _with_interval(figures, "answer"),
-            _with_interval(figures, "box_accuracy"),
-            "" if figures["mean_iou"] is None else f"{figures['mean_iou']:.3f}",
-            str(run.get("pairs", "")),
-            f"{100 * run['yield']:.0f} %" if run.get("yield") is not None else "",
-            f"{cells['WP-LN']:.0f} %" if cells.get("WP-LN") is not None else "",
+            _estimate(figures, "answer"),
+            _estimate(figures, "box_accuracy"),
+            format_number(figures["mean_iou"]),
+            format_count(run.get("pairs")),
+            format_share(run.get("yield")),
+            format_number((run.get("cells") or {}).get("WP-LN"), 1),
         )
-    return shown
+    rounds.caption = "WP-LN: win box right, lose box wrong; see visrl inspect"
+    return rounds
 
 
-def _with_interval(figures: dict[str, Any], name: str) -> str:
-    if figures[name] is None:
-        return ""
-    low, high = figures[f"{name}_interval"]
-    return f"{figures[name]:.2f} ({low:.2f}-{high:.2f})"
+def _estimate(figures: dict[str, Any], name: str) -> str:
+    low, high = figures[f"{name}_interval"] or (None, None)
+    return format_estimate(figures[name], low, high, 2)

@@ -1,5 +1,5 @@
 // The predictions of an evaluation: a card for each question, a column for each model.
-// What it shows is text from strangers: attributes and text nodes only, made by page_parts.js, which comes before.
+// What it shows is untrusted text: attributes and text nodes only, made by page_parts.js, which comes before.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const form = document.getElementById("filters");
@@ -33,7 +33,7 @@
     const inside = [{ kind, letter: "", box: one.box }];
     const crop = one.crop === null ? null : picture(item, one.crop, `crop of ${name}`, inside);
     return h("section", { class: "prediction" }, h("h4", null, h("bdi", null, `${model + 1}. ${name}`)),
-      picture(item, [0, 0, ...item.size], `where ${name} looks`, boxes),
+      picture(item, [0, 0, ...item.size], `focus box of ${name}`, boxes),
       h("div", { class: crop === null ? "alone" : "crop" }, crop, h("div", null, ...about)));
   }
 
@@ -53,14 +53,14 @@
   }));
 
   function apply() {
-    const wanted = Object.fromEntries(new FormData(form));
-    const exact = entries.some(({ item }) => item.id === wanted.q);
-    const found = entries.filter(({ item, words }) =>
-      (!wanted.group || item.group === wanted.group) && (!wanted.show || SHOW[wanted.show](item.predictions)) &&
-      (exact ? item.id === wanted.q : wanted.q.toLowerCase().split(/\s+/).every((word) => words.includes(word))));
-    for (const one of found) one.node ||= card(one.item);
-    holder.replaceChildren(...found.map((one) => one.node));
-    document.getElementById("shown").textContent = `${found.length} of ${entries.length} shown`;
+    const filters = Object.fromEntries(new FormData(form));
+    const exact = entries.some(({ item }) => item.id === filters.q);
+    const matching = entries.filter(({ item, words }) =>
+      (!filters.group || item.group === filters.group) && (!filters.show || SHOW[filters.show](item.predictions)) &&
+      (exact ? item.id === filters.q : filters.q.toLowerCase().split(/\s+/).every((word) => words.includes(word))));
+    for (const one of matching) one.node ||= card(one.item);
+    holder.replaceChildren(...matching.map((one) => one.node));
+    document.getElementById("shown").textContent = `${matching.length} of ${entries.length} shown`;
   }
 
   for (const value of [...new Set(data.questions.map(({ group }) => group))].sort())

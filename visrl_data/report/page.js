@@ -1,5 +1,5 @@
 // The gallery of report.html: builds a card for each question, and filters and sorts them.
-// What it shows is text from strangers, so it sets attributes and text nodes only, never markup.
+// What it shows is untrusted text, so it sets attributes and text nodes only, never markup.
 // Pictures and nodes are made by page_parts.js, which comes before it; it also keeps the filters in the #hash.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -38,13 +38,13 @@
   }
 
   function chips(item) {
-    const found = [h("bdi", null, item.source)];
-    if (!("win" in item)) return [...found, item.reason.replaceAll("_", " "), item.detail];
-    if (item.same) found.push("same response: trains the box only");
-    if (item.ties[0] > 1) found.push(`win drawn among ${item.ties[0]} ties`);
-    if (item.ties[1] > 1) found.push(`lose drawn among ${item.ties[1]} ties`);
-    found.push(`IoU of win and lose ${number(item.iou)}`);
-    return found;
+    const facts = [h("bdi", null, item.source)];
+    if (!("win" in item)) return [...facts, item.reason.replaceAll("_", " "), item.detail];
+    if (item.same) facts.push("same response: trains the box only");
+    if (item.ties[0] > 1) facts.push(`win drawn among ${item.ties[0]} ties`);
+    if (item.ties[1] > 1) facts.push(`lose drawn among ${item.ties[1]} ties`);
+    facts.push(`IoU of win and lose ${number(item.iou)}`);
+    return facts;
   }
 
   const candidateOf = (item, side) => item.candidates.find((candidate) => candidate.index === item[side]);
@@ -125,19 +125,19 @@
     return win.label_iou === null ? "unknown" : positive(win) ? "yes" : "no";
   }
 
-  function matches({ view, item, words }, wanted) {
-    const is = (name, value) => !wanted[name] || wanted[name] === value;
-    if (view !== wanted.view || !is("source", item.source)) return false;
-    if (wanted.exact) return item.id === wanted.q;
-    if (!wanted.q.toLowerCase().split(/\s+/).every((word) => words.includes(word))) return false;
+  function matches({ view, item, words }, filters) {
+    const is = (name, value) => !filters[name] || filters[name] === value;
+    if (view !== filters.view || !is("source", item.source)) return false;
+    if (filters.exact) return item.id === filters.q;
+    if (!filters.q.toLowerCase().split(/\s+/).every((word) => words.includes(word))) return false;
     if (view === "unpaired") return is("reason", item.reason);
     return is("positive", onLabel(item)) && is("origin", candidateOf(item, "lose").origin) &&
-      is("same", item.same ? "yes" : "no") && Object.keys(RANGES).every((key) => inRange(item, key, wanted));
+      is("same", item.same ? "yes" : "no") && Object.keys(RANGES).every((key) => inRange(item, key, filters));
   }
 
-  function inRange(item, key, wanted) {
+  function inRange(item, key, filters) {
     const [side, which] = RANGES[key];
-    const [least, most] = [wanted[key + "_min"], wanted[key + "_max"]];
+    const [least, most] = [filters[key + "_min"], filters[key + "_max"]];
     if (least === "" && most === "") return true;
     const value = candidateOf(item, side).scores[which].value;
     return value !== null && (least === "" || value >= Number(least)) && (most === "" || value <= Number(most));
@@ -160,21 +160,21 @@
   })));
 
   function apply() {
-    const wanted = Object.fromEntries(new FormData(form));
-    for (const node of document.querySelectorAll("[data-view]")) node.hidden = node.dataset.view !== wanted.view;
-    wanted.exact = entries.some(({ view, item }) => view === wanted.view && item.id === wanted.q);
-    const key = KEYS[wanted.sort];
+    const filters = Object.fromEntries(new FormData(form));
+    for (const node of document.querySelectorAll("[data-view]")) node.hidden = node.dataset.view !== filters.view;
+    filters.exact = entries.some(({ view, item }) => view === filters.view && item.id === filters.q);
+    const key = KEYS[filters.sort];
     const usable = key && !form.elements.sort.selectedOptions[0].hidden;
     const order = (a, b) => {
       if (!usable) return a.place - b.place;
       const [left, right] = [key(a.item), key(b.item)];
       return left < right ? -1 : left > right ? 1 : a.place - b.place;
     };
-    const found = entries.filter((one) => matches(one, wanted)).sort(order);
-    for (const one of found) one.node ||= card(one.item);
-    holder.replaceChildren(...found.map((one) => one.node));
-    document.getElementById("shown").textContent = `${found.length} of ${data[wanted.view].length} shown`;
-    return found;
+    const matching = entries.filter((one) => matches(one, filters)).sort(order);
+    for (const one of matching) one.node ||= card(one.item);
+    holder.replaceChildren(...matching.map((one) => one.node));
+    document.getElementById("shown").textContent = `${matching.length} of ${data[filters.view].length} shown`;
+    return matching;
   }
 
   for (const name of ["source", "reason"]) {
@@ -184,6 +184,6 @@
   followHash(form, apply, {
     section: "gallery",
     defaults: { view: "pairs" },
-    opened: (found) => { if (found.length === 1) holder.querySelector("details.history").open = true; },
+    opened: (matching) => { if (matching.length === 1) holder.querySelector("details.history").open = true; },
   });
 })();

@@ -60,7 +60,7 @@ def _candidate_steps(report: RunReport, y: StageCounts, width: float, expected: 
         ),
         FlowStage(
             "Questions",
-            f"{each} candidates expected of each, {expected:,} in all",
+            f"{each} candidates each, {expected:,} in all",
             y["questions"],
             width,
             lost=y["candidates_lost"],
@@ -109,7 +109,7 @@ def _pair_steps(report: RunReport, y: StageCounts, width: float, expected: int) 
         ),
         FlowStage(
             "With response rows",
-            "the responses of win and lose differ",
+            "win and lose responses differ",
             y["response_pairs"],
             width * _share(y["response_pairs"], y["questions"]),
         ),

@@ -1,5 +1,5 @@
 // What the scripts of all pages share: nodes of text, pictures with boxes drawn on them, filters kept in the #hash.
-// What they show is text from strangers, so they set attributes and text nodes only, never markup.
+// What they show is untrusted text, so they set attributes and text nodes only, never markup.
 "use strict";
 const SVG = document.querySelector("svg").namespaceURI;
 
@@ -41,11 +41,11 @@ function outline({ kind, letter, box: [x1, y1, x2, y2] }, unit, [width, height])
 
 // The state of the filters is the page's #hash, so that a view can be kept and shared. It holds what differs from
 // the defaults; one without "=" is a section of the page, which stands there when nothing differs.
-// apply shows what the form asks for and returns it; opened is told what a hash led to.
+// apply shows what the form asks for and returns it; opened gets what a hash led to.
 function followHash(form, apply, { section, defaults = {}, opened = () => {} }) {
   function toHash() {
-    const given = [...new FormData(form)].filter(([name, value]) => value !== (defaults[name] || ""));
-    window.history.replaceState(null, "", "#" + (new URLSearchParams(given).toString() || section));
+    const changed = [...new FormData(form)].filter(([name, value]) => value !== (defaults[name] || ""));
+    window.history.replaceState(null, "", "#" + (new URLSearchParams(changed).toString() || section));
   }
 
   function fromHash() {
