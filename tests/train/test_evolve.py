@@ -133,7 +133,7 @@ def test_skip_passes_over_rows(photo_source):
     with pytest.raises(IndexError):
         source.read(2)
     assert factory.open_questions(GenConfig(source=str(photo_source), skip=9)).ids() == ["q9"]
-    with pytest.raises(VisRLError, match="--skip 10: questions has 10 rows"):
+    with pytest.raises(VisRLError, match="--skip 10: questions has only 10 rows"):
         factory.open_questions(GenConfig(source=str(photo_source), skip=10))
 
 
