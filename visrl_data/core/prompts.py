@@ -5,7 +5,7 @@ several calls share (image, question) comes first, so that an engine can reuse t
 
 Departures from the paper: the answer turn ends with a request for a short answer (without it an
 un-tuned model that has just read the focus request emits another box); the wording of the critics
-is ours, their inputs are the paper's (Sec. 3.2): the box critic sees the crop, the question and the
+is ours, their inputs are the paper's (Sec. 3.1): the box critic sees the crop, the question and the
 standard answer; the response critic the whole image, the question, the standard answer and the
 response.
 """
