@@ -25,7 +25,6 @@ from visrl_train import rl1, rl2, sft
 from visrl_train.config import Rl1Config, Rl2Config, SftConfig
 
 SMALL = ("qwen2_5_vl",)
-AT_ONCE = 6
 COLUMNS = ("box_text", "response", "box_score", "response_score")
 
 
@@ -34,7 +33,7 @@ def rows(small: bool) -> Iterator[Row]:
     if small:
         yield from map(_row, SMALL)
         return
-    workers = min(AT_ONCE, max(1, (os.cpu_count() or 1) // 2))
+    workers = min(len(TINY), os.cpu_count() or 1)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, quiet, max_tasks_per_child=1) as pool:
         todo = {pool.submit(_row, model_type): model_type for model_type in TINY}

@@ -52,6 +52,10 @@ PARTS = {
     "generation-qwen": Part("generation.qwen", 130, f"`visrl gen` on Qwen2.5-VL-7B's shape, N = 3. {_WORK}"),
     "training": Part("training.rows", 190, f"RL1 and RL2 on Qwen2.5-VL-7B's shape. {_STEPS.format(pairs=3)}"),
     "generation-llava": Part("generation.llava", 130, f"The same on LLaVA-1.5-7B's shape. {_WORK}"),
+    "losses": Part(
+        "training.losses", 90,
+        "The first loss of RL1 on the same shape in float32, where rounding hides nothing: ours and stock TRL's.",
+    ),
     "quantized": Part("training.quantized", 70, "RL2 as above, the frozen weights in 4 bits (QLoRA)."),
     "spotlight": Part(
         "spotlight.rows", 130,

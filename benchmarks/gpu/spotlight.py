@@ -18,7 +18,7 @@ from studies.spotlight import train
 
 STAGES = ("eyes", "words", "meet", "talk", "judge", "actor")
 FIRST = 4  # steps that warm up, and tell how many fit
-SECONDS = {"cuda": 14.0, "cpu": 3.0}
+SECONDS = {"cuda": 6.0, "cpu": 2.0}
 
 
 def rows(small: bool) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,7 +32,13 @@ SMALL_JOBS = [("rl2", "stock", False), ("rl2", "branches", True)]
 
 
 def rows(small: bool) -> Iterator[Row]:
-    return _rows(SMALL_JOBS if small else JOBS, small, quantize=False)
+    return _rows(SMALL_JOBS if small else JOBS, small)
+
+
+def losses(small: bool) -> Iterator[Row]:
+    """Return the rows in float32: in bfloat16 the losses of random weights differ by more than a mistake would."""
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # read when CUDA starts, also by the process of stock
+    return _rows([("rl1", method, True) for method in ("stock", "branches")], small, "float32", steps=2)
 
 
 def quantized(small: bool) -> Iterator[Row]:
@@ -39,15 +46,21 @@ def quantized(small: bool) -> Iterator[Row]:
     return _rows([("rl2", "branches", True)], small, quantize=True)
 
 
-def _rows(jobs: Sequence[tuple[str, str, bool]], small: bool, quantize: bool) -> Iterator[Row]:
+def _rows(
+    jobs: Sequence[tuple[str, str, bool]],
+    small: bool,
+    dtype: str = "bfloat16",
+    steps: int = STEPS,
+    quantize: bool = False,
+) -> Iterator[Row]:
     models.stand_in_for_videos()
-    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+    dtype = dtype if torch.cuda.is_available() else "float32"
     stocks: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as work:
         folder = tiny("qwen7b", Path(work)) if small else large.qwen7b(Path(work) / "qwen7b")
         for stage, method, checkpointing in jobs:
             job = training.TrainingJob(
-                "qwen7b", folder, stage, method, PAIRS, 2 if small else STEPS, 5_000 if small else MAX_PIXELS,
+                "qwen7b", folder, stage, method, PAIRS, 2 if small else steps, 5_000 if small else MAX_PIXELS,
                 dtype, quantize, checkpointing,
             )  # fmt: skip
             key = {"stage": stage, "method": method, "checkpointing": "yes" if checkpointing else "no"}
