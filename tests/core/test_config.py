@@ -6,6 +6,7 @@ import pytest
 
 from visrl_data.core.config import GenConfig, current_options, load_config, to_toml, with_version
 from visrl_data.core.errors import UsageError
+from visrl_data.pipeline.critics import round_score
 
 
 def test_every_option_is_documented():
@@ -47,7 +48,12 @@ def test_wrong_files_are_named(tmp_path, text, message):
     ("options", "message"),
     [
         ({"attempts": 0}, "--attempts 0: expected at least 1"),
-        ({"top_p": 1.5}, "--top-p 1.5: expected between"),
+        ({"top_p": 1.5}, "--top-p 1.5: expected above 0.0, at most 1.0"),
+        ({"top_p": 0.0}, "--top-p 0.0: expected above 0.0, at most 1.0"),
+        ({"score_step": 0.3}, "--score-step 0.3: expected 0 .* divides 1"),
+        ({"score_step": 0.35}, "--score-step 0.35: expected 0"),
+        ({"score_step": 1e-4}, "--score-step 0.0001: expected 0"),
+        ({"score_step": 1.0}, "--score-step 1.0: expected between"),
         ({"temperature": float("nan")}, "--temperature nan"),
         ({"diversity": "some"}, "expected one of attempt, question, off"),
         ({"box_win": 0.2, "box_lose": 0.2}, "must be above"),
@@ -56,6 +62,11 @@ def test_wrong_files_are_named(tmp_path, text, message):
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         GenConfig(**options)
+
+
+@pytest.mark.parametrize("step", [0, 0.5, 1 / 3, 0.25, 0.2, 0.125, 0.1, 0.05, 0.001])
+def test_a_perfect_score_can_be_reached_by_every_step(step):
+    assert round_score(1.0, GenConfig(score_step=step).score_step) == 1.0
 
 
 OLD = 'response_critic = "exact"\ngold_rule = "union"\n'

@@ -10,7 +10,7 @@ from visrl_data.pipeline.critics import round_score
 @pytest.mark.parametrize(
     ("value", "step", "expected"),
     [(0.8, 0.1, 0.8), (0.85, 0.1, 0.9), (0.849, 0.1, 0.8), (0.3, 0.1, 0.3), (1.0, 0.1, 1.0), (0.0, 0.1, 0.0),
-     (0.72, 0.25, 0.75), (0.05, 0.1, 0.1)],
+     (0.72, 0.25, 0.75), (0.05, 0.1, 0.1), (0.75, 0, 0.75), (0.123456789, 0, 0.123456789)],
 )  # fmt: skip
 def test_rounding(value, step, expected):
     assert round_score(value, step) == expected

@@ -217,6 +217,23 @@ def test_sweep_agrees_with_filter(photo_source, scripted_roles, tmp_path):
         assert finalize.filter_run(run.path, given)[1]["pairs"] == row["pairs"]
 
 
+@pytest.mark.parametrize(("options", "score", "wins"), [({}, 0.75, False), ({"score_step": 0.1}, 0.8, True)])
+def test_scores_reach_the_thresholds_as_the_critic_wrote_them(photo_source, tmp_path, options, score, wins):
+    """0.75 is below 0.8 and 0.25 above 0.2, unless a step rounds them; the reply keeps the score in any case."""
+
+    def script(request, seed):
+        if request.parts[0].kind != "crop":
+            return scripted_reply(request, seed)
+        return '{"score": 0.75}' if scripted_reply(request, seed) > '{"score": 0.5}' else '{"score": 0.0}'
+
+    engine = ScriptedEngine(script)
+    rule = {"response_critic": "normalized", "attempts": 8} | options
+    run = generate(config(photo_source, **rule), tmp_path / "run", roles=(Role(engine, True), Role(engine, False)))
+    written = {(c["box_score"], c["box_score_raw"]) for c in run.table("candidates").to_pylist()}
+    assert written == {(score, '{"score": 0.75}'), (0.0, '{"score": 0.0}')}
+    assert (run.report()["yields"]["all"]["in_win"] > 0) == wins
+
+
 def json_rows(run, name):
     import pyarrow.parquet as pq
 

@@ -48,7 +48,8 @@ ENGINES = ("transformers", "vllm", "openai")
 def option(default: Any, text: str, **extra: Any) -> Any:
     """Declare a documented field.
 
-    extra: low, high, choices; panel opens a group in --help, which the fields after it join.
+    extra: low, above (a low that is excluded), high, choices; panel opens a group in --help, which the fields after it
+    join.
     """
     metadata = {"help": text, **extra}
     if isinstance(default, dict):
@@ -90,7 +91,7 @@ class GenConfig:
         3, "Attempts per question (the paper's N); each gives two candidates.", low=1, panel="Sampling"
     )
     temperature: float = option(2.0, "Temperature of the actor in both passes (reference code: 2.0).", low=0.0)
-    top_p: float = option(0.7, "Top-p of the actor (reference code: 0.7).", low=0.0, high=1.0)
+    top_p: float = option(0.7, "Top-p of the actor, above 0 (reference code: 0.7); 1 is off.", above=0.0, high=1.0)
     top_k: int = option(50, "Top-k of the actor (reference code: 50); 0 is off.", low=0)
     max_new_tokens: int = option(64, "Maximum length of a reply, in tokens.", low=1)
     constrain: bool = option(
@@ -120,7 +121,9 @@ class GenConfig:
         "Read the score from the critic's text, or take the expected score over the score tokens.",
         choices=("text", "expected"),
     )
-    score_step: float = option(0.1, "Round scores to this step before the thresholds.", low=0.001, high=0.5)
+    score_step: float = option(
+        0.0, "Round scores to multiples of this step before the thresholds; 0: no rounding.", low=0.0, high=0.5
+    )
     prompts: str | None = option(None, "TOML file with your own prompt templates.")
     lazy: bool = option(
         False, "Skip the response of a box whose score is between the thresholds: the same pairs, but a pool with gaps."
@@ -163,6 +166,7 @@ class GenConfig:
         for spec in dataclasses.fields(self):
             check_option(spec, getattr(self, spec.name))
         self.thresholds  # noqa: B018  (checks win > lose)
+        check_score_step(self.score_step)
         if self.lazy and not self.box_critic:
             raise UsageError("--lazy goes by the box scores, which --no-box-critic leaves out. Drop one of them.")
 
@@ -179,13 +183,24 @@ def check_option(spec: dataclasses.Field[Any], value: Any) -> None:
     flag = "--" + spec.name.replace("_", "-")
     if value is None:
         return
-    low, high, choices = (spec.metadata.get(key) for key in ("low", "high", "choices"))
+    low, above, high, choices = (spec.metadata.get(key) for key in ("low", "above", "high", "choices"))
     if choices and value not in choices:
         raise UsageError(f"{flag} {value}: expected one of {', '.join(choices)}.")
     # `not (a <= b)` so that NaN is refused too
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+    is_low = (low is not None and not value >= low) or (above is not None and not value > above)
+    if is_low or (high is not None and not value <= high):
+        least = f"at least {low}" if above is None else f"above {above}"
+        bounds = least if high is None else f"between {low} and {high}" if above is None else f"{least}, at most {high}"
         raise UsageError(f"{flag} {value}: expected {bounds}.")
+
+
+def check_score_step(step: float) -> None:
+    """Raise UsageError for a step of which 1 is no multiple: a perfect score would be rounded below 1."""
+    if step and (step < 0.001 or abs(1 / step - round(1 / step)) > 1e-6):
+        raise UsageError(
+            f"--score-step {step:g}: expected 0 (no rounding), or a step from 0.001 to 0.5 that divides 1, such as "
+            "0.1, 0.25 or 0.05."
+        )
 
 
 Config = TypeVar("Config", bound="DataclassInstance")

@@ -64,11 +64,11 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A critic's verdict. value is in [0, 1], rounded to the score step, or None.
+    """A critic's verdict. value is in [0, 1], or None; as the critic gave it unless the run has a score step.
 
     state: "ok", "unparsed:<reason>", "off" (no box critic in this run), or "skipped" (no response was asked for).
-    raw: the reply's text (or the expected score's digits); mass: probability on the score tokens,
-    only with expected scores.
+    raw: the reply's text (or the digits of an expected score or a metric), whatever the step; mass: probability on
+    the score tokens, only with expected scores.
     """
 
     value: float | None

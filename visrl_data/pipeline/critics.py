@@ -123,7 +123,8 @@ class ModelCritic:
 
 def _read_score(reply: Reply, config: GenConfig) -> Score:
     if config.score_mode == "expected":
-        expected = sum(p * float(c) for p, c in zip(reply.choice_probs, SCORE_CHOICES, strict=True))
+        total = sum(p * float(c) for p, c in zip(reply.choice_probs, SCORE_CHOICES, strict=True))
+        expected = round(total, 6)  # what float32 probabilities are good for, and what the raw text holds
         mass = round(reply.choice_mass or 0.0, 6)
         return Score(round_score(expected, config.score_step), "ok", f"{expected:.6f}", mass)
     value, state = parse_score(reply.text)
@@ -133,5 +134,8 @@ def _read_score(reply: Reply, config: GenConfig) -> Score:
 
 
 def round_score(value: float, step: float) -> float:
-    """Round to the nearest multiple of step in [0, 1]; halves go up. 6 decimals, so that 0.8 is 0.8."""
-    return min(1.0, round(math.floor(value / step + 0.5 + 1e-9) * step, 6))
+    """Round to the nearest multiple of step in [0, 1]; halves go up. 6 decimals, so that 0.8 is 0.8.
+
+    Step 0, the default, leaves the score as the critic gave it, as in Eq. 4; any other step is a departure from it.
+    """
+    return value if step == 0 else min(1.0, round(math.floor(value / step + 0.5 + 1e-9) * step, 6))

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from visrl_data.core.gold_regions import POSITIVE_IOU, gold_ious
 from visrl_data.report.accounting import box_array, question_rows
 from visrl_data.report.measures import histogram, iou_histogram
-from visrl_data.report.run_statistics import FINEST_BIN
+from visrl_data.report.run_statistics import score_bin
 from visrl_data.runs.run_report import CRITICS, Counts, CriticStatistics, RunReport
 
 # Of a chart: its size, and where its axes are.
@@ -162,7 +162,7 @@ def label_plots(questions: pa.Table, candidates: pa.Table, pairs: pa.Table, repo
     plots = {"pairs": _mirror_plot("IoU with the label", "IoU", up, down, _edge_ticks())}
     if report["critics"]["box"] is not None:
         iou = gold_ious(box_array(candidates["box"]), question_rows(candidates["question_id"], questions), gold, rule)
-        score, step = candidates["box_score"].to_numpy(), max(report["settings"]["score_step"], FINEST_BIN)
+        score, step = candidates["box_score"].to_numpy(), score_bin(report["settings"]["score_step"])
         on, off = (_trim(histogram(score[part], step)) for part in (iou > POSITIVE_IOU, iou <= POSITIVE_IOU))
         up = MirrorSide(f"on the label (IoU > {POSITIVE_IOU:g}), up", "up", on)
         ticks = _score_ticks([float(step) for step in on], _SPAN / len(on))

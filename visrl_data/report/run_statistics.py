@@ -49,7 +49,6 @@ from visrl_data.runs.run_report import (
 )
 
 REPORT_VERSION = 1
-FINEST_BIN = 0.05  # score bins are the score step's, but no finer
 ORIGINS = ("actor", "controller")
 
 
@@ -61,7 +60,7 @@ def build_report(
     *,
     rule: PairRule,
     attempts: int,
-    score_step: float = 0.1,
+    score_step: float = 0.0,
     gold_rule: str = "any",
     rows_read: int | None = None,
 ) -> RunReport:
@@ -139,8 +138,13 @@ def _critic(candidates: pa.Table, name: str, step: float) -> CriticStatistics:
         "unparsed_reasons": {state.removeprefix("unparsed:"): n for state, n in unparsed.items()},
         "mean": parsed.mean() if parsed.size else None,
         "mean_mass": mass,
-        "histogram": histogram(values, max(step, FINEST_BIN)),
+        "histogram": histogram(values, score_bin(step)),
     }
+
+
+def score_bin(step: float) -> float:
+    """Return the width of a histogram's bins: the score step, but no finer than 0.05; 0.1 where nothing is rounded."""
+    return max(step, 0.05) if step else 0.1
 
 
 def _exact(tables: RunTables, rule: PairRule) -> ExactMatchStatistics:
