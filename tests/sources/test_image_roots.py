@@ -284,7 +284,9 @@ def test_refused_before_anything_is_looked_up(
 
 PRIVATE = ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1",
            "fe80::1%eth0", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::a00:1",
-           "224.0.0.1", "ff02::1", "255.255.255.255"]  # fmt: skip
+           "224.0.0.1", "ff02::1", "255.255.255.255", "fec0::1", "64:ff9b:1::808:808", "168.63.129.16",
+           "::ffff:168.63.129.16", "64:ff9b::a83f:8110", "2002:a83f:8110::", "::8.8.8.8", "2001::1", "2001:db8::1",
+           "3fff::1", "4000::1", "192.88.99.1", "198.18.0.1", "192.0.0.192", "240.0.0.1", "fd00:ec2::254"]  # fmt: skip
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -301,6 +303,7 @@ def test_addresses_of_this_machine_and_its_network_are_refused(address: str, mon
 def test_loopback_is_refused_for_real() -> None:
     assert refused("http://127.0.0.1/a.jpg")[0] == refused("http://localhost/a.jpg")[0] == "image_url_refused"
     assert urls._is_public("93.184.215.14") and urls._is_public("2606:2800:21f:cb07:6820:80da:af6b:8b2c")
+    assert urls._is_public("64:ff9b::5db8:d70e") and urls._is_public("::ffff:93.184.215.14")
 
 
 def test_a_redirect_is_checked_like_a_url(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -571,6 +571,69 @@ def test_folder_with_configs(tmp_path: Path) -> None:
     assert "['one', 'two']" in message and "folder:config" in message
 
 
+@pytest.mark.parametrize(
+    ("card", "text"),
+    [
+        ("README.md", "data_files: ../secret/x.jsonl"),
+        ("README.md", "data_files: [{split: train, path: [a.jsonl, /etc/hosts]}]"),
+        ("README.md", "data_files: http://127.0.0.1:1/x.jsonl"),
+        ("README.md", "data_files: 'json://a::file:///etc/hosts'"),
+        ("README.md", "data_files: a.jsonl\n  data_dir: .."),
+        (".huggingface.yaml", "data_files: b/../../x.jsonl"),
+        (".huggingface.yaml", "data_files: 'hf://datasets/other/set/x.jsonl'"),
+    ],
+)
+def test_data_files_outside_of_a_folder_are_refused(folder: Path, tmp_path: Path, card: str, text: str) -> None:
+    write(folder, row(), name="a.jsonl")
+    (tmp_path / "secret").mkdir()
+    write(tmp_path / "secret", row(), name="x.jsonl")
+    mark = "---\n" if card == "README.md" else ""
+    (folder / card).write_text(f"{mark}configs:\n- config_name: one\n  {text}\n{mark}", encoding="utf-8")
+    assert f"its {card} names the data files" in error_of(str(folder))
+
+
+def test_a_card_that_is_no_yaml_is_an_error_of_its_own(folder: Path) -> None:
+    write(folder, row(), name="a.jsonl")
+    (folder / ".huggingface.yaml").write_text("configs: [", encoding="utf-8")
+    assert ".huggingface.yaml cannot be read" in error_of(str(folder))
+
+
+def test_a_linked_data_file_outside_of_its_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    write(tmp_path, row(), name="x.jsonl")
+    (folder / "train.jsonl").symlink_to(tmp_path / "x.jsonl")
+    assert "leads out of the folder" in error_of(str(folder))
+
+
+def test_a_saved_dataset_that_names_files_outside_is_refused(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    for name in ("set", "other"):
+        Dataset.from_dict(table(2)).save_to_disk(tmp_path / name)
+    state = json.loads((tmp_path / "set" / "state.json").read_text())
+    for names in ([{"filename": "../other/data-00000-of-00001.arrow"}], [{}], 3):
+        (tmp_path / "set" / "state.json").write_text(json.dumps(state | {"_data_files": names}))
+        assert "state.json" in error_of(str(tmp_path / "set"))
+    (tmp_path / "set" / "dataset_dict.json").write_text("[]")
+    assert "dataset_dict.json cannot be read" in error_of(str(tmp_path / "set"))
+
+
+def test_a_snapshot_of_the_hub_s_cache_is_read_through_its_links(tmp_path: Path) -> None:
+    repo = tmp_path / "datasets--u--cars"
+    blobs, snapshot = repo / "blobs", repo / "snapshots" / "abc123"
+    (snapshot / "images").mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "b1").write_bytes(png(1))
+    (tmp_path / "private.png").write_bytes(png(2))
+    (blobs / "q").write_text(json.dumps(row(image="images/1.png")) + "\n" + json.dumps(row(image="images/2.png")))
+    (snapshot / "train.jsonl").symlink_to("../../blobs/q")
+    (snapshot / "images" / "1.png").symlink_to("../../../blobs/b1")
+    (snapshot / "images" / "2.png").symlink_to(tmp_path / "private.png")
+    for source in (str(snapshot / "train.jsonl"), str(snapshot)):
+        first, second = (open_source(source).read(i) for i in range(2))
+        assert isinstance(first, Question) and first.image == png(1)
+        assert isinstance(second, Drop) and second.reason == "image_outside_root"
+
+
 def test_save_to_disk(tmp_path: Path) -> None:
     from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
     from datasets import Image as ImageFeature
@@ -633,6 +696,8 @@ COMMIT = "0123456789" * 4
 class Answers:
     """Stands in for the Hub's client: answers with a commit, or does not answer."""
 
+    cards: dict[str, str] = {}  # file of the repository -> its path here
+
     def __init__(self, answer: Any) -> None:
         self.answer = answer
 
@@ -640,6 +705,13 @@ class Answers:
         if isinstance(self.answer, Exception):
             raise self.answer
         return type("Info", (), {"sha": self.answer})
+
+    def hf_hub_download(self, name: str, file: str, **_: Any) -> str:
+        from huggingface_hub.errors import EntryNotFoundError
+
+        if file not in self.cards:
+            raise EntryNotFoundError("404")
+        return self.cards[file]
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, answer: Any, tmp_path: Path, commit: str = COMMIT, **more: Any) -> list[Any]:
@@ -671,6 +743,17 @@ def test_hub_dataset_is_pinned_to_its_commit(monkeypatch: pytest.MonkeyPatch, tm
     }
     assert source.fingerprint() == f"user/set@{COMMIT}:{source._table.rows.config_name}:train"  # type: ignore[attr-defined]
     assert "no split 'val'" in error_of("user/set", "val")
+
+
+@pytest.mark.parametrize("path", ["https://x.org/a.parquet", "../b/a.parquet", "zip://a::http://127.0.0.1/b.zip"])
+def test_data_files_outside_of_a_hub_dataset_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str
+) -> None:
+    calls = hub(monkeypatch, COMMIT, tmp_path)
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: a\n  data_files: {path}\n---\n")
+    monkeypatch.setattr(Answers, "cards", {"README.md": str(tmp_path / "README.md")})
+    assert f"user/set: its README.md names the data files {path!r}" in error_of("user/set")
+    assert not calls, "nothing was resolved"
 
 
 def test_a_cached_other_commit_is_never_taken_for_the_asked_one(

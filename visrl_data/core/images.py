@@ -83,7 +83,8 @@ def sha256(data: bytes) -> str:
 def read_under_root(root: Path, relative_path: str) -> bytes:
     """Read the bytes of an image file inside `root`, whatever the path says.
 
-    An absolute path is allowed when it lies in the root. Links and `..` are resolved before the check.
+    An absolute path is allowed when it lies in the root. Links and `..` are resolved before the check; in a snapshot
+    of the Hub's cache, links may lead to its blobs.
     Raises BadImage: image_outside_root, image_missing, image_too_large, image_unreadable (no permission).
     """
     if not relative_path.strip():
@@ -91,7 +92,7 @@ def read_under_root(root: Path, relative_path: str) -> bytes:
     try:
         base = Path(root).resolve()
         path = (base / relative_path).resolve()
-        if not path.is_relative_to(base):
+        if not is_inside(path, base):
             raise BadImage("image_outside_root", f"{relative_path[:200]!r} leads out of the images' folder")
         if not path.is_file():
             raise BadImage("image_missing", f"no file {relative_path[:200]!r}")
@@ -102,6 +103,17 @@ def read_under_root(root: Path, relative_path: str) -> bytes:
         raise BadImage("image_unreadable", f"no permission to read {relative_path[:200]!r}") from error
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, a loop of links, a NUL in the path
         raise BadImage("image_missing", f"{relative_path[:200]!r} is no usable path: {type(error).__name__}") from error
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Return whether a resolved path lies in a folder, or among the blobs of the Hub cache that the folder is part of.
+
+    A cached repository is `snapshots/COMMIT/`, full of links into `blobs/` beside it.
+    """
+    base = root.resolve()
+    snapshot = next((folder for folder in (base, *base.parents) if folder.parent.name == "snapshots"), None)
+    blobs = None if snapshot is None else snapshot.parent.parent / "blobs"
+    return path.is_relative_to(base) or (blobs is not None and path.parent == blobs)
 
 
 def _open(data: bytes) -> Image.Image:

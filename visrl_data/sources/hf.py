@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.hub_access import hub_api
 from visrl_data.core.records import Drop, Question
+from visrl_data.sources.data_files import CARDS, check_card, check_files, check_saved
 from visrl_data.sources.identity import check_unique, files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
@@ -159,13 +160,18 @@ def open_folder(path: Path, config: str | None, split: str) -> SourceTable:
 
     name = path.resolve().name
     if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        splits = _saved_splits(path / "dataset_dict.json")
         _check_split(str(path), split, splits)
         return _saved(name, path, path / split)
     if (path / "state.json").is_file():
         return _saved(name, path, path, split)
+    for card in CARDS:
+        if (path / card).exists():
+            check_card(str(path), path / card)
     with _readable(str(path)):
         builder = load_dataset_builder(str(path.resolve()), config)
+    for listed in (builder.config.data_files or {}).values():
+        check_files(str(path), path, listed)
     rows = _prepare(str(path), builder, split)
     files = tuple(Path(file) for file in builder.config.data_files[split])
     return SourceTable(f"{name}:{config}" if config else name, rows, path, files=files)
@@ -184,8 +190,10 @@ def open_hub(text: str, split: str) -> SourceTable:
     if match is None:
         raise VisRLError(f"{text!r} is not a Hub id. Expected user/name, user/name:config or user/name@revision.")
     name, config = match["name"], match["config"]
-    commit = _commit(name, match["revision"])
+    commit, is_online = _commit(name, match["revision"])
     with _readable(text):
+        if is_online:
+            _check_cards(text, name, commit)
         builder = load_dataset_builder(name, config, revision=commit)
     if commit and builder.hash != commit:
         # `datasets` falls back to whatever commit is in its cache when the Hub does not respond.
@@ -200,13 +208,27 @@ def open_hub(text: str, split: str) -> SourceTable:
     )
 
 
-def _commit(name: str, revision: str | None) -> str | None:
-    """Return the commit that a revision of a Hub dataset is at; None when offline without a revision."""
+def _check_cards(text: str, name: str, commit: str | None) -> None:
+    """Raise VisRLError when a dataset on the Hub names data files outside of its repository."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for card in CARDS:
+        try:
+            path = hub_api().hf_hub_download(name, card, repo_type="dataset", revision=commit)
+        except LocalEntryNotFoundError:  # it does not respond: what is not checked is not read
+            raise
+        except EntryNotFoundError:
+            continue
+        check_card(text, Path(path))
+
+
+def _commit(name: str, revision: str | None) -> tuple[str | None, bool]:
+    """Return the commit of a revision of a Hub dataset, and whether the Hub said so; offline, it may be None."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     shown = f"{name}@{revision}" if revision else name
     try:
-        return hub_api().dataset_info(name, revision=revision, timeout=60).sha
+        return hub_api().dataset_info(name, revision=revision, timeout=60).sha, True
     except (HfHubHTTPError, HFValidationError) as error:
         raise VisRLError(
             f"{shown}: the Hub has no such dataset or revision, or not for you ({type(error).__name__}). "
@@ -218,13 +240,21 @@ def _commit(name: str, revision: str | None) -> str | None:
                 f"{shown}: the Hub does not respond ({type(error).__name__}), and a name like {revision!r} "
                 f"can only be looked up there. Offline, give the commit of 40 hex digits, or none for the cached one."
             ) from error
-        return revision
+        return revision, False
+
+
+def _saved_splits(file: Path) -> list[str]:
+    try:
+        return [str(split) for split in json.loads(file.read_text(encoding="utf-8"))["splits"]]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise VisRLError(f"{file} cannot be read: {type(error).__name__}: {error}"[:400]) from error
 
 
 def _saved(name: str, root: Path, folder: Path, split: str | None = None) -> SourceTable:
     """Open a dataset from `save_to_disk`; `split`, if given, must be the split that it was saved as."""
     from datasets import load_from_disk
 
+    check_saved(folder)
     with _readable(str(folder)):
         rows = load_from_disk(str(folder))
     if split is not None and rows.split is not None:

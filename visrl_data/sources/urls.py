@@ -30,6 +30,19 @@ TRIES = 3  # when a server does not respond, or responds with 429 or 5xx
 REDIRECTS = 5
 ANY_HOST = "any"
 _PORTS = {"http": 80, "https": 443}
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # all that has been given out as global unicast
+_SPECIAL = [
+    ipaddress.ip_network(network)
+    for network in (
+        "2001::/23",  # protocol assignments, Teredo among them: its tunnel may end anywhere
+        "2001:db8::/32",  # documentation
+        "3fff::/20",
+        "168.63.129.16/32",  # Azure's own services, from inside each of its machines
+        "192.88.99.0/24",  # relays of 6to4
+        "192.0.0.0/24",  # protocol assignments; Oracle's metadata
+    )
+]
 _AS_IS = "/%:@!$&'()*+,;=~?"
 
 
@@ -184,13 +197,16 @@ def _public_addresses(host: str, port: int, url: str) -> list[str]:
 
 
 def _is_public(address: str) -> bool:
-    """Tell whether an address is public: not private, loopback, link-local, multicast or reserved.
+    """Return whether an address is one of the public Internet: by a list of what is, not of what is not.
 
-    An IPv4 address inside an IPv6 one counts as itself.
+    An IPv4 address inside an IPv6 one (mapped, 6to4, NAT64) counts as itself.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        nat64 = ip in ipaddress.ip_network("64:ff9b::/96")
-        ip = inner or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if nat64 else ip)
-    return ip.is_global and not ip.is_multicast
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is None:
+            return ip in _GLOBAL_IPV6 and ip.is_global and not any(ip in network for network in _SPECIAL)
+        ip = inner
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL)
