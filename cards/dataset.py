@@ -7,7 +7,6 @@ prompts and seeds from the runs' manifests. A value that the template asks for a
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +17,9 @@ import pyarrow.parquet as pq
 from visrl_data.core.config import current_options
 from visrl_data.core.metrics import METRICS
 from visrl_data.core.pair_rule import rule_from
+from visrl_data.core.text import fenced, markdown, markdown_code, markdown_link
 from visrl_data.report.formats import MISSING, format_count, format_number, format_range, format_share
 from visrl_data.report.page import commands
-from visrl_data.report.page_text import visible
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
 from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
 from visrl_data.runs.manifest import DatasetManifest, DatasetRun
@@ -198,26 +197,8 @@ def persuasion(run: DatasetRun, report: RunReport) -> Iterator[str]:
 
 def _shift(effect: dict[str, Any], study: dict[str, Any]) -> str:
     case = f"of {effect['kind']} {'crops' if effect['critic'] == 'box_critic' else 'responses'}"
-    words, shift = cell(study["texts"][effect["text"]]), "{shift:+.3f} ({low:+.3f} to {high:+.3f})".format(**effect)
+    words, shift = markdown(study["texts"][effect["text"]]), "{shift:+.3f} ({low:+.3f} to {high:+.3f})".format(**effect)
     return f'"{words}" behind the {effect["place"]} moved the mean {case} by {shift}'
-
-
-def cell(value: Any) -> str:
-    """Write any text as text inside a Markdown table; make visible what is invisible in it."""
-    text = visible(" ".join(str(value).split()))
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]|#~!$])", r"\\\1", text)
-
-
-def link(text: str) -> str:
-    """Write a web address as a link, anything else as text."""
-    return f"<{text}>" if re.fullmatch(r"https?://[^\s<>|`\\]+", text) else cell(text)
-
-
-def fenced(text: str) -> str:
-    """Put a text between fences that are longer than any in it."""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"
 
 
 def _environment() -> jinja2.Environment:
@@ -227,9 +208,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown; `cell` and `fenced` make texts from strangers safe
+        autoescape=False,  # Markdown; core/text.py makes texts from strangers safe
     )
     environment.filters |= {"integer": format_count, "number": format_number, "percent": format_share}
-    environment.filters |= {"cell": cell, "link": link, "fenced": fenced}
+    environment.filters |= {"text": markdown, "code": markdown_code, "link": markdown_link, "fenced": fenced}
     environment.globals |= {"interval": format_range, "missing": MISSING}
     return environment

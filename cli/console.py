@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -135,15 +136,20 @@ def _mask_secrets(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a note to stderr as it is: paths are not cut, and brackets are no markup."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a note to stderr: paths are not cut, brackets are no markup, and what a stranger wrote does not act."""
+    print(visible(line), file=sys.stderr, flush=True)
+
+
+def print_result(line: str) -> None:
+    """Print a line of the result to stdout. What a stranger wrote does not act."""
+    print(visible(line))
 
 
 def print_table(table: RenderableType) -> None:
     """Print a table of rich to stdout."""
     from rich.console import Console
 
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def stderr_console() -> Console:
@@ -213,6 +219,6 @@ class ProgressBars:
     def say(self, line: str) -> None:
         """Print a note between the bars."""
         if self._bars:
-            self._bars.console.print(line)
+            self._bars.console.print(visible(line))
         else:
             say(line)

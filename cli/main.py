@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.text import visible
 from visrl_data.core.versions import DISTRIBUTION, visrl_version
 
 from . import doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
@@ -69,10 +70,10 @@ def main() -> None:
     try:
         app()
     except VisRLError as error:
-        print(f"visrl: {error}", file=sys.stderr)
+        print(visible(f"visrl: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
-        print(format_unexpected(error), file=sys.stderr)
+        print(visible(format_unexpected(error)), file=sys.stderr)
         sys.exit(1)

@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCard
 from tests.conftest import scripted_reply
 from tests.helpers.dataset_runs import SHIPPED, make_run, photos
 from visrl_cards import pictures
-from visrl_cards.dataset import cell, fenced, limits, link, persuasion, render_dataset_card
+from visrl_cards.dataset import limits, persuasion, render_dataset_card
 from visrl_cards.front_matter import size_category
 from visrl_cli.main import app
 from visrl_cli.options import make_gen_config
@@ -305,13 +305,6 @@ def test_texts_from_strangers_stay_texts(tmp_path):
     assert "<script" not in body and "<img" not in body and "\n# head" not in body and "8281" not in body
     assert html.unescape(re.sub(r"\\(.)", r"\1", body)).count("a | b <script>alert(1)</script>") == 1
     check_dataset(dataset.folder)
-
-
-def test_cells_and_fences():
-    assert cell("a|b\n<c>") == "a\\|b &lt;c&gt;"
-    assert link("https://example.org/a_b?c=d") == "<https://example.org/a_b?c=d>"
-    assert link("javascript:alert(1)") == "javascript:alert(1)" and link("https://a b <c>") == "https://a b &lt;c&gt;"
-    assert fenced("x ``` y") == "````text\nx ``` y\n````"
 
 
 def test_what_is_missing_is_an_error(copy):

@@ -19,8 +19,6 @@ import jinja2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import draw_photo, scripted_reply
@@ -29,12 +27,12 @@ from visrl_data.core.boxes import Box, iou
 from visrl_data.core.config import GenConfig, Thresholds, to_toml
 from visrl_data.core.gold_regions import gold_iou
 from visrl_data.core.pair_rule import JointExtremes, rule_from
+from visrl_data.core.text import visible
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.executors.generation import generate
 from visrl_data.pipeline import finalize
 from visrl_data.report import page, page_figures, page_flow, page_sample
-from visrl_data.report.page_text import MOST_CHARACTERS, embedded, shown, visible
 
 # Each of these would mark the page if any of it were read as markup.
 HACK = "document.documentElement.dataset.hacked=1"
@@ -387,19 +385,6 @@ def test_a_plain_drawing_stays_sharp_and_a_broken_one_is_left_out():
     Image.new("RGB", (300, 200), "navy").save(buffer, "PNG")
     assert page_sample.small_picture(buffer.getvalue()).startswith("data:image/png")
     assert page_sample.small_picture(buffer.getvalue()[:60]) == ""
-
-
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner)))
-def test_embedded_data_come_back_and_hold_no_markup(value):
-    text = str(embedded(value))
-    assert json.loads(text) == value and text.isascii() and not set("<>&'") & set(text)
-
-
-def test_text_is_made_visible_and_bounded():
-    assert visible("a\tb\r\nc\x00\x1b[0m\u202ed\x85") == "a\tb\nc⟨U+0000⟩⟨U+001B⟩[0m⟨U+202E⟩d⟨U+0085⟩"
-    assert visible("żółw 漢字 👩‍👩‍👧 عربي") == "żółw 漢字 👩‍👩‍👧 عربي"
-    assert shown("x" * MOST_CHARACTERS) == "x" * MOST_CHARACTERS
-    assert shown("x" * 5000).endswith("x … (3,000 more characters)")
 
 
 @pytest.mark.parametrize(

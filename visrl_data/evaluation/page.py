@@ -16,12 +16,12 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.gold_regions import POSITIVE_IOU
 from visrl_data.core.records import Question
 from visrl_data.core.seeds import keyed_seed
+from visrl_data.core.text import embedded, shown
 from visrl_data.evaluation.eval_report import ALL, EvalReport, ModelEntry
 from visrl_data.evaluation.predictions import Prediction
 from visrl_data.evaluation.scores import box_iou, score_answer
 from visrl_data.report import page
 from visrl_data.report.page_sample import MOST_BYTES, small_picture
-from visrl_data.report.page_text import embedded, shown
 from visrl_data.sources.protocol import Source
 
 NAME = "report.html"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from visrl_data.core.text import one_line
 from visrl_data.evaluation.eval_report import ALL, EvalReport, GroupFigures, ModelEntry, ScoreDifference
 from visrl_data.report.formats import MISSING, format_estimate, format_number, format_share, make_table, stack
 
@@ -53,23 +54,23 @@ def _table(
 ) -> Table:
     """Lay out a section for each source: a row that names it, with the cells of `head`, then a row for each model."""
     if len(models) > 1:
-        title += f", compared with {escape(report['models'][0]['name'])}"
+        title += f", compared with {report['models'][0]['name']}"
     table = make_table(title, ("model", *columns))
     for column in table.columns[1:]:
         column.no_wrap = True
     for group in [ALL, *report["groups"]] if len(report["groups"]) > 1 else [ALL]:
         name = report["groups"][0] if len(report["groups"]) == 1 else "mean over the sources" if group == ALL else group
         table.add_section()
-        table.add_row(f"[bold]{escape(name)}[/bold]", *head(models[0]["figures"][group]))
+        table.add_row(Text(one_line(name), style="bold"), *head(models[0]["figures"][group]))
         for model in models:
-            table.add_row(escape(model["name"]), *cells(model["figures"][group]))
+            table.add_row(model["name"], *cells(model["figures"][group]))
     return table
 
 
 def _notes(report: EvalReport) -> list[str]:
     notes = [f"{n} rows were dropped by their source: {reason}." for reason, n in report["dropped"].items()]
     for model in report["models"]:
-        figures, name = model["figures"][ALL], escape(model["name"])
+        figures, name = model["figures"][ALL], model["name"]
         if figures["unparsed"]:
             reasons = ", ".join(f"{reason} {n}" for reason, n in figures["unparsed"].items())
             notes.append(f"{name}: no answer to {sum(figures['unparsed'].values())} questions ({reasons}).")

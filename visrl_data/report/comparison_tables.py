@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.table import Table
 
 from visrl_data.report.formats import (
@@ -17,6 +16,7 @@ from visrl_data.report.formats import (
     format_share,
     make_table,
     stack,
+    text_group,
 )
 from visrl_data.runs.run_report import MEAN_IOUS
 
@@ -74,7 +74,7 @@ def _head(comparison: dict[str, Any]) -> str:
         about = comparison[side]
         runs = f" of {len(about['runs'])} runs" if len(about["runs"]) > 1 else ""
         lines.append(
-            f"{side.upper()}  {escape(about['name'])} ({about['kind']}{runs}): "
+            f"{side.upper()}  {about['name']} ({about['kind']}{runs}): "
             f"{about['questions']:,} questions, {about['pairs']:,} pairs"
         )
     shared = comparison["same_runs"]
@@ -94,13 +94,13 @@ def _conditions(comparison: dict[str, Any]) -> RenderableType:
     table = make_table("Conditions that differ", ("group", "name", "A", "B"), left=("name",))
     for group, names in comparison["conditions"].items():
         for name, sides in names.items():
-            table.add_row(group, escape(name), _value(sides["a"]), _value(sides["b"]))
+            table.add_row(group, name, _value(sides["a"]), _value(sides["b"]))
     return table
 
 
 def _value(value: Any) -> str:
     text = "unset" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return escape(text if len(text) <= _VALUE else f"{text[: _VALUE - 3]}...")
+    return text if len(text) <= _VALUE else f"{text[: _VALUE - 3]}..."
 
 
 def _figures(comparison: dict[str, Any]) -> Table:
@@ -117,7 +117,7 @@ def _drops(comparison: dict[str, Any]) -> RenderableType:
     table = make_table("Drops", ("unit", "stage", "reason", "A", "B"), left=("stage", "reason"))
     for drop in comparison["drops"]:
         counts = format_count(drop["a"]), format_count(drop["b"])
-        table.add_row(drop["unit"], drop["stage"], escape(drop["reason"]), *counts)
+        table.add_row(drop["unit"], drop["stage"], drop["reason"], *counts)
     return table if table.rows else "Drops: none in either."
 
 
@@ -157,8 +157,8 @@ def _questions(comparison: dict[str, Any]) -> RenderableType:
         table.add_row(label, f"{count:,}", format_share(count / questions["common"]))
         reasons = questions[f"why_none_in_{'b' if name == 'only_in_a' else 'a'}"] if name.startswith("only") else {}
         for reason, times in reasons.items():
-            table.add_row(f"  in {'B' if name == 'only_in_a' else 'A'}: {escape(reason)}", f"{times:,}", "")
-    return Group(
+            table.add_row(f"  in {'B' if name == 'only_in_a' else 'A'}: {reason}", f"{times:,}", "")
+    return text_group(
         table,
         f"{questions['common']:,} in both; {questions['only_in_a']:,} only in A, {questions['only_in_b']:,} only in B.",
     )

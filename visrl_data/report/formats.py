@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.style import StyleType
 from rich.table import Table
+from rich.text import Text
+
+from visrl_data.core.text import MOST_IN_LINE, one_line, visible
 
 MISSING = "-"  # there is no such figure
 
@@ -39,10 +43,27 @@ def format_estimate(value: float | None, low: float | None, high: float | None, 
     return f"{format_number(value, digits, sign)} ({format_range(low, high, digits, sign)})"
 
 
-def make_table(title: str, columns: Sequence[str], left: Iterable[str] = ()) -> Table:
+class PlainTable(Table):
+    """A table whose cells are text: no markup and no escape sequence acts in them, whoever wrote them."""
+
+    def add_row(self, *cells: RenderableType | None, style: StyleType | None = None, end_section: bool = False) -> None:
+        texts = [_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+        super().add_row(*texts, style=style, end_section=end_section)
+
+
+def _cell(text: str) -> Text:
+    return Text(visible(text[:MOST_IN_LINE].replace("\n", " ")))
+
+
+def make_table(title: str, columns: Sequence[str], left: Iterable[str] = ()) -> PlainTable:
     """Make an empty table for 80 columns; longer texts wrap, uncut. left: columns of text besides the first."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0
+    table = PlainTable(
+        title=Text(one_line(title)),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
     )
     texts = {columns[0], *left}
     for column in columns:
@@ -53,4 +74,9 @@ def make_table(title: str, columns: Sequence[str], left: Iterable[str] = ()) -> 
 def stack(*parts: RenderableType) -> Group:
     """Place parts one below the other, with an empty line between them."""
     first, *others = parts
-    return Group(first, *(piece for part in others for piece in ("", part)))
+    return text_group(first, *(piece for part in others for piece in ("", part)))
+
+
+def text_group(*parts: RenderableType) -> Group:
+    """Place parts one below the other; strings are text as in the cells of a table."""
+    return Group(*(Text(visible(part)) if isinstance(part, str) else part for part in parts))

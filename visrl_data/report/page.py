@@ -28,10 +28,10 @@ from markupsafe import Markup
 from visrl_data.core import files
 from visrl_data.core.config import GenConfig
 from visrl_data.core.pair_rule import PairRule, rule_from
+from visrl_data.core.text import embedded, shown
 from visrl_data.report import page_figures, page_flow, page_sample
 from visrl_data.report.accounting import value_counts
 from visrl_data.report.formats import format_count, format_number, format_range, format_share
-from visrl_data.report.page_text import embedded, shown
 from visrl_data.runs.run_folder import Run
 from visrl_data.runs.run_report import RunReport, StageCounts, drop_rows
 

@@ -25,7 +25,7 @@ from visrl_data.core.boxes import Box, iou_xyxy
 from visrl_data.core.gold_regions import gold_iou
 from visrl_data.core.pair_rule import PairRule, membership
 from visrl_data.core.seeds import keyed_seed
-from visrl_data.report.page_text import embedded, shown
+from visrl_data.core.text import embedded, shown
 from visrl_data.runs.run_folder import TABLES, Run
 
 MOST_PAIRS = 200

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.table import Table
 
-from visrl_data.report.formats import format_count, format_number, format_range, format_share, make_table, stack
+from visrl_data.report.formats import (
+    format_count,
+    format_number,
+    format_range,
+    format_share,
+    make_table,
+    stack,
+    text_group,
+)
 from visrl_data.runs.run_report import CRITICS, MEAN_IOUS, Counts, RunReport, StageName, drop_rows
 
 _STAGES: dict[StageName, str] = {
@@ -26,7 +33,7 @@ _SHAPE_AUCS = {
 
 def render(report: RunReport) -> RenderableType:
     """Return the tables of a report."""
-    return stack(_yields(report), _drops(report), _critics(report), _boxes(report), Group(*_audit(report)))
+    return stack(_yields(report), _drops(report), _critics(report), _boxes(report), text_group(*_audit(report)))
 
 
 def _yields(report: RunReport) -> Table:
@@ -34,7 +41,7 @@ def _yields(report: RunReport) -> Table:
     rows = {"all": report["yields"]["all"]} | report["yields"]["by_source"]
     for name, counts in rows.items() if len(rows) > 2 else list(rows.items())[:1]:
         cells = [format_count(counts[stage]) for stage in _STAGES]
-        table.add_row(escape(name), *cells, format_share(counts["pairs_per_question"]))
+        table.add_row(name, *cells, format_share(counts["pairs_per_question"]))
     return table
 
 
@@ -42,7 +49,7 @@ def _drops(report: RunReport) -> RenderableType:
     table = make_table("Drops", ("unit", "stage", "reason", "count", "share"), left=("stage", "reason"))
     for row in drop_rows(report):
         share = format_share(row["count"] / row["total"])
-        table.add_row(row["unit"], row["stage"], escape(row["reason"]), format_count(row["count"]), share)
+        table.add_row(row["unit"], row["stage"], row["reason"], format_count(row["count"]), share)
     return table if table.rows else "Drops: none."
 
 
@@ -122,4 +129,4 @@ def _audit(report: RunReport) -> list[RenderableType]:
 
 
 def _reasons(reasons: Counts) -> str:
-    return escape(", ".join(f"{reason} {n:,}" for reason, n in reasons.items()))
+    return ", ".join(f"{reason} {n:,}" for reason, n in reasons.items())
