@@ -28,7 +28,7 @@ class StepProfiler(TrainerCallback):
         self.cpu_seconds: list[float] = []
         self.parts: list[dict[str, float]] = []
         self.losses: list[float] = []
-        self.metrics: dict[str, list[float]] = {}
+        self.metrics: dict[str, float] = {}
         self._spent = dict.fromkeys(PARTS, 0.0)
         inner = encoder(trainer.model)
         for name, module in inner.named_children():
@@ -56,9 +56,8 @@ class StepProfiler(TrainerCallback):
     def _loss(self, trainer: Any, compute: Callable[..., Any], *args: Any, **options: Any) -> Any:
         loss = compute(*args, **options)
         self.losses.append(loss.item())
-        self.metrics = self.metrics or {
-            name: list(values) for name, values in getattr(trainer, "term_metrics", {"train": {}})["train"].items()
-        }
+        if not self.metrics and hasattr(trainer, "metric_means"):
+            self.metrics = trainer.metric_means("train")
         return loss
 
     def _on(self, module: Any, part: str) -> None:

@@ -138,7 +138,7 @@ def measure(job: TrainingJob) -> TrainingTiming:
         trainer.train()
     held = held_mib()
     parts = {name: statistics.mean(step[name] for step in profiler.parts[1:]) for name in PARTS}
-    terms = {name: values[0] for name, values in profiler.metrics.items() if name.endswith("/loss")}
+    terms = {name: value for name, value in profiler.metrics.items() if name.endswith("/loss")}
     return TrainingTiming(
         job.shape,
         job.stage,

@@ -42,7 +42,7 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
 
 # {output.name}
 
-{STAGES[stage].card} A {kind}.
+{STAGES[stage].card}{_departure(config)} A {kind}.
 
 | | |
 |---|---|
@@ -69,6 +69,12 @@ visrl train {stage} --config {output}/config.toml -o DIR
 """
 
 
+def _departure(config: TrainConfig) -> str:
+    """Return the sentence that the loss has a term which the paper's does not have."""
+    weight = getattr(config, "win_nll", 0.0)
+    return f" The loss is DPO + {weight:g} x the NLL of the win (RPO), not the paper's DPO alone." if weight else ""
+
+
 def _results(metrics: Path) -> str:
     """Return a table of the last value of each metric, for training and validation."""
     last: dict[str, Any] = {}
@@ -80,7 +86,8 @@ def _results(metrics: Path) -> str:
 
 
 def _steps() -> list[str]:
-    return [f"{step}/{name}" for step in ("focus", "response") for name in ("margin", "accuracy")]
+    names = ("dpo", "nll", "margin", "accuracy", "ties")
+    return [f"{step}/{name}" for step in ("focus", "response") for name in names]
 
 
 def _number(value: float | None) -> str:

@@ -19,7 +19,6 @@ with --response-crop own, r_l is conditioned on the crop of its own box.
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +40,7 @@ from visrl_train.stage_folder import TrainingStage
 from visrl_train.tokenization import Turns
 
 STEPS = ("focus", "response")
+METRICS = ("loss", "dpo", "nll", "reward_chosen", "reward_rejected", "margin", "accuracy", "ties")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +105,12 @@ def reference_key(stage: TrainingStage, pairs: PairSet, loss: LossConfig) -> tup
 class _PreferenceTrainer(DPOTrainer):
     """TRL's DPO trainer with the loss of this file. A batch is what PairCollator makes.
 
-    term_metrics: mode ("train" or "eval") -> name -> values since the last log.
+    metric_sums: mode ("train" or "eval") -> (STEPS, METRICS and a count), sums over the rows since the last log.
     """
 
     def __init__(self, loss: LossConfig, **options: Any) -> None:
         self.loss_config = loss
-        self.term_metrics: dict[str, dict[str, list[float]]] = {
-            "train": defaultdict(list),
-            "eval": defaultdict(list),
-        }
+        self.metric_sums: dict[str, torch.Tensor] = {}
         super().__init__(**options)
 
     def use_reference(self, table: reference_cache.Table) -> None:
@@ -130,18 +127,18 @@ class _PreferenceTrainer(DPOTrainer):
         Tensors below: (P + Q,).
         """
         inputs = dict(inputs)
-        pairs = len(inputs.pop("has_response"))
+        has_response = inputs.pop("has_response")
+        pairs = len(has_response)
         cached = [inputs.pop(name) for name in ("ref_chosen_logps", "ref_rejected_logps") if name in inputs]
         chosen, rejected = self._log_probs(model, inputs)
         ref_chosen, ref_rejected = cached or self.compute_ref_log_probs(self.ref_model or self.model, inputs)
         beta = torch.full_like(chosen, self.loss_config.beta_r)
         beta[:pairs] = self.loss_config.beta_b
         reward_chosen, reward_rejected = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-        losses = -F.logsigmoid(reward_chosen - reward_rejected)
-        if self.loss_config.win_nll:
-            losses = losses - self.loss_config.win_nll * chosen / branches.lengths(inputs).chunk(2)[0]
-        for step, rows in zip(STEPS, (slice(0, pairs), slice(pairs, None)), strict=True):
-            self._record(step, losses[rows], reward_chosen[rows], reward_rejected[rows])
+        dpo = -F.logsigmoid(reward_chosen - reward_rejected)
+        nll = -chosen / branches.lengths(inputs).chunk(2)[0]
+        losses = dpo + self.loss_config.win_nll * nll
+        self._record(has_response, losses, dpo, nll, reward_chosen, reward_rejected)
         # Divided by the pairs, not by the rows: a pair without a response term still counts in the mean.
         weighted = self.loss_config.lambda_b * losses[:pairs].sum() + self.loss_config.lambda_r * losses[pairs:].sum()
         return weighted / pairs
@@ -176,23 +173,39 @@ class _PreferenceTrainer(DPOTrainer):
         return "train" if model.training else "eval"
 
     @torch.no_grad()
-    def _record(self, step: str, losses: torch.Tensor, chosen: torch.Tensor, rejected: torch.Tensor) -> None:
-        """Record means over the rows of all devices for a step of the path; nothing where there is no row."""
-        margins = chosen - rejected
-        rows = torch.stack([losses, chosen, rejected, margins, (margins > 0).float(), torch.ones_like(chosen)]).float()
-        *sums, count = self.accelerator.reduce(rows.sum(dim=1), "sum").tolist()
-        if count:
-            names = ("loss", "reward_chosen", "reward_rejected", "margin", "accuracy")
-            metrics = self.term_metrics[self._mode]
-            for name, total in zip(names, sums, strict=True):
-                metrics[f"{step}/{name}"].append(total / count)
+    def _record(self, has_response: torch.Tensor, *values: torch.Tensor) -> None:
+        """Add a batch to the sums of its mode, over all devices.
+
+        has_response: (P,). values: loss, DPO term, NLL term, rewards of chosen and rejected, each (P + Q,).
+        """
+        margins = values[-2] - values[-1]
+        rows = torch.stack([*values, margins, margins > 0, margins == 0, torch.ones_like(margins)], dim=1).float()
+        of_pairs = rows.new_zeros(len(has_response), len(STEPS), rows.shape[1])
+        of_pairs[:, 0], of_pairs[has_response, 1] = rows[: len(has_response)], rows[len(has_response) :]
+        if self._mode == "eval":  # without the pairs that repeat so that all devices have full batches
+            total = self.accelerator.gather_for_metrics(of_pairs).sum(dim=0)
+        else:
+            total = self.accelerator.reduce(of_pairs.sum(dim=0), "sum")
+        self.metric_sums[self._mode] = self.metric_sums.get(self._mode, 0) + total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of the recorded metrics since the last log, and log."""
-        metrics, prefix = self.term_metrics[self._mode], "" if self._mode == "train" else "eval_"
-        logs.update({f"{prefix}{name}": sum(values) / len(values) for name, values in metrics.items()})
-        metrics.clear()
+        """Add the means per pair of the metrics since the last log, and log."""
+        prefix = "" if self._mode == "train" else "eval_"
+        logs.update({f"{prefix}{name}": value for name, value in self.metric_means(self._mode).items()})
+        self.metric_sums.pop(self._mode, None)
         super().log(logs, start_time)
+
+    def metric_means(self, mode: str) -> dict[str, float]:
+        """Return the means of the steps that have rows; the terms of the loss only where there are two."""
+        sums = self.metric_sums[mode].tolist() if mode in self.metric_sums else []
+        left_out = () if self.loss_config.win_nll else ("dpo", "nll")
+        return {
+            f"{step}/{name}": total / count
+            for step, (*totals, count) in zip(STEPS, sums, strict=False)
+            if count
+            for name, total in zip(METRICS, totals, strict=True)
+            if name not in left_out
+        }
 
 
 PreferenceTrainer = trainers.make_trainer_class(_PreferenceTrainer)

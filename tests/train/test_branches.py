@@ -107,14 +107,14 @@ def collators(trainer, terms):
 def loss(trainer, batch):
     """The loss, every gradient as one vector, and the metrics."""
     trainer.model.zero_grad()
-    trainer.term_metrics["train"].clear()
+    trainer.metric_sums.clear()
     found = trainer.compute_loss(trainer.model.train(), batch)
     found.backward()
     gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
     return (
         found.item(),
         torch.cat(gradients),
-        {name: values[0] for name, values in trainer.term_metrics["train"].items()},
+        trainer.metric_means("train"),
     )
 
 

@@ -98,12 +98,12 @@ def test_full_weights_take_the_previous_stage_as_reference(sft_model, scripted_r
     assert answers(second)
 
 
-def test_metrics_stand_apart_for_both_steps(sft_model, scripted_run, tmp_path):
-    config = Rl2Config(model=str(sft_model), data=str(scripted_run), **{**QUICK, "validation": 0.3})
+def test_metrics_stand_apart_for_both_steps_and_terms(sft_model, scripted_run, tmp_path, capsys):
+    config = Rl2Config(model=str(sft_model), data=str(scripted_run), win_nll=1.0, **{**QUICK, "validation": 0.3})
     folder = rl2.train(config, tmp_path / "rl2")
     records = read_metrics(folder / "metrics.jsonl")
     wanted = {f"{step}/{name}" for step in ("focus", "response")
-              for name in ("loss", "reward_chosen", "reward_rejected", "margin", "accuracy")}  # fmt: skip
+              for name in ("loss", "reward_chosen", "reward_rejected", "margin", "accuracy", "dpo", "nll")}  # fmt: skip
     assert wanted <= set(records[0])
     validation = next(r for r in records if "eval_loss" in r)
     assert {f"eval_{name}" for name in wanted} <= set(validation)
@@ -111,6 +111,10 @@ def test_metrics_stand_apart_for_both_steps(sft_model, scripted_run, tmp_path):
     assert validation["eval_loss"] == pytest.approx(together, abs=0.02)
     assert ">loss</text>" in (folder / "curves.svg").read_text()
     card = (folder / "README.md").read_text()
+    assert "The loss is DPO + 1 x the NLL of the win (RPO), not the paper's DPO alone." in card
+    assert all(f"| {step}/{term} |" in card for step in ("focus", "response") for term in ("dpo", "nll"))
+    console = capsys.readouterr().err
+    assert all(f"  {step}/{term} " in console for step in ("focus", "response") for term in ("dpo", "nll"))
     assert "| focus/margin |" in card and "visrl train rl2 --config" in card and "None" not in card
 
 

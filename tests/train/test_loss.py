@@ -155,15 +155,45 @@ def test_a_table_of_reference_values_gives_the_same_loss(world, pairs, monkeypat
     assert cached == pytest.approx(computed(trainer, pairs, terms), abs=1e-6)
 
 
-def test_metrics_are_means_over_rows(world, pairs):
+def recorded(trainer, pairs, terms, monkeypatch, batches, mode="eval"):
+    """The loss of each batch, and the metrics that are logged after them."""
+    monkeypatch.setattr(DPOTrainer, "log", lambda self, logs, start_time=None: None)
+    trainer.model.train(mode == "train")
+    trainer.metric_sums.clear()
+    losses = [computed(trainer, dataclasses.replace(pairs, pairs=batch), terms) for batch in batches]
+    logs = {}
+    trainer.log(logs)
+    return losses, logs
+
+
+def test_the_loss_is_the_mean_of_its_terms(world, pairs, monkeypatch):
     trainer, _ = world
-    trainer.term_metrics["train"].clear()
-    trainer.model.train()
+    terms = LossConfig(0.25, 0.6, 0.3, 0.7, "win", win_nll=0.5)
+    (loss,), logs = recorded(trainer, pairs, terms, monkeypatch, [pairs.pairs], mode="train")
+    assert loss == pytest.approx(0.3 * logs["focus/loss"] + 0.7 * logs["response/loss"] * 3 / 4, abs=1e-5)
+    for step in ("focus", "response"):
+        assert logs[f"{step}/loss"] == pytest.approx(logs[f"{step}/dpo"] + 0.5 * logs[f"{step}/nll"], abs=1e-5)
+        rewards = logs[f"{step}/reward_chosen"] - logs[f"{step}/reward_rejected"]
+        assert logs[f"{step}/margin"] == pytest.approx(rewards, abs=1e-5)
+    assert 0 <= logs["response/accuracy"] <= 1
+    assert not trainer.metric_sums, "the next log starts anew"
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_metrics_are_means_over_pairs_whatever_the_batches(world, pairs, monkeypatch, mode):
+    """Batches of other sizes, and with other numbers of response rows, give the same means."""
+    trainer, _ = world
     terms = LossConfig(0.25, 0.6, 0.3, 0.7, "win")
-    loss = computed(trainer, pairs, terms)
-    noted = {name: values[0] for name, values in trainer.term_metrics["train"].items()}
-    assert loss == pytest.approx(0.3 * noted["focus/loss"] + 0.7 * noted["response/loss"] * 3 / 4, abs=1e-5)
-    assert noted["focus/margin"] == pytest.approx(
-        noted["focus/reward_chosen"] - noted["focus/reward_rejected"], abs=1e-5
-    )
-    assert 0 <= noted["response/accuracy"] <= 1
+    four = pairs.pairs
+    _, whole = recorded(trainer, pairs, terms, monkeypatch, [four], mode)
+    _, parts = recorded(trainer, pairs, terms, monkeypatch, [four[:3], four[3:]], mode)
+    assert parts == pytest.approx(whole, abs=1e-5)
+    assert "eval_response/margin" in parts or mode == "train"
+    assert not [name for name in parts if "nll" in name], "plain DPO has one term"
+
+
+def test_ties_are_reported_beside_the_accuracy(world, pairs, monkeypatch):
+    trainer, _ = world
+    monkeypatch.setattr(trainer, "compute_ref_log_probs", lambda model, inputs: trainer._log_probs(model, inputs))
+    _, logs = recorded(trainer, pairs, LossConfig(0.25), monkeypatch, [pairs.pairs])
+    assert (logs["eval_focus/accuracy"], logs["eval_focus/ties"]) == (0, 1)
