@@ -12,8 +12,9 @@ from transformers import TrainerCallback
 
 from visrl_data.report.charts import Panel, Series, draw_svg
 
-SHOWN = ("loss", "eval_loss", "focus/dpo", "focus/nll", "focus/margin", "focus/accuracy", "response/dpo",
-         "response/nll", "response/margin", "response/accuracy", "mean_token_accuracy", "rewards/margins", "reward", "learning_rate")  # fmt: skip
+SHOWN = ("loss", "eval_loss", *(f"{step}/{name}" for step in ("focus", "response")
+         for name in ("dpo", "nll", "margin", "accuracy")),
+         "mean_token_accuracy", "rewards/margins", "reward", "learning_rate")  # fmt: skip
 
 # Names that earlier versions wrote; their trainings can be resumed.
 _RENAMED = {
