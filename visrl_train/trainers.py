@@ -16,6 +16,7 @@ from trl.trainer import utils
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.image_processing import copy_pinpoints
+from visrl_data.engines.refusals import is_out_of_memory
 from visrl_train import models
 from visrl_train.image_features import encoded_once
 from visrl_train.metrics_log import MetricsLog
@@ -143,8 +144,8 @@ def fit(trainer: Trainer, stage: TrainingStage) -> None:
     handler = signal.signal(signal.SIGTERM, stop.request)
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(stage.work / "checkpoints"))
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise VisRLError(
             f"Out of memory with --batch-size {stage.config.batch_size}. To save memory: a smaller --batch-size and as "
@@ -174,10 +175,6 @@ class _StopOnSignal(TrainerCallback):
             stops = self._trainer.accelerator.reduce(flag, "sum").item() > 0
         if stops and state.global_step < state.max_steps:
             self.has_stopped = control.should_save = control.should_training_stop = True
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error).lower()
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -35,16 +35,10 @@ def chat_messages(
 
 def prompt_text(request: Request, processor: Any, special: Sequence[str]) -> str:
     """Return a request's prompt by the processor's chat template, with a placeholder for each image."""
-    turns: list[dict[str, Any]] = [{"role": "user", "content": []}]
-    for part in request.parts:
-        if part.kind not in ("text", "reply"):
-            turns[-1]["content"].append({"type": "image"})
-            continue
-        text = {"type": "text", "text": plain_text(part.text, special)}
-        if part.kind == "reply":
-            turns += [{"role": "assistant", "content": [text]}, {"role": "user", "content": []}]
-        else:
-            turns[-1]["content"].append(text)
+    turns = chat_messages(request, lambda _: {"type": "image"}, lambda text: plain_text(text, special))
+    for turn in turns:
+        if turn["role"] == "assistant":  # templates read parts, where servers take a text
+            turn["content"] = [{"type": "text", "text": turn["content"]}]
     prompt: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     return prompt + request.prefix
 
