@@ -45,11 +45,13 @@ def eval(
 
       visrl eval --model models/rl2 --source visual-cot:benchmark/ --images-root images/ --protocol visual-cot
     """
-    from visrl_data.core.config import make_config, read_options
+    from visrl_data.core.config import check_trust, make_config, read_options
     from visrl_data.core.errors import UsageError
 
     values = parse_options(options)
-    resolved = make_config(EvalConfig, read_options(config), values, where=f"--config {config}", command="visrl eval")
+    options_of_file, where = read_options(config), f"--config {config}"
+    check_trust(options_of_file, values, where)
+    resolved = make_config(EvalConfig, options_of_file, values, where, command="visrl eval")
     scores = dict(word.rpartition("=")[::2] for word in score or [])  # "" stands for all the others
     if len(scores) < len(score or []):
         raise UsageError(

@@ -35,6 +35,7 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
         "Versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    trust = " --trust-remote-code" if config.trust_remote_code else ""
     merge = "" if config.full else f"\nvisrl merge {output} -o DIR                            # plain weights"
     return f"""---
 {header}
@@ -60,7 +61,7 @@ visrl gen --model {output} --source questions.jsonl    # the next round of candi
 ## Reproduce it
 
 ```bash
-visrl train {stage} --config {output}/config.toml -o DIR
+visrl train {stage} --config {output}/config.toml -o DIR{trust}
 ```
 
 ```toml

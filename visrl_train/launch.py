@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from visrl_data.core.config import make_config, read_options
+from visrl_data.core.config import check_trust, make_config, read_options
 from visrl_data.core.errors import UsageError
 from visrl_data.models.model_folder import find_model
 from visrl_train.config import TrainConfig
@@ -54,6 +54,7 @@ def load_train_config(stage: str, file: str | None, flags: dict[str, Any]) -> Tr
     if not isinstance(own, dict):
         raise UsageError(f"--config {file}: {stage} = {own!r}: expected a table [{stage}].")
     source = f"--config {file}"
+    check_trust(values | own, flags, source)
     return make_config(STAGES[stage].config, values | own, flags, where=source, command=f"visrl train {stage}")
 
 

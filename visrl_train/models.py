@@ -19,6 +19,7 @@ from transformers import set_seed
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.loading import load_model
+from visrl_data.models.families import check_loadable
 from visrl_data.models.model_folder import ALIASES, ModelFolder, ModelReference, find_model, read_record
 from visrl_train.config import TrainConfig
 
@@ -90,6 +91,7 @@ def empty_model(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    check_loadable(folder.id, folder.weights.path, trust_remote_code)
     config = AutoConfig.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
     with init_empty_weights():
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)

@@ -1,12 +1,16 @@
 """Options: one declaration, checked, read back from what was saved."""
 
 import dataclasses
+import shlex
 
 import pytest
 
+from tests.helpers.command import visrl
 from visrl_data.core.config import GenConfig, current_options, load_config, to_toml, with_version
 from visrl_data.core.errors import UsageError
 from visrl_data.pipeline.critics import round_score
+from visrl_data.runs.run_folder import resume_command
+from visrl_train.launch import load_train_config
 
 
 def test_every_option_is_documented():
@@ -101,3 +105,25 @@ def test_only_a_record_that_depends_on_it_states_its_version():
     assert "config_version" not in to_toml(GenConfig())
     assert current_options(with_version({"gold_rule": "union"}))["gold_rule"] == "union"
     assert current_options({"gold_rule": "union"})["gold_rule"] == "bounding_box"
+
+
+def test_a_file_can_not_let_code_of_a_model_run(tmp_path):
+    """Files come from elsewhere; the flag is the user's own."""
+    file = tmp_path / "c.toml"
+    file.write_text("trust_remote_code = true\n")
+    with pytest.raises(UsageError, match=r"a file can't grant.* add --trust-remote-code"):
+        load_config(file, {})
+    assert load_config(file, {"trust_remote_code": True}).trust_remote_code
+    assert not load_config(file, {"trust_remote_code": False}).trust_remote_code
+    for stage in ("sft", "rl1"):
+        with pytest.raises(UsageError, match="a file can't grant"):
+            load_train_config(stage, str(file), {})
+    assert visrl("eval", "--config", str(file))[0] == 2
+
+
+def test_the_command_that_resumes_a_run_can_be_pasted(tmp_path):
+    folder = tmp_path / "my runs; $HOME"
+    folder.mkdir()
+    (folder / "config.toml").write_text("trust_remote_code = true\n")
+    words = shlex.split(resume_command(folder))
+    assert words == ["visrl", "gen", "--config", f"{folder}/config.toml", "-o", str(folder), "--trust-remote-code"]

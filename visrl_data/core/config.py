@@ -220,7 +220,18 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> GenConfig:
 
     Raises UsageError for an unknown name or a value of the wrong type, with the names that exist.
     """
-    return make_config(GenConfig, read_options(path), overrides, where=f"--config {path}", command="visrl gen")
+    values, where = read_options(path), f"--config {path}"
+    check_trust(values, overrides, where)
+    return make_config(GenConfig, values, overrides, where, command="visrl gen")
+
+
+def check_trust(values: dict[str, Any], flags: dict[str, Any], where: str) -> None:
+    """Refuse a file of options that lets the code of a model run: files come from elsewhere, flags from the user."""
+    if values.get("trust_remote_code") and "trust_remote_code" not in flags:
+        raise UsageError(
+            f"{where}: trust_remote_code = true, which a file can't grant: it runs code that comes with the model. "
+            "If you trust that model, add --trust-remote-code; else add --no-trust-remote-code."
+        )
 
 
 def read_options(path: Path | None) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import os
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -32,7 +31,8 @@ from visrl_data.engines.messages import chat_messages, data_url, reject_choices
 from visrl_data.engines.protocol import EngineLost, ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.reply_cache import Refusal, ReplyCache
-from visrl_data.models.model_folder import ALIASES
+from visrl_data.models.families import check_loadable
+from visrl_data.models.model_folder import find_model
 from visrl_data.models.served import ServedModel
 
 try:
@@ -73,9 +73,11 @@ class OpenAIEngine:
         in_flight: int = 16,
         dialect: str = "standard",
         retries: int = RETRIES,
+        trust_remote_code: bool = False,
     ) -> None:
         self.model = model
         self.dialect = dialect
+        self.trust_remote_code = trust_remote_code
         self.in_flight = in_flight
         self.retries = retries
         self.usage = Usage()
@@ -98,7 +100,7 @@ class OpenAIEngine:
         Raises VisRLError when the served name is neither a folder here nor a Hub id.
         """
         if self._processor is None:
-            self._processor = _processor_of(self.model.id)
+            self._processor = _processor_of(self.model.id, self.trust_remote_code)
         return picture_size(self._processor, image)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
@@ -273,18 +275,16 @@ def _digest(content: str, options: dict[str, Any]) -> str:
     return hashlib.sha256(f"{content}\0{json.dumps(options, sort_keys=True)}".encode()).hexdigest()
 
 
-def _processor_of(model: str) -> Any:
+def _processor_of(model: str, trust_remote_code: bool) -> Any:
     """Load the processor of a local folder or of a Hub id[@rev]: its few small files are fetched, no weights."""
     from transformers import AutoProcessor
 
-    name, _, revision = model.partition("@")
-    folder = ALIASES.get(name, Path(name))
-    reason = "it is neither a local folder nor a Hub id"
-    if folder.is_dir() or name.count("/") == 1:
-        try:
-            return AutoProcessor.from_pretrained(folder, revision=revision or "main")
-        except (ImportError, OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
+    try:
+        folder = find_model(model, trust_remote_code, weights=False).weights
+        check_loadable(model, folder.path, trust_remote_code)
+        return AutoProcessor.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
+    except (ImportError, OSError, ValueError, VisRLError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
     raise VisRLError(
         f"Boxes in pixels of the resized picture need the size at which {model} sees it, and its processor can't be "
         f"loaded here: {reason}. Serve it under its Hub id or a local folder, or use another --box-space."

@@ -10,6 +10,7 @@ Nothing about shards is in a run's options or digests: the folder's name alone s
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,9 +117,10 @@ def _check_same(first: Path, old: dict[str, Any], other: Path, new: dict[str, An
 def _missing(missing: Sequence[int], of: int, first: Run) -> str:
     """Say which chunks are missing, and the commands that make them."""
     shards = sorted({i % of for i in missing})
+    trust = " --trust-remote-code" if first.config().get("trust_remote_code") else ""
+    file, output = shlex.quote(f"{first.path}/config.toml"), shlex.quote(str(first.path.parent))
     commands = "\n".join(
-        f"  visrl gen --config {first.path}/config.toml --shard {number + 1}/{of} -o {first.path.parent}"
-        for number in shards[:_MAX_SHOWN]
+        f"  visrl gen --config {file} --shard {number + 1}/{of} -o {output}{trust}" for number in shards[:_MAX_SHOWN]
     )
     return (
         f"{len(missing)} of {first.chunks} chunks are missing: {_some(missing)}. "

@@ -18,6 +18,7 @@ from typing import Any
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import Prompt, PromptSet
 from visrl_data.models.model_folder import ModelFolder
+from visrl_data.models.remote_code import check_code
 
 _ASK = "<image>\n{question}\n"
 _UNIT = _ASK + (
@@ -181,7 +182,7 @@ def known_prompts(model: ModelFolder | None, box_space: str) -> PromptSet:
 
 
 def check_loadable(model: str, path: Path, trust_remote_code: bool) -> None:
-    """Raise VisRLError for a family that can't be loaded, with what to do.
+    """Raise VisRLError for a family that can't be loaded, with what to do, and for code that is not trusted.
 
     Remote code counts when it is trusted and says of itself that it is an image-text-to-text model.
     """
@@ -191,6 +192,7 @@ def check_loadable(model: str, path: Path, trust_remote_code: bool) -> None:
     if original_llava and not family.unsupported:
         family = family_of("llava_llama")
     if not family.unsupported or (trust_remote_code and "AutoModelForImageTextToText" in config.get("auto_map", {})):
+        check_code(model, path, trust_remote_code)
         return
     raise VisRLError(f"{model} could not be loaded, being of the family {family.name}: {family.unsupported}.")
 

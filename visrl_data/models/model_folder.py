@@ -17,6 +17,7 @@ from typing import Any, TypedDict, cast
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.hub_access import hub_api
+from visrl_data.models.remote_code import check_code
 from visrl_data.spotlight import ACTOR, BASE
 
 RECORD = "visrl.json"
@@ -184,9 +185,13 @@ def _locate(model: str, trust_remote_code: bool, weights: bool) -> tuple[Path, s
 def _download(name: str, revision: str | None, trust_remote_code: bool, weights: bool) -> tuple[Path, str]:
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
-    patterns = [*_PATTERNS[0 if weights else 1 :], *(["*.py"] if trust_remote_code else [])]
+    small = [*_PATTERNS[1:], *(["*.py"] if trust_remote_code else [])]
     try:
-        path = Path(hub_api().snapshot_download(name, revision=revision, allow_patterns=patterns))
+        path = Path(hub_api().snapshot_download(name, revision=revision, allow_patterns=small))
+        if weights:
+            check_code(name, path, trust_remote_code)  # before the gigabytes
+            revision, patterns = path.name, [_PATTERNS[0], *small]
+            path = Path(hub_api().snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:
         raise VisRLError(
             f"Model {name}{'@' + revision if revision else ''} could not be fetched from the Hub "

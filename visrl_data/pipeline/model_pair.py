@@ -198,7 +198,8 @@ def load_engine(config: GenConfig, model: Model) -> Engine:
         from visrl_data.engines.openai import OpenAIEngine
 
         sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
-        return OpenAIEngine(model, sampling, config.in_flight, config.dialect)
+        trust = config.trust_remote_code
+        return OpenAIEngine(model, sampling, config.in_flight, config.dialect, trust_remote_code=trust)
     if config.engine == "vllm":
         from visrl_data.engines.vllm import VLLMEngine
 

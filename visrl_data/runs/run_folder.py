@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -134,8 +135,17 @@ class Run:
 def resume_command(path: Path) -> str:
     """Return the command that resumes an unfinished run, or a shard of one."""
     shard = re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name)
-    where = f"--shard {shard[1]}/{shard[2]} -o {path.parent}" if shard else f"-o {path}"
-    return f"visrl gen --config {path}/config.toml {where}"
+    where = ["--shard", f"{shard[1]}/{shard[2]}", "-o", str(path.parent)] if shard else ["-o", str(path)]
+    trust = ["--trust-remote-code"] if _has_trust(path) else []
+    return shlex.join(["visrl", "gen", "--config", str(path / "config.toml"), *where, *trust])
+
+
+def _has_trust(path: Path) -> bool:
+    """Tell whether a run was started with --trust-remote-code, which no file of options can grant again."""
+    try:
+        return bool(Run(path).config().get("trust_remote_code"))
+    except (OSError, ValueError, VisRLError):
+        return False
 
 
 @contextlib.contextmanager
