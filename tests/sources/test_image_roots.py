@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import socket
-import tarfile
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,33 +15,15 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.archives import tar_of, zip_of
 from tests.tools.source_table import jpeg, lines
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.images import MAX_IMAGE_BYTES, BadImage
+from visrl_data.core.images import BadImage
 from visrl_data.core.records import Drop, Question
-from visrl_data.sources import image_roots, urls
+from visrl_data.sources import urls
 from visrl_data.sources.dispatch import open_source
 from visrl_data.sources.image_roots import Root, Roots, open_root, open_roots, parse_roots
 from visrl_data.sources.options import SourceOptions
-
-
-def tar_of(file: Path, *members: tuple[str, bytes] | tarfile.TarInfo) -> Path:
-    with tarfile.open(file, "w") as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return file
-
-
-def zip_of(file: Path, *members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(file, "w", method) as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return file
 
 
 def reason(root: Root | Roots, path: str) -> str:
@@ -72,36 +51,6 @@ def test_archives_are_read_in_place(tmp_path: Path, kind: str) -> None:
     assert pickle.loads(pickle.dumps(root)).read("img/b.jpg") == b"second"
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(root.read, ["img/b.jpg"] * 200)) == {b"second"}
-
-
-def test_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:
-    link = tarfile.TarInfo("link.jpg")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    hard = tarfile.TarInfo("hard.jpg")
-    hard.type, hard.linkname = tarfile.LNKTYPE, "/etc/passwd"
-    root = open_root(tar_of(tmp_path / "a.tar", link, hard, ("a.jpg", b"a")))
-    assert reason(root, "link.jpg") == reason(root, "hard.jpg") == "image_missing"
-    assert root.read("a.jpg") == b"a"
-
-
-def test_members_that_are_too_large_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = zip_of(tmp_path / "a.zip", ("a.jpg", b"x" * 1000), ("b.jpg", b"y" * 10), method=zipfile.ZIP_STORED)
-    data = bytearray(stored.read_bytes())
-    data[data.index(b"xxx") + 5] = 0
-    stored.write_bytes(data)
-    assert reason(open_root(stored), "a.jpg") == "image_unreadable", "its checksum does not fit"
-    bomb = zip_of(tmp_path / "bomb.zip", ("a.jpg", bytes(2000)))
-    whole = tar_of(tmp_path / "a.tar", ("a.jpg", b"x" * 2000))
-    for file in (bomb, whole):
-        monkeypatch.setattr(image_roots, "MAX_IMAGE_BYTES", 1999)
-        assert reason(open_root(file), "a.jpg") == "image_too_large"
-        monkeypatch.setattr(image_roots, "MAX_IMAGE_BYTES", MAX_IMAGE_BYTES)
-    root = open_root(whole)
-    stamp = whole.stat()
-    whole.write_bytes(whole.read_bytes()[:600] + bytes(100))
-    with pytest.raises((BadImage, VisRLError)):
-        root.read("a.jpg")
-    assert whole.stat().st_size < stamp.st_size
 
 
 def test_a_fork_does_not_move_the_place_of_its_parent(tmp_path: Path) -> None:

@@ -508,6 +508,13 @@ def test_answers_of_all_types(tmp_path: Path) -> None:
         assert questions[0].answers == (want,)
 
 
+@pytest.mark.parametrize("column", ["id", "question"])
+def test_text_that_is_not_utf_8_drops_its_row_alone(tmp_path: Path, column: str) -> None:
+    texts = pa.array([b"one", b"caf\xe9", b"two"]).view(pa.string())
+    questions, drops = everything(open_source(parquet(tmp_path, table(3, **{column: texts}))))
+    assert len(questions) == 2 and [drop.reason for drop in drops] == ["bad_text"]
+
+
 def test_ids_of_a_table(tmp_path: Path) -> None:
     assert open_source(parquet(tmp_path, table(2, id=[7, 8]))).ids() == ["7", "8"]
     path = parquet(tmp_path, table(3, id=KeyError))

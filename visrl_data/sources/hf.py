@@ -97,7 +97,7 @@ class HfSource:
         return read_row(self._reader, self._ids[i], f"{self.split}/{i}", lambda: self._row(i))
 
     def _row(self, i: int) -> Row:
-        row: dict[str, Any] = self._rows[i : i + 1].to_pylist()[0]
+        row = stored_row(self._rows, i)
         for column, names in self._classes.items():
             label = row[column]
             row[column] = names[label] if isinstance(label, int) and 0 <= label < len(names) else None
@@ -106,8 +106,8 @@ class HfSource:
     def _find_ids(self, columns: Sequence[str]) -> list[str]:
         if not columns:
             return [self._numbered(i) for i in range(len(self._rows))]
-        values = self._rows.select_columns(list(columns))[:].to_pylist()
-        return [self._id(i, row) for i, row in enumerate(values)]
+        values = zip(*(column_values(self._rows, name) for name in columns), strict=True)
+        return [self._id(i, dict(zip(columns, row, strict=True))) for i, row in enumerate(values)]
 
     def _id(self, i: int, row: Row) -> str:
         try:
@@ -117,6 +117,32 @@ class HfSource:
 
     def _numbered(self, i: int) -> str:
         return f"{self.split}-{i:08d}"
+
+
+def stored_row(rows: Dataset, i: int) -> dict[str, Any]:
+    """Return a row of a table in the format "arrow". Raises BadRow("bad_text") for text that is not UTF-8."""
+    try:
+        row: dict[str, Any] = rows[i : i + 1].to_pylist()[0]
+    except UnicodeDecodeError as error:
+        raise BadRow("bad_text", f"{error.object[:50]!r} is not UTF-8"[:200]) from error
+    return row
+
+
+def column_values(rows: Dataset, name: str) -> list[Any]:
+    """Return a column as a list, with None for text that is not UTF-8: its row is a drop when it is read."""
+    column = rows.select_columns([name]).with_format("arrow")[:][name]
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        values = [_decoded(value) for value in column]
+    return values
+
+
+def _decoded(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def check_paths(table: SourceTable, columns: Sequence[str], options: SourceOptions) -> None:

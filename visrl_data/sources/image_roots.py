@@ -1,9 +1,8 @@
 """Read the images of a source from folders, .zip and .tar files: one for all rows, or one for each set.
 
-rows.py calls `Roots.read` with a row's path. An archive is read in place, file by file, by an index of its names
-that each process builds once; nothing is unpacked to disk. A path leads only into the folder or archive that the
-user named: `..`, absolute paths and links that lead out are refused, and no file is read that is larger than an
-image may be.
+rows.py calls `Roots.read` with a row's path. An archive is read in place (archives.py); nothing is unpacked to disk.
+A path leads only into the folder or archive that the user named: `..`, absolute paths and links that lead out are
+refused, and no file is read that is larger than an image may be.
 
     --images-root photos/                               a folder, for all rows
     --images-root gqa=images.zip --images-root vsr=coco/    by set, or by the first folder of the path
@@ -12,23 +11,17 @@ image may be.
 
 from __future__ import annotations
 
-import functools
-import os
 import posixpath
 import re
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.images import MAX_IMAGE_BYTES, BadImage, read_under_root
-from visrl_data.sources.identity import file_stamp
+from visrl_data.core.images import BadImage, read_under_root
+from visrl_data.sources.archives import ARCHIVES, file_names, read_file
 
 _NAMED = re.compile(r"(?P<name>[\w-][\w.-]*)=(?P<path>.+)", re.DOTALL)
-_ARCHIVES = (".zip", ".tar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +39,10 @@ class Root:
         name = posixpath.normpath(relative) if relative.strip() else ""
         if name.startswith(("/", "../")) or name == "..":
             raise BadImage("image_outside_root", f"{shown} leads out of the archive of images")
-        return _read_member(self.path, posixpath.join(self.inside, name), shown)
+        file = file_names(self.path).get(posixpath.join(self.inside, name))
+        if file is None:
+            raise BadImage("image_missing", f"no file {shown} in {self.path.name}")
+        return read_file(self.path, file, shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +92,14 @@ def open_root(name: str | Path) -> Root:
         return Root(path)
     if archive is None:
         raise VisRLError(f"--images-root {name}: no such folder or archive.")
-    if archive.suffix not in _ARCHIVES:
+    if archive.suffix not in ARCHIVES:
         hint = ""
         if archive.name.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")):
             hint = " A compressed tar can only be read from its start: decompress it (gunzip), or unpack it."
         raise VisRLError(f"--images-root {name}: expected a folder, a .zip or a .tar file.{hint}")
     inside = path.relative_to(archive).as_posix()
     root = Root(archive, "" if inside == "." else inside)
-    if not any(file.startswith(f"{root.inside}/") or not root.inside for file in _names(archive)):
+    if not any(file.startswith(f"{root.inside}/") or not root.inside for file in file_names(archive)):
         raise VisRLError(f"--images-root {name}: the archive holds no file{' there' * bool(root.inside)}.")
     return root
 
@@ -123,58 +119,3 @@ def parse_roots(values: Sequence[str]) -> str | dict[str, str]:
             raise VisRLError(f"--images-root {text}: expected DIR, or NAME=DIR with each NAME once.")
         roots[name] = path
     return roots[""] if list(roots) == [""] else roots
-
-
-def _read_member(archive: Path, name: str, shown: str) -> bytes:
-    try:
-        member = _names(archive).get(name)
-        if member is None:
-            raise BadImage("image_missing", f"no file {shown} in {archive.name}")
-        if member.size > MAX_IMAGE_BYTES:
-            raise BadImage("image_too_large", f"{member.size} bytes; at most {MAX_IMAGE_BYTES}")
-        if archive.suffix == ".zip":
-            return _open_zip(archive, file_stamp(archive), os.getpid()).read(member.name)
-        with open(archive, "rb") as file:
-            file.seek(member.offset)
-            data = file.read(member.size)
-    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        detail = f"{shown} in {archive.name}: {type(error).__name__}: {error}"  # damaged, or with a password
-        raise BadImage("image_unreadable", detail[:200]) from error
-    if len(data) < member.size:
-        raise BadImage("image_truncated", f"{archive.name} ends inside {shown}")
-    return data
-
-
-@dataclass(frozen=True, slots=True)
-class _ArchiveFile:
-    """A file in an archive: its name there, its size when unpacked, and its offset in a .tar."""
-
-    name: str
-    size: int
-    offset: int
-
-
-def _names(archive: Path) -> Mapping[str, _ArchiveFile]:
-    try:
-        return _index(archive, file_stamp(archive))
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise VisRLError(f"{archive} cannot be read as an archive: {type(error).__name__}: {error}") from error
-
-
-@functools.lru_cache(maxsize=32)
-def _index(archive: Path, stamp: tuple[int, int]) -> Mapping[str, _ArchiveFile]:
-    """List the plain files of an archive (no links, none outside it) by normalized name; of two, the last counts."""
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as zipped:
-            files = [_ArchiveFile(info.filename, info.file_size, 0) for info in zipped.infolist() if not info.is_dir()]
-    else:
-        with tarfile.open(archive, "r:") as tar:
-            files = [_ArchiveFile(info.name, info.size, info.offset_data) for info in tar if info.isreg()]
-    by_name = {posixpath.normpath(file.name): file for file in files}
-    return {name: file for name, file in by_name.items() if not name.startswith(("/", "../"))}
-
-
-@functools.lru_cache(maxsize=32)
-def _open_zip(archive: Path, stamp: tuple[int, int], process: int) -> zipfile.ZipFile:
-    """Open an archive and keep it open, once per process: two that share a file would move each other's position."""
-    return zipfile.ZipFile(archive)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.records import Drop, Question
-from visrl_data.sources.hf import SourceTable, check_paths, open_files, open_hub
+from visrl_data.sources.hf import SourceTable, check_paths, column_values, open_files, open_hub, stored_row
 from visrl_data.sources.identity import check_unique
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
@@ -164,7 +164,8 @@ class PublishedSetSource:
             joined = _open(kind, name, kind.pictures, split)
             _check_columns(joined, ("id", "image"), split)
             self._pictures = joined.rows.select_columns(["id", "image"]).with_format("arrow")
-            self._picture_rows = {image_id: i for i, image_id in enumerate(_column(joined.rows, "id"))}
+            ids = enumerate(column_values(joined.rows, "id"))
+            self._picture_rows = {image_id: i for i, image_id in ids if image_id is not None}
         roots = open_roots(options.images_root, table.root)
         self._reader = RowReader(self.name, split, named_columns(SourceOptions()), options, roots, table.url)
 
@@ -185,7 +186,7 @@ class PublishedSetSource:
 
     def _row(self, i: int) -> Row:
         number, turn = self._index[i]
-        stored = self._rows[number : number + 1].to_pylist()[0]
+        stored = stored_row(self._rows, number)
         if turn is not None:
             stored[self._kind.turns] = (stored[self._kind.turns] or [None])[turn]
         row = self._kind.row(stored)
@@ -197,10 +198,10 @@ class PublishedSetSource:
         row = self._picture_rows.get(name)
         if row is None or self._pictures is None:
             raise BadRow("image_missing", f"no image {name!r} among those of the set"[:200])
-        return self._pictures[row : row + 1].to_pylist()[0]["image"]
+        return stored_row(self._pictures, row)["image"]
 
     def _find_ids(self) -> list[str]:
-        own = _column(self._rows, self._kind.id) if self._kind.id else []
+        own = column_values(self._rows, self._kind.id) if self._kind.id else []
         ids = []
         for number, turn in self._index:
             try:
@@ -209,11 +210,6 @@ class PublishedSetSource:
                 name = None
             ids.append((name or f"{self.split}-{number:08d}") + ("" if turn is None else f"-{turn}"))
         return ids
-
-
-def _column(rows: Dataset, name: str) -> list[Any]:
-    values: list[Any] = rows.select_columns([name]).with_format("arrow")[:][name].to_pylist()
-    return values
 
 
 def _check_columns(table: SourceTable, needs: Sequence[str], split: str) -> None:
@@ -230,7 +226,7 @@ def _questions(rows: Dataset, turns: str) -> list[tuple[int, int | None]]:
     """
     if not turns:
         return [(number, None) for number in range(len(rows))]
-    lists = enumerate(_column(rows, turns))
+    lists = enumerate(column_values(rows, turns))
     return [(number, turn) for number, items in lists for turn in range(len(items or [None]))]
 
 
