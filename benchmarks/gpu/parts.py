@@ -49,16 +49,16 @@ PARTS = {
         "bfloat16 on the GPU; then SFT, RL1 and RL2 on the GPU. `boxes` and `all` are shares of the CPU's candidates "
         "with the same box, and with the same box, response and scores.",
     ),
-    "generation-qwen": Part("generation.qwen", 130, f"`visrl gen` on Qwen2.5-VL-7B's shape, N = 3. {_WORK}"),
+    "generation-qwen": Part("generation.qwen", 110, f"`visrl gen` on Qwen2.5-VL-7B's shape, N = 3. {_WORK}"),
     "training": Part("training.rows", 190, f"RL1 and RL2 on Qwen2.5-VL-7B's shape. {_STEPS.format(pairs=3)}"),
-    "generation-llava": Part("generation.llava", 130, f"The same on LLaVA-1.5-7B's shape. {_WORK}"),
+    "generation-llava": Part("generation.llava", 80, f"The same on LLaVA-1.5-7B's shape. {_WORK}"),
     "losses": Part(
-        "training.losses", 90,
+        "training.losses", 140,
         "The first loss of RL1 on the same shape in float32, where rounding hides nothing: ours and stock TRL's.",
     ),
-    "quantized": Part("training.quantized", 70, "RL2 as above, the frozen weights in 4 bits (QLoRA)."),
+    "quantized": Part("training.quantized", 45, "RL2 as above, the frozen weights in 4 bits (QLoRA)."),
     "spotlight": Part(
-        "spotlight.rows", 130,
+        "spotlight.rows", 90,
         "The recipe that made Spotlight, every stage for a few seconds on the GPU and on one thread of the CPU, one "
         "after the other: median seconds of a step, and the minutes that the whole stage would take.",
     ),

@@ -41,7 +41,7 @@ def measure(name: str, device: str, work: Path, seconds: float) -> Row:
         train.base(work, torch.device(device))
     each = statistics.median(steps(name, device, work, FIRST)[1:])
     if seconds:
-        more = steps(name, device, work, FIRST + max(2, min(whole.steps - FIRST, round(seconds / each))))
+        more = steps(name, device, work, FIRST + max(3, min(whole.steps - FIRST, round(seconds / each))))
         each = statistics.median(more[1:])
     weights = torch.load(work / f"{name}.pt", weights_only=True, map_location="cpu")["weights"]
     if not all(torch.isfinite(value).all() for value in weights.values()):

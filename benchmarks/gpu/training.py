@@ -25,8 +25,8 @@ STEPS = 4
 MAX_PIXELS = 500_000
 # stage, method, gradient checkpointing
 JOBS = [
-    *((stage, method, True) for stage in ("rl1", "rl2") for method in ("stock", "branches", "cached")),
-    ("rl1", "branches", False), ("rl2", "branches", False),
+    *((stage, method, True) for stage in ("rl1", "rl2") for method in ("stock", "branches")),
+    ("rl2", "branches", False),
 ]  # fmt: skip
 SMALL_JOBS = [("rl2", "stock", False), ("rl2", "branches", True)]
 
