@@ -11,10 +11,11 @@ from tests.helpers.tiny_families import TINY, save, stand_ins
 from visrl_data.core.config import GenConfig
 from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.protocol import Request, Sampling
-from visrl_data.engines.refusals import RequestRefused, isolate_refused, raise_refusals
+from visrl_data.engines.refusals import RequestRefused, RequestTooLong, isolate_refused, raise_refusals, refusal
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
+from visrl_data.evaluation.eval_sources import OTHERS
 from visrl_data.executors.generation import generate
 from visrl_data.models.model_folder import find_model
 
@@ -112,3 +113,65 @@ def test_evaluation_counts_a_thin_picture_as_wrong_and_goes_on(thin_source, tmp_
     config = EvalConfig(baseline=False, max_new_tokens=4)
     report = evaluate.evaluate([str(model)], [str(file)], config, tmp_path / "out")
     assert report["models"][0]["figures"]["all"]["unparsed"]["model_refused"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("This model's maximum context length is 4096 tokens. However, your messages resulted in 20040", "too_long"),
+        ("The decoder prompt (length 20040) is longer than the maximum model length of 4096.", "too_long"),
+        ("400: context_length_exceeded", "too_long"),
+        ("400: `inputs` tokens + `max_new_tokens` must be <= 4096, prompt is too long", "too_long"),
+        ("400: Requested token count exceeds the model's maximum context length", "too_long"),
+        ("absolute aspect ratio must be smaller than 200, got 375.0", "model_refused"),
+        ("413: this picture is too large", "model_refused"),
+        ("400: seed must be at most 2147483647", "model_refused"),
+    ],
+)
+def test_words_about_length_are_a_reason_of_their_own(text, reason):
+    assert refusal(text).reason == reason
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "mllama"])
+def test_a_prompt_beyond_the_context_is_refused_before_it_is_run(name, tmp_path, monkeypatch):
+    """By families that share prefixes, and by those that do not."""
+    engine = TransformersEngine(find_model(str(save(TINY[name], tmp_path / name))))
+    parts = PromptSet().focus.parts
+    long, short = (
+        Request(parts(question=text), (draw_photo(1),), (1, 2), Sampling(temperature=1.0, max_new_tokens=2))
+        for text in ("What is it? " * 2_000, "What is it?")
+    )
+    assert len(engine.generate([short])[0]) == 2
+    monkeypatch.setattr(engine, "_context", 4096)  # the tiny models have those of the large ones
+    monkeypatch.setattr(type(engine.model), "forward", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(RequestTooLong, match="do not fit the model's context of 4,096"):
+        engine.generate([long])
+
+
+@pytest.fixture(scope="module")
+def long_source(tmp_path_factory):
+    """A question of 60,000 characters, and a standard answer of as many, beside plain ones."""
+    folder = tmp_path_factory.mktemp("long")
+    draw_photo(1).save(folder / "a.png")
+    row = {"question": "What is it?", "answers": ["x"], "image": "a.png", "license": "CC0-1.0"}
+    long = {"question": {"question": "What is it? " * 5_000}, "answer": {"answers": ["no idea " * 7_500]}}
+    rows = [row | {"id": name} | long.get(name, {}) for name in ("a", "question", "answer", "b")]
+    (folder / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "q.jsonl"
+
+
+def test_generation_drops_what_does_not_fit_the_context_and_goes_on(long_source, tmp_path):
+    run = generate(GenConfig(source=str(long_source), attempts=1), tmp_path / "run")
+    drops = {drop["id"]: drop for drop in run.table("drops").to_pylist() if drop["reason"] == "too_long"}
+    assert drops.keys() == {"question", "answer"}
+    assert "do not fit the model's context of 4,096" in drops["question"]["detail"]
+    assert run.manifest()["counts"]["candidates"] == 4
+
+
+def test_evaluation_counts_what_does_not_fit_as_wrong_and_goes_on(long_source, tmp_path):
+    config = EvalConfig()
+    report = evaluate.evaluate(["spotlight"], [str(long_source)], config, tmp_path / "out", {OTHERS: "critic"})
+    one_step, two_steps = (model["figures"]["all"] for model in report["models"])
+    assert one_step["unparsed"] == {"too_long": 1}
+    assert two_steps["unparsed"]["too_long"] == 1
+    assert one_step["unread_verdicts"] == 1, "the judge can't read the long answer"

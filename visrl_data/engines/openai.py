@@ -29,7 +29,7 @@ from visrl_data.engines.completions import NO_CHOICE, error_text, is_moderated, 
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.messages import chat_messages, data_url, reject_choices
 from visrl_data.engines.protocol import EngineLost, ModelIdentity, Reply, Request, Sampling, Usage
-from visrl_data.engines.refusals import RequestRefused
+from visrl_data.engines.refusals import refusal
 from visrl_data.engines.reply_cache import Refusal, ReplyCache
 from visrl_data.models.families import check_loadable
 from visrl_data.models.model_folder import find_model
@@ -157,7 +157,7 @@ class OpenAIEngine:
     def _reply(self, key: str) -> Reply:
         outcome = self.reply_cache.get(key)
         if isinstance(outcome, Refusal):
-            raise RequestRefused(outcome.reason)
+            raise refusal(outcome.reason)
         assert outcome is not None, "every call has been made"
         return outcome
 

@@ -53,6 +53,14 @@ class TokenizedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizedBatch:
+    """The distinct prompts of a batch, and the number of each text's among them."""
+
+    distinct: list[TokenizedPrompt]
+    rows: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class PrefixCache:
     """The key-value cache of prompts without their last tokens.
 
@@ -126,14 +134,9 @@ class Prefiller:
             for i, picture in enumerate(pictures)
         ]
 
-    def prefill(
-        self, texts: Sequence[str], images: Sequence[tuple[Image, ...]], adapter: bool, special: bool
-    ) -> PrefixCache:
-        """Run prompts into a cache.
-
-        texts: with one placeholder for each of `images`; special: whether the tokenizer adds its beginning of text.
-        """
-        prompts, rows = self._prompts(texts, images, adapter, special)
+    def prefill(self, batch: TokenizedBatch) -> PrefixCache:
+        """Run prompts into a cache."""
+        prompts, rows = batch.distinct, batch.rows
         groups, shared = group_by_prefix(prompts, self._image_id)
         ids, mask, width = self._lay_out(prompts, groups, shared)
         positions, deltas = self._positions(ids, mask, prompts)
@@ -158,19 +161,22 @@ class Prefiller:
         inside = prompt.ids[:length].count(self._image_id)
         return sum(end <= inside for end in ends)
 
-    def _prompts(
+    def tokenize(
         self, texts: Sequence[str], images: Sequence[tuple[Image, ...]], adapter: bool, special: bool
-    ) -> tuple[list[TokenizedPrompt], list[int]]:
-        """Return the distinct prompts, and the number of each text's."""
+    ) -> TokenizedBatch:
+        """Tokenize prompts; their images are encoded, which says how many tokens each takes.
+
+        texts: with one placeholder for each of `images`; special: whether the tokenizer adds its beginning of text.
+        """
         keys = [(text, *map(id, pictures)) for text, pictures in zip(texts, images, strict=True)]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         first = [keys.index(key) for key in numbers]
         encoded = iter(self.encode_images([picture for i in first for picture in images[i]], adapter))
         pictures = [tuple(next(encoded) for _ in images[i]) for i in first]
         expanded = [self._expand(texts[i], shown) for i, shown in zip(first, pictures, strict=True)]
-        tokens = self._processor.tokenizer(expanded, add_special_tokens=special)["input_ids"]
+        tokens = self._processor.tokenizer(expanded, add_special_tokens=special, verbose=False)["input_ids"]
         prompts = [TokenizedPrompt(ids, shown) for ids, shown in zip(tokens, pictures, strict=True)]
-        return prompts, [numbers[key] for key in keys]
+        return TokenizedBatch(prompts, [numbers[key] for key in keys])
 
     def _expand(self, text: str, pictures: tuple[EncodedImage, ...]) -> str:
         """Repeat each placeholder of a text as often as its image has tokens."""

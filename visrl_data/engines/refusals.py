@@ -7,11 +7,18 @@ pass is a defect of the program and ends the run.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from visrl_data.core.errors import VisRLError
 
+# How servers and vLLM say that a prompt does not fit the model's context.
+_TOO_LONG = re.compile(
+    r"context[ _](length|window)|maximum model length|max_model_len|too many (input )?tokens"
+    r"|(prompt|input|request|text)[^.;]{0,40} too long|(prompt|input|token)[^.;]{0,40} exceed[^.;]{0,40}\blength",
+    re.IGNORECASE,
+)
 # What processors raise for a picture or a text that they do not take: a side of no pixels, an aspect beyond 200.
 PROCESSOR_ERRORS = (ValueError, ZeroDivisionError, RuntimeError)
 
@@ -20,7 +27,35 @@ Result = TypeVar("Result")
 
 
 class RequestRefused(VisRLError):
-    """A model's processor or server does not take a request because of what is in it; the text is its reason."""
+    """A model's processor or server does not take a request because of what is in it; the text is its words.
+
+    reason: under which the question is counted among the drops.
+    """
+
+    reason = "model_refused"
+
+
+class RequestTooLong(RequestRefused):
+    """A prompt with its reply does not fit the model's context."""
+
+    reason = "too_long"
+
+
+REFUSAL_REASONS = (RequestRefused.reason, RequestTooLong.reason)
+
+
+def refusal(text: str) -> RequestRefused:
+    """Return the refusal that these words of an engine or a server mean."""
+    return (RequestTooLong if _TOO_LONG.search(text) else RequestRefused)(text)
+
+
+def check_length(tokens: int, new_tokens: int, limit: int | None) -> None:
+    """Raise RequestTooLong when a prompt of these tokens and its reply do not fit a context of `limit` tokens."""
+    if limit is not None and tokens + new_tokens > limit:
+        raise RequestTooLong(
+            f"a prompt of {tokens:,} tokens and a reply of up to {new_tokens:,} "
+            f"do not fit the model's context of {limit:,}"
+        )
 
 
 @contextlib.contextmanager
@@ -34,8 +69,7 @@ def raise_refusals(*errors: type[Exception]) -> Iterator[None]:
     except errors as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise RequestRefused(reason) from error
+        raise refusal(str(error).strip().partition("\n")[0] or type(error).__name__) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

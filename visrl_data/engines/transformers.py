@@ -31,7 +31,7 @@ from visrl_data.engines.loading import best_device, load_model, load_processor, 
 from visrl_data.engines.messages import prompt_text
 from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, accepts_image_features
 from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Sampling, Usage
-from visrl_data.engines.refusals import PROCESSOR_ERRORS, is_out_of_memory, raise_refusals
+from visrl_data.engines.refusals import PROCESSOR_ERRORS, check_length, is_out_of_memory, raise_refusals
 from visrl_data.models.families import family_at
 from visrl_data.models.model_folder import ModelFolder
 
@@ -77,6 +77,7 @@ class TransformersEngine:
         sharing = family.shares_prefix and accepts_image_features(inner)
         self._prefiller = Prefiller(inner, self.processor, self.device, self.dtype, batch_size) if sharing else None
         self._grammars = GrammarCompiler(tokenizer, self._eos)
+        self._context: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(_unwrapped(self.model).forward).parameters
 
     @property
@@ -142,8 +143,13 @@ class TransformersEngine:
                 add_special_tokens=self._adds_special(texts[0]),
                 return_tensors="pt",
             )
+        self._check_lengths(inputs["attention_mask"].sum(dim=1).tolist(), batch[0])
         inputs = inputs.to(self.device)
         return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in inputs.items()}
+
+    def _check_lengths(self, lengths: list[int], request: Request) -> None:
+        """Raise RequestTooLong when a prompt does not fit the context, before any memory is taken for it."""
+        check_length(max(lengths), request.sampling.max_new_tokens, self._context)
 
     def _adds_special(self, text: str) -> bool:
         """Return whether the tokenizer must add its beginning of text: not where the chat template has."""
@@ -181,7 +187,10 @@ class TransformersEngine:
     def _prefill(self, batch: Sequence[Request]) -> PrefixCache:
         assert self._prefiller is not None
         texts = [self._text(request) for request in batch]
-        return self._prefiller.prefill(texts, [r.images for r in batch], batch[0].adapter, self._adds_special(texts[0]))
+        special = self._adds_special(texts[0])
+        prompts = self._prefiller.tokenize(texts, [r.images for r in batch], batch[0].adapter, special)
+        self._check_lengths([len(prompt.ids) for prompt in prompts.distinct], batch[0])
+        return self._prefiller.prefill(prompts)
 
     def _decode(self, prefix: PrefixCache, n: int, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Decode n rows for each prompt of the cache: their tokens (B * n, L + new), and the mask (B * n, L)."""

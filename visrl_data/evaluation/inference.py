@@ -62,7 +62,7 @@ class PromptingMode:
 class ModelOutput:
     """A model's box and response for one question.
 
-    state: "ok"; or why there is no box and so no answer: the parser's reason, image_too_thin, model_refused.
+    state: "ok"; or why there is no box and so no answer: the parser's reason, image_too_thin, model_refused, too_long.
     reply: the raw text of the box step. box: unit xyxy, text: its canonical text, crop: pixels (left, top,
     right, bottom); None and "" without a box. response: None when there is none.
     """
@@ -99,7 +99,7 @@ def generate_outputs(
 
 
 def _refused(refusal: RequestRefused) -> ModelOutput:
-    return ModelOutput("model_refused", str(refusal))
+    return ModelOutput(refusal.reason, str(refusal))
 
 
 def _one_step(views: Sequence[QuestionView], actor: Role, mode: PromptingMode, config: GenConfig) -> list[ModelOutput]:

@@ -21,6 +21,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.gold_regions import POSITIVE_IOU, gold_iou
 from visrl_data.core.metrics import answer_metric
 from visrl_data.core.seeds import generator, keyed_seed
+from visrl_data.engines.refusals import REFUSAL_REASONS
 from visrl_data.evaluation.eval_report import ALL, GroupFigures, Interval, ScoreDifference
 from visrl_data.evaluation.predictions import Prediction
 
@@ -103,7 +104,7 @@ def _group_figures(
     """Return one model's figures on one group, without intervals."""
     unparsed = Counter(p.focus_state for p in part if p.focus_state != "ok")
     if steps == 1:  # it has no box that could be unreadable; only a refusal leaves it without an answer
-        unparsed = Counter({"model_refused": unparsed["model_refused"]}) if unparsed["model_refused"] else Counter()
+        unparsed = Counter({reason: n for reason, n in unparsed.items() if reason in REFUSAL_REASONS})
     has_boxes = steps == 2 and ious.size > 0
     return {
         "score": score,

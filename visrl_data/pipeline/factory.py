@@ -214,7 +214,7 @@ def _views(factory: Factory, chunk: ChunkInput) -> tuple[list[QuestionView], lis
 
 
 def _refused(question: Question, refusal: RequestRefused) -> Drop:
-    return Drop(question.id, question.source, "focus", "model_refused", str(refusal))
+    return Drop(question.id, question.source, "focus", refusal.reason, str(refusal))
 
 
 def _run_passes(
