@@ -128,7 +128,8 @@ def _audit(comparison: dict[str, Any]) -> list[RenderableType]:
         return ["Audit: no question of either has a gold box."]
     table = make_table("Audit (Tab. 6), % with 95 % interval", ("cell", "A", "B", "B - A, points"))
     for cell in next(audit[side]["cells"] for side in ("a", "b") if audit[side]["cells"]):
-        shown = [_cell(audit[side], cell) for side in ("a", "b")]
+        cells = [audit[side]["cells"] for side in ("a", "b")]
+        shown = [_estimate(of_side[cell], "percent") if of_side else MISSING for of_side in cells]
         difference = audit["difference"] and audit["difference"][cell]
         table.add_row(cell, *shown, _estimate(difference, "points", "+") if difference else MISSING)
     for side in ("a", "b"):
@@ -137,10 +138,6 @@ def _audit(comparison: dict[str, Any]) -> list[RenderableType]:
     if audit["difference"]:
         states.append("The interval of the difference assumes independent samples: it is too wide on common questions.")
     return [table, "\n".join(states)]
-
-
-def _cell(side: dict[str, Any], name: str) -> str:
-    return _estimate(side["cells"][name], "percent") if side["cells"] else MISSING
 
 
 def _estimate(values: dict[str, Any], name: str, sign: str = "") -> str:

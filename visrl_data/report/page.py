@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import hashlib
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from visrl_data.report import page_figures, page_flow, page_sample
 from visrl_data.report.accounting import value_counts
 from visrl_data.report.formats import format_count, format_number, format_range, format_share
 from visrl_data.runs.run_folder import Run
-from visrl_data.runs.run_report import RunReport, StageCounts, drop_rows
+from visrl_data.runs.run_report import RunReport, drop_rows
 
 NAME = "report.html"
 MOST_SOURCES = 40  # rows of the table by source
@@ -49,17 +50,17 @@ def write_page(
     are enough, the texts of those that are shown are read from the run.
     """
     config, settings = run.config(), report["settings"]
-    pair_rule = rule_from(settings)
-    rules = page_sample.SampleRules(pair_rule, settings["gold_rule"], config["seed"])
-    sample = page_sample.draw_sample(run, questions, pairs, unpaired, rules)
+    sample = page_sample.draw_sample(run, questions, pairs, unpaired, settings)
+    gallery = {"positive_iou": settings["positive_iou"], "pairs": sample.pairs, "unpaired": sample.unpaired}
+    sources = sorted(report["yields"]["by_source"].items(), key=lambda entry: (-entry[1]["rows_read"], entry[0]))
     style, script = asset("page.css"), asset("page_parts.js") + asset("page.js")
     values = {
         "report": report,
         "run": run.identity(),
         "config": config,
-        "commands": commands(config, pair_rule),
-        "licenses": _licenses(questions),
-        "sources": _largest_sources(report),
+        "commands": commands(config, rule_from(settings)),
+        "licenses": Counter(value_counts(questions["license"])).most_common(10),
+        "sources": sources[:MOST_SOURCES],
         "flow": page_flow.flow_stages(report),
         "drops": drop_rows(report, candidates=True),
         "plots": page_figures.report_plots(report) | page_figures.label_plots(questions, candidates, pairs, report),
@@ -68,7 +69,7 @@ def write_page(
         "grid": page_figures.GRID,
         "sample": sample,
         "side": page_sample.PICTURE_SIDE,
-        "gallery": embedded(_gallery(report, sample)),
+        "gallery": embedded(gallery),
         "style": style,
         "script": script,
         "policy": policy(style, script),
@@ -98,26 +99,6 @@ def _flag(name: str, value: Any) -> list[str]:
         return [flag if value else f"--no-{flag[2:]}"]
     text = ",".join(f"{k}={v}" for k, v in sorted(value.items())) if isinstance(value, dict) else f"{value}"
     return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
-
-
-def _largest_sources(report: RunReport) -> list[tuple[str, StageCounts]]:
-    return sorted(report["yields"]["by_source"].items(), key=lambda entry: (-entry[1]["rows_read"], entry[0]))[
-        :MOST_SOURCES
-    ]
-
-
-def _licenses(questions: pa.Table) -> list[tuple[str, int]]:
-    """Return the licenses of the questions, most frequent first."""
-    return sorted(value_counts(questions["license"]).items(), key=lambda entry: (-entry[1], entry[0]))[:10]
-
-
-def _gallery(report: RunReport, sample: page_sample.Sample) -> dict[str, Any]:
-    """Return what page.js reads."""
-    return {
-        "positive_iou": report["settings"]["positive_iou"],
-        "pairs": sample.pairs,
-        "unpaired": sample.unpaired,
-    }
 
 
 def asset(name: str, folder: Path = _FOLDER) -> Markup:

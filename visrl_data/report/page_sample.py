@@ -23,10 +23,11 @@ from PIL import Image
 from visrl_data.core import images
 from visrl_data.core.boxes import Box, iou_xyxy
 from visrl_data.core.gold_regions import gold_iou
-from visrl_data.core.pair_rule import PairRule, membership
+from visrl_data.core.pair_rule import PairRule, membership, rule_from
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.core.text import embedded, shown
 from visrl_data.runs.run_folder import TABLES, Run
+from visrl_data.runs.run_report import ReportSettings
 
 MOST_PAIRS = 200
 MOST_UNPAIRED = 50
@@ -56,22 +57,17 @@ class Sample:
     pictures: list[GalleryPicture]
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRules:
-    """The rules and the seed that the gallery depends on."""
+def draw_sample(run: Run, questions: pa.Table, pairs: pa.Table, unpaired: pa.Table, settings: ReportSettings) -> Sample:
+    """Draw questions, read what belongs to them, and keep as many as the page has room for.
 
-    pair_rule: PairRule
-    gold_rule: str
-    seed: int
-
-
-def draw_sample(run: Run, questions: pa.Table, pairs: pa.Table, unpaired: pa.Table, rules: SampleRules) -> Sample:
-    """Draw questions, read what belongs to them, and keep as many as the page has room for."""
-    pairs = _take(pairs, draw_pairs(pairs["question_id"].to_pylist(), rules.seed))
-    unpaired = _take(unpaired, draw_unpaired(unpaired["id"].to_pylist(), unpaired["reason"].to_pylist(), rules.seed))
+    settings: those that the pairs were picked with.
+    """
+    seed = run.config()["seed"]
+    pairs = _take(pairs, draw_pairs(pairs["question_id"].to_pylist(), seed))
+    unpaired = _take(unpaired, draw_unpaired(unpaired["id"].to_pylist(), unpaired["reason"].to_pylist(), seed))
     ids = pairs["question_id"].to_pylist(), unpaired["id"].to_pylist()
     shown_questions = questions.filter(pc.is_in(questions["id"], pa.array([*ids[0], *ids[1]], pa.string()))).to_pylist()
-    items = _items(run, shown_questions, rules)
+    items = _items(run, shown_questions, settings)
     uris = read_pictures(run, {row["image_sha256"] for row in shown_questions})
     for item, pair in zip(ids[0], pairs.to_pylist(), strict=True):
         items[item] |= _pair_fields(pair)
@@ -140,17 +136,17 @@ def _cost(item: dict[str, Any]) -> int:
     return len(embedded(item))
 
 
-def _items(run: Run, shown_questions: list[dict[str, Any]], rules: SampleRules) -> dict[str, dict[str, Any]]:
+def _items(run: Run, shown_questions: list[dict[str, Any]], settings: ReportSettings) -> dict[str, dict[str, Any]]:
     """Return what pairs and unpaired questions have in common, by question id."""
     ids = pa.array([row["id"] for row in shown_questions], pa.string())
     candidates = _rows_of(run, "candidates", pc.field("question_id").isin(ids))
-    kinds = _kinds(candidates, rules)
+    kinds = _kinds(candidates, rule_from(settings))
     drops = _rows_of(run, "drops", pc.field("id").isin(ids) & pc.field("stage").isin(["focus", "answer"]))
     by_question: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in shown_questions}
     lost: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in shown_questions}
     by_id = {row["id"]: row for row in shown_questions}
     for row, kind in zip(candidates.to_pylist(), kinds, strict=True):
-        by_question[row["question_id"]].append(_candidate(row, kind, by_id[row["question_id"]], rules.gold_rule))
+        by_question[row["question_id"]].append(_candidate(row, kind, by_id[row["question_id"]], settings["gold_rule"]))
     for row in drops.to_pylist():
         drop = {name: row[name] for name in ("stage", "reason", "attempt")} | {"detail": shown(row["detail"])}
         lost[row["id"]].append(drop)
@@ -169,9 +165,9 @@ def _items(run: Run, shown_questions: list[dict[str, Any]], rules: SampleRules) 
     }
 
 
-def _kinds(candidates: pa.Table, rules: SampleRules) -> list[str]:
+def _kinds(candidates: pa.Table, rule: PairRule) -> list[str]:
     """Return the filter's verdict on each candidate: W, L, between or unparsed."""
-    scored, wins, loses = membership(candidates, rules.pair_rule)
+    scored, wins, loses = membership(candidates, rule)
     return [
         "W" if win else "L" if lose else "between" if has else "unparsed"
         for has, win, lose in zip(scored.tolist(), wins.tolist(), loses.tolist(), strict=True)

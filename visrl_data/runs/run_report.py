@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
+from visrl_data.runs.manifest import FilterSettings
+
 Counts = dict[str, int]
 StageName = Literal[
     "rows_read", "dropped_at_source", "questions", "attempts_expected", "attempts_lost", "attempts", "candidates_lost",
@@ -22,14 +24,9 @@ CriticName = Literal["box", "response"]
 CRITICS: tuple[CriticName, ...] = ("box", "response")
 
 
-class ReportSettings(TypedDict):
+class ReportSettings(FilterSettings):
     """The filter setting that the report is of. positive_iou: a box above it is on the label."""
 
-    box_win: float
-    box_lose: float
-    response_win: float
-    response_lose: float
-    box_critic: bool
     attempts: int
     score_step: float
     gold_rule: str
