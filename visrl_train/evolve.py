@@ -29,7 +29,7 @@ from typing import Any
 from visrl_data.core import files
 from visrl_data.core.conditions import check_same
 from visrl_data.core.config import GenConfig, current_options, parse_record, to_toml, with_version
-from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.errors import UsageError
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_report import ALL
@@ -65,9 +65,8 @@ def evolve(
     that the user can fix, and Terminated after a SIGTERM in a training; finished work is kept.
     """
     check(config, gen)
-    output.mkdir(parents=True, exist_ok=True)
-    with files.lock_folder(output):
-        _check_start(config, gen, output)
+    files.make_folder(output)
+    with files.lock_folder(output, lambda: _check_start(config, gen, output)):
         last = _report(output)
         if last["rounds"] > config.rounds:
             say(f"{output} has {last['rounds']} rounds already; nothing to do.")
@@ -121,11 +120,9 @@ def _check_start(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
     if started.is_file():
         check_same(str(output), current_options(json.loads(started.read_text(encoding="utf-8"))), now)
         return
-    others = [f.name for f in output.iterdir() if f.name not in {".lock", "config.toml"} and f.suffix != ".tmp"]
-    if others:
-        raise VisRLError(f"{output} is not empty (it holds {others[0]}). Choose another --output.")
-    files.write_text(output / "config.toml", to_toml(gen))
+    files.check_own(output, ())
     files.write_json(started, now)
+    files.write_text(output / "config.toml", to_toml(gen))
 
 
 def _round_config(config: EvolveConfig, gen: GenConfig, model: str, k: int) -> GenConfig:

@@ -8,12 +8,11 @@ of a merged model are still judged by it.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from visrl_data.core import files
 from visrl_data.core.errors import VisRLError
-from visrl_data.models.model_folder import RECORD, find_model, read_record
+from visrl_data.models.model_folder import RECORD, ModelFolder, find_model, read_record
 
 
 def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
@@ -24,18 +23,20 @@ def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
             f"{adapter} is no adapter: it holds full weights, which need no merge. "
             "Expected a folder with adapter_config.json."
         )
-    if output.exists() and any(output.iterdir()):
-        raise VisRLError(f"{output} is not empty. Choose another --output.")
+    files.check_new(output)
+    with files.replace_folder(output, files.check_new) as work:
+        _write(folder, work, trust_remote_code)
+    return output
+
+
+def _write(folder: ModelFolder, work: Path, trust_remote_code: bool) -> None:
     import torch
     from transformers import AutoProcessor
 
     from visrl_train.models import load_frozen, origin_record, portable_id, save_full
 
-    temporary = output.with_name(output.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_full(load_frozen(folder, torch.float32, trust_remote_code), folder, temporary)
-    AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code).save_pretrained(temporary)
+    save_full(load_frozen(folder, torch.float32, trust_remote_code), folder, work)
+    AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code).save_pretrained(work)
     record = {
         **read_record(folder.path),
         **({"box_space": folder.box_space} if folder.box_space else {}),
@@ -44,8 +45,4 @@ def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
         "base": None,
         "merged_from": {"id": portable_id(folder), "digest": folder.digest},
     }
-    files.write_json(temporary / RECORD, record)
-    if output.exists():
-        output.rmdir()
-    temporary.rename(output)
-    return output
+    files.write_json(work / RECORD, record)

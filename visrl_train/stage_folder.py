@@ -31,7 +31,6 @@ from visrl_data.core import files
 from visrl_data.core.conditions import check_same
 from visrl_data.core.config import current_options, to_toml, with_version
 from visrl_data.core.crops import CropRule
-from visrl_data.core.errors import VisRLError
 from visrl_data.core.versions import library_versions
 from visrl_data.engines import loading
 from visrl_data.models.model_folder import RECORD, ModelFolder, ModelRecord, ModelReference, read_record
@@ -120,10 +119,9 @@ def open_stage(stage: TrainingStage) -> Iterator[bool]:
     if not PartialState(cpu=models.on_cpu(stage.config)).is_main_process:  # the main process holds the lock
         yield stage.is_finished
         return
-    stage.output.mkdir(parents=True, exist_ok=True)
+    files.make_folder(stage.output)
     print(f"{stage.name}: from {stage.folder.id}, on {stage.data['name']}, to {stage.output}", file=sys.stderr)
-    with files.lock_folder(stage.output):
-        _check_options(stage)
+    with files.lock_folder(stage.output, lambda: _check_options(stage)):
         if not stage.is_finished:
             stage.work.mkdir(exist_ok=True)
             files.write_json(stage.work / "begun.json", _options(stage))
@@ -157,14 +155,7 @@ def _check_options(stage: TrainingStage) -> None:
         options = current_options(json.loads(started.read_text(encoding="utf-8")))
         check_same(str(stage.output), options, _options(stage))
     else:
-        check_empty(stage.output, {".lock", "work"})
-
-
-def check_empty(folder: Path, ours: set[str]) -> None:
-    """Raise VisRLError when a folder holds anything but our own files and temporary ones."""
-    others = [file.name for file in folder.iterdir() if file.name not in ours and file.suffix != ".tmp"]
-    if others:
-        raise VisRLError(f"{folder} is not empty (it holds {others[0]}). Choose another --output.")
+        files.check_own(stage.output, {"work"})
 
 
 def with_counts(stage: TrainingStage, **counts: Any) -> TrainingStage:

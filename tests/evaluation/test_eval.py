@@ -281,6 +281,16 @@ def test_what_the_user_can_fix_is_one_message(arguments, code, message, tmp_path
     assert list(tmp_path.iterdir()) == [], "nothing may be left behind by a refused command"
 
 
+@pytest.mark.parametrize("name", ["config.toml", "report.json", "manifest.json", "report.html", "replies.jsonl"])
+def test_the_folder_of_something_else_is_refused_and_stays_as_it_is(pair, tmp_path, name):
+    models, file, _ = pair
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(VisRLError, match=f"not empty .it holds {name}"):
+        evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out")
+    assert [(f.name, f.read_text()) for f in (tmp_path / "out").iterdir()] == [(name, "mine")]
+
+
 def test_a_score_for_a_set_that_is_not_there(pair, tmp_path):
     models, file, _ = pair
     with pytest.raises(UsageError, match="no question has that source. Sources: questions"):

@@ -1,12 +1,13 @@
 """The whole pipeline on scripted replies: counts, resumption to the same bytes, refusals."""
 
 import json
+import shutil
 
 import pytest
 
 from tests.conftest import scripted_reply
 from visrl_data.core import files
-from visrl_data.core.config import GenConfig
+from visrl_data.core.config import GenConfig, to_toml
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.refusals import raise_refusals
@@ -122,11 +123,34 @@ def test_other_options_are_refused_and_shown(photo_source, scripted_roles, tmp_p
 
 
 def test_a_folder_with_other_things_is_left_alone(photo_source, scripted_roles, tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("dear")
-    with pytest.raises(VisRLError, match=r"thesis\.tex"):
-        generate(config(photo_source), tmp_path / "mine", roles=scripted_roles)
-    assert [f.name for f in (tmp_path / "mine").iterdir() if f.name != ".lock"] == ["thesis.tex"]
+    for name in ("thesis.tex", "config.toml", "notes.tmp"):
+        (folder := tmp_path / name).mkdir()
+        (folder / name).write_text("seed = 3  # dear")
+        with pytest.raises(VisRLError, match=f"not empty .it holds {name}"):
+            generate(config(photo_source), folder, roles=scripted_roles)
+        assert [(f.name, f.read_text()) for f in folder.iterdir()] == [(name, "seed = 3  # dear")]
+
+
+def test_a_run_killed_before_its_second_file_goes_on(photo_source, scripted_roles, tmp_path):
+    options = config(photo_source)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(to_toml(options))
+    assert generate(options, tmp_path / "run", roles=scripted_roles).is_finished
+
+
+@pytest.mark.parametrize("name", [".lock", "work", "report.json.tmp", "times.jsonl"])
+def test_nothing_is_written_through_a_link(photo_source, scripted_roles, tmp_path, name):
+    (target := tmp_path / "precious").mkdir()
+    (target / "file").write_text("mine")
+    run = generate(config(photo_source), tmp_path / "run", max_chunks=1, roles=scripted_roles)
+    shutil.rmtree(run.path / name, ignore_errors=True)
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(target if name == "work" else target / "file")
+    with pytest.raises(VisRLError, match="is a symbolic link"):
+        generate(config(photo_source), tmp_path / "run", roles=scripted_roles)
+    with pytest.raises(VisRLError, match="is a symbolic link"):
+        finalize.filter_run(run.path, {})
+    assert [(f.name, f.read_text()) for f in target.iterdir()] == [("file", "mine")]
 
 
 def test_a_second_process_is_refused(photo_source, scripted_roles, tmp_path):

@@ -33,7 +33,14 @@ from visrl_data.evaluation.eval_models import EvalModel, find_eval_models, find_
 from visrl_data.evaluation.eval_report import EvalReport, GroupFigures, ModelEntry
 from visrl_data.evaluation.eval_sources import EvalSource, open_eval_sources, scores_and_drops
 from visrl_data.evaluation.inference import ModelOutput, PromptingMode
-from visrl_data.evaluation.predictions import Prediction, PredictionCache, open_cache, read_predictions, write_chunk
+from visrl_data.evaluation.predictions import (
+    Prediction,
+    PredictionCache,
+    check_output,
+    open_cache,
+    read_predictions,
+    write_chunk,
+)
 from visrl_data.evaluation.scores import ScoreSettings, score_models
 from visrl_data.models.model_folder import ModelFolder
 from visrl_data.pipeline import critics, model_pair
@@ -71,14 +78,14 @@ def evaluate(
     eval_sources = open_eval_sources(sources, config, dict(scores or {}))
     eval_models = find_eval_models(models, config, prompts)
     judge = find_judge(eval_models, config) if any(source.is_judged for source in eval_sources) else None
-    output.mkdir(parents=True, exist_ok=True)
-    with files.lock_folder(output):
-        files.write_text(output / "config.toml", to_toml(config))
+    files.make_folder(output)
+    with files.lock_folder(output, lambda: check_output(output)):
         caches = {
             (i, j): _open_cache(output, model, source, judge, config)
             for i, model in enumerate(eval_models)
             for j, source in enumerate(eval_sources)
         }
+        files.write_text(output / "config.toml", to_toml(config))
         _fill(output, eval_models, eval_sources, caches, judge, prompts, on_chunk)
         predictions = [
             [p for j in range(len(sources)) for p in read_predictions(caches[i, j])] for i in range(len(eval_models))

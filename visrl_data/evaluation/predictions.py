@@ -104,6 +104,12 @@ class PredictionCache:
         return [i for i in range(-(-self.rows // self.size)) if not self.chunk(i).is_file()]
 
 
+def check_output(folder: Path) -> None:
+    """Raise VisRLError when a folder is neither new nor that of an evaluation: it would be overwritten."""
+    if not any((folder / "predictions").glob("*/about.json")):
+        files.check_own(folder, {"predictions"})
+
+
 def open_cache(folder: Path, about: dict[str, Any], rows: int, size: int) -> PredictionCache:
     """Open the cache of the predictions that depend on `about`; create it when there is none."""
     text = json.dumps({**about, "rows": rows, "chunk_size": size}, sort_keys=True)

@@ -21,9 +21,7 @@ embeds no picture) and a split without one are left out, since the Hub's viewer 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.files import file_digest, write_json, write_table, write_text
+from visrl_data.core.files import file_digest, replace_folder, write_json, write_table, write_text
 from visrl_data.core.versions import visrl_version
 from visrl_data.publishing import dataset_rows, licenses, merge
 from visrl_data.publishing.dataset_shards import grouped, write_config
@@ -209,7 +207,7 @@ def write_dataset(contents: Contents, folder: Path) -> Dataset:
     """Write a dataset folder, which appears, or is replaced, as a whole."""
     from visrl_cards.pictures import draw_pictures
 
-    with _fresh(folder.resolve()) as work:
+    with replace_folder(folder, _check_replaceable) as work:
         for config in CONFIGS:
             _write_rows(config, contents, work / "data" / config)
         (work / "runs").mkdir()
@@ -262,27 +260,12 @@ def _write_rows(config: str, contents: Contents, folder: Path) -> None:
     write_config(folder, schema, grouped(rows, schema))
 
 
-@contextlib.contextmanager
-def _fresh(folder: Path) -> Iterator[Path]:
-    """Make an empty folder beside `folder`, which takes its place when the block ends without an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("tmp", "old"))
-    if old.exists() and not folder.exists():  # killed between the two renames
-        os.rename(old, folder)
+def _check_replaceable(folder: Path) -> None:
+    """Raise VisRLError when a folder holds what no earlier dataset put there."""
+    if folder.exists() and not folder.is_dir():
+        raise VisRLError(f"{folder} is no folder. Choose another --output.")
     if unknown := _unknown_files(folder):
-        raise VisRLError(f"{folder} holds {unknown[0]}, which `visrl` did not write. Choose another folder.")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        yield work
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(work, folder)
-    finally:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(work, ignore_errors=True)
+        raise VisRLError(f"{folder} holds {unknown[0]}, which `visrl` did not write. Choose another --output.")
 
 
 def _unknown_files(folder: Path) -> list[str]:

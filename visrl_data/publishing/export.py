@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.core.files import write_json, write_text
+from visrl_data.core.files import check_new, replace_folder, write_json, write_text
 from visrl_data.core.images import sha256
 from visrl_data.core.prompts import PromptPart
 from visrl_data.publishing import dataset_rows, merge
@@ -53,18 +53,17 @@ def export(source: Path, form: str, output: Path) -> ExportResult:
     """
     if form not in FORMATS:
         raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}.")
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise VisRLError(f"{output} is not empty. Choose another --output.")
+    check_new(output)
     pairs = _pairs(Path(source))
     embedded = [sha in pairs.embedded for sha in pairs.pairs["image_sha256"].to_pylist()]
     if not any(embedded):
         raise VisRLError(
             f"{source} holds no image of any pair. Put them back with: visrl rebuild {source} --images DIR -o COMPLETE"
         )
-    (output / "images").mkdir(parents=True)
-    tables, empty = _collect(pairs, output)
-    FORMATS[form](output.resolve(), tables)
+    with replace_folder(output, check_new) as work:
+        (work / "images").mkdir()
+        tables, empty = _collect(pairs, work)
+        FORMATS[form](work, tables, output.resolve())
     return ExportResult(
         folder=output,
         rows={name: len(rows) for name, rows in tables.items()},
@@ -121,7 +120,7 @@ def _picture_file(folder: Path, data: bytes) -> str:
     return path
 
 
-def _llamafactory(folder: Path, tables: dict[str, list[ExportRow]]) -> None:
+def _llamafactory(folder: Path, tables: dict[str, list[ExportRow]], final: Path) -> None:
     """Write https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md: sharegpt preference data with images."""
     info = {}
     for name, lines in tables.items():
@@ -146,8 +145,8 @@ def _llamafactory(folder: Path, tables: dict[str, list[ExportRow]]) -> None:
     write_json(folder / "dataset_info.json", info)
 
 
-def _swift(folder: Path, tables: dict[str, list[ExportRow]]) -> None:
-    """Write https://swift.readthedocs.io, Custom dataset: the DPO format with `images`."""
+def _swift(folder: Path, tables: dict[str, list[ExportRow]], final: Path) -> None:
+    """Write https://swift.readthedocs.io, Custom dataset: the DPO format with `images`, as paths in `final`."""
 
     def rows(lines: list[ExportRow]) -> Iterator[dict[str, Any]]:
         for line in lines:
@@ -158,7 +157,7 @@ def _swift(folder: Path, tables: dict[str, list[ExportRow]]) -> None:
                     {"role": "assistant", "content": line.chosen},
                 ],
                 "rejected_response": line.rejected,
-                "images": [str(folder / picture) for picture in line.pictures],
+                "images": [str(final / picture) for picture in line.pictures],
             }
 
     for name, lines in tables.items():
@@ -166,7 +165,7 @@ def _swift(folder: Path, tables: dict[str, list[ExportRow]]) -> None:
         write_text(folder / f"{name}.jsonl", text)
 
 
-FORMATS: dict[str, Callable[[Path, dict[str, list[ExportRow]]], None]] = {
+FORMATS: dict[str, Callable[[Path, dict[str, list[ExportRow]], Path], None]] = {
     "llamafactory": _llamafactory,
     "swift": _swift,
 }

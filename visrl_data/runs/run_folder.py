@@ -33,7 +33,16 @@ import pyarrow.parquet as pq
 from visrl_data.core.conditions import check_same, differences, flatten
 from visrl_data.core.config import parse_record
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.files import ROWS, file_digest, fsync, lock_folder, write_json, write_text
+from visrl_data.core.files import (
+    ROWS,
+    check_own,
+    file_digest,
+    fsync,
+    lock_folder,
+    make_folder,
+    write_json,
+    write_text,
+)
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, QUESTION_SCHEMA
 from visrl_data.runs.manifest import RunIdentity, RunManifest
 from visrl_data.runs.run_report import RunReport
@@ -155,9 +164,8 @@ def open_run(path: Path, config_text: str, identity: RunIdentity) -> Iterator[Ru
     Raises VisRLError, and changes nothing, when another process uses it, when it holds something else, or when it
     was started with different options, which are listed.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    with lock_folder(path):
-        _check_options(path, config_text, identity)
+    make_folder(path)
+    with lock_folder(path, lambda: _check_options(path, config_text, identity)):
         if not (path / "run.json").is_file():
             write_text(path / "config.toml", config_text)
             write_json(path / "run.json", identity)
@@ -168,18 +176,18 @@ def open_run(path: Path, config_text: str, identity: RunIdentity) -> Iterator[Ru
 
 def _check_options(path: Path, config_text: str, identity: RunIdentity) -> None:
     if not (path / "run.json").is_file():
-        ours = {".lock", "config.toml"}
-        others = [f.name for f in path.iterdir() if not (f.name in ours or f.suffix == ".tmp" or f.match(SHARD_FOLDER))]
-        if others:
-            raise VisRLError(
-                f"{path} is not empty and is no run folder (it holds {others[0]}). Choose another --output."
-            )
+        shards = {folder.name for folder in path.glob(SHARD_FOLDER)}
+        check_own(path, shards | ({"config.toml"} if _text(path / "config.toml") == config_text else set()))
         return
     old, new = Run(path).conditions(), conditions(config_text, identity)
     advice = f"Choose another --output, or resume it with its own options: {resume_command(path)}"
     if differences(old, new, NON_IDENTITY_KEYS).keys() <= _THRESHOLDS:
         advice += "\nNew thresholds need no new run: visrl filter."
     check_same(str(path), old, new, advice, NON_IDENTITY_KEYS)
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
 def conditions(config_text: str, identity: RunIdentity) -> dict[str, Any]:
