@@ -23,7 +23,7 @@ from visrl_data.report.page import commands
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
 from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
 from visrl_data.runs.manifest import DatasetManifest, DatasetRun
-from visrl_data.runs.run_report import CRITICS, AuditShare, BoxStatistics, ReportSettings, RunReport, drop_rows
+from visrl_data.runs.run_report import CRITICS, BoxStatistics, ReportSettings, RunReport, audit_rows, drop_rows
 from visrl_data.spotlight import INJECTION
 
 from .front_matter import front_matter
@@ -63,7 +63,7 @@ def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
         "has_picture": (folder / "card" / "example.png").is_file(),
         "figures": _FIGURES,
         "drops": drop_rows(report),
-        "audit": list(_audit(report)),
+        "audit": audit_rows(report["audit"]),
         "commands": [line for run in manifest["runs"] for line in _commands(run)],
         "limits": [*limits(report), *persuasion(manifest["runs"][0], report)],
         **_address(manifest),
@@ -99,17 +99,6 @@ def _example(folder: Path, pair_id: str) -> dict[str, Any]:
         if rows:
             return rows[0]
     raise ValueError(f"{folder}: the manifest's example {pair_id!r} is not among the preferences")
-
-
-def _audit(report: RunReport) -> Iterator[tuple[str, AuditShare, float | None]]:
-    """Yield (cell, its share with interval, that of the random-pair baseline), in percent."""
-    pairs, floor = report["audit"]["pairs"], report["audit"]["floor"]
-    if pairs is None or floor is None:
-        return
-    baseline = floor["questions_with_pair"]
-    for name, share in pairs["cells"].items():
-        yield name, share, baseline[name]
-    yield "win positive", pairs["win_positive"], baseline["win_positive"]
 
 
 def _commands(run: DatasetRun) -> list[str]:

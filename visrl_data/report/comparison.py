@@ -21,7 +21,7 @@ from visrl_data.core.config import current_options
 from visrl_data.report.audit import CELLS
 from visrl_data.report.measures import share_difference
 from visrl_data.runs.opening import InspectionTarget, open_target
-from visrl_data.runs.run_report import CRITICS, MEAN_IOUS, Audit, RunReport, StageName, drop_rows
+from visrl_data.runs.run_report import CRITICS, MEAN_IOUS, Audit, RunReport, StageName, audit_rows, drop_rows
 
 _STAGES: tuple[StageName, ...] = (
     *("rows_read", "dropped_at_source", "questions", "candidates", "scored", "in_win", "in_lose", "pairs"),
@@ -147,12 +147,14 @@ def _audit(a: Audit, b: Audit) -> dict[str, Any]:
 
 
 def _cells(audit: Audit) -> dict[str, Any]:
-    pairs, floor = audit["pairs"], audit["floor"]
-    if pairs is None or floor is None:
+    if audit["pairs"] is None:
         return {"audited": 0, "cells": None, "random_pairs": None}
-    cells = {**pairs["cells"], "win positive": pairs["win_positive"]}
-    random_pairs = {cell: floor["questions_with_pair"][cell.replace(" ", "_")] for cell in cells}
-    return {"audited": pairs["audited"], "cells": cells, "random_pairs": random_pairs}
+    rows = audit_rows(audit)
+    return {
+        "audited": audit["pairs"]["audited"],
+        "cells": {name: share for name, share, _ in rows},
+        "random_pairs": {name: baseline for name, _, baseline in rows},
+    }
 
 
 def _difference(a: dict[str, Any], b: dict[str, Any], cell: str) -> dict[str, float | None]:

@@ -14,7 +14,7 @@ from visrl_data.report.formats import (
     stack,
     text_group,
 )
-from visrl_data.runs.run_report import CRITICS, MEAN_IOUS, Counts, RunReport, StageName, drop_rows
+from visrl_data.runs.run_report import CRITICS, MEAN_IOUS, Counts, RunReport, StageName, audit_rows, drop_rows
 
 _STAGES: dict[StageName, str] = {
     "questions": "questions",
@@ -102,20 +102,19 @@ def _boxes(report: RunReport) -> Table:
 
 def _audit(report: RunReport) -> list[RenderableType]:
     audit = report["audit"]
-    pairs, floor, boxes = audit["pairs"], audit["floor"], audit["boxes"]
-    if pairs is None or floor is None or boxes is None:
+    if audit["boxes"] is None:
         return [f"Audit: {audit['state']}."]
     rule, least = report["settings"]["gold_rule"], report["settings"]["positive_iou"]
     table = make_table("Audit (Tab. 6)", ("cell", "pairs", "%", "95 % interval", "random %"))
-    for name, share in [*pairs["cells"].items(), ("win positive", pairs["win_positive"])]:
+    for name, share, random in audit_rows(audit):
         table.add_row(
             name,
             format_count(share["count"]),
             format_number(share["percent"], 2),
             format_range(share["low"], share["high"], 2),
-            format_number(floor["questions_with_pair"][name.replace(" ", "_")], 2),
+            format_number(random, 2),
         )
-    actor = boxes["actor"]
+    actor = audit["boxes"]["actor"]
     lines = [
         f"W: win (chosen), L: lose (rejected), P: IoU with the label ({rule}) > {least}, N: not. "
         f"{audit['state'].capitalize()}.",

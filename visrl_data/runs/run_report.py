@@ -221,3 +221,12 @@ def drop_rows(report: RunReport, candidates: bool = False) -> list[DropRow]:
         for reason, count in reasons.items()
         if count
     ]
+
+
+def audit_rows(audit: Audit) -> list[tuple[str, AuditShare, float | None]]:
+    """Return each cell of Tab. 6 and "win positive": its share, and the percentage of the random-pair baseline."""
+    pairs, floor = audit["pairs"], audit["floor"]
+    if pairs is None or floor is None:
+        return []
+    shares, baseline = {**pairs["cells"], "win positive": pairs["win_positive"]}, floor["questions_with_pair"]
+    return [(name, share, baseline[name.replace(" ", "_")]) for name, share in shares.items()]
