@@ -53,11 +53,6 @@ def find_eval_models(models: Sequence[str], config: EvalConfig, prompts: PromptS
     return eval_models
 
 
-def find_judge(eval_models: Sequence[EvalModel], config: EvalConfig) -> Model:
-    """Return one judge for all models, so that their scores mean the same."""
-    return model_pair.find_critic(config.gen_config(""), eval_models[0].model)
-
-
 def model_fingerprint(model: Model) -> dict[str, str]:
     """Return what identifies a model's predictions: its digests, or the name and address where it is served."""
     if isinstance(model, ServedModel):

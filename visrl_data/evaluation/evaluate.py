@@ -29,7 +29,7 @@ from visrl_data.engines.protocol import EngineLost, Role
 from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.evaluation import inference, page
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.evaluation.eval_models import EvalModel, find_eval_models, find_judge, model_fingerprint
+from visrl_data.evaluation.eval_models import EvalModel, find_eval_models, model_fingerprint
 from visrl_data.evaluation.eval_report import EvalReport, GroupFigures, ModelEntry
 from visrl_data.evaluation.eval_sources import EvalSource, open_eval_sources, scores_and_drops
 from visrl_data.evaluation.inference import ModelOutput, PromptingMode
@@ -77,7 +77,9 @@ def evaluate(
     model_pair.check_engines(config.gen_config(""))
     eval_sources = open_eval_sources(sources, config, dict(scores or {}))
     eval_models = find_eval_models(models, config, prompts)
-    judge = find_judge(eval_models, config) if any(source.is_judged for source in eval_sources) else None
+    judge = None  # one for all models, so that their scores mean the same
+    if any(source.is_judged for source in eval_sources):
+        judge = model_pair.find_critic(config.gen_config(""), eval_models[0].model)
     files.make_folder(output)
     with files.lock_folder(output, lambda: check_output(output)):
         caches = {

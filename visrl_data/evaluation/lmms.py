@@ -31,7 +31,7 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from visrl_data.core import images
-from visrl_data.core.boxes import Box, Frame, ImageTooThin
+from visrl_data.core.boxes import Box, ImageTooThin
 from visrl_data.core.config import make_config
 from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.core.errors import UsageError, VisRLError
@@ -171,35 +171,23 @@ class VisRL(lmms):
         boxes = self._find_boxes(batch)
         if batch[0].form:
             return [None if box is None else _box_text(box, a) for box, a in zip(boxes, batch, strict=True)]
-        boxed = [(place, box) for place, box in enumerate(boxes) if box is not None]
-        crops = [self._crop(batch[place].image, box) for place, box in boxed]
-        answered = [batch[place] for place, _ in boxed]
-        turns = [self.mode.prompts.answer.parts(question=request.question) for request in answered]
-        pictures = [(request.image, crop) for request, crop in zip(answered, crops, strict=True)]
-        replies: list[str | None] = [None] * len(batch)
-        for (place, _), reply in zip(boxed, self._final(answered, turns, pictures), strict=True):
-            replies[place] = reply
-        return replies
+        boxed = [(request, box) for request, box in zip(batch, boxes, strict=True) if box is not None]
+        rule = self.mode.rule or CropRule()
+        turns = [self.mode.prompts.answer.parts(question=request.question) for request, _ in boxed]
+        pictures = [(r.image, r.image.crop(crop_pixels(box, r.image.size, rule))) for r, box in boxed]
+        replies = iter(self._final([request for request, _ in boxed], turns, pictures))
+        return [None if box is None else next(replies) for box in boxes]
 
     def _find_boxes(self, batch: Sequence[TaskRequest]) -> list[Box | None]:
         """Run the box pass: unit xyxy of each picture, None where the reply can't be read."""
-        frames = [self._frame(request.image) for request in batch]
-        turns = [self.mode.prompts.focus.parts(question=request.question) for request in batch]
-        replies = self._generate(turns, [(a.image,) for a in batch], [self.config.max_new_tokens] * len(batch))
-        boxes: list[Box | None] = []
-        for space, reply in zip(frames, replies, strict=True):
-            cells, _ = space.parse(reply)
-            boxes.append(None if cells is None else space.to_unit(cells))
-        return boxes
-
-    def _frame(self, image: Image) -> Frame:
         try:
-            return bind_frame(image, self.mode.box_space, self.actor)
+            frames = [bind_frame(request.image, self.mode.box_space, self.actor) for request in batch]
         except ImageTooThin as error:
             raise RequestRefused(str(error)) from error
-
-    def _crop(self, image: Image, box: Box) -> Image:
-        return image.crop(crop_pixels(box, image.size, self.mode.rule or CropRule()))
+        turns = [self.mode.prompts.focus.parts(question=request.question) for request in batch]
+        replies = self._generate(turns, [(a.image,) for a in batch], [self.config.max_new_tokens] * len(batch))
+        parsed = [frame.parse(reply)[0] for frame, reply in zip(frames, replies, strict=True)]
+        return [cells and frame.to_unit(cells) for frame, cells in zip(frames, parsed, strict=True)]
 
     def _final(
         self,

@@ -65,7 +65,8 @@ def _sample(
     report: EvalReport, predictions: Sequence[Sequence[Prediction]], sources: Sequence[Source]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Draw questions by a key of (seed, id), as many as fit; return them in order, and their images."""
-    seed, scores = report["config"]["seed"], _scores(report)
+    seed, first_model = report["config"]["seed"], report["models"][0]
+    scores = {group: first_model["figures"][group]["score"] for group in report["groups"]}
     places = [place for place, p in enumerate(predictions[0]) if not p.dropped]
     drawn = heapq.nsmallest(
         MOST_QUESTIONS, places, key=lambda place: (keyed_seed(seed, "page", predictions[0][place].id), place)
@@ -93,10 +94,6 @@ def _sample(
         if spent > MOST_BYTES:
             break
     return [items[place] for place in sorted(items)], list(pictures.values())
-
-
-def _scores(report: EvalReport) -> dict[str, str]:
-    return {group: report["models"][0]["figures"][group]["score"] for group in report["groups"]}
 
 
 def _item(predictions: list[Prediction], scores: dict[str, str], gold_rule: str) -> dict[str, Any]:

@@ -72,14 +72,10 @@ def generate(
                     done += 1
                     on_chunk(RunProgress(done, len(chunk_ids), resumed, questions, tuple(chunk.record["events"])))
             except EngineLost as error:
-                raise VisRLError(_lost(error, done, len(chunk_ids), run_folder.resume_command(run.path))) from error
+                raise VisRLError(
+                    f"{error}\n{done} of {len(chunk_ids)} chunks are done; the replies received since then are kept "
+                    f"too. Once the server answers again, resume with: {run_folder.resume_command(run.path)}"
+                ) from error
             if not shard and done == len(chunk_ids):
                 finalize.finish(run, config, [run.chunk_path(i) for i in chunk_ids])
             return run
-
-
-def _lost(error: EngineLost, done: int, chunks: int, command: str) -> str:
-    return (
-        f"{error}\n{done} of {chunks} chunks are done; the replies received since then are kept too. "
-        f"Once the server answers again, resume with: {command}"
-    )

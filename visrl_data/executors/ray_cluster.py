@@ -57,7 +57,8 @@ class RayExecutor:
         import ray
 
         try:
-            ray.init(self._address, logging_level=logging.WARNING, include_dashboard=False if self._own else None)
+            dashboard = False if self._address == "local" else None
+            ray.init(self._address, logging_level=logging.WARNING, include_dashboard=dashboard)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise VisRLError(f"--ray {self._address}: no Ray cluster answers there ({error}).") from error
         try:
@@ -76,10 +77,6 @@ class RayExecutor:
             self.__exit__()
             raise
         return self
-
-    @property
-    def _own(self) -> bool:
-        return self._address == "local"
 
     def __exit__(self, *_: object) -> None:
         import ray
@@ -124,8 +121,8 @@ class ChunkActor:
     """Build the factory once, then process one chunk a call."""
 
     def __init__(self, config: GenConfig, expected: RunIdentity, folder: str) -> None:
-        self._factory, identity = _build(config, folder)
-        self._failure = identity if "raised" in identity else _difference(expected, identity)
+        self._factory, identity = _build(config, folder, expected)
+        self._failure = identity if "raised" in identity else None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         from visrl_data.pipeline import factory
@@ -144,27 +141,24 @@ def _identity(config: GenConfig, folder: str) -> Any:
     return _build(config, folder)[1]
 
 
-def _build(config: GenConfig, folder: str) -> tuple[Any, Any]:
-    """Return the factory and its identity, or None and the record of an error that the driver raises."""
+def _build(config: GenConfig, folder: str, expected: RunIdentity | None = None) -> tuple[Any, Any]:
+    """Return the factory and its identity, or None and the record of an error that the driver raises.
+
+    expected: the identity that it must have.
+    """
     from visrl_data.pipeline import factory
 
     try:
         silence_libraries()
         os.chdir(folder)  # relative paths are those of the command
         built = factory.build(config)
+        advice = "Use a cluster whose nodes are all of one kind."
+        check_same("The cluster's devices", expected or built.identity, built.identity, advice)
     except OSError as error:
         return None, _error_record(VisRLError(f"{error}. All nodes of the cluster must see the same files."))
     except Exception as error:
         return None, _error_record(error)
     return built, built.identity
-
-
-def _difference(expected: RunIdentity, identity: RunIdentity) -> dict[str, str] | None:
-    try:
-        check_same("The cluster's devices", expected, identity, "Use a cluster whose nodes are all of one kind.")
-    except VisRLError as error:
-        return _error_record(error)
-    return None
 
 
 def _error_record(error: Exception) -> dict[str, str]:
