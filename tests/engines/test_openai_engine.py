@@ -23,7 +23,7 @@ from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.openai import OpenAIEngine
 from visrl_data.engines.protocol import EngineLost, Request, Sampling
 from visrl_data.engines.refusals import RequestRefused
-from visrl_data.engines.reply_cache import NAME, attach
+from visrl_data.engines.reply_cache import NAME, ReplyCache, attach
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_sources import OTHERS
@@ -193,6 +193,74 @@ def test_what_stays_away_ends_the_run_and_keeps_what_came(serve, fault):
     server.fault = lambda asked: None
     engine.generate([focus(i, [1]) for i in range(5)])
     assert sum("what is 0\n" in asked.text for asked in server.log) == 1
+
+
+# ---- replies that harm
+
+
+@pytest.mark.parametrize("fault", ["endless", "bomb"])
+def test_a_reply_without_end_is_one_question_s_drop(serve, fault):
+    server = serve(scripted_reply, about(1, fault, times=99))
+    engine = engine_for(server)
+    with pytest.raises(RequestRefused, match="larger than 4 MiB"):
+        engine.generate([focus(1, [1])])
+    assert len(server.log) == 1, "it is requested once"
+    assert engine.generate([focus(2, [1])])
+
+
+def test_a_reply_that_dribbles_is_left_in_time(serve, monkeypatch):
+    server = serve(scripted_reply, about(1, "dribble", times=99))
+    engine = engine_for(server)
+    monkeypatch.setattr("visrl_data.engines.openai.TIMEOUT", 0.5)
+    with pytest.raises(EngineLost, match="No (whole reply|answer) from"):
+        engine.generate([focus(1, [1])])
+
+
+@pytest.mark.parametrize("fault", ["no usage", "odd usage", "usage of a text"])
+def test_a_usage_that_can_t_be_read_counts_nothing(serve, tmp_path, fault):
+    server = serve(scripted_reply, about(1, fault, times=99))
+    for calls in (1, 1):  # the second time from the file of the first
+        engine = engine_for(server)
+        engine.reply_cache = ReplyCache(tmp_path / "replies.jsonl")
+        assert texts(engine.generate([focus(1, [1])])) == [["7"]]
+        assert (engine.usage.prompt_tokens, engine.usage.completion_tokens, len(server.log)) == (0, 0, calls)
+
+
+def test_a_line_of_the_file_that_is_no_reply_is_requested_again(serve, tmp_path):
+    server = serve()
+    engine = engine_for(server)
+    engine.reply_cache = ReplyCache(tmp_path / "replies.jsonl")
+    first = texts(engine.generate([focus(1, [1])]))
+    line = json.loads((tmp_path / "replies.jsonl").read_text())
+    for damage in ({"prompt_tokens": None}, {"text": 3}, {"refused": ["no"]}, {"more": 1}):
+        (tmp_path / "replies.jsonl").write_text(json.dumps(line | damage) + "\n")
+        engine.reply_cache = ReplyCache(tmp_path / "replies.jsonl")
+        assert texts(engine.generate([focus(1, [1])])) == first
+    assert len(server.log) == 5
+
+
+def test_the_key_is_masked_in_what_the_server_sends(serve, monkeypatch, tmp_path):
+    monkeypatch.setenv(KEY, SECRET)
+    server = serve(scripted_reply, lambda asked: "echo" if "what is 1\n" in asked.text else None)
+    server.models = ("actor", f"for-{SECRET}")
+    engine = engine_for(server)
+    engine.reply_cache = ReplyCache(tmp_path / "replies.jsonl")
+    assert texts(engine.generate([focus(1, [1])])) == [["***, 7"]]
+    assert SECRET not in (tmp_path / "replies.jsonl").read_text()
+    assert SECRET not in start_error(server, model="other")
+    server.fault = about(2, "echo in a refusal")
+    with pytest.raises(RequestRefused, match=r"not for \*\*\*"):
+        engine.generate([focus(2, [1])])
+
+
+def test_a_short_placeholder_of_a_key_is_no_secret(serve, monkeypatch):
+    monkeypatch.setenv(KEY, "x")
+    assert texts(engine_for(serve(lambda *_: "six boxes")).generate([focus(1, [1])])) == [["six boxes"]]
+
+
+def test_a_redirect_is_not_followed(serve):
+    server = serve(scripted_reply, lambda asked: "moved")
+    assert "redirects to http://127.0.0.1:9/v1" in start_error(server)
 
 
 # ---- the start

@@ -7,6 +7,8 @@ A reply depends on the request alone, so a run against it can be compared with a
 from __future__ import annotations
 
 import base64
+import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -21,6 +23,8 @@ from PIL import Image
 
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.protocol import Request, Sampling
+
+BOMB = gzip.compress(bytes(2**24), 9)  # 16 MiB in 16 kB
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ class Asked:
         return "\n".join(part.text for part in as_request(self.body).parts if part.text)
 
 
-# What goes wrong with a request: "" or None is nothing; else a key of FAULTS, "drop" or "slow".
+# What goes wrong with a request: "" or None is nothing; else a key of FAULTS, "drop", "slow", or one of ENDLESS.
+ENDLESS = {"endless": (b"x" * 2**16, 0.0, ""), "dribble": (b"x", 0.05, ""), "bomb": (BOMB, 0.0, "gzip")}
 Fault = Callable[[Asked], str | None]
 FAULTS: dict[str, tuple[int, str, dict[str, str]]] = {
     "400": (400, '{"error": {"message": "this picture is too large"}}', {}),
@@ -51,6 +56,12 @@ FAULTS: dict[str, tuple[int, str, dict[str, str]]] = {
     "garbage": (200, '{"choices": [{"mess', {"Content-Type": "application/json"}),
     "page": (200, "<html>Welcome</html>", {"Content-Type": "text/html"}),
     "empty": (200, '{"choices": []}', {}),
+    "no usage": (200, '{"choices": [{"message": {"content": "7"}}], "usage": {}}', {}),
+    "odd usage": (200, '{"choices": [{"message": {"content": "7"}}], "usage": {"prompt_tokens": "many"}}', {}),
+    "usage of a text": (200, '{"choices": [{"message": {"content": "7"}}], "usage": "none"}', {}),
+    "echo": (200, '{"choices": [{"message": {"content": "KEY, 7"}}]}', {}),
+    "echo in a refusal": (200, '{"choices": [{"message": {"refusal": "not for KEY"}}]}', {}),
+    "moved": (307, "", {"Location": "http://127.0.0.1:9/v1"}),
     "filtered": (200, '{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}', {}),
 }
 
@@ -160,6 +171,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 return
             if fault == "slow":
                 time.sleep(1.5)
+            if fault in ENDLESS:
+                self._pour(*ENDLESS[fault])
+                return
             if fault in FAULTS:
                 status, text, headers = FAULTS[fault]
                 self._send(status, text.replace("KEY", asked.authorization.removeprefix("Bearer ")), headers)
@@ -167,6 +181,19 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             text = json.dumps(server.answer(asked))
             server.answered.append(asked.digest)
             self._send(200, text, {})
+
+        def _pour(self, data: bytes, pause: float, encoding: str) -> None:
+            """Send data again and again, until the client leaves."""
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            if encoding:
+                self.send_header("Content-Encoding", encoding)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(data)
+                    time.sleep(pause)
 
         def _send(self, status: int, text: str, headers: dict[str, str]) -> None:
             data = text.encode()

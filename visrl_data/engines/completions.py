@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 NO_CHOICE = Refusal("the server's reply holds no choice")
 _MAX_CHARACTERS = 300
+_MIN_KEY = 6  # characters; shorter ones are placeholders such as EMPTY, and words of replies
 # How a 403 of a moderation differs from one of a key: by its code or type, or by what it says was flagged.
 _MODERATION = ("moderation", "content_filter", "content_policy")
 _FLAGGED = ("flagged_input", "reasons")
 
 
-def parse_completion(completion: Any) -> Reply | Refusal | None:
-    """Read a chat completion; None when it is none."""
+def parse_completion(completion: Any, key: str | None) -> Reply | Refusal | None:
+    """Read a chat completion; None when it is none. key: masked wherever the server repeats it."""
     choices = getattr(completion, "choices", None)
     if not isinstance(choices, list):
         return None
@@ -29,14 +30,30 @@ def parse_completion(completion: Any) -> Reply | Refusal | None:
     if message is None or not isinstance(content, str):
         return None
     if finish == "content_filter" or getattr(message, "refusal", None):
-        return Refusal(f"refused by the server: {getattr(message, 'refusal', None) or 'content_filter'}")
-    usage = completion.usage
+        return Refusal(f"refused by the server: {_line(getattr(message, 'refusal', None) or 'content_filter', key)}")
+    content = content.encode("utf-8", "replace").decode()  # JSON can spell half a character; a file can't hold it
     return Reply(
-        content.encode("utf-8", "replace").decode().strip(),  # JSON can spell half a character; a file can't hold it
+        mask_key(content, key).strip(),
         "length" if finish == "length" else "stop",
-        usage.prompt_tokens if usage else 0,
-        usage.completion_tokens if usage else 0,
+        _token_count(completion, "prompt_tokens"),
+        _token_count(completion, "completion_tokens"),
     )
+
+
+def _token_count(completion: Any, name: str) -> int:
+    """Return a count of the reply's `usage`, 0 where the server sends none or something else."""
+    count = getattr(getattr(completion, "usage", None), name, None)
+    return count if type(count) is int and 0 <= count < 2**40 else 0
+
+
+def model_facts(about: Any, key: str | None) -> dict[str, Any]:
+    """Return what a server's list of models says about a model, as far as it is recorded in a run."""
+    facts = {name: about.get(name) for name in ("owned_by", "root", "max_model_len")}
+    return {
+        name: _line(value, key) if isinstance(value, str) else value
+        for name, value in facts.items()
+        if isinstance(value, (str, int))
+    }
 
 
 def is_moderated(error: openai.APIStatusError) -> bool:
@@ -51,5 +68,14 @@ def is_moderated(error: openai.APIStatusError) -> bool:
 def error_text(error: openai.APIStatusError, key: str | None) -> str:
     """Return the server's words on one line, without the key, which some servers repeat."""
     body = error.body if isinstance(error.body, dict) else {"message": error.body}
-    text = str(body.get("message") or body.get("detail") or error.message)
-    return " ".join((text.replace(key, "***") if key else text).split())[:_MAX_CHARACTERS]
+    return _line(body.get("message") or body.get("detail") or error.message, key)
+
+
+def mask_key(text: str, key: str | None) -> str:
+    """Return a text of the server without the key."""
+    return text.replace(key, "***") if key and len(key) >= _MIN_KEY else text
+
+
+def _line(text: object, key: str | None) -> str:
+    """Return the server's words on one line, of bounded length, without the key."""
+    return " ".join(mask_key(str(text), key).encode("utf-8", "replace").decode().split())[:_MAX_CHARACTERS]

@@ -25,7 +25,15 @@ from PIL import Image
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart
-from visrl_data.engines.completions import NO_CHOICE, error_text, is_moderated, parse_completion
+from visrl_data.engines.bounded_client import BoundedClient
+from visrl_data.engines.completions import (
+    NO_CHOICE,
+    error_text,
+    is_moderated,
+    mask_key,
+    model_facts,
+    parse_completion,
+)
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.messages import chat_messages, data_url, reject_choices
 from visrl_data.engines.protocol import EngineLost, ModelIdentity, Reply, Request, Sampling, Usage
@@ -41,7 +49,7 @@ except ImportError as error:
     raise VisRLError("The openai engine needs a package: pip install '.[openai]'") from error
 
 RETRIES = 8  # half a second, doubled up to eight seconds: some 40 seconds in all
-TIMEOUT = 600.0  # seconds for one reply, the wait in the server's queue included
+TIMEOUT = 600.0  # seconds for one whole reply, the wait in the server's queue included; twice that with all retries
 _PAUSES = (0.5, 1.0)  # seconds before a reply that can't be read is requested again
 _SEEDS = 2**31  # every server takes seeds below it
 _BAD_REQUEST = (400, 413, 422)
@@ -200,23 +208,33 @@ class OpenAIEngine:
 
     async def _request_once(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Reply | Refusal | None:
         try:
-            return parse_completion(await client.chat.completions.create(**body))
+            async with asyncio.timeout(2 * TIMEOUT):
+                return parse_completion(await client.chat.completions.create(**body), self._key)
+        except TimeoutError:
+            raise EngineLost(f"No whole reply from {self.model.address} within {2 * TIMEOUT / 60:g} minutes.") from None
         except openai.APIStatusError as error:
             if error.status_code in _BAD_REQUEST or is_moderated(error):
                 return Refusal(f"{error.status_code}: {self._error_text(error)}")
             raise EngineLost(await self._explain(client, error)) from None
         except openai.APIConnectionError as error:
-            raise EngineLost(f"No answer from {self.model.address} ({error.__cause__ or error}).") from None
+            cause = mask_key(str(error.__cause__ or "") or str(error), self._key)
+            raise EngineLost(f"No answer from {self.model.address} ({cause}).") from None
         except ValueError:
             return None  # not JSON
 
     def _client(self, retries: int) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
             base_url=self.model.address,
-            api_key=os.environ.get(self.model.key) or "none",
+            api_key=self._key or "none",
             max_retries=retries,
             timeout=TIMEOUT,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=BoundedClient(TIMEOUT),
         )
+
+    @property
+    def _key(self) -> str | None:
+        return os.environ.get(self.model.key)
 
     async def _probe_server(self, sampling: Sampling) -> dict[str, Any]:
         """Check the server by a first request. Return what it lists about the model. Raises VisRLError."""
@@ -231,8 +249,7 @@ class OpenAIEngine:
                 "The model must take pictures. For `transformers serve` add --dialect transformers; "
                 "for a server that does not know top_k, add --top-k 0."
             )
-        about = models.get(self.model.id, {})
-        return {name: about[name] for name in ("owned_by", "root", "max_model_len") if about.get(name) is not None}
+        return model_facts(models.get(self.model.id, {}), self._key)
 
     async def _list_models(self, client: openai.AsyncOpenAI) -> dict[str, dict[str, Any]]:
         """Return what the server says about its models, by name; nothing where it has no list."""
@@ -246,16 +263,18 @@ class OpenAIEngine:
         """Say what is wrong with the server or the key, and what to do about it."""
         text, address = self._error_text(error), self.model.address
         if error.status_code in _BAD_KEY:
-            problem = "refuses the key in" if os.environ.get(self.model.key) else "needs a key; put it into"
+            problem = "refuses the key in" if self._key else "needs a key; put it into"
             return f"{address} {problem} the environment variable {self.model.key} ({error.status_code}: {text})."
         if error.status_code == 404:
-            names = ", ".join(await self._list_models(client))
+            names = mask_key(", ".join(await self._list_models(client)), self._key)
             hint = f"It serves: {names}." if names else "Does the address end in /v1?"
             return f"{address} has no model {self.model.id} (404: {text}). {hint}"
+        if 300 <= error.status_code < 400:
+            return f"{address} redirects to {error.response.headers.get('location')}: give that as the address."
         return f"{address} keeps failing ({error.status_code}: {text})."
 
     def _error_text(self, error: openai.APIStatusError) -> str:
-        return error_text(error, os.environ.get(self.model.key))
+        return error_text(error, self._key)
 
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from visrl_data.engines.protocol import Engine, Reply
 
@@ -83,8 +83,19 @@ class ReplyCache:
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 fields = json.loads(line)
                 key = fields.pop("key")
-                self._outcomes[key] = Refusal(fields["refused"]) if "refused" in fields else Reply(**fields)
+                self._outcomes[key] = _outcome(fields)
         self._inherited = set(self._outcomes)
+
+
+def _outcome(fields: dict[str, Any]) -> Reply | Refusal:
+    """Return a line's reply or refusal. Raises TypeError where a field is not what was written."""
+    if "refused" in fields:
+        checked: dict[str, type] = {"refused": str}
+    else:
+        checked = dict(zip(_FIELDS, (str, str, int, int), strict=True))
+    if fields.keys() != checked.keys() or not all(isinstance(fields[name], kind) for name, kind in checked.items()):
+        raise TypeError(f"no line of a reply cache: {sorted(fields)}")
+    return Refusal(fields["refused"]) if "refused" in fields else Reply(**fields)
 
 
 @runtime_checkable
