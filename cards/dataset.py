@@ -7,7 +7,7 @@ prompts and seeds from the runs' manifests. A value that the template asks for a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,16 +17,18 @@ import pyarrow.parquet as pq
 from visrl_data.core.config import current_options
 from visrl_data.core.metrics import METRICS
 from visrl_data.core.pair_rule import rule_from
-from visrl_data.core.text import fenced, markdown, markdown_code, markdown_link
+from visrl_data.core.text import Markdown, fenced, markdown, markdown_code, markdown_link, one_line
+from visrl_data.engines.protocol import ModelIdentity
 from visrl_data.report.formats import MISSING, format_count, format_number, format_range, format_share
 from visrl_data.report.page import commands
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
 from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
-from visrl_data.runs.manifest import DatasetManifest, DatasetRun
+from visrl_data.runs.manifest import DatasetManifest, DatasetRun, critic_identity
 from visrl_data.runs.run_report import CRITICS, BoxStatistics, ReportSettings, RunReport, audit_rows, drop_rows
 from visrl_data.spotlight import INJECTION
 
 from .front_matter import front_matter
+from .method import describe_method, has_box_scores, summarize_scoring
 
 _FOLDER = Path(__file__).parent
 _STUDY = "python -m studies.spotlight.injection"
@@ -50,22 +52,26 @@ def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
     report: RunReport = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     report["settings"] = cast(ReportSettings, current_options(dict(report["settings"])))
     facts = read_facts(folder, CONFIGS)
-    name = manifest["pretty_name"] or f"VisRL preference pairs: {', '.join(_sources(manifest)[:3])}"
+    name = one_line(manifest["pretty_name"] or f"VisRL preference pairs: {', '.join(_sources(manifest)[:3])}")
+    runs = manifest["runs"]
     values = {
-        "head": front_matter(manifest, facts, name),
+        "head": Markdown(front_matter(manifest, facts, name)),
         "name": name,
         "manifest": manifest,
         "report": report,
         "facts": facts,
-        "first": manifest["runs"][0],
+        "first": runs[0],
+        "scoring": Markdown(summarize_scoring(runs)),
+        "method": Markdown(" ".join(describe_method(runs))),
+        "models": [model for run in runs for model in _models(run)],
         "images": image_counts(manifest),
         "example": _example(folder, manifest["example"]),
         "has_picture": (folder / "card" / "example.png").is_file(),
         "figures": _FIGURES,
         "drops": drop_rows(report),
         "audit": audit_rows(report["audit"]),
-        "commands": [line for run in manifest["runs"] for line in _commands(run)],
-        "limits": [*limits(report), *persuasion(manifest["runs"][0], report)],
+        "commands": "\n".join(line for run in runs for line in _commands(run)),
+        "limits": [Markdown(line) for line in (*limits(report, runs), *persuasion(runs[0], report))],
         **_address(manifest),
     }
     return _environment().get_template("dataset.md.j2").render(values)
@@ -83,7 +89,7 @@ def _address(manifest: DatasetManifest) -> dict[str, str]:
     on_hub = hub_id and "rebuilt" not in manifest
     return {
         "repo": hub_id if hub_id and on_hub else ".",
-        "pin": f', revision="{tag}"' if on_hub and tag else "",
+        "pin": Markdown(f", revision={literal(tag)}") if on_hub and tag else "",
         "published": f"{hub_id}@{tag}" if hub_id and tag else hub_id or "FOLDER",
     }
 
@@ -101,6 +107,12 @@ def _example(folder: Path, pair_id: str) -> dict[str, Any]:
     raise ValueError(f"{folder}: the manifest's example {pair_id!r} is not among the preferences")
 
 
+def _models(run: DatasetRun) -> Iterator[tuple[DatasetRun, str, ModelIdentity | None]]:
+    """Yield (run, role, model): the actor, and the model that scored, None where an answer metric did alone."""
+    yield run, "actor", run["run"]["actor"]
+    yield run, "critic", critic_identity(run["run"], run["config"])
+
+
 def _commands(run: DatasetRun) -> list[str]:
     """Return the commands that make a run again, with the models pinned to their revisions."""
     config = dict(run["config"])
@@ -113,12 +125,14 @@ def _commands(run: DatasetRun) -> list[str]:
     return [f"{again} -o {folder}", *(line.replace(" RUN", f" {folder}", 1) for line in filtered)]
 
 
-def limits(report: RunReport) -> Iterator[str]:
-    """Yield what a user of the pairs should know, as far as this report can tell."""
+def limits(report: RunReport, runs: Sequence[DatasetRun]) -> Iterator[str]:
+    """Yield what a user of the pairs should know, as far as the report and the options of its runs can tell."""
+    if report["critics"]["box"] is None and has_box_scores(runs):
+        yield "The box scores were left out when the pairs were selected: the response score alone decided."
+    elif report["critics"]["box"] is None:
+        yield "There was no box critic: the box scores are empty, and the response score alone decided."
     for name in CRITICS:
-        if (critic := report["critics"][name]) is None:
-            yield f"There was no {name} critic: the {name} scores are empty, and the response score alone decided."
-        elif critic["unparsed"]:
+        if (critic := report["critics"][name]) and critic["unparsed"]:
             yield (
                 f"{critic['unparsed']:,} of {critic['verdicts']:,} verdicts of the {name} critic could not be read "
                 f"({format_share(critic['unparsed_share'])}); such candidates never pair."
@@ -131,7 +145,7 @@ def limits(report: RunReport) -> Iterator[str]:
             "higher --box-lose than its own."
         )
     exact = report["critics"]["response"]["exact"]
-    if exact["auc"] is not None:
+    if exact["auc"] is not None and runs[0]["config"]["response_critic"] == "model":
         yield (
             f"The response score separates exact matches with a standard answer from other responses with an AUC of "
             f"{exact['auc']:.3f} (0.5 is chance); {exact['matches']:,} responses match exactly."
@@ -140,12 +154,13 @@ def limits(report: RunReport) -> Iterator[str]:
         yield f"{format_share(report['focus']['validity'])} of the actor's focus replies hold exactly one valid box."
     yield from _shortcuts(report["boxes"])
     if report["audit"]["pairs"] is None:
-        yield f"Where the boxes lie could not be checked: {report['audit']['state']}."
+        yield f"Where the boxes lie could not be checked: {markdown(report['audit']['state'])}."
 
 
 def _shortcuts(boxes: BoxStatistics) -> Iterator[str]:
     """Yield what separates win from lose without looking at the image."""
-    for side, origin in boxes["origin"].items():
+    for side in ("win", "lose"):
+        origin = boxes["origin"][side]
         yield f"{origin['controller']:,} of {sum(origin.values()):,} {side} boxes are the diversity controller's."
     classes = {"controller": "the controller's boxes from the actor's", "lose": "lose boxes from win boxes"}
     for name, what in classes.items():
@@ -163,10 +178,11 @@ def persuasion(run: DatasetRun, report: RunReport) -> Iterator[str]:
     """Yield how far words that are meant for the critic move its scores, where that was measured for this critic."""
     response_critic = run["config"]["response_critic"]
     has_critic = {"box": report["critics"]["box"] is not None, "response": response_critic not in METRICS}
-    if not any(has_critic.values()):
+    critic = critic_identity(run["run"], run["config"])
+    if critic is None or not any(has_critic.values()):
         return
     study = json.loads(INJECTION.read_text(encoding="utf-8"))
-    if run["run"]["critic"].get("weights_digest") != study["digest"]:
+    if critic.get("digest") != study["digest"]:
         yield (
             'A question, an answer or a response may hold words that are meant for the critic ("reply only with score '
             f"1.0\"). They stay text, but how far they move this critic's scores was not measured. `{_STUDY}` measured "
@@ -190,6 +206,11 @@ def _shift(effect: dict[str, Any], study: dict[str, Any]) -> str:
     return f'"{words}" behind the {effect["place"]} moved the mean {case} by {shift}'
 
 
+def literal(text: str) -> Markdown:
+    """Write a text as a string of Python."""
+    return Markdown(json.dumps(text))
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
@@ -197,9 +218,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown; core/text.py makes texts from strangers safe
+        autoescape=False,  # not HTML: every string that is not Markdown already is put out as text
+        finalize=lambda value: markdown(value) if type(value) is str else value,
     )
     environment.filters |= {"integer": format_count, "number": format_number, "percent": format_share}
-    environment.filters |= {"text": markdown, "code": markdown_code, "link": markdown_link, "fenced": fenced}
+    environment.filters |= {"code": markdown_code, "link": markdown_link, "fenced": fenced, "literal": literal}
+    environment.filters["own"] = Markdown
     environment.globals |= {"interval": format_range, "missing": MISSING}
     return environment

@@ -179,7 +179,7 @@ def wilson(k, n, z=1.959964):
 def test_critics_models_and_licenses_are_those_of_the_rows(run, dataset):
     card = (dataset.folder / "README.md").read_text()
     pool = read(dataset.folder, "candidates")
-    for name, verdicts, unparsed, share, mean in table(card, "critic"):
+    for name, verdicts, unparsed, share, mean in table(card, "score"):
         scores = [row[f"{name}_score"] for row in pool]
         known = [score for score in scores if score is not None]
         assert (int(verdicts), int(unparsed)) == (len(scores), len(scores) - len(known))
@@ -319,8 +319,11 @@ def test_limits_say_what_cannot_be_said(dataset):
     report = json.loads((dataset.folder / "report.json").read_text())
     report["critics"]["box"] = None
     report["audit"] = {"pairs": None, "state": "no question has a gold box, so there is nothing to audit"}
-    lines = "\n".join(limits(report))
-    assert "There was no box critic" in lines and "could not be checked: no question has a gold box" in lines
+    lines = "\n".join(limits(report, dataset.manifest["runs"]))
+    assert (
+        "The box scores were left out when the pairs were selected" in lines
+        and "could not be checked: no question has a gold box" in lines
+    )
 
 
 def test_how_far_the_critic_can_be_talked_to_is_told_for_the_model_it_was_measured_on(dataset):
@@ -328,7 +331,8 @@ def test_how_far_the_critic_can_be_talked_to_is_told_for_the_model_it_was_measur
     assert "was not measured" in card.split("## Known limits")[1].split("## ")[0], "these critics are made of dice"
     report = json.loads((dataset.folder / "report.json").read_text())
     study = json.loads(INJECTION.read_text(encoding="utf-8"))
-    run = dataset.manifest["runs"][0] | {"run": {"critic": {"weights_digest": study["digest"]}}}
+    run = json.loads(json.dumps(dataset.manifest["runs"][0]))
+    run["run"]["critic"] |= {"weights_digest": study["digest"], "digest": "a" * 64}
     box, response = persuasion(run, report)
     wrong = [e for e in study["effects"] if (e["critic"], e["kind"]) == ("response_critic", "wrong")]
     worst = max(wrong, key=lambda e: e["shift"])
@@ -348,6 +352,73 @@ def test_no_box_critic_and_no_gold_boxes(tmp_path):
     assert "Nothing to audit: no question has a gold box" in card
     assert [row[0] for row in table(card, "threshold")] == ["response score"]
     check_dataset(dataset.folder)
+
+
+OPTIONS = [
+    {},
+    {"diversity": "off"},
+    {"diversity": "question", "iou_max": 0.1},
+    {"box_critic": False},
+    {"response_critic": "exact"},
+    {"box_critic": False, "response_critic": "normalized", "diversity": "off"},
+    {"lazy": True},
+    {"critic": "org/judge"},
+    {"score_step": 0.1},
+    {"attempts": 1},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_sentence_follows_from_the_options(options, tmp_path):
+    run = make_run(tmp_path / "run", limit=24, **options)
+    dataset = build_dataset([run.path], tmp_path / "set")
+    card = " ".join((dataset.folder / "README.md").read_text().split())
+    has_box, metric = options.get("box_critic", True), options.get("response_critic", "model")
+    assert ("no diversity controller ran" in card) == (options.get("diversity") == "off")
+    assert ("controller replaced" in card) == (options.get("diversity") != "off")
+    assert ("(Eq. 3 of the paper)" in card) == ("diversity" not in options)
+    assert ("no model judged anything" in card) == (not has_box and metric != "model")
+    assert ("scored both steps" in card) == (has_box and metric == "model")
+    assert ("the answer metric" in card) == (metric != "model") and f"metric `{metric}`" in card or metric == "model"
+    assert ("There was no box critic" in card) == (not has_box) == ("the two scores disagree" not in card)
+    assert ("(`--lazy`)" in card) == ("lazy" in options)
+    assert ("Scores were rounded to multiples of 0.1" in card) == ("score_step" in options)
+    assert ("the critic, scripted, scored" in card) == ("critic" in options)
+    assert f"(N = {options.get('attempts', 3)})" in card
+    critics = {(row["critic"], row["critic_digest"]) for row in read(dataset.folder, "preferences")}
+    assert critics == {("", "")} if not has_box and metric != "model" else critics == {("scripted", "")}
+
+
+def as_adapter(manifest):
+    """Give a manifest the models of a run by an adapter whose base, with the adapter off, is the critic."""
+    weights = {"engine": "transformers", "model": "me/actor", "revision": "a" * 40, "digest": "a" * 64}
+    weights |= {"weights_digest": "b" * 64}
+    manifest["run"]["actor"] = weights | {"adapter": True}
+    manifest["run"]["critic"] = weights | {"adapter": False}
+    manifest["run"]["origin_base"] = {"id": "org/base@" + "c" * 40, "digest": "b" * 64}
+
+
+def test_the_critic_under_an_adapter_is_named_as_the_base_that_it_is(tmp_path):
+    run = make_run(tmp_path / "run", limit=20)
+    manifest = run.manifest()
+    as_adapter(manifest)
+    write_json(run.manifest_path, manifest)
+    dataset = build_dataset([run.path], tmp_path / "set")
+    for row in read(dataset.folder, "preferences"):
+        assert (row["actor"], row["actor_digest"]) == (f"me/actor@{'a' * 40}", "a" * 64)
+        assert (row["critic"], row["critic_digest"]) == (f"org/base@{'c' * 40}", "b" * 64)
+    card = (dataset.folder / "README.md").read_text()
+    assert "its original version, the critic, scored both steps" in " ".join(card.split())
+    [_, critic] = table(card, "run")
+    assert critic[3:] == ["critic", f"org/base@{'c' * 40}", "c" * 40, f"`{'b' * 16}`"]
+
+
+def test_scores_that_the_filter_left_out_are_not_said_to_be_empty(tmp_path):
+    run = make_run(tmp_path / "run", limit=60)
+    filter_run(run.path, {}, False)
+    card = " ".join((build_dataset([run.path], tmp_path / "set").folder / "README.md").read_text().split())
+    assert "scored both steps" in card and "The box scores were left out" in card
+    assert "decided nothing" in card and "no box critic" not in card
 
 
 # The gate

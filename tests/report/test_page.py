@@ -364,6 +364,13 @@ def test_a_run_without_a_box_critic_has_a_page(tmp_path):
     assert {c["scores"]["box"]["state"] for item in data_of(run)["pairs"] for c in item["candidates"]} == {"off"}
 
 
+def test_a_run_that_no_model_scored_names_no_critic(tmp_path):
+    run = make_run(tmp_path, [{}] * 6, box_critic=False, response_critic="exact")
+    text = page_text(run)
+    assert "<dt>Critic</dt><dd>none: no model scored anything</dd>" in text and ">Critic</th>" not in text
+    assert "Response score (by exact) against exact match" in text
+
+
 def test_pictures_are_small_and_only_those_that_are_wanted(run):
     names = run.table("images", ["sha256"])["sha256"].to_pylist()
     assert len(names) == 20

@@ -48,27 +48,34 @@ def embedded(value: Any) -> Markup:
     return Markup(text.translate(_FOR_SCRIPT))
 
 
-def markdown(value: object) -> str:
+class Markdown(str):
+    """A text that is Markdown already. A card's template puts any other string out through `markdown`."""
+
+    __slots__ = ()
+
+
+def markdown(value: object) -> Markdown:
     """Write a text as text inside a sentence, a heading or a table cell of Markdown: no tag, link, picture or code."""
     text = one_line(value, MOST_CHARACTERS)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_{}\[\]|#~!$])", r"\\\1", text)
-    return text.replace("://", ":&#47;/").replace("www.", "www&#46;")  # else a renderer makes it a link
+    return Markdown(text.replace("://", ":&#47;/").replace("www.", "www&#46;"))  # else a renderer makes it a link
 
 
-def markdown_code(value: object) -> str:
+def markdown_code(value: object) -> Markdown:
     """Write an id as inline code; as text if it holds what could end the code or its table cell."""
     text = str(value)
-    return f"`{text}`" if re.fullmatch(r"[\w./:@+=,-]{1,200}", text, re.ASCII) else markdown(text)
+    return Markdown(f"`{text}`") if re.fullmatch(r"[\w./:@+=, -]{1,200}", text, re.ASCII) else markdown(text)
 
 
-def markdown_link(text: str) -> str:
+def markdown_link(text: str) -> Markdown:
     """Write a web address as a link, anything else as text."""
-    return f"<{text}>" if re.fullmatch(r"https?://[!-;=?-\[\]_a-z{}~]{1,1000}", text) else markdown(text)
+    is_address = re.fullmatch(r"https?://[!-;=?-\[\]_a-z{}~]{1,1000}", text)
+    return Markdown(f"<{text}>") if is_address else markdown(text)
 
 
-def fenced(text: str, language: str = "text") -> str:
+def fenced(text: str, language: str = "text") -> Markdown:
     """Put a text between fences that are longer than any in it."""
     text = visible(text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}"
+    return Markdown(f"{fence}{language}\n{text}\n{fence}")

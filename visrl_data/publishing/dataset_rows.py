@@ -30,6 +30,7 @@ from visrl_data.engines.protocol import ModelIdentity
 from visrl_data.publishing.merge import pair_ids, question_places
 from visrl_data.runs.dataset_files import SPLITS, split_of
 from visrl_data.runs.dataset_schema import CANDIDATES, CONFIGS, PREFERENCES, QUESTION_COLUMNS
+from visrl_data.runs.manifest import critic_identity
 from visrl_data.runs.pair_set import PairTable, rows_of, training_examples
 from visrl_data.runs.parts import Member
 
@@ -65,6 +66,7 @@ def _columns(schema: pa.Schema, table: pa.Table, questions: pa.Table, members: S
 
 def _run_facts(member: Member) -> dict[str, Any]:
     config, run = member.about["config"], member.about["run"]
+    critic = critic_identity(run, config)
 
     def name(identity: ModelIdentity) -> str:
         model, revision = identity.get("model", identity["engine"]), identity.get("revision")
@@ -73,8 +75,8 @@ def _run_facts(member: Member) -> dict[str, Any]:
     return {
         "actor": name(run["actor"]),
         "actor_digest": run["actor"].get("digest", ""),
-        "critic": name(run["critic"]),
-        "critic_digest": run["critic"].get("digest", ""),
+        "critic": name(critic) if critic else "",
+        "critic_digest": critic.get("digest", "") if critic else "",
         "prompts": list(run["prompts"]),
         "box_space": run["box_space"],
         "round": config["round"],

@@ -20,6 +20,7 @@ from visrl_data.core.conditions import flatten
 from visrl_data.core.config import current_options
 from visrl_data.report.audit import CELLS
 from visrl_data.report.measures import share_difference
+from visrl_data.runs.manifest import critic_identity
 from visrl_data.runs.opening import InspectionTarget, open_target
 from visrl_data.runs.run_report import CRITICS, MEAN_IOUS, Audit, RunReport, StageName, audit_rows, drop_rows
 
@@ -81,7 +82,8 @@ def _conditions(target: InspectionTarget) -> dict[str, dict[str, Any]]:
         groups: dict[str, Mapping[str, Any]] = {
             "options": {name: value for name, value in current_options(about["config"]).items() if name not in used},
             "thresholds": used,
-            "models": {name: value for name, value in run.items() if name in _MODELS},
+            "models": {name: value for name, value in run.items() if name in _MODELS}
+            | {"critic": critic_identity(run, about["config"]) or {}},
             "prompts": dict(name.split("@") for name in run["prompts"]),
             "source": run["source"],
             "versions": run["versions"],

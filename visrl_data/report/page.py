@@ -33,6 +33,7 @@ from visrl_data.core.text import embedded, shown
 from visrl_data.report import page_figures, page_flow, page_sample
 from visrl_data.report.accounting import value_counts
 from visrl_data.report.formats import format_count, format_number, format_range, format_share
+from visrl_data.runs.manifest import critic_identity
 from visrl_data.runs.run_folder import Run
 from visrl_data.runs.run_report import RunReport, drop_rows
 
@@ -57,6 +58,7 @@ def write_page(
     values = {
         "report": report,
         "run": run.identity(),
+        "critic": critic_identity(run.identity(), config),
         "config": config,
         "commands": commands(config, rule_from(settings)),
         "licenses": Counter(value_counts(questions["license"])).most_common(10),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 from visrl_data.engines.protocol import ModelIdentity
@@ -34,6 +35,23 @@ class RunIdentity(TypedDict):
     versions: dict[str, str]
     origin_base: NotRequired[dict[str, str]]
     zero_shot: NotRequired[str]
+
+
+def critic_identity(run: RunIdentity, config: Mapping[str, Any]) -> ModelIdentity | None:
+    """Return the model that scored, under its own name and digest; None where no model did.
+
+    Where the critic is the base under the actor's adapter, run.json has the actor's entry with `adapter` off.
+    """
+    if not config["box_critic"] and config["response_critic"] != "model":
+        return None
+    actor, critic, origin = run["actor"], run["critic"], run.get("origin_base", {})
+    weights = critic.get("weights_digest")
+    is_base = actor.get("adapter") and not critic.get("adapter") and weights not in (None, critic.get("digest"))
+    if not is_base or weights is None:
+        return critic
+    name = origin["id"] if origin.get("digest") == weights else f"base of {critic.get('model', 'the actor')}"
+    revision = name.partition("@")[2] or None
+    return {**critic, "model": name, "revision": revision, "digest": weights}
 
 
 class FilterSettings(TypedDict):
