@@ -74,7 +74,7 @@ def train(config: AnswersConfig, output: Path | None = None, callbacks: Sequence
         model, processor = models.load_policy(stage.folder, config), stage_folder.load_processor(stage)
         encode = AnswerEncoder(Turns(processor, models.token_limit(model), shares(model)), pairs.read_image)
         training, validation = stage_folder.split(rows_of(pairs), config.validation)
-        stage = stage_folder.with_counts(stage, train=len(training), validation=len(validation))
+        stage = stage_folder.with_rows(stage, training, validation)
         arguments = trainers.training_arguments(stage, model, bool(validation))
         if isinstance(config, DpoAnswersConfig):
             arguments["beta"] = config.beta

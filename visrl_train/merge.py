@@ -12,7 +12,7 @@ from pathlib import Path
 
 from visrl_data.core import files
 from visrl_data.core.errors import VisRLError
-from visrl_data.models.model_folder import RECORD, ModelFolder, find_model, read_record
+from visrl_data.models.model_folder import RECORD, ModelFolder, digest_folder, find_model, read_record
 
 
 def merge(adapter: str, output: Path, trust_remote_code: bool = False) -> Path:
@@ -44,5 +44,6 @@ def _write(folder: ModelFolder, work: Path, trust_remote_code: bool) -> None:
         "origin_base": origin_record(folder),
         "base": None,
         "merged_from": {"id": portable_id(folder), "digest": folder.digest},
+        "digest": digest_folder(work),
     }
     files.write_json(work / RECORD, record)

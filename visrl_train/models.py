@@ -175,6 +175,7 @@ def save_adapter(model: Any, folder: ModelFolder, target: Path, state: dict[str,
     content = json.loads(path.read_text(encoding="utf-8"))
     content |= {"base_model_name_or_path": name, "revision": revision or None}
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _share(target)
 
 
 def save_full(model: Any, folder: ModelFolder, target: Path, state: dict[str, Any] | None = None) -> None:
@@ -182,6 +183,17 @@ def save_full(model: Any, folder: ModelFolder, target: Path, state: dict[str, An
     config = json.loads((folder.weights.path / "config.json").read_text(encoding="utf-8"))
     dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
     model.to(dtype).save_pretrained(target, state_dict=state)
+    _share(target)
+
+
+def _share(folder: Path) -> None:
+    """Give the files the permissions of any new file: safetensors writes them for the owner alone."""
+    probe = folder / ".new"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)
 
 
 def portable_id(folder: ModelFolder) -> str:

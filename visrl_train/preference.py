@@ -72,7 +72,7 @@ def train_pairs(
             turns, pairs.prompts, pairs.read_image, loss.response_crop, branches=branches.branching(model, processor)
         )
         train, validation = stage_folder.split(pairs.pairs, config.validation)
-        stage = stage_folder.with_counts(stage, train=len(train), validation=len(validation))
+        stage = stage_folder.with_rows(stage, train, validation)
         trainer = PreferenceTrainer(
             loss=loss,
             model=model,

@@ -71,9 +71,7 @@ def train(config: RlooAnswersConfig, output: Path | None = None, callbacks: Sequ
         model, processor = models.load_policy(stage.folder, config), stage_folder.load_processor(stage)
         encode = AnswerEncoder(Turns(processor, models.token_limit(model)), pairs.read_image)
         training, validation = stage_folder.split(second, config.validation)
-        stage = stage_folder.with_counts(
-            stage, reward_pairs=len(first), train=len(training), validation=len(validation)
-        )
+        stage = stage_folder.with_rows(stage, training, validation, reward_pairs=len(first))
         if config.reward == "model":
             reward = model_reward(train_reward(stage, config, encode, first), encode)
         else:

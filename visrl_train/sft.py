@@ -95,7 +95,7 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
             source, space, rule, config.gold_target, config.turns, turns.resized_size
         )
         training, validation = stage_folder.split(examples, config.validation)
-        stage = stage_folder.with_counts(stage, train=len(training), validation=len(validation), left_out=dict(drops))
+        stage = stage_folder.with_rows(stage, training, validation, left_out=dict(drops))
         trainer = trainers.make_trainer_class(SFTTrainer)(
             model=model,
             args=SFTConfig(**trainers.training_arguments(stage, model, bool(validation)), max_length=None),

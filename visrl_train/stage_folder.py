@@ -31,16 +31,19 @@ from visrl_data.core import files
 from visrl_data.core.conditions import check_same
 from visrl_data.core.config import current_options, to_toml, with_version
 from visrl_data.core.crops import CropRule
+from visrl_data.core.errors import VisRLError
 from visrl_data.core.versions import library_versions
 from visrl_data.engines import loading
-from visrl_data.models.model_folder import RECORD, ModelFolder, ModelRecord, ModelReference, read_record
+from visrl_data.models.model_folder import RECORD, ModelFolder, ModelRecord, ModelReference, digest_folder, read_record
 from visrl_data.runs.dataset_files import split_of
 from visrl_train import card, models
 from visrl_train.config import TrainConfig
+from visrl_train.limits import explain_limits
 from visrl_train.metrics_log import curves
 from visrl_train.stages import STAGES
 
 MODELS = Path("models")
+Rows = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +120,15 @@ def open_stage(stage: TrainingStage) -> Iterator[bool]:
     was started with different options.
     """
     if not PartialState(cpu=models.on_cpu(stage.config)).is_main_process:  # the main process holds the lock
-        yield stage.is_finished
+        with explain_limits(stage.config, stage.output):
+            yield stage.is_finished
         return
     files.make_folder(stage.output)
     print(f"{stage.name}: from {stage.folder.id}, on {stage.data['name']}, to {stage.output}", file=sys.stderr)
-    with files.lock_folder(stage.output, lambda: _check_options(stage)):
+    with (
+        files.lock_folder(stage.output, lambda: _check_options(stage)),
+        explain_limits(stage.config, stage.output),
+    ):
         if not stage.is_finished:
             stage.work.mkdir(exist_ok=True)
             files.write_json(stage.work / "begun.json", _options(stage))
@@ -135,7 +142,7 @@ def _options(stage: TrainingStage) -> dict[str, Any]:
     """Return all that must be the same for an interrupted training to resume."""
     options = {f"--{k.replace('_', '-')}": v for k, v in dataclasses.asdict(stage.config).items()}
     record: dict[str, Any] = {**stage.record()}
-    names = ("stage", "trained_from", "data", "prompts", "box_space", "crop_rule")
+    names = ("stage", "trained_from", "data", "prompts", "box_space", "crop_rule", "versions")
     plain: dict[str, Any] = json.loads(json.dumps(with_version(options) | {name: record[name] for name in names}))
     return plain
 
@@ -151,18 +158,62 @@ def _check_options(stage: TrainingStage) -> None:
             for record in (before, now)
         )
         check_same(str(stage.output), old, new)
+        check_weights(stage.output)
     elif started.is_file():
-        options = current_options(json.loads(started.read_text(encoding="utf-8")))
-        check_same(str(stage.output), options, _options(stage))
+        options, now = _read_started(started), _options(stage)
+        # Trainings of earlier versions recorded no versions.
+        same = now if "versions" in options else {name: value for name, value in now.items() if name != "versions"}
+        advice = "Choose another --output, or go back to what it started with."
+        check_same(str(stage.output), current_options(options), same, advice)
     else:
         files.check_own(stage.output, {"work"})
 
 
-def with_counts(stage: TrainingStage, **counts: Any) -> TrainingStage:
-    """Return the stage with the counts of its rows in its record; print them, too."""
+def _read_started(path: Path) -> dict[str, Any]:
+    """Read begun.json. Raises VisRLError when it is damaged."""
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        options = None
+    if not isinstance(options, dict) or not {"stage", "trained_from", "data", "--seed"} <= options.keys():
+        raise VisRLError(
+            f"{path} is damaged, so the training can't be resumed. Start it again: delete {path.parent.parent}, "
+            "or choose another --output."
+        )
+    return options
+
+
+def check_weights(folder: Path) -> None:
+    """Raise VisRLError when the files of a trained model differ from those that the training wrote."""
+    written = read_record(folder).get("digest")  # earlier versions recorded none
+    if written is not None and digest_folder(folder) != written:
+        raise VisRLError(
+            f"The model in {folder} has changed since it was trained (a damaged or replaced file). "
+            "Delete the folder to train it again, or choose another --output."
+        )
+
+
+def with_rows(stage: TrainingStage, training: Rows, validation: Rows, **others: Any) -> TrainingStage:
+    """Return the stage with the counts of its rows in its record; print them, and others, too.
+
+    Raises VisRLError when the rows differ from those that an interrupted training started with.
+    """
+    counts = {"train": len(training), "validation": len(validation), **others}
     if PartialState().is_main_process:
+        _check_rows(stage, [training, validation])
         print(", ".join(f"{name} {count}" for name, count in counts.items()), file=sys.stderr)
     return dataclasses.replace(stage, data=stage.data | counts)
+
+
+def _check_rows(stage: TrainingStage, rows: list[Rows]) -> None:
+    path, digest = stage.work / "rows.sha256", hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    if not path.is_file():
+        files.write_text(path, digest)
+    elif path.read_text(encoding="utf-8", errors="replace") != digest:
+        raise VisRLError(
+            f"The rows or images of {stage.data['name']} have changed since the training in {stage.output} started. "
+            f"Restore them, or start again: delete {stage.output}, or choose another --output."
+        )
 
 
 def load_processor(stage: TrainingStage) -> Any:
@@ -199,5 +250,5 @@ def _write(model: Any, processor: Any, stage: TrainingStage, state: dict[str, An
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(file, stage.output / file.name)
-    files.write_json(stage.output / RECORD, record)
+    files.write_json(stage.output / RECORD, record | {"digest": digest_folder(stage.output)})
     shutil.rmtree(stage.work, ignore_errors=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
+import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,8 @@ from trl.trainer import utils
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.image_processing import copy_pinpoints
-from visrl_data.engines.refusals import is_out_of_memory
 from visrl_train import models
+from visrl_train.checkpoints import last_checkpoint, seal
 from visrl_train.image_features import encoded_once
 from visrl_train.metrics_log import MetricsLog
 from visrl_train.stage_folder import TrainingStage
@@ -104,6 +105,19 @@ def make_trainer_class(trainer: type[Kind]) -> type[Kind]:
             checkpoint = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
             self.model.load_state_dict(checkpoint.state_dict())
 
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process writes its own random state
+            if self.accelerator.is_main_process:
+                seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            # transformers takes 1.0 for one step, and the rate of a first warmup step is 0: alone, it trains nothing.
+            warmup = self.args.warmup_steps
+            if 0 < warmup <= 1:
+                self.args.warmup_steps = min(math.ceil(warmup * num_training_steps), num_training_steps - 1)
+            return super().create_scheduler(num_training_steps, optimizer)
+
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """Write nothing: save_model writes the card."""
 
@@ -135,8 +149,9 @@ def completions_only() -> Iterator[None]:
 def fit(trainer: Trainer, stage: TrainingStage) -> None:
     """Train to the end, from the last complete checkpoint if there is one.
 
-    Raises Terminated after a SIGTERM, once a checkpoint is saved, and VisRLError when memory runs out.
+    Raises Terminated after a SIGTERM, once a checkpoint is saved.
     """
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # notes on how it orders checkpoints
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsLog(stage.output / "metrics.jsonl"))
     stop = _StopOnSignal(trainer)
@@ -144,14 +159,6 @@ def fit(trainer: Trainer, stage: TrainingStage) -> None:
     handler = signal.signal(signal.SIGTERM, stop.request)
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(stage.work / "checkpoints"))
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise VisRLError(
-            f"Out of memory with --batch-size {stage.config.batch_size}. To save memory: a smaller --batch-size and as "
-            "much more --accumulation (the same training), --max-pixels, --gradient-checkpointing, --cache-reference, "
-            "--dtype bfloat16, an adapter instead of --full. Then run the command with another --output."
-        ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)
     if stop.has_stopped:
@@ -175,13 +182,3 @@ class _StopOnSignal(TrainerCallback):
             stops = self._trainer.accelerator.reduce(flag, "sum").item() > 0
         if stops and state.global_step < state.max_steps:
             self.has_stopped = control.should_save = control.should_training_stop = True
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest complete checkpoint. Its state file is written last, so one that parses is complete."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in checkpoints:
-        with contextlib.suppress(OSError, ValueError):
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(path)
-    return None

@@ -1,5 +1,6 @@
 """Interruptions: kills, SIGTERM, memory, a second start. The same final weights; nothing unfinished looks finished."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,12 +8,14 @@ import signal
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from tests.train.test_helpers import QUICK
 from visrl_data.core.errors import VisRLError
 from visrl_data.models.model_folder import find_model
-from visrl_train import rl1, rl2, trainers
+from visrl_train import checkpoints, models, rl1, rl2, trainers
 from visrl_train.config import Rl1Config, Rl2Config
 from visrl_train.metrics_log import read_metrics
 from visrl_train.trainers import Terminated
@@ -96,18 +99,86 @@ def test_sigterm_saves_a_checkpoint_at_once(config, whole, tmp_path):
     with pytest.raises(Terminated, match="step 3; run the same command again"):
         rl1.train(config, target, [At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))])
     assert signal.getsignal(signal.SIGTERM) == before
-    assert trainers.last_checkpoint(target / "work" / "checkpoints").endswith("checkpoint-3")
+    assert checkpoints.last_checkpoint(target / "work" / "checkpoints").endswith("checkpoint-3")
     rl1.train(config, target)
     assert (find_model(str(target)).digest, metrics(target)) == whole
 
 
-def test_a_checkpoint_cut_short_is_passed_over(tmp_path):
-    for step, state in ((2, "{}"), (10, "{}"), (12, '{"epo'), (14, None)):
+def test_a_checkpoint_cut_short_or_damaged_is_passed_over(tmp_path, capsys):
+    for step in (2, 10, 12, 14):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        if state is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert trainers.last_checkpoint(tmp_path).endswith("checkpoint-10")
-    assert trainers.last_checkpoint(tmp_path / "none") is None
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"moments")
+        if step != 14:
+            checkpoints.seal(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-12" / "optimizer.pt").write_bytes(b"momentz")
+    assert checkpoints.last_checkpoint(tmp_path).endswith("checkpoint-10")
+    assert "checkpoint-12 was damaged" in capsys.readouterr().err
+    (tmp_path / "checkpoint-10" / "sha256.json").write_text('{"opt')
+    assert checkpoints.last_checkpoint(tmp_path).endswith("checkpoint-2")
+    assert checkpoints.last_checkpoint(tmp_path / "none") is None
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_gives_no_other_weights(config, whole, tmp_path, capsys):
+    target = tmp_path / "m"
+    with pytest.raises(Killed):
+        rl1.train(config, target, [At(6, kill)])
+    newest = checkpoints.last_checkpoint(target / "work" / "checkpoints")
+    flip(target / newest / "adapter_model.safetensors")
+    rl1.train(config, target)
+    assert f"{newest} was damaged" in capsys.readouterr().err
+    assert (find_model(str(target)).digest, metrics(target)) == whole
+
+
+def test_what_changed_before_a_resumption_is_refused(config, tmp_path):
+    target = tmp_path / "m"
+    with pytest.raises(Killed):
+        rl1.train(config, target, [At(1, kill)])
+    begun, rows = target / "work" / "begun.json", target / "work" / "rows.sha256"
+    good, options = begun.read_text(), json.loads(begun.read_text())
+    options["versions"]["transformers"] = "4.0.0"
+    for text, message in (
+        (json.dumps(options), r"versions\.transformers: 4\.0\.0 -> "),
+        (good[: len(good) // 2], "begun.json is damaged"),
+        ("{}", "begun.json is damaged"),
+        ("[]", "begun.json is damaged"),
+    ):
+        begun.write_text(text)
+        with pytest.raises(VisRLError, match=message):
+            rl1.train(config, target)
+    begun.write_text(good)
+    rows.write_text("other rows")
+    with pytest.raises(VisRLError, match="rows or images of .* have changed"):
+        rl1.train(config, target)
+
+
+def test_a_changed_model_is_not_taken_for_a_finished_one(config, tmp_path):
+    import dataclasses
+
+    config = dataclasses.replace(config, epochs=0.1)
+    target = rl1.train(config, tmp_path / "m")
+    assert rl1.train(config, target) == target
+    flip(target / "adapter_model.safetensors")
+    with pytest.raises(VisRLError, match=r"has changed since it was trained(.|\n)*Delete the folder"):
+        rl1.train(config, target)
+
+
+@pytest.mark.parametrize("warmup", [0.1, 1.0])
+def test_a_training_of_one_step_changes_the_model(config, tmp_path, warmup):
+    import dataclasses
+
+    config = dataclasses.replace(config, epochs=0.01, warmup=warmup)
+    target = rl1.train(config, tmp_path / "m")
+    (record,) = [r for r in read_metrics(target / "metrics.jsonl") if "learning_rate" in r]
+    assert record["learning_rate"] == config.learning_rate
+    start = load_file(find_model(config.model).path / "adapter_model.safetensors")
+    assert any(not torch.equal(w, start[name]) for name, w in load_file(target / "adapter_model.safetensors").items())
+    assert (target / "adapter_model.safetensors").stat().st_mode == (target / "config.toml").stat().st_mode
 
 
 def test_a_kill_while_the_folder_is_written_is_mended(config, whole, tmp_path, monkeypatch):
@@ -160,6 +231,31 @@ def test_out_of_memory_names_the_levers(config, tmp_path, error):
         raise error
 
     with pytest.raises(VisRLError, match=r"--batch-size(.|\n)*--accumulation(.|\n)*--max-pixels"):
+        rl1.train(config, tmp_path / "m", [At(1, fail)])
+
+
+def test_memory_that_lacks_at_loading_is_reported_alike(config, tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA")
+
+    monkeypatch.setattr(models, "load_policy", fail)
+    with pytest.raises(VisRLError, match=r"Out of memory(.|\n)*--quantize"):
+        rl1.train(config, tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/1"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_said(config, tmp_path, error):
+    def fail():
+        raise error
+
+    with pytest.raises(VisRLError, match=r"The disk is full(.|\n)*Free some space, then run the same command again"):
         rl1.train(config, tmp_path / "m", [At(1, fail)])
 
 

@@ -38,7 +38,7 @@ class ModelRecord(TypedDict, total=False):
     """The content of visrl.json: what a pipeline must agree on, and for a model trained here, how it was trained.
 
     prompts: the templates by prompt id. base: the full weights under an adapter. data: what it was trained on,
-    with the rows' counts. merged_from: the adapter of a merged model.
+    with the rows' counts. merged_from: the adapter of a merged model. digest: of the files as the training wrote them.
     """
 
     box_space: str
@@ -53,6 +53,7 @@ class ModelRecord(TypedDict, total=False):
     max_pixels: int | None
     versions: dict[str, str]
     merged_from: ModelReference
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
