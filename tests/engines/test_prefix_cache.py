@@ -7,7 +7,7 @@ from tests.conftest import draw_photo
 from tests.helpers.tiny_families import TINY, stand_ins
 from tests.tools.family_table import model_folder
 from visrl_data.core.prompts import SCORE_CHOICES, SCORE_PREFIX, PromptSet
-from visrl_data.engines import prefix_cache
+from visrl_data.engines import batching, prefix_cache
 from visrl_data.engines.batching import batches
 from visrl_data.engines.prefix_cache import EncodedImage, TokenizedPrompt, group_by_prefix
 from visrl_data.engines.protocol import Request, Sampling
@@ -100,6 +100,7 @@ def test_kept_features_are_bounded(engine_of, monkeypatch):
     images = [draw_photo(i, (40, 40)) for i in range(6)]
     with torch.inference_mode():
         one = prefiller.encode_images(images[:1], False)[0].features.nbytes
+        one = max(one, 3 * 40 * 40)  # the image itself counts too, where it is larger than its features
         monkeypatch.setattr(prefix_cache, "KEPT_BYTES", 3 * one)
         found = prefiller.encode_images(images, False)
         assert len(found) == 6 and len(prefiller._kept) == 3
@@ -124,6 +125,17 @@ def test_a_beginning_never_cuts_a_picture_and_leaves_a_token():
     assert group_by_prefix([c, other], 0) == ([[0], [1]], [4, 4]), "another picture begins another group"
     early = TokenizedPrompt([9, 0, 0, 0, 6], (image,))
     assert group_by_prefix([c, early], 0) == ([[0, 1]], [0])
+
+
+def test_a_batch_of_huge_images_is_small(monkeypatch):
+    monkeypatch.setattr(batching, "MAX_PIXELS", 2 * 80 * 80)
+    pictures = [draw_photo(i, (80, 80)) for i in range(5)]
+    apart = [Request((), (picture,), (0,), HOT) for picture in pictures]
+    assert batches(apart, 32) == [[0, 1], [2, 3], [4]]
+    crops = [Request((), (pictures[0], picture), (0,), HOT) for picture in pictures]
+    assert batches(crops, 32) == [[0], [1], [2], [3], [4]], "the crops count, the shared image once"
+    small = [Request((), (draw_photo(i, (20, 20)),), (0,), HOT) for i in range(8)]
+    assert batches(small, 32) == [[*range(8)]]
 
 
 def test_batches_keep_a_question_together_and_sort_by_size():

@@ -13,7 +13,7 @@ from visrl_data.engines.protocol import Role
 from visrl_data.engines.refusals import raise_refusals
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.executors.generation import generate
-from visrl_data.pipeline import finalize
+from visrl_data.pipeline import actor, factory, finalize
 from visrl_data.runs import run_folder
 
 
@@ -107,6 +107,18 @@ def test_chunk_size_changes_no_row_of_a_deterministic_engine(photo_source, scrip
     b = generate(config(photo_source, chunk_size=100), tmp_path / "b", roles=scripted_roles)
     for name in run_folder.TABLES:
         assert a.table(name) == b.table(name)
+
+
+def test_few_huge_images_are_decoded_at_the_same_time(photo_source, scripted_roles, tmp_path, monkeypatch):
+    whole = generate(config(photo_source), tmp_path / "whole", roles=scripted_roles)
+    groups, decode = [], factory._decode
+    monkeypatch.setattr(actor, "GROUP_PIXELS", 1)
+    monkeypatch.setattr(factory, "_decode", lambda questions: groups.append(len(questions)) or decode(questions))
+    alone = generate(config(photo_source), tmp_path / "alone", roles=scripted_roles)
+    assert set(groups) == {1}
+    tables = ("questions/", "candidates/", "drops/")
+    first, second = ({k: v for k, v in file_bytes(run).items() if k.startswith(tables)} for run in (whole, alone))
+    assert first == second and first
 
 
 def test_other_options_are_refused_and_shown(photo_source, scripted_roles, tmp_path):

@@ -29,7 +29,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, raise_refusals
 
-KEPT_BYTES = 1 << 30  # of features, on the model's device
+KEPT_BYTES = 1 << 30  # of features, on the model's device; and of the images that they are of, as RGB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +42,10 @@ class EncodedImage:
     image: Image  # referenced, so that its id is not given to another object
     features: torch.Tensor
     grid: torch.Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        return max(self.features.nbytes, 3 * self.image.width * self.image.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,13 @@ class Prefiller:
         for key in keys:
             self._kept.move_to_end(key)
         images = [self._kept[key] for key in keys]
-        size = sum(image.features.nbytes for image in self._kept.values())
-        while size > KEPT_BYTES and len(self._kept) > 1:
-            size -= self._kept.popitem(last=False)[1].features.nbytes
+        sizes = [image.nbytes for image in self._kept.values()]
+        size = sum(sizes)
+        for oldest in sizes[:-1]:
+            if size <= KEPT_BYTES:
+                break
+            self._kept.popitem(last=False)
+            size -= oldest
         return images
 
     def _encode(self, pictures: list[Image]) -> list[EncodedImage]:

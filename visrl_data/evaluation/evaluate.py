@@ -44,6 +44,7 @@ from visrl_data.evaluation.predictions import (
 from visrl_data.evaluation.scores import ScoreSettings, score_models
 from visrl_data.models.model_folder import ModelFolder
 from visrl_data.pipeline import critics, model_pair
+from visrl_data.pipeline.actor import image_groups
 from visrl_data.pipeline.critics import ScoreInput
 from visrl_data.pipeline.model_pair import Model
 
@@ -199,8 +200,15 @@ def _predict_chunk(
     }
     verdicts = {}
     if responses and critic is not None:
-        inputs = [ScoreInput(inference.whole_image_box(questions[i]), response) for i, response in responses.items()]
-        scores = isolate_refused(inputs, critics.response_critic(source.config, critic, prompts).score)
+        judge = critics.response_critic(source.config, critic, prompts)
+        left = iter(responses.values())
+        scores = [
+            score
+            for group in image_groups([questions[i] for i in responses])
+            for score in isolate_refused(
+                [ScoreInput(inference.whole_image_box(question), next(left)) for question in group], judge.score
+            )
+        ]
         verdicts = {i: _verdict(score) for i, score in zip(responses, scores, strict=True)}
     return [_prediction(i, row, outputs.get(i), verdicts.get(i, critics.OFF)) for i, row in rows.items()]
 

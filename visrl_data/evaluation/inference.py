@@ -26,7 +26,7 @@ from visrl_data.core.prompts import DIRECT, Prompt, PromptPart, PromptSet
 from visrl_data.core.records import Question
 from visrl_data.engines.protocol import Reply, Request, Role
 from visrl_data.engines.refusals import RequestRefused, isolate_refused
-from visrl_data.pipeline.actor import FocusBox, QuestionView, actor_sampling, answer_pass, bind_frame
+from visrl_data.pipeline.actor import FocusBox, QuestionView, actor_sampling, answer_pass, bind_frame, image_groups
 
 _PromptInput = tuple[tuple[PromptPart, ...], tuple[Image.Image, ...]]
 """The parts of a prompt, and its images in order."""
@@ -80,6 +80,12 @@ def generate_outputs(
     questions: list[Question], actor: Role, mode: PromptingMode, config: GenConfig
 ) -> list[ModelOutput]:
     """Return one output for each question, in order."""
+    return [output for group in image_groups(questions) for output in _outputs_of_group(group, actor, mode, config)]
+
+
+def _outputs_of_group(
+    questions: list[Question], actor: Role, mode: PromptingMode, config: GenConfig
+) -> list[ModelOutput]:
     outputs: list[ModelOutput | None] = [None] * len(questions)
     views, places = [], []
     for place, question in enumerate(questions):

@@ -7,7 +7,7 @@ crop nor the text reveals its origin.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from PIL.Image import Image
@@ -20,6 +20,8 @@ from visrl_data.core.records import Drop, Question
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.engines.protocol import Reply, Request, Role, Sampling
 from visrl_data.pipeline.diversity import choose_second_box
+
+GROUP_PIXELS = 200_000_000  # of the decoded images of a group: 600 MB, or one image
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,24 @@ class FocusBox:
 
     def crop_image(self) -> Image:
         return self.view.crop(self.crop)
+
+
+def image_groups(questions: Sequence[Question]) -> Iterator[list[Question]]:
+    """Yield the questions of a chunk in order, in groups whose decoded images are in memory at the same time.
+
+    Ordinary images are one group. A file of a few bytes may hold a picture of 80 million pixels, 240 MB, and
+    each of its 2N crops may be as large.
+    """
+    group: list[Question] = []
+    pixels = 0
+    for question in questions:
+        pixels += question.width * question.height
+        if group and pixels > GROUP_PIXELS:
+            yield group
+            group, pixels = [], question.width * question.height
+        group.append(question)
+    if group:
+        yield group
 
 
 def bind_frame(image: Image, box_space: str, actor: Role) -> Frame:

@@ -39,7 +39,7 @@ from visrl_data.engines import reply_cache
 from visrl_data.engines.protocol import Engine, Reply, Role, Usage
 from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.pipeline import critics
-from visrl_data.pipeline.actor import FocusBox, QuestionView, answer_pass, bind_frame, focus_pass
+from visrl_data.pipeline.actor import FocusBox, QuestionView, answer_pass, bind_frame, focus_pass, image_groups
 from visrl_data.pipeline.critics import ScoreInput
 from visrl_data.pipeline.model_pair import ModelPair, load_model_pair, resolve_box_settings
 from visrl_data.runs import run_folder
@@ -127,7 +127,11 @@ def open_questions(config: GenConfig) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class ChunkInput:
-    """A chunk's questions with their decoded images, and the drops of its other rows."""
+    """A chunk's questions, and the drops of its other rows.
+
+    pictures: the decoded images of the questions' first group (`image_groups`). run_stages decodes the others, and
+    empties this list.
+    """
 
     questions: list[Question]
     pictures: list[Image]
@@ -174,22 +178,27 @@ def read_chunk(factory: Factory, index: int) -> ChunkInput:
     size = factory.config.chunk_size
     rows = [factory.source.read(i) for i in range(index * size, min((index + 1) * size, len(factory.source)))]
     questions = [row for row in rows if isinstance(row, Question)]
-    pictures = [images.decode(question.image) for question in questions]
-    return ChunkInput(questions, pictures, [row for row in rows if isinstance(row, Drop)])
+    return ChunkInput(
+        questions, _decode(next(image_groups(questions), [])), [row for row in rows if isinstance(row, Drop)]
+    )
 
 
 def run_stages(factory: Factory, chunk: ChunkInput) -> tuple[dict[str, pa.Table], dict[str, float]]:
     """Take the questions of a chunk through all stages but the filter: its tables, and the seconds of each stage."""
     seconds = dict.fromkeys(STAGES, 0.0)
-    views, drops = _views(factory, chunk)
     candidates: list[Candidate] = []
-    results = isolate_refused(views, lambda some: _run_passes(factory, some, seconds))
-    for view, result in zip(views, results, strict=True):
-        if isinstance(result, RequestRefused):
-            drops.append(_refused(view.question, result))
-        else:
-            candidates += result[0]
-            drops += result[1]
+    drops: list[Drop] = []
+    for group in image_groups(chunk.questions):
+        views, new_drops = _views(factory, group, chunk.pictures or _decode(group))
+        chunk.pictures.clear()
+        drops += new_drops
+        results = isolate_refused(views, lambda some: _run_passes(factory, some, seconds))
+        for view, result in zip(views, results, strict=True):
+            if isinstance(result, RequestRefused):
+                drops.append(_refused(view.question, result))
+            else:
+                candidates += result[0]
+                drops += result[1]
     pictures = {question.image_sha256: question for question in chunk.questions}
     rows = {
         "questions": [records.question_row(question) for question in chunk.questions],
@@ -200,10 +209,16 @@ def run_stages(factory: Factory, chunk: ChunkInput) -> tuple[dict[str, pa.Table]
     return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in run_folder.TABLES.items()}, seconds
 
 
-def _views(factory: Factory, chunk: ChunkInput) -> tuple[list[QuestionView], list[Drop]]:
+def _decode(questions: Sequence[Question]) -> list[Image]:
+    return [images.decode(question.image) for question in questions]
+
+
+def _views(
+    factory: Factory, questions: Sequence[Question], pictures: Sequence[Image]
+) -> tuple[list[QuestionView], list[Drop]]:
     """Bind the actor's box space to each image; an image in which no box can be written is a drop."""
     views, drops = [], []
-    for question, image in zip(chunk.questions, chunk.pictures, strict=True):
+    for question, image in zip(questions, pictures, strict=True):
         try:
             views.append(QuestionView(question, image, bind_frame(image, factory.box_space, factory.actor)))
         except ImageTooThin as error:
