@@ -13,6 +13,7 @@ supports it, the rows of a pair are then merged into one (branches.py); `complet
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +23,12 @@ from PIL.Image import Image
 
 from visrl_data.core import images
 from visrl_data.core.prompts import PromptSet
+from visrl_data.engines.refusals import RequestRefused
 from visrl_train.branches import Branches
 from visrl_train.pairs import Pair
 from visrl_train.tokenization import Turn, Turns
+
+logger = logging.getLogger(__name__)
 
 Crop = tuple[int, int, int, int]
 ReadImage = Callable[[str], bytes]
@@ -111,7 +115,11 @@ def _by_pair(has_response: list[bool]) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class SFTCollator:
-    """Collates rows of sft.SFTExample into input_ids and labels (B, L); -100 where there is no loss."""
+    """Collates rows of sft.SFTExample into input_ids and labels (B, L); -100 where there is no loss.
+
+    A row that the processor or the model's context does not take is left out, with a warning. Raises RequestRefused
+    where no row is left.
+    """
 
     turns: Turns
     prompts: PromptSet
@@ -119,7 +127,22 @@ class SFTCollator:
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         cache = ImageCache(self.read_image)
-        return with_labels(self.turns.encode([self._turn(example, cache) for example in examples]))
+        turns = [self._turn(example, cache) for example in examples]
+        try:
+            return with_labels(self.turns.encode(turns))
+        except RequestRefused:
+            kept = [turn for turn in turns if self._is_taken(turn)]
+            if not kept:
+                raise
+            return with_labels(self.turns.encode(kept))
+
+    def _is_taken(self, turn: Turn) -> bool:
+        try:
+            self.turns.encode([turn])
+        except RequestRefused as refusal:
+            logger.warning("Left out of its batch: %s", refusal)
+            return False
+        return True
 
     def _turn(self, row: Mapping[str, Any], cache: ImageCache) -> Turn:
         crop = () if row["crop"] is None else (cache.get(row["image"], tuple(row["crop"])),)

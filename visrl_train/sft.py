@@ -18,7 +18,9 @@ as in Visual-CoT) or the first.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,8 +31,10 @@ from visrl_data.core import images
 from visrl_data.core.boxes import Box, ImageTooThin, bounding_box, make_frame, needs_resized_size
 from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.prompts import load_prompts
+from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.core.records import Drop, Question
+from visrl_data.core.text import one_line
+from visrl_data.engines.refusals import RequestRefused
 from visrl_data.models.model_folder import find_model
 from visrl_data.pipeline.model_pair import resolve_box_settings
 from visrl_data.sources.dispatch import open_source
@@ -41,7 +45,11 @@ from visrl_train.config import SftConfig
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from visrl_train.tokenization import Turns
+
 ResizedSize = Callable[[Any], tuple[int, int]]
+# Every known processor takes a picture and a text within these bounds.
+_USUAL_RATIO, _USUAL_SIDE, _USUAL_TOKENS = 10, 32, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,9 @@ class SFTExample:
     image: str
     crop: tuple[int, int, int, int] | None
     reply: str
+
+
+Check = Callable[[Question, Sequence[SFTExample]], None]
 
 
 def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[TrainerCallback] = ()) -> Path:
@@ -92,7 +103,7 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
         model = models.load_policy(folder, config)
         turns = Turns(processor, models.token_limit(model), shares(model))
         examples, row_of, drops = make_examples(
-            source, space, rule, config.gold_target, config.turns, turns.resized_size
+            source, space, rule, config.gold_target, config.turns, turns.resized_size, SFTCheck(turns, prompts)
         )
         training, validation = stage_folder.split(examples, config.validation)
         stage = stage_folder.with_rows(stage, training, validation, left_out=dict(drops))
@@ -114,20 +125,29 @@ def _source_options(config: SftConfig) -> SourceOptions:
 
 
 def make_examples(
-    source: Source, space: str, rule: CropRule, target: str, turns: str, resized_size: ResizedSize
+    source: Source,
+    space: str,
+    rule: CropRule,
+    target: str,
+    turns: str,
+    resized_size: ResizedSize,
+    check: Check = lambda question, examples: None,
 ) -> tuple[list[SFTExample], dict[str, int], Counter[str]]:
     """Return the examples, the source row that holds each image, and the counts of dropped rows by reason.
 
-    Raises VisRLError when no question has a usable gold box.
+    check: raises RequestRefused when the model does not take the examples of a question, which is a drop. Prints an
+    example for each reason. Raises VisRLError when no question has a usable gold box.
     """
     examples: list[SFTExample] = []
     row_of: dict[str, int] = {}
     drops: Counter[str] = Counter()
     for i in range(len(source)):
         row = source.read(i)
-        result = row if isinstance(row, Drop) else _examples_of(row, space, rule, target, turns, resized_size)
+        result = row if isinstance(row, Drop) else _try_examples(row, space, rule, target, turns, resized_size, check)
         if isinstance(result, Drop):
             drops[result.reason] += 1
+            if drops[result.reason] == 1:
+                print(f"Dropped, {result.reason}: {one_line(f'{result.id} {result.detail}')}", file=sys.stderr)
             continue
         row_of.setdefault(result[0].image, i)
         examples += result
@@ -138,6 +158,17 @@ def make_examples(
             "a column `boxes`, or the one that --columns boxes=NAME names."
         )
     return examples, row_of, drops
+
+
+def _try_examples(question: Question, *options: Any) -> list[SFTExample] | Drop:
+    *how, check = options
+    try:
+        result = _examples_of(question, *how)
+        if isinstance(result, list):
+            check(question, result)
+    except RequestRefused as refusal:
+        return Drop(question.id, question.source, "source", refusal.reason, str(refusal))
+    return result
 
 
 def _examples_of(
@@ -159,6 +190,34 @@ def _examples_of(
         "answer": SFTExample(f"{question.id} (answer)", text, sha, crop, question.answers[0]),
     }
     return [example for kind, example in both.items() if turns in ("both", kind)]
+
+
+@dataclass(frozen=True, slots=True)
+class SFTCheck:
+    """Raises RequestRefused when a model does not take one of the examples of a question.
+
+    Encodes only those with an unusual picture or text: encoding all would take as long as an epoch's encoding.
+    """
+
+    turns: Turns
+    prompts: PromptSet
+
+    def __call__(self, question: Question, examples: Sequence[SFTExample]) -> None:
+        from visrl_train.collator import SFTCollator
+
+        collator = SFTCollator(self.turns, self.prompts, lambda sha: question.image)
+        for example in examples:
+            if self._is_unusual(question, example):
+                collator([dataclasses.asdict(example)])
+
+    def _is_unusual(self, question: Question, example: SFTExample) -> bool:
+        left, top, right, bottom = example.crop or (0, 0, question.width, question.height)
+        sizes = ((question.width, question.height), (right - left, bottom - top))
+        characters = len(example.question) + len(example.reply)
+        return (
+            any(min(size) < _USUAL_SIDE or max(size) > _USUAL_RATIO * min(size) for size in sizes)
+            or characters > (self.turns.max_tokens or _USUAL_TOKENS) // 4
+        )
 
 
 def gold_box(boxes: Sequence[Box], target: str) -> Box:

@@ -30,6 +30,7 @@ from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.messages import plain_text, prompt_text
 from visrl_data.engines.protocol import Request, Sampling
+from visrl_data.engines.refusals import PROCESSOR_ERRORS, RequestRefused, RequestTooLong, raise_refusals
 
 _MARK = "MARK"
 
@@ -86,12 +87,20 @@ class Turns:
         """Return input_ids, attention_mask, completion_mask (B, L), and the processor's tensors of all N images.
 
         pictures (N,), with tell_pictures: which images are the same object, numbered as they first appear.
-        Raises VisRLError when a row has no token to learn, or when the processor cut it.
+        Raises RequestRefused when the processor does not take a row or the model's context does not hold it, and
+        VisRLError when a row has no token to learn, or when the processor cut it.
         """
         prompts = [self.prompt(turn) for turn in turns]
         replies = [self.completion(turn.reply) for turn in turns]
         encode = self._encode_suffixes if self._takes_suffix else self._encode_joined
-        batch = encode(turns, prompts, replies)
+        try:
+            batch = encode(turns, prompts, replies)
+        except RequestRefused as error:
+            if len(turns) == 1:
+                raise type(error)(f"Row {turns[0].id}: {error}") from error
+            for turn in turns:  # the one that is refused names itself
+                self.encode([turn])
+            raise
         if self.tell_pictures:
             numbers: dict[int, int] = {}
             shown = [numbers.setdefault(id(image), len(numbers)) for turn in turns for image in turn.images]
@@ -124,13 +133,14 @@ class Turns:
         for turn, reply, ids, in_reply in zip(turns, replies, batch["input_ids"], mask.bool(), strict=True):
             if ids[in_reply].tolist() != self._ids(reply, False):
                 raise VisRLError(f"Row {turn.id}: the processor cut or changed its reply; expected it whole.")
-            self._check_length(turn.id, len(ids))
+            self._check_length(len(ids))
         return {**batch, "completion_mask": mask}
 
     def _process(self, turns: Sequence[Turn], **texts: Any) -> dict[str, torch.Tensor]:
         pictures = [list(turn.images) for turn in turns]
         options = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
-        return dict(self.processor(images=pictures, **texts, **options))
+        with raise_refusals(*PROCESSOR_ERRORS):
+            return dict(self.processor(images=pictures, **texts, **options))
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """Tokenize a text without expanding its image placeholders."""
@@ -146,12 +156,12 @@ class Turns:
             )
         if ids[0] != whole[0] or ids[-len(reply) :] != reply or len(ids) < len(whole):
             raise VisRLError(f"Row {row}: the processor cut or changed its tokens; expected them whole.")
-        self._check_length(row, len(ids))
+        self._check_length(len(ids))
 
-    def _check_length(self, row: str, length: int) -> None:
+    def _check_length(self, length: int) -> None:
         if self.max_tokens is not None and length > self.max_tokens:
-            raise VisRLError(
-                f"Row {row} has {length} tokens, more than the {self.max_tokens} of the model. "
+            raise RequestTooLong(
+                f"it has {length} tokens, more than the {self.max_tokens} of the model. "
                 "Limit the images with --max-pixels; a truncated row would lose its reply."
             )
 

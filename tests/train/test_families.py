@@ -5,10 +5,12 @@ It fails when a mask, a tile or a cross-attention is cut, shifted or padded wron
 collators, whose cross_attention_mask covers the prompt alone; PaliGemma's processor wants the reply apart.
 """
 
+import io
 import json
 
 import pytest
 import torch
+from PIL import Image
 from trl.trainer.utils import add_fused_lm_head
 
 from tests.conftest import draw_photo
@@ -16,8 +18,10 @@ from tests.helpers.tiny_models import idefics3, llava, llava_next, mllama, palig
 from tests.train.test_helpers import QUICK
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet
+from visrl_data.engines.refusals import RequestRefused
 from visrl_data.models.model_folder import find_model
 from visrl_train import rl1, rl2, sft
+from visrl_train.collator import SFTCollator
 from visrl_train.launch import load_train_config
 from visrl_train.metrics_log import read_metrics
 from visrl_train.models import language_linears
@@ -133,3 +137,41 @@ def test_a_family_that_transformers_lacks_is_named(model_type, scripted_run, tmp
     config = load_train_config("rl1", None, {"model": str(tmp_path / "m"), "data": str(scripted_run)})
     with pytest.raises(VisRLError, match="could not be loaded"):
         rl1.train(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("space", ["unit", "resized_pixels"])
+def test_rows_that_the_model_does_not_take_are_drops(photo_source, tmp_path, capsys, space):
+    """Pictures beyond an aspect of 200, which Qwen's processor refuses, and a question beyond the context."""
+    base = save(qwen, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 512
+    (base / "config.json").write_text(json.dumps(config))
+    rows = [json.loads(line) for line in photo_source.read_text().splitlines()][:4]
+    for row, size in zip(rows, ((8, 3000), (3000, 8)), strict=False):
+        Image.new("RGB", size, "red").save(photo_source.parent / f"{size[0]}.png")
+        row["image"] = f"{size[0]}.png"
+    rows[2]["question"] = "What is the number? " * 500
+    photo_source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"model": str(base), "source": str(photo_source), "box_space": space}
+    folder = sft.train(load_train_config("sft", None, options | QUICK), tmp_path / "sft")
+    data = json.loads((folder / "visrl.json").read_text())["data"]
+    assert (data["train"], data["left_out"]) == (2, {"model_refused": 2, "too_long": 1})
+    console = capsys.readouterr().err
+    assert "Dropped, model_refused: q0 " in console and "aspect ratio" in console and "too_long: q2 " in console
+
+
+def test_a_row_that_is_refused_in_a_batch_is_left_out_of_it():
+    processor, _ = qwen()
+    thin, good = Image.new("RGB", (8, 3000)), draw_photo(0)
+    buffers = {"thin": thin, "good": good}
+    rows = [{"id": name, "question": "What?", "image": name, "crop": None, "reply": "7"} for name in ("thin", "good")]
+    collator = SFTCollator(Turns(processor), PromptSet(), lambda sha: png(buffers[sha]))
+    assert torch.equal(collator(rows)["input_ids"], collator(rows[1:])["input_ids"])
+    with pytest.raises(RequestRefused, match="Row thin: absolute aspect ratio"):
+        collator(rows[:1])
+
+
+def png(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
