@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from visrl_data.core.config import to_toml
 from visrl_data.core.crops import CropRule
-from visrl_data.models.model_folder import ModelRecord
+from visrl_data.core.text import fenced, markdown, markdown_code
+from visrl_data.models.model_folder import ModelRecord, ModelReference
 from visrl_data.runs.hub_fetch import is_hub_name
+from visrl_data.runs.parts import shareable
 from visrl_train.config import TrainConfig
 from visrl_train.metrics_log import read_metrics
 from visrl_train.stages import STAGES
@@ -27,21 +30,29 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
     }
     header = "\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items())
     facts = {
-        "Started from": f"{start['id']} (digest {start['digest'][:12]})",
-        "Original model, the critic": f"{origin['id']} (digest {origin['digest'][:12]})",
-        "Data": ", ".join(f"{name} {value}" for name, value in record["data"].items() if value),
-        "Boxes": record["box_space"],
-        "Crop rule": CropRule(**record["crop_rule"]).name,
-        "Versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+        "Started from": _reference(start),
+        "Original model, the default critic": _reference(origin),
+        "Data": ", ".join(
+            f"{name} {markdown(shareable(str(value)))}" for name, value in record["data"].items() if value
+        ),
+        "Boxes": markdown(record["box_space"]),
+        "Crop rule": markdown(CropRule(**record["crop_rule"]).name),
+        "Versions": markdown(", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    folder = shlex.quote(str(output))
     trust = " --trust-remote-code" if config.trust_remote_code else ""
-    merge = "" if config.full else f"\nvisrl merge {output} -o DIR                            # plain weights"
+    use = [f"visrl eval --model {folder} --source questions.jsonl    # scores"]
+    if record["steps"] == 2:
+        use.append(f"visrl gen --model {folder} --source questions.jsonl    # candidates and pairs")
+    if not config.full:
+        use.append(f"visrl merge {folder} -o DIR    # plain weights")
+    again = f"visrl train {stage} --config {shlex.quote(f'{output}/config.toml')} -o DIR{trust}"
     return f"""---
 {header}
 ---
 
-# {output.name}
+# {markdown(output.name)}
 
 {STAGES[stage].card}{_departure(config)} A {kind}.
 
@@ -50,24 +61,28 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
 {table}
 
 {_results(metrics)}
-![Loss, reward margin and accuracy over the steps](curves.svg)
+![The metrics over the steps](curves.svg)
 
 ## Use it
 
-```bash
-visrl gen --model {output} --source questions.jsonl    # the next round of candidates{merge}
-```
+{fenced(chr(10).join(use), "bash")}
 
 ## Reproduce it
 
-```bash
-visrl train {stage} --config {output}/config.toml -o DIR{trust}
-```
+{fenced(again, "bash")}
 
-```toml
-{to_toml(config).rstrip()}
-```
+{fenced(to_toml(config).rstrip(), "toml")}
 """
+
+
+def _reference(model: ModelReference) -> str:
+    """Name a model; of a folder on this machine, its last part."""
+    return f"{markdown_code(shareable(model['id']))} (digest {markdown_code(model['digest'][:12])})"
+
+
+def _local(value: object) -> str:
+    """Write a value as text, a folder on this machine as its last part."""
+    return markdown(shareable(str(value)))
 
 
 def _departure(config: TrainConfig) -> str:

@@ -32,6 +32,7 @@ from visrl_data.core.conditions import check_same
 from visrl_data.core.config import current_options, to_toml, with_version
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.text import visible
 from visrl_data.core.versions import library_versions
 from visrl_data.engines import loading
 from visrl_data.models.model_folder import RECORD, ModelFolder, ModelRecord, ModelReference, digest_folder, read_record
@@ -124,7 +125,8 @@ def open_stage(stage: TrainingStage) -> Iterator[bool]:
             yield stage.is_finished
         return
     files.make_folder(stage.output)
-    print(f"{stage.name}: from {stage.folder.id}, on {stage.data['name']}, to {stage.output}", file=sys.stderr)
+    what = f"{stage.name}: from {stage.folder.id}, on {stage.data['name']}, to {stage.output}"
+    print(visible(what), file=sys.stderr)
     with (
         files.lock_folder(stage.output, lambda: _check_options(stage)),
         explain_limits(stage.config, stage.output),

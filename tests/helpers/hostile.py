@@ -1,5 +1,8 @@
 """Texts that a stranger may put into any field: markup, links, escape sequences, and characters that act unseen."""
 
+from markdown_it import MarkdownIt
+
+_TEXT = {"text", "softbreak", "text_special", "entity", "code_inline"}  # names are code where they can be
 PAYLOADS = [
     "<script>alert(1)</script>",
     "</script><script>alert(1)</script>",
@@ -32,3 +35,10 @@ PAYLOADS = [
     "\u202eevil\u202c \u2066x\u2069 \u200b\ufeff\u2028\u2029",
     "\U000e0041\U000e0042 \u115f\u3164 a\u0301\u0301\u0301",
 ]
+
+
+def structure(markdown: str) -> list[str]:
+    """Return what no stranger may change in a card: the kinds of all tokens but texts, and where links lead."""
+    tokens = MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(markdown.split("\n---\n", 1)[1])
+    inner = [child for token in tokens for child in token.children or () if child.type not in _TEXT]
+    return [token.type for token in tokens] + [f"{child.type} {child.attrs or ''}" for child in inner]

@@ -68,7 +68,8 @@ def stamp(folder: Path, target: Path, address: str) -> None:
     if not (target / _CARD).is_file():
         return
     name, repo = re.escape(folder.resolve().name), re.escape(address.partition("@")[0])
-    here = rf"^(visrl .*?(?:--model|--config|merge) )(?:(?:\S*/)?{name}|{repo}@\S+)(/config\.toml)?(?!\S)"
+    place = rf"(?:\S*/)?{name}|'(?:[^'\n]*/)?{name}|{repo}@\S+"  # a name with a space is quoted
+    here = rf"^(visrl .*?(?:--model|--config|merge) )(?:{place})(/config\.toml)?'?(?!\S)"
 
     text = (target / _CARD).read_text(encoding="utf-8")
     text = re.sub(here, lambda match: match[1] + ("config.toml" if match[2] else address), text, flags=re.MULTILINE)

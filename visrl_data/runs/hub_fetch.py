@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,7 @@ class HubDataset:
 
 def is_hub_name(text: str) -> bool:
     """Tell whether a text has the form USER/NAME or USER/NAME@TAG."""
-    name, at, tag = text.partition("@")
-    return name.count("/") == 1 and all(name.split("/")) and not name.startswith((".", "~")) and bool(tag) == bool(at)
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./+-]+)?", text, re.ASCII) is not None
 
 
 def fetch_dataset(

@@ -1,0 +1,58 @@
+"""The card of a trained model: its facts, its commands, and texts from strangers, which stay texts."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers.hostile import PAYLOADS, structure
+from visrl_train import card
+from visrl_train.config import Rl1Config, SftAnswersConfig
+
+
+def record(text="x", **facts):
+    """The content of visrl.json with this text wherever a model or a data set of others puts one."""
+    return {
+        "box_space": text,
+        "crop_rule": {"min_side": 0.08, "max_aspect": 2.0},
+        "origin_base": {"id": text, "digest": text},
+        "trained_from": {"id": text, "digest": text},
+        "data": {"name": text, "pairs": 11},
+        "stage": "rl1",
+        "steps": 2,
+        "versions": {"torch": text},
+    } | facts
+
+
+def render(output, config=None, **facts):
+    return card.render(record(**facts), config or Rl1Config(), output, Path("nothing.jsonl"))
+
+
+@pytest.mark.parametrize("text", PAYLOADS)
+def test_texts_from_strangers_stay_texts(text, tmp_path):
+    body = render(tmp_path / "model", Rl1Config(data=text, model=text), text=text)
+    assert structure(body) == structure(render(tmp_path / "model", Rl1Config(data="x", model="x")))
+    assert "\x1b" not in body and "<script" not in body.partition("```bash")[0]
+    name = text.replace("/", " ").replace("\0", "") or "x"
+    assert structure(render(tmp_path / name)) == structure(render(tmp_path / "model"))
+    head = yaml.safe_load(body.split("---\n")[1])
+    assert set(head) <= {"base_model", "library_name", "pipeline_tag", "tags"}
+
+
+def test_the_commands_are_for_this_folder_and_this_model(tmp_path):
+    folder = tmp_path / "my models" / "it's"
+    commands = [line for line in render(folder).splitlines() if line.startswith("visrl ")]
+    words = [shlex.split(line, comments=True) for line in commands]
+    assert [line[1] for line in words] == ["eval", "gen", "merge", "train"]
+    assert all(str(folder) in line for line in words[:3]) and f"{folder}/config.toml" in words[3]
+    baseline = render(folder, SftAnswersConfig(full=True), stage="sft-answers", steps=1)
+    assert "visrl gen --model" not in baseline and "visrl merge" not in baseline, "it has no boxes, and no adapter"
+
+
+def test_models_of_this_machine_are_named_by_their_last_part(tmp_path):
+    start = {"id": "/home/me/models/my_base", "digest": "a" * 64}
+    body = render(tmp_path / "model", trained_from=start, origin_base=start)
+    assert f"| Started from | `my_base` (digest `{'a' * 12}`) |" in body and "/home/me" not in body
+    assert "base_model" not in json.dumps(yaml.safe_load(body.split("---\n")[1]))
