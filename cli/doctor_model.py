@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 IMAGE_SIZE = (640, 480)
@@ -33,7 +32,7 @@ def describe_model(model: str, max_pixels: int | None, dtype: str, trust_remote_
     return {
         "model": folder.id,
         "family": family.name,
-        "model_type": _model_type(folder.weights.path),
+        "model_type": json.loads((folder.weights.path / "config.json").read_text("utf-8")).get("model_type", ""),
         "box_space": space,
         "box_space_from": "its own record" if own is None else "its family" if family.types else "the default",
         "focus_prompt": known_prompts(folder, space).focus.id,
@@ -44,11 +43,6 @@ def describe_model(model: str, max_pixels: int | None, dtype: str, trust_remote_
         **_sizes(folder, seen["picture_tokens"], kind.itemsize, trust_remote_code),
         "dtype": str(kind).removeprefix("torch."),
     }
-
-
-def _model_type(path: Path) -> str:
-    kind: str = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type", "")
-    return kind
 
 
 def _image_view(folder: Any, max_pixels: int | None, trust_remote_code: bool) -> dict[str, Any]:

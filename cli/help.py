@@ -57,17 +57,14 @@ def names(param: Any) -> str:
 
 def description(param: Any) -> str:
     """Return the help of an option or argument, with its default."""
-    default = f" (default: {param.default})" if _shows_default(param) else ""
+    takes_value = param.param_type_name == "option" and not param.is_flag
+    default = f" (default: {param.default})" if takes_value and param.default and param.show_default else ""
     return plain(param.help) + default + (" Required." if param.required else "")
 
 
 def plain(text: str | None) -> str:
     """Return help as it is read: escaped brackets are brackets."""
     return (text or "").replace(r"\[", "[").replace("\b", "").strip("\n")
-
-
-def _shows_default(param: Any) -> bool:
-    return bool(param.param_type_name == "option" and param.default and param.show_default and not param.is_flag)
 
 
 def _panel(title: str, params: list[Any]) -> RenderableType:

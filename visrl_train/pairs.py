@@ -78,8 +78,10 @@ def read_pairs(data: str | None) -> PairSet:
 
     Raises VisRLError when it does not exist, holds no pair, or holds a pair without its image.
     """
+    from visrl_data.runs.dataset_folder import is_dataset
+
     path = latest_run(RUNS) if data is None else Path(data)
-    is_run = path.is_dir() and not _is_dataset(path)
+    is_run = path.is_dir() and not is_dataset(path)
     pairs = _from_run(Run(path)) if is_run else _from_dataset(str(data))
     if not pairs.pairs:
         raise VisRLError(
@@ -95,12 +97,6 @@ def latest_run(folder: Path) -> Path:
     if not finished:
         raise VisRLError(f"No finished run under {folder}/. Make one with `visrl gen`, or name one with --data.")
     return max(finished, key=lambda path: (path / "manifest.json").stat().st_mtime_ns)
-
-
-def _is_dataset(path: Path) -> bool:
-    from visrl_data.runs.dataset_folder import is_dataset
-
-    return is_dataset(path)
 
 
 def _from_run(run: Run) -> PairSet:

@@ -32,7 +32,8 @@ def load_table(trainer: Any, collator: PairCollator, rows: list[dict[str, Any]],
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise VisRLError("--cache-reference works on one device or with DDP, not with FSDP or DeepSpeed. Leave it out.")
-    path = _folder() / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+    folder = Path(os.environ.get("VISRL_CACHE") or Path.home() / ".cache" / "visrl") / "reference"
+    path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
     if not path.is_file():
         table = _compute(trainer, collator, rows)
         if trainer.accelerator.is_main_process:
@@ -41,10 +42,6 @@ def load_table(trainer: Any, collator: PairCollator, rows: list[dict[str, Any]],
         trainer.accelerator.wait_for_everyone()
     entries = json.loads(path.read_text(encoding="utf-8"))
     return {(pair, step): (chosen, rejected) for pair, step, chosen, rejected in entries}
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("VISRL_CACHE") or Path.home() / ".cache" / "visrl") / "reference"
 
 
 def _compute(trainer: Any, collator: PairCollator, rows: list[dict[str, Any]]) -> Table:

@@ -181,9 +181,6 @@ class RewardModel(nn.Module):
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         self.model.gradient_checkpointing_enable(**options)
 
-    def trainable_state(self) -> dict[str, torch.Tensor]:
-        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
-
 
 class RewardTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *_: Any, **__: Any) -> torch.Tensor:
@@ -215,7 +212,8 @@ def train_reward(
         trainer.add_callback(MetricsLog(stage.output / "reward.jsonl"))
         trainer.train()
         if trainer.accelerator.is_main_process:
-            save_file({name: value.cpu().contiguous() for name, value in reward_model.trainable_state().items()}, path)
+            trained = {name: value for name, value in reward_model.named_parameters() if value.requires_grad}
+            save_file({name: value.detach().cpu().contiguous() for name, value in trained.items()}, path)
         trainer.accelerator.wait_for_everyone()
     reward_model.load_state_dict(load_file(path), strict=False)
     return reward_model.eval().requires_grad_(False)

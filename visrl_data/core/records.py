@@ -219,12 +219,8 @@ def candidate_row(candidate: Candidate) -> dict[str, Any]:
     row["box"] = candidate.box.xyxy
     for which in ("box_score", "response_score"):
         score: Score = getattr(candidate, which)
-        row[which], row[f"{which}_state"], row[f"{which}_raw"], row[f"{which}_mass"] = (
-            score.value,
-            score.state,
-            score.raw,
-            score.mass,
-        )
+        row |= {which: score.value, f"{which}_state": score.state, f"{which}_raw": score.raw}
+        row[f"{which}_mass"] = score.mass
     return row
 
 

@@ -56,7 +56,8 @@ def load_model_pair(config: GenConfig) -> ModelPair:
     prompts = load_prompts(Path(config.prompts) if config.prompts else None, known_prompts(on_disk(actor), space))
     zero_shot = _zero_shot(config, actor, space, prompts)
     roles = load_roles(config, actor, critic)
-    check_box_space(roles[0], space)
+    if needs_resized_size(space):  # raises now when the actor's engine does not know how large it sees an image
+        roles[0].engine.resized_size(Image.new("RGB", (64, 64)))
     origin = {"id": critic.id, "digest": critic.digest} if isinstance(critic, ModelFolder) else None
     return ModelPair(*roles, space, rule, origin, prompts, zero_shot)
 
@@ -216,12 +217,6 @@ def load_engine(config: GenConfig, model: Model) -> Engine:
     )
 
 
-def check_box_space(role: Role, box_space: str) -> None:
-    """Raise VisRLError now when the box space needs a size of images that the actor's engine does not know."""
-    if needs_resized_size(box_space):
-        role.engine.resized_size(Image.new("RGB", (64, 64)))
-
-
 def _same(actor: Model, critic: Model) -> bool:
     if isinstance(actor, ServedModel) and isinstance(critic, ServedModel):
         return (actor.address, actor.id) == (critic.address, critic.id)
@@ -229,9 +224,4 @@ def _same(actor: Model, critic: Model) -> bool:
 
 
 def _is_base(critic: Model, actor: Model) -> bool:
-    return (
-        isinstance(actor, ModelFolder)
-        and isinstance(critic, ModelFolder)
-        and actor.base is not None
-        and actor.base.digest == critic.digest
-    )
+    return isinstance(actor, ModelFolder) and actor.base is not None and actor.base.digest == critic.digest

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -85,8 +84,10 @@ def merge(sources: Sequence[DatasetPart]) -> Pool:
         raise VisRLError("No run was named. Give at least one finished run folder.")
     pool_parts = tuple(part for part in _without_earlier(sources) if part.members)
     members = [member for part in pool_parts for member in part.members]
-    for other in members[1:]:
-        _check_alike(members[0], other)
+    advice = "Publish them as two datasets; if only thresholds differ, `visrl filter` gives both runs the same ones."
+    for other in members[1:]:  # made under different conditions, their rows would not mean the same
+        subject, first = f"{members[0].place} and {other.place}", _conditions(members[0].about)
+        check_same(subject, first, _conditions(other.about), advice, _MODEL_MAY_DIFFER)
     everything = _all(pool_parts, "questions")
     questions = everything.filter(_first_of(_question_keys(everything, members)))
     pairs = _of_questions(_all(pool_parts, "pairs"), questions, "question_id")
@@ -108,11 +109,6 @@ def merge(sources: Sequence[DatasetPart]) -> Pool:
         images=StoredImages(file for part in sources for file in part.images),
         published=frozenset(StoredImages(file for part in sources if part.dataset for file in part.images).sizes),
     )
-
-
-def merge_run(path: Path) -> Pool:
-    """Return the pool of one finished run. Raises VisRLError."""
-    return merge([parts.run_part(path)])
 
 
 def _without_earlier(sources: Sequence[DatasetPart]) -> Iterator[DatasetPart]:
@@ -162,13 +158,6 @@ def _run_and_id(table: pa.Table, column: str) -> pa.ChunkedArray:
 
 def _of_questions(table: pa.Table, questions: pa.Table, column: str) -> pa.Table:
     return table.filter(pc.is_valid(question_places(table, questions, column)))
-
-
-def _check_alike(first: Member, other: Member) -> None:
-    """Refuse runs that were made under different conditions: their rows would not mean the same."""
-    advice = "Publish them as two datasets; if only thresholds differ, `visrl filter` gives both runs the same ones."
-    old, new = _conditions(first.about), _conditions(other.about)
-    check_same(f"{first.place} and {other.place}", old, new, advice, _MODEL_MAY_DIFFER)
 
 
 def _conditions(about: RunManifest) -> dict[str, Any]:
