@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.errors import UsageError
 from visrl_data.core.text import visible
+
+from .interruption import interruptible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -35,12 +37,6 @@ VERBOSITY_OPTIONS = ("quiet", "verbose")  # added to each command by `with_verbo
 _LOG_INTERVAL = 60.0  # seconds between two lines of progress where there is no terminal
 _SECRET_SUFFIXES = ("TOKEN", "API_KEY", "SECRET", "PASSWORD")  # of environment variables that no message may show
 _verbosity = {"quiet": False, "verbose": False}
-
-
-class Interrupted(VisRLError):
-    """Ctrl-C. Exit code 130."""
-
-    exit_code = 130
 
 
 def set_verbosity(quiet: bool, verbose: bool) -> None:
@@ -63,11 +59,8 @@ def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(**options: Any) -> None:
         set_verbosity(*(options.pop(name) or _verbosity[name] for name in VERBOSITY_OPTIONS))
-        with _apply_verbosity():
-            try:
-                command(**options)
-            except KeyboardInterrupt:
-                raise Interrupted("Interrupted. Run the same command again to resume.") from None
+        with _apply_verbosity(), interruptible():
+            command(**options)
 
     run.__name__, run.__doc__, run.__module__ = command.__name__, _unwrap(command.__doc__ or ""), command.__module__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
@@ -95,17 +88,6 @@ def _apply_verbosity() -> Iterator[None]:
             null = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stderr(null))
         yield
-
-
-@contextlib.contextmanager
-def resumable(target: Path) -> Iterator[None]:
-    """Turn Ctrl-C into a message that says where the finished work is."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"Interrupted. Finished work is kept in {target}; run the same command again to resume."
-        ) from None
 
 
 def format_unexpected(error: Exception) -> str:

@@ -10,7 +10,8 @@ import typer
 
 from visrl_data.evaluation.config import SCORES, EvalConfig
 
-from .console import ProgressBars, fetch_models, hide_library_bars, print_table, resumable, say
+from .console import ProgressBars, fetch_models, hide_library_bars, print_table, say
+from .interruption import interruptible
 from .options import ConfigFile, Json, Mix, parse_options, with_options
 
 _MODEL = r"A Hub id\[@rev], a model or adapter folder, or spotlight. May be repeated; compared with the first one."
@@ -77,7 +78,7 @@ def _run(
     say(f"Writing the evaluation to {target}")
     if config.engine != "openai":
         fetch_models(*models, trust_remote_code=config.trust_remote_code)
-    with ProgressBars("predictions") as bars, resumable(target):
+    with ProgressBars("predictions") as bars, interruptible(target):
 
         def on_chunk(step: evaluate.EvalProgress) -> None:
             if step.resumed:

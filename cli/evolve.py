@@ -12,8 +12,9 @@ import typer
 from visrl_data.core.config import GenConfig
 from visrl_train.evolve_config import EvolveConfig
 
-from .console import ProgressBars, hide_library_bars, print_table, resumable, say
+from .console import ProgressBars, hide_library_bars, print_table, say
 from .gen import fetch_needed
+from .interruption import interruptible
 from .options import ConfigFile, Json, make_gen_config, with_options
 
 
@@ -53,7 +54,7 @@ def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> N
     hide_library_bars()
     evolving.check(rounds, gen)
     fetch_needed(gen)
-    with ProgressBars() as bars, resumable(output):
+    with ProgressBars() as bars, interruptible(output):
         report = evolving.evolve(rounds, gen, output, bars.say, bars.update)
     if as_json:
         print(json.dumps({"evolve": str(output), **report}))

@@ -14,7 +14,8 @@ import typer
 
 from visrl_data.core.config import GenConfig
 
-from .console import ProgressBars, fetch_models, hide_library_bars, print_table, resumable, say
+from .console import ProgressBars, fetch_models, hide_library_bars, print_table, say
+from .interruption import interruptible
 from .options import ConfigFile, Json, Mix, make_gen_config, resolve_mix, with_options
 from .push import HubId, Private, Tag, prepare_push, summarize
 
@@ -168,7 +169,7 @@ def _run_chunks(config: GenConfig, target: Path, executor: Executor | None, shar
     """Run the chunks with progress bars."""
     from visrl_data.executors import generation
 
-    with ProgressBars("questions") as bars, resumable(target):
+    with ProgressBars("questions") as bars, interruptible(target):
 
         def on_chunk(step: RunProgress) -> None:
             if step.resumed and step.done == step.resumed + 1:

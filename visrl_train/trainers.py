@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer import utils
 
-from visrl_data.core.errors import VisRLError
+from visrl_data.core.errors import Terminated, VisRLError
 from visrl_data.engines.image_processing import copy_pinpoints
 from visrl_train import models
 from visrl_train.checkpoints import last_checkpoint, seal
@@ -25,12 +25,6 @@ from visrl_train.stage_folder import TrainingStage
 
 Kind = TypeVar("Kind", bound=Trainer)
 _LARGE = 1_000_000_000  # parameters from which gradient checkpointing is worth its time, on a GPU
-
-
-class Terminated(VisRLError):
-    """A SIGTERM stopped the stage, after it saved a checkpoint."""
-
-    exit_code = 143
 
 
 def training_arguments(stage: TrainingStage, model: Any, validates: bool) -> dict[str, Any]:

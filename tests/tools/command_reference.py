@@ -38,7 +38,7 @@ versions. `visrl --install-completion` makes the shell (bash, zsh, fish, PowerSh
 | 1 | failed; the message says why and what to run next |
 | 2 | wrong usage: an option that is unknown, malformed or out of its range |
 | 130 | interrupted (Ctrl-C); the same command resumes |
-| 143 | stopped by SIGTERM; the same command resumes, a training from the checkpoint that it saved |
+| 143 | stopped by SIGTERM; the message has the command that resumes, a training from the checkpoint that it saved |
 
 Values: `N` is an integer, `X` a number, `a|b` one of the two. `--this / --no-this` switches something on or off.
 `--config FILE.toml` takes options by their names with `_` for `-` (`max_pixels = 401408`), and flags win over it; the

@@ -159,8 +159,8 @@ def test_help_shows_the_options_of_each_stage():
 
 
 def test_a_stage_that_was_asked_to_stop_exits_with_143(scripted_run, sft_model, monkeypatch):
+    from visrl_data.core.errors import Terminated
     from visrl_train import rl1
-    from visrl_train.trainers import Terminated
 
     def stop(*_):
         raise Terminated("Stopped at step 3; run the same command again to go on.")

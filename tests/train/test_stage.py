@@ -13,12 +13,11 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from tests.train.test_helpers import QUICK
-from visrl_data.core.errors import VisRLError
+from visrl_data.core.errors import Terminated, VisRLError
 from visrl_data.models.model_folder import find_model
 from visrl_train import checkpoints, models, rl1, rl2, trainers
 from visrl_train.config import Rl1Config, Rl2Config
 from visrl_train.metrics_log import read_metrics
-from visrl_train.trainers import Terminated
 
 pytest_plugins = ["tests.train.test_helpers"]
 

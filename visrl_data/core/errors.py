@@ -9,6 +9,12 @@ class VisRLError(Exception):
     exit_code = 1
 
 
+class Terminated(VisRLError):
+    """SIGTERM, as a cluster sends it before it ends a job; finished work is kept. Exit code 143, as of a shell."""
+
+    exit_code = 143
+
+
 class UsageError(VisRLError):
     """An option that is unknown, malformed or out of its range."""
 
