@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer import utils
 
-from visrl_data.core.errors import Terminated, VisRLError
+from visrl_data.core.errors import Terminated
 from visrl_data.engines.image_processing import copy_pinpoints
 from visrl_train import models
 from visrl_train.checkpoints import last_checkpoint, seal
