@@ -96,9 +96,10 @@ def reference_key(stage: TrainingStage, pairs: PairSet, loss: LossConfig) -> tup
     folder = stage.folder
     prompts = [prompt.id for prompt in (pairs.prompts.focus, pairs.prompts.answer)]
     dtype = str(models.compute_dtype(stage.config))
+    bits = ("4 bits",) if stage.config.quantize else ()
     return (
         folder.digest, folder.weights.digest, pairs.digest, pairs.crop_rule.name, str(loss.response_crop),
-        *prompts, str(stage.max_pixels), dtype,
+        *prompts, str(stage.max_pixels), dtype, *bits,
     )  # fmt: skip
 
 

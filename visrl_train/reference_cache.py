@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from visrl_data.core.errors import VisRLError
 from visrl_train.collator import PairCollator
 from visrl_train.image_features import encoded_once
 from visrl_train.trainers import completions_only
+
+logger = logging.getLogger(__name__)
 
 Table = dict[tuple[str, str], tuple[float, float]]
 
@@ -34,14 +37,32 @@ def load_table(trainer: Any, collator: PairCollator, rows: list[dict[str, Any]],
         raise VisRLError("--cache-reference works on one device or with DDP, not with FSDP or DeepSpeed. Leave it out.")
     folder = Path(os.environ.get("VISRL_CACHE") or Path.home() / ".cache" / "visrl") / "reference"
     path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
-    if not path.is_file():
+    table = _read(path)
+    if table is None:
         table = _compute(trainer, collator, rows)
         if trainer.accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(path, [[*key, *values] for key, values in sorted(table.items())])
-        trainer.accelerator.wait_for_everyone()
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    return {(pair, step): (chosen, rejected) for pair, step, chosen, rejected in entries}
+            entries = [[*row, *values] for row, values in sorted(table.items())]
+            files.write_json(path, {"entries": entries, "sha256": _digest(entries)})
+    return table
+
+
+def _read(path: Path) -> Table | None:
+    """Read a table; None where there is none, or none that is as it was written."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["sha256"] == _digest(content["entries"]):
+            return {(pair, step): (chosen, rejected) for pair, step, chosen, rejected in content["entries"]}
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        pass
+    logger.warning("%s is damaged or of an earlier version; its numbers are computed again.", path)
+    return None
+
+
+def _digest(entries: Any) -> str:
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def _compute(trainer: Any, collator: PairCollator, rows: list[dict[str, Any]]) -> Table:

@@ -12,9 +12,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 
 from visrl_data.core import images
+from visrl_data.models.model_folder import find_model
 from visrl_train.collator import PairCollator
+from visrl_train.config import Rl1Config
 from visrl_train.pairs import read_pairs
-from visrl_train.preference import LossConfig, PreferenceTrainer
+from visrl_train.preference import LossConfig, PreferenceTrainer, reference_key
+from visrl_train.rl1 import prepare
 from visrl_train.tokenization import Turns
 
 pytest_plugins = ["tests.train.test_helpers"]
@@ -153,6 +156,23 @@ def test_a_table_of_reference_values_gives_the_same_loss(world, pairs, monkeypat
     cached = computed(trainer, pairs, terms, table)
     monkeypatch.undo()
     assert cached == pytest.approx(computed(trainer, pairs, terms), abs=1e-6)
+    monkeypatch.setenv("VISRL_CACHE", str(tmp_path))
+    (file,) = tmp_path.rglob("*.json")
+    for text in (file.read_text().replace('"focus",\n', '"focus",\n1'), file.read_text()[:-9], "[]"):
+        file.write_text(text)
+        again = reference_cache.load_table(trainer, collator, rows, ("a", "key"))
+        assert again.keys() == table.keys(), "damaged: computed again"
+        assert all(again[row] == pytest.approx(table[row], abs=1e-4) for row in table)
+
+
+def test_a_reference_in_four_bits_is_another_one(pairs, sft_model, tmp_path):
+    config = Rl1Config(model=str(sft_model))
+    stages = [
+        prepare("rl1", dataclasses.replace(config, quantize=quantize), pairs, find_model(str(sft_model)), tmp_path)
+        for quantize in (False, True)
+    ]
+    keys = [reference_key(stage, pairs, LossConfig(0.1)) for stage in stages]
+    assert keys[0] != keys[1]
 
 
 def recorded(trainer, pairs, terms, monkeypatch, batches, mode="eval"):
