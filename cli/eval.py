@@ -16,7 +16,9 @@ from .options import ConfigFile, Json, Mix, parse_options, with_options
 
 _MODEL = r"A Hub id\[@rev], a model or adapter folder, or spotlight. May be repeated; compared with the first one."
 _SOURCE = "Questions, as for `visrl gen`, or visual-cot:FILE.json or FOLDER. May be repeated. Default: spotlight."
-_SCORE = f"{', '.join(SCORES)}; SET=SCORE for one set. May be repeated. Default: normalized."
+_SCORE = (
+    f"{', '.join(SCORES)}; SET=SCORE for one set. May be repeated. Default: normalized; vqa where annotators answered."
+)
 
 
 @with_options(EvalConfig)

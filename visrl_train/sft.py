@@ -31,6 +31,7 @@ from visrl_data.core import images
 from visrl_data.core.boxes import Box, ImageTooThin, bounding_box, make_frame, needs_resized_size
 from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.metrics import standard_answers
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.core.records import Drop, Question
 from visrl_data.core.text import one_line
@@ -187,7 +188,7 @@ def _examples_of(
     text, sha = question.question, question.image_sha256
     both = {
         "focus": SFTExample(f"{question.id} (focus)", text, sha, None, lattice.text(cells)),
-        "answer": SFTExample(f"{question.id} (answer)", text, sha, crop, question.answers[0]),
+        "answer": SFTExample(f"{question.id} (answer)", text, sha, crop, standard_answers(question.answers)[0]),
     }
     return [example for kind, example in both.items() if turns in ("both", kind)]
 

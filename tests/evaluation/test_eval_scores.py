@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from visrl_data.evaluation.eval_sources import EvalSource, scores_and_drops
 from visrl_data.evaluation.predictions import Prediction
 from visrl_data.evaluation.scores import ScoreSettings, box_iou, interval, resampled_means, score_answer, score_models
 
@@ -98,3 +99,19 @@ def test_thousands_of_questions_take_seconds():
     started = time.perf_counter()
     draws = resampled_means(np.random.default_rng(0).random((8, 1_000)), 10_000, seed=0)
     assert draws.shape == (10_000, 8) and time.perf_counter() - started < 20
+
+
+def test_groups_with_the_answers_of_annotators_are_scored_by_vqa_accuracy():
+    def source(name, scores):
+        return EvalSource(name, None, type("Rows", (), {"name": name, "__len__": lambda self: 3})(), "", scores)
+
+    votes = ("yes",) * 9 + ("no",)
+    predictions = [
+        Prediction(0, "0", "voted", answers=tuple("abcdefghij")),
+        Prediction(1, "1", "voted", answers=votes),
+        Prediction(2, "2", "plain", answers=("a", "b")),
+    ]
+    assert scores_and_drops([source("set", {})], predictions)[0] == {"voted": "vqa", "plain": "normalized"}
+    assert scores_and_drops([source("set", {"": "anls"})], predictions)[0] == {"voted": "anls", "plain": "anls"}
+    assert scores_and_drops([source("set", {"voted": "exact"})], predictions)[0]["voted"] == "exact"
+    assert scores_and_drops([source("visual-cot", {})], predictions)[0] == {"voted": "critic", "plain": "critic"}

@@ -153,7 +153,9 @@ BAD_ROWS: list[tuple[str, Any]] = [
     ("no_answer", row(answers=None)),
     ("no_answer", row(answers=[])),
     ("no_answer", row(answers=[None, "", " "])),
-    ("bad_answer", row(answers={"answer": "a"})),
+    ("bad_answer", row(answers={"text": ["a"]})),
+    ("no_answer", row(answers=["unanswerable"] * 10)),
+    ("no_answer", row(answers=[{"answer": "Unanswerable."}, {"answer": "unsuitable image"}])),
     ("bad_answer", row(answers=["a", ["b"]])),
     ("bad_answer", '{"question": "q", "answers": NaN, "image": "img/a.png"}'),
     ("bad_text", row(question="half \ud83d a pair")),
@@ -229,6 +231,9 @@ def test_drops_count_under_the_row_s_own_source(folder: Path) -> None:
         ("0", ("0",)),
         (0, ("0",)),
         ("Ä\u0301 三", ("Ä\u0301 三",)),
+        (["yes"] * 8 + ["shop name", "no"], (*["yes"] * 8, "shop name", "no")),  # ten annotators
+        ([{"answer": "net", "answer_confidence": "maybe", "answer_id": 1}] * 2, ("net", "net")),
+        ({"answer": "net"}, ("net",)),
     ],
 )
 def test_answers_as_text(folder: Path, given: Any, want: tuple[str, ...]) -> None:

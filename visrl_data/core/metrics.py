@@ -4,11 +4,15 @@ exact        the text itself, but for blanks around it
 normalized   but for case, punctuation and English articles
 anls         edit distance (Biten et al., ICCV 2019), for text that is read off the image
 vqa          VQA accuracy (Antol et al., ICCV 2015): how many of the annotators gave this answer
+
+Where a question has the answers of ten annotators, all of them are kept, repeats included; `standard_answers` is what
+most of them said.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 Metric = Callable[[str, Sequence[str]], float]
@@ -19,6 +23,12 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = re.compile(r"[^\w\s](?!\d)|(?<!\d)[^\w\s.-](?=\d)")
 
 _ANNOTATORS_NEEDED = 3
+_ABOUT_QUESTION = {
+    "answering does not require reading text in the image",
+    "unanswerable",
+    "unsuitable",
+    "unsuitable image",
+}
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _VQA_WORDS = {"none": "0"} | {word: str(i) for i, word in enumerate(_NUMBERS)} | dict.fromkeys(("a", "an", "the"), "")
 _VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -98,6 +108,36 @@ def vqa_normalize(text: str) -> str:
         result = result.replace(mark, "" if is_beside_space or has_thousands else " ")
     words = re.sub(r"\.(?!\d)", "", result).lower().split()
     return " ".join(filter(None, (_VQA_WORDS.get(word, word) for word in words)))
+
+
+def has_votes(answers: Sequence[str]) -> bool:
+    """Return whether answers are those of several annotators: then they repeat, and are no list of alternatives."""
+    return len(set(answers)) < len(answers)
+
+
+def standard_answers(answers: Sequence[str]) -> tuple[str, ...]:
+    """Return the answers that count as right: of annotators the most frequent one (all of a tie), else each, once.
+
+    Annotators agree when their answers are equal by `vqa_normalize`; the most frequent spelling is returned. Answers
+    about the question, such as "unanswerable", do not count beside others.
+    """
+    usable = [answer for answer in answers if not is_about_question(answer)] or list(answers)
+    if not has_votes(answers):
+        return tuple(dict.fromkeys(usable))
+    spellings = Counter(usable)
+    votes: Counter[str] = Counter()
+    for answer, count in spellings.items():
+        votes[vqa_normalize(answer) or answer] += count
+    best = max(votes.values())
+    of_each: dict[str, str] = {}
+    for answer, _ in spellings.most_common():
+        of_each.setdefault(vqa_normalize(answer) or answer, answer)
+    return tuple(of_each[answer] for answer, count in votes.items() if count == best)
+
+
+def is_about_question(answer: str) -> bool:
+    """Return whether an annotator's answer says that the question has none (TextVQA, VizWiz)."""
+    return answer.strip().strip(".").lower() in _ABOUT_QUESTION
 
 
 METRICS: dict[str, Metric] = {"exact": exact, "normalized": normalized, "anls": anls, "vqa": vqa}

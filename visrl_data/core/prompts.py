@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visrl_data.core.errors import UsageError
+from visrl_data.core.metrics import standard_answers
 
 FOCUS_REQUEST = (
     "Please first provide the bounding box coordinate of the region, "
@@ -198,8 +199,8 @@ def parse_score(reply: str) -> tuple[float | None, str]:
 
 
 def standard_answer(answers: tuple[str, ...]) -> str:
-    """Return the text shown to a critic for a question with several accepted answers."""
-    return " or ".join(dict.fromkeys(answers))
+    """Return the text shown to a critic: the accepted answers, or of annotators the most frequent answer."""
+    return " or ".join(standard_answers(answers))
 
 
 def recorded_prompts(templates: Mapping[str, str]) -> PromptSet:

@@ -25,8 +25,8 @@ class Question:
 
     image: the encoded bytes as the source gave them; image_sha256 is their digest.
     width, height: pixels of the original image (after EXIF rotation).
-    answers: accepted standard answers, at least one. gold_boxes: for the audit and for SFT only,
-    never seen by generation; may be empty.
+    answers: accepted standard answers, at least one; or those of all annotators, which then repeat.
+    gold_boxes: for the audit and for SFT only, never seen by generation; may be empty.
     license: SPDX id or the source's own words, "" when nobody stated one.
     ship_image: whether the image may be redistributed (None: nobody said).
     """

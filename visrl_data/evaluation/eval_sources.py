@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.core.metrics import OLD_NAMES
+from visrl_data.core.metrics import OLD_NAMES, has_votes
 from visrl_data.evaluation.config import SCORES, EvalConfig
 from visrl_data.evaluation.predictions import Prediction
 from visrl_data.pipeline import factory
@@ -19,7 +19,11 @@ OTHERS = ""  # key of the score of groups that have none of their own
 
 @dataclass(frozen=True, slots=True)
 class EvalSource:
-    """A source with the options that open it. scores: group -> score, OTHERS for the rest."""
+    """A source with the options that open it. scores: group -> score, OTHERS for the rest, where the user named one.
+
+    The others have the set's own: the critic's for Visual-CoT; VQA accuracy where the questions have the answers of
+    several annotators; else normalized text.
+    """
 
     name: str
     config: GenConfig
@@ -29,10 +33,16 @@ class EvalSource:
 
     @property
     def is_judged(self) -> bool:
-        return "critic" in self.scores.values()
+        return "critic" in (*self.scores.values(), self._default)
 
-    def score_of(self, group: str) -> str:
-        return self.scores.get(group, self.scores[OTHERS])
+    def score_of(self, group: str, is_voted: bool = False) -> str:
+        """Return the score of a group. is_voted: whether its questions have the answers of several annotators."""
+        score = self.scores.get(group, self._default)
+        return "vqa" if is_voted and score == "" else score or "normalized"
+
+    @property
+    def _default(self) -> str:
+        return self.scores.get(OTHERS, "critic" if self.source.name == "visual-cot" else "")
 
 
 def open_eval_sources(names: Sequence[str], config: EvalConfig, scores: dict[str, str]) -> list[EvalSource]:
@@ -51,8 +61,7 @@ def open_eval_sources(names: Sequence[str], config: EvalConfig, scores: dict[str
         source = factory.open_questions(gen)
         if not len(source):
             raise VisRLError(f"Source {name} has no rows in split {config.split!r}.")
-        default = "critic" if source.name == "visual-cot" else "normalized"
-        eval_sources.append(EvalSource(name, gen, source, source.fingerprint(), {OTHERS: default} | scores))
+        eval_sources.append(EvalSource(name, gen, source, source.fingerprint(), scores))
     return eval_sources
 
 
@@ -64,10 +73,13 @@ def scores_and_drops(
     dropped: Counter[str] = Counter()
     start = 0
     for source in eval_sources:
-        for p in predictions[start : start + len(source.source)]:
+        of_source = predictions[start : start + len(source.source)]
+        voted = {p.group for p in of_source if has_votes(p.answers)}
+        for p in of_source:
+            score = source.score_of(p.group, p.group in voted)
             if p.dropped:
                 dropped[p.dropped] += 1
-            elif scores.setdefault(p.group, source.score_of(p.group)) != source.score_of(p.group):
+            elif scores.setdefault(p.group, score) != score:
                 raise UsageError(
                     f"{p.group} comes from two sources with different scores; choose one: --score {p.group}=SCORE"
                 )

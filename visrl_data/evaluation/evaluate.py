@@ -31,7 +31,7 @@ from visrl_data.evaluation import inference, page
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_models import EvalModel, find_eval_models, model_fingerprint
 from visrl_data.evaluation.eval_report import EvalReport, GroupFigures, ModelEntry
-from visrl_data.evaluation.eval_sources import EvalSource, open_eval_sources, scores_and_drops
+from visrl_data.evaluation.eval_sources import OTHERS, EvalSource, open_eval_sources, scores_and_drops
 from visrl_data.evaluation.inference import ModelOutput, PromptingMode
 from visrl_data.evaluation.predictions import (
     Prediction,
@@ -132,7 +132,8 @@ def _open_cache(
     }
     if source.is_judged and judge is not None:
         judge_id = {"digest": judge.digest} if isinstance(judge, ModelFolder) else model_fingerprint(judge)
-        about["judge"] = {**judge_id, "prompt": mode.prompts.response_critic.id, "scores": source.scores}
+        scores = {OTHERS: source.score_of(OTHERS)} | source.scores
+        about["judge"] = {**judge_id, "prompt": mode.prompts.response_critic.id, "scores": scores}
     return open_cache(output, about, len(source.source), config.chunk_size)
 
 

@@ -17,12 +17,15 @@ from typing import Any
 
 from visrl_data.core.boxes import Box, pixel_box
 from visrl_data.core.images import BadImage, decode, sha256
+from visrl_data.core.metrics import is_about_question
 from visrl_data.core.records import Drop, Question
 from visrl_data.sources.image_roots import Roots
 from visrl_data.sources.options import GOLD_SPACES, Columns, SourceOptions
 from visrl_data.sources.urls import fetch_image, shown
 
 Row = Mapping[str, Any]
+ANNOTATORS = 10
+"""How many answers a question has in sets that were answered by annotators."""
 
 
 def no_check(row: Row, size: tuple[int, int]) -> None:
@@ -117,15 +120,20 @@ def _question(reader: RowReader, row: Row, row_name: str, position: str, source:
 def answer_texts(value: Any) -> tuple[str, ...]:
     """Return the accepted answers, of a value or a list of values: as texts, each once, in their order.
 
-    Numbers and booleans become text: 3 and 3.0 "3", 2.50 "2.5", true "yes", false "no". Nulls and empty texts in a
-    list are skipped. Raises BadRow: no_answer when none is left, bad_answer, bad_text.
+    Annotators' answers keep their repeats, since they are votes: ten values (VQA v2, TextVQA, OK-VQA, VizWiz), or
+    objects such as {"answer": "net", "answer_confidence": "yes"}. Numbers and booleans become text: 3 and 3.0 "3", 2.50
+    "2.5", true "yes", false "no". Nulls and empty texts in a list are skipped. Raises BadRow: no_answer when none is
+    left, or only such as "unanswerable"; bad_answer, bad_text.
     """
     values = value if isinstance(value, (list, tuple)) else [value]
-    texts = [_answer(item) for item in values if item is not None and item != ""]
-    answers = tuple(dict.fromkeys(text for text in texts if text))
-    if not answers:
+    is_voted = len(values) == ANNOTATORS or any(isinstance(item, Mapping) for item in values)
+    items = [item["answer"] if isinstance(item, Mapping) and "answer" in item else item for item in values]
+    texts = [text for text in (_answer(item) for item in items if item is not None and item != "") if text]
+    if not texts:
         raise BadRow("no_answer", f"got {value!r}"[:200])
-    return answers
+    if is_voted and all(map(is_about_question, texts)):
+        raise BadRow("no_answer", f"the annotators said only {texts[0]!r}"[:200])
+    return tuple(texts if is_voted else dict.fromkeys(texts))
 
 
 def gold_boxes(value: Any, space: str, size: tuple[int, int]) -> tuple[Box, ...]:

@@ -37,7 +37,7 @@ from visrl_data.sources.identity import file_stamp, files_digest, halves, interl
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
 from visrl_data.sources.protocol import check_index
-from visrl_data.sources.rows import BadRow, Row, RowReader, read_row
+from visrl_data.sources.rows import ANNOTATORS, BadRow, Row, RowReader, read_row
 from visrl_data.sources.visual_cot import image_paths, load, plain_row, row_ids
 
 NAME = "visual-cot-train"
@@ -206,10 +206,11 @@ def _plain(row: Any) -> Row:
     if not isinstance(image, str) or not image.strip():
         raise BadRow("image_missing", f"expected a file name, got {image!r}"[:200])
     others = row.get("possible_answers")
+    others = others if isinstance(others, list) else []
     return {
         **common,
         "question": row.get("question"),
-        "answers": [row.get("answer"), *(others if isinstance(others, list) else [])],
+        "answers": others if len(others) == ANNOTATORS else [row.get("answer"), *others],
         "image": tuple(path for folder in _FOLDERS.get(name, (name,)) for path in image_paths(f"cot/{folder}/{image}")),
         "boxes": _bounding_box(boxes),
         "box_space": "pixels",
