@@ -77,6 +77,6 @@ def _open(name: str, page: Path | None) -> None:
     from visrl_data.core.errors import VisRLError
 
     if page is None:
-        raise VisRLError(f"{name} has no report.html: it shows images, and not all of these may be published.")
+        raise VisRLError(f"{name} has no page: `visrl gen` and `visrl filter` write one, report.html, for a run.")
     if not webbrowser.open(page.resolve().as_uri()):
         raise VisRLError(f"No browser could be started here. Open this file in one: {page}")

@@ -129,6 +129,7 @@ def test_what_cannot_be_merged_is_told(runs, first, tmp_path):
         build_dataset([changed, runs["b"]], tmp_path / "none")
     manifest = json.loads((changed / "manifest.json").read_text())
     del manifest["sha256"]["runs/drops.parquet"]
+    (changed / "runs" / "drops.parquet").unlink()
     (changed / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(VisRLError, match=r"no runs/drops\.parquet.*Merge the runs"):
         build_dataset([changed, runs["b"]], tmp_path / "none")

@@ -27,6 +27,7 @@ from huggingface_hub import DatasetCard
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import BadImage, decode, sha256
 from visrl_data.core.versions import visrl_version
+from visrl_data.report.page import is_ours
 from visrl_data.runs.dataset_files import SPLITS, SplitFacts, read_facts, split_files, split_of
 from visrl_data.runs.dataset_folder import Dataset, digests, open_dataset, shards
 from visrl_data.runs.dataset_schema import CONFIGS
@@ -78,6 +79,9 @@ def _files(dataset: Dataset) -> Iterator[str]:
         if listed.get(path) != there.get(path):
             state = "is missing" if path not in there else "is new" if path not in listed else "was changed"
             yield f"{path} {state} since the manifest was written"
+    page = dataset.folder / "report.html"
+    if page.is_file() and not is_ours(page.read_text(encoding="utf-8", errors="replace")):
+        yield "report.html is not a page of this visrl: it could run any script"
 
 
 def _schemas(dataset: Dataset, facts: dict[str, dict[str, SplitFacts]]) -> Iterator[str]:

@@ -201,8 +201,8 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> RunReport:
-    """Read the report of a single part; compute one over several parts, or over one without its repeats."""
-    if len(pool_parts) == 1 and whole:
+    """Read the report of a single run; compute one over several parts, one without its repeats, or a dataset."""
+    if len(pool_parts) == 1 and whole and not pool_parts[0].dataset:
         own: RunReport = json.loads(pool_parts[0].report.read_text(encoding="utf-8"))
         return own
     from visrl_data.pipeline.finalize import COLUMNS

@@ -21,8 +21,9 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.publishing.dataset import Contents, write_dataset
 from visrl_data.publishing.image_search import ImageLocation, ImageSearch, MissingImage, find_images, read_image
 from visrl_data.runs.dataset_folder import Dataset, dataset_pairs, open_dataset, tables
+from visrl_data.runs.dataset_trust import known_fields
 from visrl_data.runs.hub_fetch import fetch_dataset, is_hub_name
-from visrl_data.runs.manifest import DatasetContents
+from visrl_data.runs.manifest import DatasetContents, DatasetManifest
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import RUN_TABLES
 from visrl_data.runs.stored_images import Pixels
@@ -112,7 +113,8 @@ def _message(missing: tuple[MissingImage, ...], search: ImageSearch, needed: int
 
 def _about(dataset: Dataset, search: ImageSearch, missing: tuple[MissingImage, ...]) -> DatasetContents:
     derived = {"counts", "example", "sha256"}
-    kept = {name: value for name, value in dataset.manifest.items() if name not in derived}
+    names = DatasetManifest.__annotations__.keys() - derived
+    kept = known_fields(dataset.manifest, names)
     return cast(DatasetContents, kept | {"rebuilt": {"found": len(search.images), "missing": len(missing)}})
 
 

@@ -17,6 +17,7 @@ import base64
 import dataclasses
 import functools
 import hashlib
+import re
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 import jinja2
 import pyarrow as pa
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from visrl_data.core import files
 from visrl_data.core.config import GenConfig
@@ -118,6 +119,17 @@ def policy(style: str, script: str) -> str:
         f"default-src 'none'; img-src data:; style-src {digest(style)}; script-src {digest(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def is_ours(page: str) -> bool:
+    """Tell whether a page begins with the policy that allows the script of `write_page` alone, and leads nowhere."""
+    style, script = asset("page.css"), asset("page_parts.js") + asset("page.js")
+    head = f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_policy_tag(policy(style, script))}'
+    return page.startswith(head) and not re.search(r"<meta[^>]*refresh", page, re.IGNORECASE)
+
+
+def _policy_tag(text: str) -> str:
+    return f'<meta http-equiv="Content-Security-Policy" content="{escape(text)}">'
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from visrl_data.core.seeds import keyed_seed
 
+CONFIG_NAMES = ("preferences", "rl1", "rl2", "candidates", "images")  # of dataset_schema.CONFIGS
 SPLITS = ("train", "validation")
 
 

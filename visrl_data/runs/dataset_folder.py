@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.prompts import recorded_prompts
-from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, SPLITS, split_files
+from visrl_data.runs.dataset_files import KIND, SPLITS, split_files
 from visrl_data.runs.dataset_schema import PREFERENCES
+from visrl_data.runs.dataset_trust import check_claims, check_schema, read_finite
 from visrl_data.runs.manifest import DatasetManifest
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.stored_images import StoredImages
@@ -55,16 +56,15 @@ def open_dataset(folder: Path) -> Dataset:
             f"{folder} is no dataset that visrl made: it has no manifest.json of one. "
             "Give the folder of a dataset, or USER/NAME@TAG of one on the Hub."
         )
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    schema = manifest.get("schema_version")
-    if not isinstance(schema, int) or schema > SCHEMA_VERSION:
-        raise VisRLError(
-            f"{folder} has dataset schema {schema}; this visrl knows {SCHEMA_VERSION}. "
-            "Update it, in your clone: git pull && pip install ."
-        )
+    try:
+        manifest = read_finite(folder / "manifest.json")
+    except ValueError as error:
+        raise VisRLError(f"{folder}/manifest.json can't be read: {error}. Fetch the dataset again.") from None
+    check_schema(folder, manifest)
     missing = sorted({"runs", "counts", "pairs", "images", "license", "sha256"} - manifest.keys())
     if missing:
         raise VisRLError(f"{folder}/manifest.json lacks {', '.join(missing)}: it was changed. Fetch the dataset again.")
+    check_claims(folder, manifest)
     return Dataset(folder, manifest)
 
 

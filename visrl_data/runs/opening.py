@@ -6,7 +6,6 @@ the runs themselves. Of one on the Hub only these files are downloaded, and no i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.runs.dataset_trust import read_finite
 from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.run_folder import Run
 from visrl_data.runs.run_report import RunReport
 
-_DOWNLOADED = ("manifest.json", "report.json", "report.html", "runs/*")
+_DOWNLOADED = ("manifest.json", "report.json", "runs/*")
 _TABLES = {
     "questions": ["id", "image_sha256", "question", "answers"],
     "pairs": ["question_id", "win_box", "win_response", "lose_box", "lose_response"],
@@ -43,9 +43,9 @@ class InspectionTarget:
 
     @property
     def page(self) -> Path | None:
-        """The report with charts and images, if it has one."""
+        """The report of a run with charts and images, if it has one. That of a dataset may be a stranger's page."""
         page = self.folder / "report.html"
-        return page if page.is_file() else None
+        return page if self.kind == "run" and page.is_file() else None
 
     def table(self, name: str) -> pa.Table:
         """Return questions, pairs or unpaired: the columns that a comparison reads, and `run`, the id of the run."""
@@ -93,7 +93,7 @@ def _dataset(name: str, folder: Path) -> InspectionTarget:
 
 def _report(name: str, folder: Path) -> RunReport:
     try:
-        report: RunReport = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report: RunReport = read_finite(folder / "report.json")
     except (OSError, ValueError) as error:
         raise VisRLError(f"{name}: its report.json can't be read: {error}") from error
     return report

@@ -8,8 +8,6 @@ runs would give.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -20,9 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.files import file_digest
+from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
+from visrl_data.core.text import one_line
 from visrl_data.runs.dataset_files import SPLITS, split_files
+from visrl_data.runs.dataset_trust import check_table, run_id
 from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.run_folder import Run
 from visrl_data.runs.stored_images import StoredImages
@@ -139,16 +139,40 @@ def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
     members = []
     for run in manifest["runs"]:
         about = cast(RunManifest, {key: value for key, value in run.items() if key != "id"})
+        if run["id"] != run_id(about):
+            raise VisRLError(f"{name}: its run {one_line(run['id'])} is not what its id says. Fetch the dataset again.")
         members.append(Member(run["id"], about, f"{name}, run {run['id']}"))
     return DatasetPart(
         members=tuple(members),
-        tables={table: pq.read_table(folder / "runs" / f"{table}.parquet") for table in RUN_TABLES},
-        candidates=tuple(file for split in SPLITS for file in split_files(folder, "candidates", split)),
+        tables={table: _run_table(name, folder, table) for table in RUN_TABLES},
+        candidates=_checked_candidates(name, folder),
         images=tuple(file for split in SPLITS for file in split_files(folder, "images", split)),
         report=folder / "report.json",
         dataset=name,
         commit=commit,
     )
+
+
+def _run_table(name: str, folder: Path, table: str) -> pa.Table:
+    path = f"runs/{table}.parquet"
+    return check_table(f"{name}: {path}", _readable(name, folder, path).read(), RUN_TABLES[table])
+
+
+def _checked_candidates(name: str, folder: Path) -> tuple[Path, ...]:
+    """Return the candidates' files, whose columns and numbers are those of a dataset."""
+    files = tuple(file for split in SPLITS for file in split_files(folder, "candidates", split))
+    for path in files:
+        parquet = _readable(name, folder, path.relative_to(folder).as_posix())
+        for batch in parquet.iter_batches(ROWS):
+            check_table(f"{name}: {path.name}", pa.Table.from_batches([batch]), CANDIDATE_SCHEMA.append(_RUN))
+    return files
+
+
+def _readable(name: str, folder: Path, path: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(folder / path)
+    except pa.ArrowException as error:
+        raise VisRLError(f"{name}: {path} is no parquet file: {one_line(error)}. Fetch the dataset again.") from error
 
 
 def keep_members(part: DatasetPart, members: Sequence[Member]) -> DatasetPart:
@@ -212,4 +236,4 @@ def run_member(run: Run) -> Member:
     # config.toml and run.json themselves hold the paths, so their digests could never be checked
     digests = {name: sha for name, sha in manifest["sha256"].items() if name not in ("config.toml", "run.json")}
     about: RunManifest = {**manifest, "sha256": digests}
-    return Member(hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12], about, str(run.path))
+    return Member(run_id(about), about, str(run.path))
