@@ -79,7 +79,10 @@ def _sizes(folder: Any, tokens: int | None, number: int, trust_remote_code: bool
 
     shape = memory.shape_of(folder, SftConfig().lora_rank, trust_remote_code)
     picture = 1000 if tokens is None else tokens
-    gib = {"gen": round(memory.generation(shape, number, picture, GenConfig()) / GIB, 2)}
+    gib = {
+        name: round(memory.generation(shape, number, picture, GenConfig(quantize=quantize)) / GIB, 2)
+        for name, quantize in (("gen", None), ("gen 4 bits", True))
+    }
     for stage in memory.ROWS:
         for way in memory.TUNINGS:
             gib[f"{stage} {way}"] = round(memory.training(shape, number, picture, stage, way) / GIB, 2)
@@ -117,7 +120,8 @@ def _print_memory(facts: dict[str, Any]) -> None:
 
     gib = facts["memory_gib"]
     print(f"\nMemory in GiB, estimated for {facts['dtype']} and the default batches (see docs/families.md):")
-    print(f"{'gen':14}{gib['gen']:>10}")
+    for name in ("gen", "gen 4 bits"):
+        print(f"{name:14}{gib[name]:>10}")
     print(" " * 14 + "".join(f"{way:>10}" for way in TUNINGS))
     for stage in ROWS:
         print(f"{stage:14}" + "".join(f"{gib[f'{stage} {way}']:>10}" for way in TUNINGS))

@@ -47,8 +47,8 @@ Progress = Callable[[str, int, int], None]  # name, done, total
 
 _MAY_CHANGE = {"rounds"}
 _SHARED = ("images_root", "allow_urls", "columns", "gold_space", "box_space", "crop_min_side", "crop_max_aspect",
-           "max_new_tokens", "critic", "gold_rule", "prompts", "seed", "engine", "device", "dtype", "batch_size",
-           "max_pixels", "trust_remote_code",
+           "max_new_tokens", "critic", "gold_rule", "prompts", "seed", "engine", "device", "dtype",
+           "quantize", "batch_size", "max_pixels", "trust_remote_code",
            "base_url", "critic_engine", "critic_base_url", "dialect", "in_flight")  # fmt: skip
 
 
@@ -159,6 +159,8 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
         options["trust_remote_code"] = True
     if gen.device == "cpu":
         options["device"] = "cpu"
+    if gen.quantize:
+        options["quantize"] = True
     if gen.dtype in ("float32", "bfloat16"):
         options["dtype"] = gen.dtype
     return train(stage, output, config.train_config, **options)

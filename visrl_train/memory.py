@@ -42,6 +42,7 @@ ROWS = {name: stage.rows for name, stage in STAGES.items() if stage.rows is not 
 TUNINGS = ("lora", "4 bits", "full")
 WORDS = 150  # tokens of a question with its request
 REPLY = 40  # tokens of a box
+_FOUR_BITS = 0.55  # bytes of a weight, with its share of the scales
 _LARGE = 1_000_000_000  # as in trainers.py: gradient checkpointing from here on
 
 
@@ -62,7 +63,8 @@ class Shape:
 
 def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) -> Shape:
     """Return the sizes of a model, without loading its weights. rank: that of a new adapter."""
-    from visrl_train.models import empty_model, language_linears, unfreeze_language_model
+    from visrl_data.engines.quantization import empty_model, language_linears
+    from visrl_train.models import unfreeze_language_model
 
     model = empty_model(folder, trust_remote_code)
     pattern = re.compile(language_linears(model))
@@ -91,7 +93,10 @@ def generation(shape: Shape, number: int, picture: int, config: GenConfig) -> in
     cache = rows * (tokens + config.max_new_tokens) * shape.layers * 2 * shape.kv
     work = rows * tokens * (4 * shape.hidden + 3 * shape.intermediate)
     kept = min(number * features, KEPT_BYTES)
-    return number * (shape.parameters + cache + work) + kept + 8 * rows * shape.vocabulary
+    weights = number * shape.parameters
+    if config.quantize:
+        weights = number * (shape.parameters - shape.linears) + round(_FOUR_BITS * shape.linears)
+    return weights + number * (cache + work) + kept + 8 * rows * shape.vocabulary
 
 
 def training(shape: Shape, number: int, picture: int, stage: str, tuning: str) -> int:
@@ -112,5 +117,5 @@ def _states(shape: Shape, number: int, stage: str, tuning: str) -> int:
         return 4 * shape.parameters + 12 * shape.language + reference
     frozen = number * shape.parameters
     if tuning == "4 bits":
-        frozen = 4 * (shape.parameters - shape.linears) + round(0.55 * shape.linears)
+        frozen = 4 * (shape.parameters - shape.linears) + round(_FOUR_BITS * shape.linears)
     return frozen + (16 if stage == "sft" else 20) * shape.adapter

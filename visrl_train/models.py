@@ -7,19 +7,15 @@ tower and the projector stay frozen, with --full too.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import set_seed
 
-from visrl_data.core.errors import VisRLError
 from visrl_data.engines.loading import load_model
-from visrl_data.models.families import check_loadable
+from visrl_data.engines.quantization import four_bits, language_linears, language_model
 from visrl_data.models.model_folder import ALIASES, ModelFolder, ModelReference, find_model, read_record
 from visrl_train.config import TrainConfig
 
@@ -64,52 +60,13 @@ def load_frozen(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool
 
 
 def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:
-    """Load the language model's frozen weights in 4 bits and the rest as it is (QLoRA; Dettmers et al., 2023).
-
-    Raises VisRLError without a GPU or without bitsandbytes.
-    """
-    if on_cpu(config):
-        raise VisRLError("--quantize needs a GPU. Without one, leave it out.")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise VisRLError("--quantize needs bitsandbytes: pip install '.[quant]'.")
+    """Load the language model's frozen weights in 4 bits and the rest as it is (QLoRA). Raises VisRLError."""
+    dtype = compute_dtype(config)
+    settings = four_bits(weights, dtype, not on_cpu(config), config.trust_remote_code)
     from peft import prepare_model_for_kbit_training
-    from transformers import AutoModelForImageTextToText
 
-    kept = other_linears(empty_model(weights, config.trust_remote_code))
-    model = AutoModelForImageTextToText.from_pretrained(
-        weights.path,
-        quantization_config=four_bits(compute_dtype(config), kept),
-        dtype=compute_dtype(config),
-        trust_remote_code=config.trust_remote_code,
-        use_safetensors=True,
-    )
+    model = load_model(weights, dtype, config.trust_remote_code, settings)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer enables it
-
-
-def empty_model(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
-    """Build the model of a folder without storage for its weights."""
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    check_loadable(folder.id, folder.weights.path, trust_remote_code)
-    config = AutoConfig.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
-    with init_empty_weights():
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
-    model.tie_weights()
-    return model
-
-
-def four_bits(dtype: torch.dtype, kept: list[str]) -> Any:
-    """Return NF4 with double quantization. kept: names of the layers that are not quantized."""
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=kept,
-    )
 
 
 def load_reference(folder: ModelFolder, config: TrainConfig) -> Any:
@@ -127,39 +84,10 @@ def on_cpu(config: TrainConfig) -> bool:
     return config.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
-def language_linears(model: Any) -> str:
-    """Return a regular expression for the linear layers of the language model, and of nothing else.
-
-    Names such as q_proj would match the vision tower too, which most families name alike. The output layer is
-    left out: TRL multiplies by its weights directly, so an adapter on it would be ignored.
-    """
-    decoder, prefix = _language_model(model)
-    leaves = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-    return rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(leaves))})"
-
-
-def other_linears(model: Any) -> list[str]:
-    """Return the linear layers that language_linears leaves out: tower, projector, output layer."""
-    language = re.compile(language_linears(model))
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return [name for name in linears if not language.fullmatch(name)]
-
-
 def unfreeze_language_model(model: Any) -> None:
-    _, prefix = _language_model(model)
+    _, prefix = language_model(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith((f"{prefix}.", "lm_head.")))
-
-
-def _language_model(model: Any) -> tuple[nn.Module, str]:
-    decoder = model.get_decoder()
-    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
-    if not prefix:
-        raise VisRLError(
-            f"{type(model).__name__} has no language model that get_decoder() returns. "
-            "Expected an image-text-to-text model of transformers."
-        )
-    return decoder, prefix
 
 
 def token_limit(model: Any) -> int | None:

@@ -13,7 +13,7 @@ from visrl_data.models.model_folder import find_model
 
 pytest.importorskip("openai")
 from visrl_data.engines.openai import _processor_of
-from visrl_train.models import empty_model
+from visrl_data.engines.quantization import empty_model
 
 CODE = (
     "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nfrom transformers import LlavaProcessor as P\n"

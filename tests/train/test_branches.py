@@ -18,11 +18,12 @@ from tests.conftest import draw_photo
 from tests.helpers.tiny_families import qwen2_vl
 from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen, stand_in_for_videos
 from visrl_data.core.prompts import PromptSet
+from visrl_data.engines.quantization import language_linears
 from visrl_data.models.families import FAMILIES as TABLE
 from visrl_train import reference_cache
 from visrl_train.branches import Branches, branching
 from visrl_train.collator import PairCollator
-from visrl_train.models import language_linears, unfreeze_language_model
+from visrl_train.models import unfreeze_language_model
 from visrl_train.pairs import Pair
 from visrl_train.preference import LossConfig, PreferenceTrainer
 from visrl_train.tokenization import Turns

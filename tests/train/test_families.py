@@ -18,13 +18,13 @@ from tests.helpers.tiny_models import idefics3, llava, llava_next, mllama, palig
 from tests.train.test_helpers import QUICK
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet
+from visrl_data.engines.quantization import language_linears
 from visrl_data.engines.refusals import RequestRefused
 from visrl_data.models.model_folder import find_model
 from visrl_train import rl1, rl2, sft
 from visrl_train.collator import SFTCollator
 from visrl_train.launch import load_train_config
 from visrl_train.metrics_log import read_metrics
-from visrl_train.models import language_linears
 from visrl_train.tokenization import Turn, Turns
 
 pytest_plugins = ["tests.train.test_helpers"]

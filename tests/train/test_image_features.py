@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
 from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen, stand_in_for_videos
+from visrl_data.engines.quantization import language_linears
 from visrl_train.collator import PairCollator
 from visrl_train.image_features import encoded_once, shares
-from visrl_train.models import language_linears
 from visrl_train.pairs import read_pairs
 from visrl_train.tokenization import Turns
 

@@ -157,6 +157,9 @@ class GenConfig:
     in_flight: int = option(16, "Concurrent requests to a server.", low=1)
     device: str = option("auto", "Device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one.")
     dtype: str = option("auto", "Compute dtype: float32, bfloat16, float16; auto: float32 on a CPU, else bfloat16.")
+    quantize: bool | None = option(
+        None, "Load the weights in 4 bits (transformers engine). Needs a GPU and: pip install '.[quant]'."
+    )
     batch_size: int = option(32, "Sequences per batch; halved when memory runs out.", low=1)
     max_pixels: int | None = option(None, "Maximum pixels of an image, for models that take any size.", low=1)
     chunk_size: int = option(16, "Questions per chunk, the unit of work and of resuming.", low=1)

@@ -51,12 +51,26 @@ def load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_cod
     return processor
 
 
-def load_model(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """Load the weights, with the adapter on them if the folder is one. Raises VisRLError."""
+def load_model(
+    folder: ModelFolder,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    quantization: Any = None,
+    device: torch.device | None = None,
+) -> Any:
+    """Load the weights, with the adapter on them if the folder is one. Raises VisRLError.
+
+    quantization: what four_bits (quantization.py) returns. device: None leaves the place to transformers, which puts
+    quantized weights on the current GPU and others in main memory.
+    """
     check_loadable(folder.id, folder.weights.path, trust_remote_code)
+    options = {
+        **({} if quantization is None else {"quantization_config": quantization}),
+        **({} if device is None else {"device_map": {"": device}}),
+    }
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+            folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **options
         )
     except (ImportError, OSError, ValueError) as error:
         raise VisRLError(f"{folder.weights.id} could not be loaded: {_first_line(error)}.") from error

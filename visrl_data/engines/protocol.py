@@ -96,7 +96,8 @@ class ModelIdentity(TypedDict, total=False):
     """What the replies of a model depend on besides the requests; each kind of engine has its own of these keys.
 
     digest: of the weights, the adapter included; weights_digest: of those under it. device: its class, "cpu" or the
-    GPU's name. adapter: whether it is on. address, served: of a server, and what it says of the model.
+    GPU's name. quantization: of the weights, absent where there is none. adapter: whether it is on. address, served:
+    of a server, and what it says of the model.
     """
 
     engine: Required[str]
@@ -106,6 +107,7 @@ class ModelIdentity(TypedDict, total=False):
     weights_digest: str
     device: str
     dtype: str
+    quantization: str
     image_processor: str
     vllm: str
     address: str

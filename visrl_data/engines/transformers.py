@@ -31,6 +31,7 @@ from visrl_data.engines.loading import best_device, load_model, load_processor, 
 from visrl_data.engines.messages import prompt_text
 from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, accepts_image_features
 from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Sampling, Usage
+from visrl_data.engines.quantization import NF4, four_bits
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, check_length, is_out_of_memory, raise_refusals
 from visrl_data.models.families import family_at
 from visrl_data.models.model_folder import ModelFolder
@@ -55,6 +56,7 @@ class TransformersEngine:
         batch_size: int = 32,
         max_pixels: int | None = None,
         trust_remote_code: bool = False,
+        quantize: bool = False,
     ) -> None:
         self.folder = folder
         self.device = torch.device(device if device != "auto" else best_device())
@@ -62,7 +64,8 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.usage = Usage()
         self.processor = load_processor(folder, max_pixels, trust_remote_code)
-        self.model = load_model(folder, self.dtype, trust_remote_code).to(self.device)
+        self.quantized = quantize
+        self.model = self._load(trust_remote_code)
         copy_pinpoints(self.model, self.processor)
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"
@@ -80,6 +83,12 @@ class TransformersEngine:
         self._context: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._keeps_logits = "logits_to_keep" in inspect.signature(_unwrapped(self.model).forward).parameters
 
+    def _load(self, trust_remote_code: bool) -> Any:
+        if not self.quantized:
+            return load_model(self.folder, self.dtype, trust_remote_code).to(self.device)
+        settings = four_bits(self.folder, self.dtype, self.device.type == "cuda", trust_remote_code)
+        return load_model(self.folder, self.dtype, trust_remote_code, settings, self.device)
+
     @property
     def deterministic(self) -> bool:
         return self.device.type == "cpu" and self.dtype == torch.float32
@@ -94,6 +103,7 @@ class TransformersEngine:
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "image_processor": type(self.processor.image_processor).__name__,
+            **({"quantization": NF4} if self.quantized else {}),  # only where it is on, so that older runs resume
         }
 
     def resized_size(self, image: Image) -> tuple[int, int]:

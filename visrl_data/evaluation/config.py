@@ -67,6 +67,7 @@ class EvalConfig:
     in_flight: int = as_in_gen("in_flight")
     device: str = as_in_gen("device")
     dtype: str = as_in_gen("dtype")
+    quantize: bool | None = as_in_gen("quantize")
     batch_size: int = as_in_gen("batch_size")
     max_pixels: int | None = as_in_gen("max_pixels")
     chunk_size: int = option(32, "Questions in a chunk, the unit of work and of resuming.", low=1)

@@ -100,6 +100,10 @@ def check_engines(config: GenConfig) -> None:
         for name in ("base_url", "critic_base_url"):
             if getattr(config, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} needs --engine openai or --critic-engine openai.")
+    if config.quantize and "transformers" not in (config.engine, critic.engine):
+        raise UsageError(
+            f"--quantize: the {config.engine} engine does not load weights in 4 bits, only transformers does."
+        )
     for engine in (config.engine, critic.engine) if config.constrain else ():
         if engine != "transformers":
             raise UsageError(f"--constrain: the {engine} engine does not support grammars, only transformers does.")
@@ -214,6 +218,7 @@ def load_engine(config: GenConfig, model: Model) -> Engine:
         batch_size=config.batch_size,
         max_pixels=config.max_pixels,
         trust_remote_code=config.trust_remote_code,
+        quantize=bool(config.quantize),
     )
 
 
