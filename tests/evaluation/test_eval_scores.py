@@ -1,15 +1,24 @@
-"""The bootstrap of an evaluation, against cases made by hand and against scipy."""
+"""The scores and intervals of an evaluation, against cases made by hand and against scipy."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from visrl_data.evaluation.eval_sources import EvalSource, scores_and_drops
+from visrl_data.evaluation.intervals import (
+    difference_interval,
+    interval,
+    mean_interval,
+    mean_over_groups,
+    resampled_means,
+)
 from visrl_data.evaluation.predictions import Prediction
-from visrl_data.evaluation.scores import ScoreSettings, box_iou, interval, resampled_means, score_answer, score_models
+from visrl_data.evaluation.scores import ScoreSettings, box_iou, score_answer, score_models
+from visrl_data.report.measures import wilson
 
 SETTINGS = ScoreSettings({"s": "exact"}, "any", 4_000, 0)
 GOLD = ((0.0, 0.0, 0.5, 0.5),)
@@ -53,19 +62,70 @@ def test_against_scipy():
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_group_other_draws():
-    found = score_models([predictions("1100"), predictions("1010")], [2, 2], SETTINGS)
-    assert found == score_models([predictions("1100"), predictions("1010")], [2, 2], SETTINGS)
-    difference = found[1]["s"]["answer_difference"]
-    assert (difference["mean"], difference["low"], difference["high"]) == (0.0, -0.75, 0.75)
+    kinds = ScoreSettings({"s": "anls"}, "any", 4_000, 0)
+    both = [[replace(p, response=r) for p, r in zip(predictions("1111"), words, strict=True)]
+            for words in (("7", "77", "7", "8"), ("7", "7", "77", "8"))]  # fmt: skip
+    figures = score_models(both, [2, 2], kinds)
+    assert figures == score_models(both, [2, 2], kinds)
+    difference = figures[1]["s"]["answer_difference"]
+    assert difference["mean"] == 0.0 and difference["low"] == -difference["high"] < 0
 
 
-def test_the_macro_mean_resamples_inside_each_group():
-    """Group t has one question, always drawn once; the total is (mean of s + 1) / 2, so it is never below 1/2."""
+def test_the_macro_mean_adds_up_the_uncertainty_of_its_groups():
+    """Group t has one question: its share is anywhere above 0.2, whatever the bootstrap of one question says."""
     both = predictions("10") + predictions("1", "t")
-    [found] = score_models([both], [2], ScoreSettings({"s": "exact", "t": "exact"}, "any", 2_000, 0))
-    assert found["t"]["answer_interval"] == (1.0, 1.0) and found["s"]["answer_interval"] == (0.0, 1.0)
-    assert found["all"]["answer"] == 0.75 and found["all"]["answer_interval"] == (0.5, 1.0)
-    assert found["all"]["box_accuracy"] == 0.75 and found["all"]["box_accuracy_interval"] == (0.5, 1.0)
+    settings = ScoreSettings({"s": "exact", "t": "exact"}, "any", 2_000, 0)
+    [figures] = score_models([both], [2], settings)
+    assert figures["t"]["answer_interval"] == pytest.approx(wilson(1, 1))
+    assert figures["s"]["answer_interval"] == pytest.approx(wilson(1, 2))
+    down = [0.5 - wilson(1, 2)[0], 1 - wilson(1, 1)[0]]
+    low, high = figures["all"]["answer_interval"]
+    assert (low, high) == pytest.approx((0.75 - np.hypot(*down) / 2, 0.75 + (wilson(1, 2)[1] - 0.5) / 2))
+    assert figures["all"]["answer"] == 0.75 and figures["all"]["box_accuracy_interval"] == (low, high)
+
+
+def test_all_wrong_is_no_certainty():
+    """0 of 15 by both models: neither figure nor difference has an interval of no width."""
+    figures = score_models([predictions("0" * 15), predictions("0" * 15)], [2, 2], SETTINGS)
+    for group in ("s", "all"):
+        assert figures[0][group]["answer_interval"] == pytest.approx((0.0, 0.203883), abs=1e-6)
+        for name in ("answer_difference", "box_accuracy_difference"):
+            low, high = figures[1][group][name]["low"], figures[1][group][name]["high"]
+            assert (low, high) == pytest.approx((-0.203883, 0.203883), abs=1e-6)
+
+
+def test_a_model_without_boxes_has_no_interval_of_boxes():
+    first, second = score_models([predictions("10"), predictions("11")], [1, 2], SETTINGS)
+    assert first["all"]["box_accuracy_interval"] is None and second["all"]["box_accuracy_difference"] is None
+    assert second["all"]["box_accuracy_interval"] == pytest.approx(wilson(2, 2))
+
+
+@pytest.mark.parametrize(("n", "p", "q", "same"), [(10, 0.02, 0.02, 0.0), (15, 0.9, 0.95, 0.3), (60, 0.5, 0.6, 0.7)])
+def test_the_interval_of_a_difference_holds_it_in_95_of_100_samples(n, p, q, same):
+    rng, held, draws = np.random.default_rng(n), 0, (np.zeros(1), np.zeros(1))
+    for _ in range(1_000):
+        first = rng.random(n)
+        second = np.where(rng.random(n) < same, first, rng.random(n))
+        low, high = difference_interval((first < p).astype(float), (second < q).astype(float), draws)
+        held += low - 1e-9 <= q - p <= high + 1e-9
+    assert held / 1_000 > 0.93
+
+
+def test_newcombes_own_example():
+    """Of 50: 36 right by both, 12 by the second only, 2 by the first only (Newcombe 1998): 0.0569 to 0.3404."""
+    second, first = (np.repeat(values, (36, 12, 2)) for values in ((1.0, 1.0, 0.0), (1.0, 0.0, 1.0)))
+    draws = (first, second)
+    assert difference_interval(first, second, draws) == pytest.approx((0.05693, 0.34043), abs=1e-5)
+
+
+def test_scores_between_0_and_1_without_spread_are_counted():
+    values, draws = np.full(4, 0.5), np.full(10, 0.5)
+    assert mean_interval(values, draws) == pytest.approx(wilson(2, 4))
+    low, high = difference_interval(values, values + 0.1, (draws, draws + 0.1))
+    assert low < 0.1 < high
+    assert mean_over_groups([(0.5, (0.2, 0.8)), (0.5, (0.2, 0.8))]) == pytest.approx(
+        (0.5 - 0.3 / 2**0.5, 0.5 + 0.3 / 2**0.5)
+    )
 
 
 @pytest.mark.parametrize(

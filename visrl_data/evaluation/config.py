@@ -56,7 +56,7 @@ class EvalConfig:
         "Several gold boxes: IoU with the nearest, with the union of all, or with the bounding box of all.",
         choices=GOLD_RULES,
     )
-    resamples: int = option(10_000, "Resamples of the bootstrap.", low=1)
+    resamples: int = option(10_000, "Resamples of the bootstrap, for scores between 0 and 1.", low=1)
     seed: int = option(0, "Seed of the bootstrap and of the page's sample.")
 
     engine: str = as_in_gen("engine", panel="Running")

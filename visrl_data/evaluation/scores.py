@@ -4,8 +4,7 @@ Called by evaluate.py when all predictions are there; needs no model. Scores are
 own `source` (a set of a benchmark, a kind of question); the total is the macro mean: the unweighted mean of the
 groups. Unparsable counts as wrong and is counted apart.
 
-Intervals are 95 % percentile intervals of a bootstrap over questions, drawn anew inside each group. The same
-resamples serve all models, so that the interval of a difference is paired.
+Intervals are those of intervals.py, at 95 %.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ from visrl_data.core.boxes import Box
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.gold_regions import POSITIVE_IOU, gold_iou
 from visrl_data.core.metrics import answer_metric
-from visrl_data.core.seeds import generator, keyed_seed
+from visrl_data.core.seeds import keyed_seed
 from visrl_data.engines.refusals import REFUSAL_REASONS
 from visrl_data.evaluation.eval_report import ALL, GroupFigures, Interval, ScoreDifference
+from visrl_data.evaluation.intervals import difference_interval, mean_interval, mean_over_groups, resampled_means
 from visrl_data.evaluation.predictions import Prediction
-
-_BLOCK = 2_000_000  # resampling weights held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,18 @@ class ScoreSettings:
     gold_rule: str
     resamples: int
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """The bootstrap of a group: the same resamples in each evaluation with the same seed."""
+
+    group: str
+    settings: ScoreSettings
+
+    def means(self, kind: str, values: np.ndarray) -> np.ndarray:
+        key = keyed_seed(self.settings.seed, "bootstrap", self.group, kind)
+        return resampled_means(values, self.settings.resamples, key)
 
 
 def score_answer(prediction: Prediction, kind: str) -> float:
@@ -71,24 +81,16 @@ def score_models(
     if not readable[0]:
         raise VisRLError("No row of the sources could be read, so there is nothing to score.")
     scored: list[dict[str, GroupFigures]] = [{} for _ in models]
-    draws: dict[str, list[np.ndarray]] = {"answer": [], "box": []}
     for group in sorted({p.group for p in readable[0]}):
         parts = [[p for p in predictions if p.group == group] for predictions in readable]
         answers = np.array([[score_answer(p, settings.scores[group]) for p in part] for part in parts])
         ious = _ious(parts, settings.gold_rule)
-        for kind, values in (("answer", answers), ("box", (ious > POSITIVE_IOU).astype(float))):
-            if values.shape[1]:
-                key = keyed_seed(settings.seed, "bootstrap", group, kind)
-                draws[kind].append(resampled_means(values, settings.resamples, key))
         for i, part in enumerate(parts):
             scored[i][group] = _group_figures(part, steps[i], settings.scores[group], answers[i], ious[i])
-        boxes = draws["box"][-1] if ious.size else None
-        _add_intervals([of_model[group] for of_model in scored], draws["answer"][-1], boxes)
+        hits = (ious > POSITIVE_IOU).astype(float) if ious.size else None
+        _add_intervals([of_model[group] for of_model in scored], answers, hits, Resampling(group, settings))
     for of_model in scored:
         of_model[ALL] = _macro_mean(list(of_model.values()))
-    # The macro mean of each resample, so that its interval is the macro mean's own.
-    answer, boxes = (np.mean(draws[kind], axis=0) if draws[kind] else None for kind in ("answer", "box"))
-    _add_intervals([of_model[ALL] for of_model in scored], answer, boxes)
     return scored
 
 
@@ -134,11 +136,13 @@ def _macro_mean(groups: list[GroupFigures]) -> GroupFigures:
         "unparsed": dict(sorted(sum((Counter(group["unparsed"]) for group in groups), Counter()).items())),
         "unread_verdicts": sum(group["unread_verdicts"] for group in groups),
         "answer": float(np.mean([group["answer"] for group in groups])),
-        "answer_interval": None,
-        "answer_difference": None,
+        "answer_interval": _mean_interval([g["answer"] for g in groups], [g["answer_interval"] for g in groups]),
+        "answer_difference": _mean_difference([group["answer_difference"] for group in groups]),
         "box_accuracy": _mean_of_known([group["box_accuracy"] for group in groups]),
-        "box_accuracy_interval": None,
-        "box_accuracy_difference": None,
+        "box_accuracy_interval": _mean_interval(
+            [group["box_accuracy"] for group in groups], [group["box_accuracy_interval"] for group in groups]
+        ),
+        "box_accuracy_difference": _mean_difference([group["box_accuracy_difference"] for group in groups]),
         "mean_iou": _mean_of_known([group["mean_iou"] for group in groups]),
     }
 
@@ -148,46 +152,39 @@ def _mean_of_known(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _add_intervals(models: list[GroupFigures], answer: np.ndarray | None, box: np.ndarray | None) -> None:
-    """Add the intervals of each model's own figures, and of its difference to the first model.
+def _mean_interval(values: list[float | None], intervals: list[Interval | None]) -> Interval | None:
+    known = [(v, i) for v, i in zip(values, intervals, strict=True) if v is not None and i is not None]
+    return mean_over_groups(known) if known else None
 
-    answer, box: means of the resamples, (resamples, models); None where the group has no label.
+
+def _mean_difference(differences: list[ScoreDifference | None]) -> ScoreDifference | None:
+    known = [(d["mean"], (d["low"], d["high"])) for d in differences if d is not None]
+    if not known:
+        return None
+    low, high = mean_over_groups(known)
+    return {"mean": float(np.mean([mean for mean, _ in known])), "low": low, "high": high}
+
+
+def _add_intervals(models: list[GroupFigures], answers: np.ndarray, hits: np.ndarray | None, key: Resampling) -> None:
+    """Add the intervals of each model's own figures on a group, and of its difference to the first model.
+
+    answers, hits: (models, questions) scores, and 1 for a box on the label; hits is None where there is no label.
     """
-    first = models[0]
+    draws = key.means("answer", answers)
     for i, own in enumerate(models):
-        own["answer_interval"], own["answer_difference"] = _intervals(answer, i, own["answer"], first["answer"])
-        own["box_accuracy_interval"], own["box_accuracy_difference"] = _intervals(
-            box, i, own["box_accuracy"], first["box_accuracy"]
-        )
+        own["answer_interval"], own["answer_difference"] = _intervals(answers, draws, i)
+    if hits is None:
+        return
+    draws, with_boxes = key.means("box", hits), [own["box_accuracy"] is not None for own in models]
+    for i, own in enumerate(models):
+        if with_boxes[i]:
+            own["box_accuracy_interval"], difference = _intervals(hits, draws, i)
+            own["box_accuracy_difference"] = difference if with_boxes[0] else None
 
 
-def _intervals(
-    means: np.ndarray | None, i: int, value: float | None, first: float | None
-) -> tuple[Interval | None, ScoreDifference | None]:
-    if means is None or value is None:
-        return None, None
-    if i == 0 or first is None:
-        return interval(means[:, i]), None
-    low, high = interval(means[:, i] - means[:, 0])
-    return interval(means[:, i]), {"mean": value - first, "low": low, "high": high}
-
-
-def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return the means of bootstrap resamples of the questions, the same resamples for every model.
-
-    values: (models, n) scores of n questions. Returns (resamples, models). How often each question is drawn in a
-    resample is one multinomial draw; a product with the scores then serves all models.
-    """
-    rng, n = generator(seed), values.shape[1]
-    block = max(1, _BLOCK // n)
-    means = [
-        rng.multinomial(n, np.full(n, 1 / n), size=min(block, resamples - start)) @ values.T / n
-        for start in range(0, resamples, block)
-    ]
-    return np.concatenate(means)
-
-
-def interval(draws: np.ndarray) -> Interval:
-    """Return the 95 % percentile interval, rounded to 9 decimals, so that the last bits of a sum decide nothing."""
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return round(float(low), 9), round(float(high), 9)
+def _intervals(values: np.ndarray, draws: np.ndarray, i: int) -> tuple[Interval, ScoreDifference | None]:
+    own = mean_interval(values[i], draws[:, i])
+    if i == 0:
+        return own, None
+    low, high = difference_interval(values[0], values[i], (draws[:, 0], draws[:, i]))
+    return own, {"mean": float(values[i].mean() - values[0].mean()), "low": low, "high": high}

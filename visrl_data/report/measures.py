@@ -18,7 +18,7 @@ _RIDGE = 1e-2
 _NEWTON_STEPS = 15
 
 
-def wilson(count: int, total: int) -> tuple[float, float] | None:
+def wilson(count: float, total: int) -> tuple[float, float] | None:
     """Return the 95 % interval of a share (Wilson 1927). 8 of 10 gives (0.490, 0.943), 0 of 10 (0, 0.278)."""
     if total == 0:
         return None
