@@ -37,7 +37,8 @@ class Fault:
     connection closes, nothing was done), "lost" (done, the answer never comes), "stall" (nothing was done, the
     connection stays open), "gone" (404: the repository is not found), "race" (somebody else commits, or
     tags as v1.0, first),
-    "corrupt" (other bytes are served), "html" (a proxy's page with status 200).
+    "corrupt" (other bytes are served), "half" (half of what was requested arrives, then the connection closes),
+    "html" (a proxy's page with status 200).
     skip: how many such requests pass first; times: how many fail then.
     """
 
@@ -185,6 +186,10 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 reply = _refusal(Refused(500, "Internal Error - we could not answer"))
             if action == "corrupt":
                 reply = reply[0], reply[1], bytes(byte ^ 1 for byte in reply[2])
+            if action == "half":
+                self.reply(reply[0], {"Content-Length": str(len(reply[2])), **reply[1]}, reply[2][: len(reply[2]) // 2])
+                self.close_connection = True
+                return
             if action == "stall":
                 hub.closing.wait(60)
             if action in ("cut", "lost", "stall"):

@@ -1,7 +1,9 @@
 """What failures mean, which are repeated, and that no token is shown. No Hub."""
 
+import email.utils
 import errno
 import json
+import threading
 import time
 from types import SimpleNamespace
 
@@ -101,6 +103,11 @@ def raised(outer, inner):
         (ConnectionResetError("reset by peer"), "connection failed", True),
         (json.JSONDecodeError("Expecting value", "<html>", 0), "not one of the Hub's", True),
         (KeyError("url"), "not one of the Hub's", True),
+        (TypeError("string indices must be integers"), "not one of the Hub's (TypeError", True),
+        (raised(RuntimeError("x"), HubFailure("given up", "Wait.")), "given up", False),
+        (OSError("Consistency check failed: file should be of size 9 but has size 4"), "did not arrive whole", True),
+        (TimeoutError(), "connection failed (TimeoutError)", True),
+        (RuntimeError("."), "RuntimeError", False),
         (ValueError("Invalid metadata in README.md.\n- license"), "Invalid metadata in README.md. - license", False),
     ],
 )
@@ -156,3 +163,36 @@ def test_a_wait_that_is_too_long_is_told(waits):
     with pytest.raises(HubFailure):
         attempt("x", Calls(http_error(429, headers={"Retry-After": "4000"})))
     assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait", "hint"),
+    [
+        ({"Retry-After": "30"}, 30, "Wait some minutes"),
+        ({"Retry-After": "3600"}, 3600, "Wait for 60 minutes"),
+        ({"Retry-After": "999999"}, 999_999, "Wait for 278 hours"),
+        ({"Retry-After": "9" * 15}, 10**15 - 1, "Wait for"),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0, "Wait some minutes"),
+        ({"Retry-After": "\u00b2"}, 0, "Wait some minutes"),
+        ({"Retry-After": "9" * 400}, 0, "Wait some minutes"),
+        ({"Retry-After": "soon"}, 0, "Wait some minutes"),
+        ({"RateLimit": '"api";r=0;t=99'}, 100, "Wait some minutes"),
+        ({"RateLimit": '"api";r=1;t=99'}, 0, "Wait some minutes"),
+    ],
+)
+def test_the_wait_that_the_hub_asks_for(headers, wait, hint):
+    failure = hub_access._refused(429, "", hub_access._retry_after({name.lower(): headers[name] for name in headers}))
+    assert failure.wait == wait and hint in failure.hint
+
+
+def test_a_date_is_a_wait_too():
+    date = email.utils.formatdate(time.time() + 7_000, usegmt=True)
+    assert 6_900 < hub_access._retry_after({"retry-after": date}) <= 7_000
+
+
+def test_a_call_without_end_is_given_up():
+    with pytest.raises(HubFailure, match=r"x did not arrive whole within 0 s"):
+        hub_access.within(0.01, "x", threading.Event().wait)
+    assert hub_access.within(60, "x", lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        hub_access.within(60, "x", lambda: 1 / 0)

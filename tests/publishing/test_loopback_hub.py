@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,16 @@ def test_a_silent_connection_is_given_up_and_tried_again(results):
     result = results["stalled"]
     assert result["state"] == "published"
     assert [line.partition(":")[0] for line in result["again"]] == ["looking at the repository", "committing"]
+
+
+def test_what_would_go_on_without_end_is_given_up(results):
+    result = results["without_end"]
+    half, rate, fault = result["messages"]
+    assert re.search(r"reading README\.md back: README\.md did not arrive whole within 2 s", half)
+    assert re.search(r"holds it as commit \w{12}, without a tag.*run the same command again", half, re.DOTALL)
+    assert "rate limit is reached (429" in rate and "Wait for 278 hours. Then run the same command again" in rate
+    assert "(503" in fault and "Wait for 278 hours" in fault
+    assert result["tags"] == [] and result["again"] == "tagged"
 
 
 def test_a_commit_that_is_not_what_was_sent_gets_no_tag(results):

@@ -176,6 +176,27 @@ def stalled(world: World) -> dict:
     return {"state": getattr(done, "state", done), "again": [line for line in world.said if "again" in line]}
 
 
+def without_end(world: World) -> dict:
+    """Files of which half arrives each time, and waits of weeks that the client itself would keep, are given up."""
+    from visrl_data.publishing import hub_repo
+
+    before, hub_repo._PATIENCE = hub_repo._PATIENCE, 2.0
+    folder, repo = world.dataset("we", pairs=3), "user/without-end"
+    messages = []
+    try:
+        for fault in (
+            Fault("resolve_get", "half", 10**6),
+            Fault("tree", 429, 10**6, 0, {"Retry-After": "999999"}),
+            Fault("tree", 503, 10**6, 0, {"ratelimit": '"api";r=0;t=999999'}),
+        ):
+            world.hub.faults = [fault]
+            messages.append(str(world.publish(folder, repo=repo)))
+    finally:
+        hub_repo._PATIENCE, world.hub.faults = before, []
+    tags = [ref for ref in world.hub.dataset(repo).refs if ref.startswith("tags/")]
+    return {"messages": messages, "tags": tags, "again": world.publish(folder, repo=repo).state}
+
+
 def not_as_sent(world: World) -> dict:
     """A .gitignore on the Hub drops a file from the commit; somebody else takes the tag."""
     from tests.helpers.loopback_git import Blob
@@ -267,8 +288,8 @@ def guard(world: World) -> dict:
 
 
 SCENARIOS: tuple[Callable[[World], dict], ...] = (
-    guard, two_versions, default_config, same_again, schema, deletions, refused, stalled, not_as_sent, full_disk, ways,
-    *JOURNEYS,
+    guard, two_versions, default_config, same_again, schema, deletions, refused, stalled, without_end, not_as_sent,
+    full_disk, ways, *JOURNEYS,
 )  # fmt: skip
 
 

@@ -10,11 +10,14 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard, TypeVar
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from visrl_data.core.versions import visrl_version
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
+# A response of another shape than the Hub's makes the client raise these.
+_ODD_RESPONSE = (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError)
 Say = Callable[[str], None]
 
 DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before the second, third, ... try
@@ -74,7 +79,7 @@ def attempt(
     while True:
         try:
             return call()
-        except (HTTPError, OSError, ValueError, RuntimeError, KeyError) as error:  # all that the client raises
+        except (HTTPError, OSError, ValueError, RuntimeError, HubFailure, *_ODD_RESPONSE) as error:  # of the client
             failure = diagnose(error)
         failure.step, failure.unsure = step, unsure or (writes and failure.unsure)
         unsure, pause = failure.unsure, next(pauses, None)
@@ -91,6 +96,8 @@ def diagnose(error: BaseException) -> HubFailure:
 
     chain = list(_chain(error))
     for cause in chain:
+        if isinstance(cause, HubFailure):
+            return cause
         if isinstance(cause, LocalTokenNotFoundError):
             return HubFailure("there is no Hub token on this machine", _LOGIN, 401)
         if isinstance(cause, OfflineModeIsEnabled):
@@ -104,13 +111,23 @@ def diagnose(error: BaseException) -> HubFailure:
             return _refused(response.status_code, message, _retry_after(response.headers))
         if status := re.search(r"HTTP status \w+ error \((\d{3})", str(cause)):  # hf_xet's words
             return _refused(int(status[1]), "", 0.0)
-    root = f"({type(chain[-1]).__name__}: {short(chain[-1])})"
+    root = f"({_words(chain[-1])})"
+    if "Consistency check failed" in str(chain[-1]):  # the client's words for a file of another size
+        return HubFailure("a file did not arrive whole", "Check the connection.", transient=True)
+    if type(chain[-1]).__name__ == "TooManyRedirects":  # of the HTTP library, whose name differs between versions
+        return HubFailure("the Hub's address leads in a circle", "Check HF_ENDPOINT and any proxy.")
     if any(isinstance(cause, (HTTPError, ConnectionError, TimeoutError)) for cause in chain):
         return HubFailure(f"the connection failed {root}", "Check the connection.", transient=True, unsure=True)
-    if isinstance(chain[-1], (KeyError, json.JSONDecodeError)):
+    if isinstance(chain[-1], _ODD_RESPONSE):
         hint = "Check HF_ENDPOINT and any proxy."
         return HubFailure(f"the response was not one of the Hub's {root}", hint, transient=True, unsure=True)
-    return HubFailure(f"{type(error).__name__}: {short(error)}", "Fix what it names.")
+    return HubFailure(_words(error), "Fix what it names.")
+
+
+def _words(error: BaseException) -> str:
+    """Return an exception's name, and its text where it has one."""
+    text = short(error).strip(" .")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def disk_full(error: BaseException) -> TypeGuard[OSError]:
@@ -153,7 +170,7 @@ def _refused(status: int, message: str, wait: float) -> HubFailure:
     meaning, hint = _MEANINGS.get(status) or ("the Hub has a fault" if status >= 500 else "the Hub refuses", _LATER)
     return HubFailure(
         reason=f"{meaning} ({status}{message and f': {message}'})" + (f", and asks for {wait:.0f} s" if wait else ""),
-        hint=hint,
+        hint=hint if wait <= LONGEST_WAIT else f"Wait for {_duration(wait)}.",
         status=status,
         transient=status in _TRANSIENT,
         unsure=status in _UNSURE,
@@ -161,11 +178,20 @@ def _refused(status: int, message: str, wait: float) -> HubFailure:
     )
 
 
+def _duration(seconds: float) -> str:
+    """Write a wait in minutes, or in hours where these are many; never less than it is."""
+    return f"{math.ceil(seconds / 60)} minutes" if seconds <= 7_200 else f"{math.ceil(seconds / 3_600)} hours"
+
+
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Read the seconds from Retry-After, or from a spent rate limit such as `"api";r=0;t=55`."""
+    """Read the seconds from Retry-After (seconds or a date), or from a spent rate limit such as `"api";r=0;t=55`."""
     after = headers.get("retry-after", "")
-    spent = re.search(r"\br=0\s*;\s*t=(\d+)", headers.get("ratelimit", ""))
-    return float(after) if after.isdigit() else float(spent[1]) + 1 if spent else 0.0
+    spent = re.search(r"\br=0\s*;\s*t=(\d+)", headers.get("ratelimit", ""), re.ASCII)
+    if re.fullmatch(r"\d{1,15}", after, re.ASCII):
+        return float(after)
+    with contextlib.suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
+    return float(spent[1]) + 1 if spent else 0.0
 
 
 def short(text: object, limit: int = 300) -> str:
@@ -190,19 +216,52 @@ def _masked(record: logging.LogRecord) -> bool:
     return True
 
 
+def _refuse_long_waits(response: Any) -> None:
+    """Raise HubFailure where the client itself would wait, without a word, for as long as the response says."""
+    wait = _retry_after(response.headers) if response.status_code >= 400 else 0.0
+    if wait > LONGEST_WAIT:
+        raise _refused(response.status_code, short(response.headers.get("x-error-message") or ""), wait)
+
+
+def within(seconds: float, what: str, call: Callable[[], T]) -> T:
+    """Return the result of a call, or raise HubFailure when it takes longer: the client has no limit for the whole.
+
+    The call then goes on in a thread that nobody waits for.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise HubFailure(f"{what} did not arrive whole within {seconds:.0f} s", "Check the connection.")
+    return results[0]
+
+
 @contextlib.contextmanager
 def careful_client() -> Iterator[None]:
-    """Make the client give up a connection that stays silent, and mask what it logs."""
+    """Make the client give up a connection that stays silent, and waits beyond LONGEST_WAIT; mask what it logs."""
     from huggingface_hub.utils import get_session
 
     handlers = logging.getLogger("huggingface_hub").handlers + logging.getLogger().handlers
     session = get_session()
     before, session.timeout = session.timeout, SILENCE
+    hooks = session.event_hooks
+    session.event_hooks = {**hooks, "response": [*hooks.get("response", ()), _refuse_long_waits]}
     for handler in handlers:
         handler.addFilter(_masked)
     try:
         yield
     finally:
-        session.timeout = before
+        session.timeout, session.event_hooks = before, hooks
         for handler in handlers:
             handler.removeFilter(_masked)

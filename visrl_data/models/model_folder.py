@@ -16,7 +16,7 @@ from typing import Any, TypedDict, cast
 
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.hub_access import hub_api
+from visrl_data.core.hub_access import AGAIN, HubFailure, attempt, careful_client, hub_api
 from visrl_data.models.remote_code import check_code
 from visrl_data.spotlight import ACTOR, BASE
 
@@ -184,19 +184,22 @@ def _locate(model: str, trust_remote_code: bool, weights: bool) -> tuple[Path, s
 
 
 def _download(name: str, revision: str | None, trust_remote_code: bool, weights: bool) -> tuple[Path, str]:
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
-
     small = [*_PATTERNS[1:], *(["*.py"] if trust_remote_code else [])]
+
+    def fetch(commit: str | None, patterns: list[str]) -> Path:
+        download = hub_api().snapshot_download
+        return Path(attempt("", lambda: download(name, revision=commit, allow_patterns=patterns), delays=AGAIN))
+
     try:
-        path = Path(hub_api().snapshot_download(name, revision=revision, allow_patterns=small))
-        if weights:
-            check_code(name, path, trust_remote_code)  # before the gigabytes
-            revision, patterns = path.name, [_PATTERNS[0], *small]
-            path = Path(hub_api().snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:
+        with careful_client():
+            path = fetch(revision, small)
+            if weights:
+                check_code(name, path, trust_remote_code)  # before the gigabytes
+                path = fetch(path.name, [_PATTERNS[0], *small])
+    except HubFailure as error:
         raise VisRLError(
-            f"Model {name}{'@' + revision if revision else ''} could not be fetched from the Hub "
-            f"({type(error).__name__}). Check the id and the connection, or `hf auth login` for a gated model."
+            f"Model {name}{'@' + revision if revision else ''} could not be fetched from the Hub: {error.reason}. "
+            "Check the id and the connection, or `hf auth login` for a gated model."
         ) from error
     return path, path.name  # a snapshot's folder is named by its commit
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import file_digest
-from visrl_data.core.hub_access import AGAIN, Say, attempt
+from visrl_data.core.hub_access import AGAIN, Say, attempt, within
 from visrl_data.publishing.release_plan import MARK, FilePlan, LocalFile, git_blob, plan_files, size_text, some
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Operations = list[CommitOperationAdd | CommitOperationDelete]
 
 T = TypeVar("T")
+_PATIENCE = 120.0  # seconds for a file that is read back, and a second more for each _SLOWEST bytes of it
+_SLOWEST = 100_000
 _HISTORY = 1000  # commits in which the last tag is looked for
 
 
@@ -123,9 +125,9 @@ def differing(repo: RepoRef, commit: str, files: Iterable[LocalFile]) -> list[st
 def differing_bytes(repo: RepoRef, revision: str, files: Iterable[LocalFile]) -> list[str]:
     """Return the paths whose content differs when downloaded into a fresh cache. One file at a time is on the disk."""
     others = []
-    with tempfile.TemporaryDirectory(prefix="visrl-reload-") as cache:
+    with tempfile.TemporaryDirectory(prefix="visrl-reload-", ignore_cleanup_errors=True) as cache:
         for file in files:
-            fetch = functools.partial(_download, repo, file.path, revision, cache)
+            fetch = functools.partial(_download, repo, file.path, revision, cache, file.size)
             copy = repo.read(f"reading {file.path} back", fetch, AGAIN)
             if file_digest(copy) != file.sha256:
                 others.append(file.path)
@@ -133,8 +135,11 @@ def differing_bytes(repo: RepoRef, revision: str, files: Iterable[LocalFile]) ->
     return others
 
 
-def _download(repo: RepoRef, path: str, revision: str, cache: str) -> Path:
-    return Path(repo.api.hf_hub_download(**repo.address, filename=path, revision=revision, cache_dir=cache)).resolve()
+def _download(repo: RepoRef, path: str, revision: str, cache: str, size: int) -> Path:
+    """Download a file of `size` bytes. Raises HubFailure when it takes longer than a slow connection needs."""
+    arguments = {**repo.address, "filename": path, "revision": revision, "cache_dir": cache}
+    seconds = _PATIENCE + size / _SLOWEST
+    return Path(within(seconds, path, lambda: repo.api.hf_hub_download(**arguments))).resolve()
 
 
 def read_card(repo: RepoRef, commit: str) -> str:
@@ -144,8 +149,8 @@ def read_card(repo: RepoRef, commit: str) -> str:
         digest = _digests(repo, commit).get("README.md")
         if digest is None:
             return ""
-        with tempfile.TemporaryDirectory(prefix="visrl-card-") as cache:
-            data = _download(repo, "README.md", commit, cache).read_bytes()
+        with tempfile.TemporaryDirectory(prefix="visrl-card-", ignore_cleanup_errors=True) as cache:
+            data = _download(repo, "README.md", commit, cache, 0).read_bytes()
         if digest not in (git_blob(data), hashlib.sha256(data).hexdigest()):
             raise ConnectionError("README.md arrived damaged")
         return data.decode("utf-8")
