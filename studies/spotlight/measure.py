@@ -25,7 +25,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from studies.spotlight import phrases, strange, views
 from studies.spotlight.answers import answer_pair
 from visrl_data.core import prompts
-from visrl_data.core.boxes import iou_xyxy, make_frame
+from visrl_data.core.boxes import iou, make_frame
 from visrl_data.spotlight import BASE
 from visrl_data.spotlight.expressions import LEVELS
 from visrl_data.spotlight.scenes import SceneObject, Xyxy
@@ -117,9 +117,9 @@ def _boxes(speaker: Speaker, examples: list[Example]) -> list[Row]:
     ):
         calls = [model_call(prompt, {"image": e.image}, question=e.question) for e in examples]
         boxes = [read_box(reply) for reply in speaker.replies(calls, actor=actor, **how)]
-        named = [iou_xyxy(box, e.gold_box) if box else 0.0 for box, e in zip(boxes, examples, strict=True)]
+        named = [iou(box, e.gold_box) if box else 0.0 for box, e in zip(boxes, examples, strict=True)]
         near = [
-            max(iou_xyxy(box, item.box) for item in e.objects) if box else 0.0
+            max(iou(box, item.box) for item in e.objects) if box else 0.0
             for box, e in zip(boxes, examples, strict=True)
         ]
         rows.append(

@@ -22,7 +22,7 @@ from visrl_cards.dataset import limits, persuasion, render_dataset_card
 from visrl_cards.front_matter import size_category
 from visrl_cli.main import app
 from visrl_cli.options import make_gen_config
-from visrl_data.core.boxes import Box, iou
+from visrl_data.core.boxes import iou
 from visrl_data.core.config import GenConfig, load_config
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import write_json
@@ -148,7 +148,7 @@ def test_the_audit_is_that_of_the_boxes(dataset):
     rows = [row for row in read(dataset.folder, "preferences") if row["gold_boxes"]]
 
     def positive(row, box):
-        return max(iou(Box(*box), Box(*gold)) for gold in row["gold_boxes"]) > 0.5
+        return max(iou(box, gold) for gold in row["gold_boxes"]) > 0.5
 
     cells = Counter(f"W{'NP'[positive(r, r['win_box'])]}-L{'NP'[positive(r, r['lose_box'])]}" for r in rows)
     candidates = read(dataset.folder, "candidates")
@@ -293,7 +293,8 @@ def test_charts_show_the_histograms(dataset):
     rows = read(dataset.folder, "preferences")
     assert sum(apart.series[0].values) == len(rows)
     for series in sizes.series:
-        sides = [np.sqrt(Box(*row[f"{series.name}_box"]).area) for row in rows]
+        boxes = [row[f"{series.name}_box"] for row in rows]
+        sides = [np.sqrt((right - left) * (bottom - top)) for left, top, right, bottom in boxes]
         assert series.values[3] == sum(0.3 <= side < 0.4 for side in sides)
 
 

@@ -68,7 +68,7 @@ def test_its_text_box_is_the_same_region_as_its_pixel_box():
     padded = make_frame("unit_padded_square", (500, 375))
     cells, state = padded.parse("[0.574, 0.268, 0.730, 0.624]")
     assert state == "ok"
-    assert iou(padded.to_unit(cells), pixel_box([287, 71, 365, 249], (500, 375))) > 0.98
+    assert iou(padded.to_unit(cells).xyxy, pixel_box([287, 71, 365, 249], (500, 375)).xyxy) > 0.98
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,8 @@ def test_a_reply_part_is_the_models_turn(untrained):
     turns = Turns(load_processor(find_model(str(untrained)), None, False))
 
     def written(*parts):
-        return turns.prompt(Turn("a", parts, (), ""))
+        pictures = tuple(Image.new("RGB", (8, 8)) for part in parts if part.kind in ("image", "crop"))
+        return turns.prompt(Turn("a", parts, pictures, ""))
 
     one = written(PromptPart("image"), PromptPart("text", "where?"))
     two = written(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from visrl_data.core.boxes import iou_xyxy, make_frame
+from visrl_data.core.boxes import iou, make_frame
 from visrl_data.pipeline import diversity
 from visrl_data.pipeline.diversity import SecondBox, choose_second_box
 
@@ -58,7 +58,7 @@ def members(bound, first, others=()):
     return [
         box
         for box in every_box(bound)
-        if all(iou_xyxy(box, barred) == 0 for barred in (first, *others))
+        if all(iou(box, barred) == 0 for barred in (first, *others))
         and abs(area(box) - area(first)) <= DELTA * area(first) + 1e-9
         and aspect_within_two(box, first)
     ]
@@ -89,7 +89,7 @@ def test_an_earlier_box_of_the_question_counts_too():
     assert choose_second_box(first, second, (), UNIT, TAU, DELTA, 1).origin == "actor"
     choice = choose_second_box(first, second, [earlier], UNIT, TAU, DELTA, 1)
     assert choice.origin == "controller" and choice.relaxed == ""
-    assert iou_xyxy(choice.cells, first) == iou_xyxy(choice.cells, earlier) == 0
+    assert iou(choice.cells, first) == iou(choice.cells, earlier) == 0
 
 
 def test_an_unparsable_second_box_is_filled_and_the_seed_decides():
@@ -162,9 +162,9 @@ def test_every_draw_is_apart_and_inside_and_like_the_first_box(bound, steps):
         assert left <= x1 < x2 <= right and top <= y1 < y2 <= bottom
         assert bound.parse(bound.text(box)) == (box, "ok")
         assert (choice.relaxed == "") == fits(bound, first), first
-        assert (iou_xyxy(box, first) == 0) == (first != bound.bounds)
+        assert (iou(box, first) == 0) == (first != bound.bounds)
         assert ("overlap" in choice.relaxed) == (first == bound.bounds)
-        assert iou_xyxy(box, first) <= max(TAU, 1 / area(first))
+        assert iou(box, first) <= max(TAU, 1 / area(first))
         if "area" not in choice.relaxed:
             assert abs(area(box) - area(first)) <= DELTA * area(first) + 1e-9
         if choice.relaxed == "":
@@ -291,7 +291,7 @@ def test_question_scope_is_clear_of_all_earlier_boxes():
         others = [(x1, y1, x1 + (x2 - x1) // 3 + 1, y1 + (y2 - y1) // 3 + 1) for x1, y1, x2, y2 in others]
         choice = draw(UNIT, first, seed, others)
         if "overlap" not in choice.relaxed:
-            assert all(iou_xyxy(choice.cells, barred) == 0 for barred in (first, *others))
+            assert all(iou(choice.cells, barred) == 0 for barred in (first, *others))
             assert "area" in choice.relaxed or abs(area(choice.cells) - area(first)) <= DELTA * area(first) + 1e-9
         assert UNIT.parse(UNIT.text(choice.cells)) == (choice.cells, "ok")
 
@@ -300,7 +300,7 @@ def test_question_scope_falls_back_to_the_attempts():
     """The earlier boxes cover what b1 leaves: nothing is clear of all, so the draw keeps clear of b1 alone."""
     first, others = (0, 0, 400, 1000), [(400, 0, 1000, 1000)]
     choice = draw(UNIT, first, 3, others)
-    assert choice.relaxed == "overlap" and iou_xyxy(choice.cells, first) == 0
+    assert choice.relaxed == "overlap" and iou(choice.cells, first) == 0
     assert abs(area(choice.cells) - area(first)) <= DELTA * area(first)
     assert draw(UNIT, (0, 0, 700, 1000), 3, [(700, 0, 1000, 1000)]).relaxed == "aspect+area+overlap"
 
@@ -348,4 +348,4 @@ def test_an_attempt_is_never_lost(tau, delta):
             whole = area(first) == size[0] * size[1]
             assert bound.parse(bound.text(choice.cells)) == (choice.cells, "ok")
             assert (choice.relaxed == "aspect+area+overlap") == whole
-            assert whole or iou_xyxy(choice.cells, first) == 0
+            assert whole or iou(choice.cells, first) == 0

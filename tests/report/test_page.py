@@ -228,7 +228,7 @@ def test_the_gallery_holds_the_rows(run):
         assert (item["win"], item["lose"]) == (pair["win_index"], pair["lose_index"])
         assert item["same"] == pair["same_response"]
         assert item["ties"] == [pair["win_ties"], pair["lose_ties"]]
-        assert item["iou"] == pytest.approx(iou(Box(*pair["win_box"]), Box(*pair["lose_box"])), abs=1e-4)
+        assert item["iou"] == pytest.approx(iou(pair["win_box"], pair["lose_box"]), abs=1e-4)
     for item in data["pairs"] + data["unpaired"]:
         question = questions[item["id"]]
         size = np.array([question["width"], question["height"]] * 2)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from studies.spotlight import injection, lessons, measure, phrases, strange, views
 from studies.spotlight.measure import PROMPTS, crop_to, model_call, read_box
 from visrl_data.core import prompts
-from visrl_data.core.boxes import iou_xyxy
+from visrl_data.core.boxes import iou
 from visrl_data.models.model_folder import digest_folder, find_model
 from visrl_data.spotlight import ACTOR, BASE, INJECTION
 from visrl_data.spotlight.world import make_example
@@ -52,9 +52,7 @@ def test_the_actor_boxes_objects(speaker, examples):
     for how in ({}, measure.PAPER_SAMPLING):
         boxes = [read_box(reply) for reply in speaker.replies(calls, actor=True, **how)]
         assert sum(box is not None for box in boxes) >= COUNT - 2
-        near = [
-            max(iou_xyxy(box, item.box) for item in e.objects) for box, e in zip(boxes, examples, strict=True) if box
-        ]
+        near = [max(iou(box, item.box) for item in e.objects) for box, e in zip(boxes, examples, strict=True) if box]
         assert sum(near) / COUNT >= 0.3
 
 

@@ -62,7 +62,7 @@ MUTATIONS = (
     _m("a crop grows to one side", "visrl_data/core/crops.py",
        "start - (length - (end - start)) // 2", "start", "core/test_boxes"),
     _m("Eq. 3: a second box at tau is replaced", _EQ3,
-       "iou_xyxy(box, second) <= tau", "iou_xyxy(box, second) < tau", "pipeline/test_diversity"),
+       "iou(box, second) <= tau", "iou(box, second) < tau", "pipeline/test_diversity"),
     _m("Eq. 3: the area may be too large", _EQ3,
        "1 - grown, 1 + grown)", "1 - grown, 1 + 2 * grown)", "pipeline/test_diversity"),
     _m("Eq. 3: boxes may overlap", _EQ3, "start = max(start, bottom)", "start = max(start, bottom - 1)",

@@ -82,18 +82,6 @@ class Box:
     def xyxy(self) -> tuple[float, float, float, float]:
         return (self.x1, self.y1, self.x2, self.y2)
 
-    @property
-    def width(self) -> float:
-        return self.x2 - self.x1
-
-    @property
-    def height(self) -> float:
-        return self.y2 - self.y1
-
-    @property
-    def area(self) -> float:
-        return self.width * self.height
-
 
 def pixel_box(xyxy: Sequence[float], size: Size) -> Box | None:
     """Convert a label in pixels of the original image to a Box, clipped to it; None when no area of it is left."""
@@ -102,12 +90,7 @@ def pixel_box(xyxy: Sequence[float], size: Size) -> Box | None:
     return Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
-def iou(a: Box, b: Box) -> float:
-    """Return the intersection over union, in [0, 1]."""
-    return iou_xyxy(a.xyxy, b.xyxy)
-
-
-def iou_xyxy(a: Sequence[float], b: Sequence[float]) -> float:
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the IoU of two xyxy boxes of one space; cells give the same value as the unit boxes they stand for."""
     both = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
     if not both:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visrl_data.core.boxes import Cells, Frame, iou_xyxy
+from visrl_data.core.boxes import Cells, Frame, iou
 from visrl_data.core.seeds import generator
 
 ASPECT_FACTOR = 2
@@ -74,7 +74,7 @@ def choose_second_box(
     tau: the largest IoU of a kept b2. delta: the tolerance on the area, a fraction of b1's.
     seed: used up only when b2 is replaced; the same arguments give the same box everywhere.
     """
-    if second is not None and all(iou_xyxy(box, second) <= tau for box in (first, *others)):
+    if second is not None and all(iou(box, second) <= tau for box in (first, *others)):
         return SecondBox(second, "actor")
     for plan in _plans(first, tuple(others), frame, tau, delta):
         cells = _uniform_member(plan, first, frame, seed)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from visrl_data.core import images
-from visrl_data.core.boxes import Box, iou_xyxy
+from visrl_data.core.boxes import Box, iou
 from visrl_data.core.gold_regions import gold_iou
 from visrl_data.core.pair_rule import PairRule, membership, rule_from
 from visrl_data.core.seeds import keyed_seed
@@ -206,7 +206,7 @@ def _pair_fields(pair: dict[str, Any]) -> dict[str, Any]:
         "lose": pair["lose_index"],
         "ties": [pair["win_ties"], pair["lose_ties"]],
         "same": pair["same_response"],
-        "iou": round(iou_xyxy(pair["win_box"], pair["lose_box"]), 4),
+        "iou": round(iou(pair["win_box"], pair["lose_box"]), 4),
     }
 
 

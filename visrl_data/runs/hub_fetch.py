@@ -22,10 +22,6 @@ class HubDataset:
     name: str
     commit: str
 
-    @property
-    def hub_id(self) -> str:
-        return self.name.partition("@")[0]
-
 
 def is_hub_name(text: str) -> bool:
     """Tell whether a text has the form USER/NAME or USER/NAME@TAG."""
