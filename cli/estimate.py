@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from visrl_data.core.config import GenConfig
 from visrl_data.core.metrics import METRICS
 
 from .console import hide_library_bars, say
+
+if TYPE_CHECKING:
+    from visrl_data.runs.run_folder import Run
 
 
 def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json: bool) -> None:
@@ -19,11 +22,17 @@ def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json
     if as_json:
         print(json.dumps(numbers))
         return
+    from visrl_data.report.tables import drop_lines
+
     hours = numbers["hours"]
     time_text = f"{hours:.1f} hours" if hours >= 1 else f"{max(hours * 60, 0.1):.1f} minutes"
     parts = ", ".join(f"{name} {rows}" for name, rows in numbers.get("parts", {}).items())
     questions = f"{numbers['questions']} questions" + (f" ({parts})" if parts else "")
     print(f"{questions}, at most {numbers['calls']:,} model calls, about {time_text}.")
+    if numbers.get("dropped"):
+        of = numbers["measured_questions"]
+        print(f"{sum(numbers['dropped'].values())} of the first {of} rows were dropped.")
+        print("\n".join(drop_lines(numbers["drop_examples"])))
     if "prompt_tokens" in numbers:
         print(
             f"About {numbers['prompt_tokens']:,} prompt and {numbers['completion_tokens']:,} completion tokens, "
@@ -76,4 +85,19 @@ def _from_first_chunk(config: GenConfig, target: Path) -> dict[str, Any]:
         "prompt_tokens": round(scaled("prompt_tokens")),
         "completion_tokens": round(scaled("completion_tokens")),
         "hours": round(scaled("seconds") / 3600, 4),
+        **_drops(run_folder.Run(target)),
     }
+
+
+def _drops(run: Run) -> dict[str, Any]:
+    """Count the rows that were dropped at the source so far, by reason, with an example of each."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from visrl_data.report.accounting import drop_examples, value_counts
+
+    chunks = sorted(run.path.glob("work/chunk-*/drops.parquet"))
+    drops = pa.concat_tables([pq.read_table(file) for file in chunks] or [run.table("drops")])
+    drops = drops.filter(pc.equal(drops["stage"], "source"))
+    return {"dropped": value_counts(drops["reason"]), "drop_examples": drop_examples(drops)}

@@ -151,14 +151,19 @@ def _generate(
     if shard:
         _print_shard(run, shard, output, as_json)
         return
+    from visrl_data.report.accounting import lost_before_boxes
+
     report = run.report()
     if as_json:
-        published = {"published": dataclasses.asdict(publish())} if publish else {}
+        publishes = publish if not lost_before_boxes(report) else None
+        published = {"published": dataclasses.asdict(publishes())} if publishes else {}
         print(json.dumps({"run": str(run.path), **report, **published}))
+        _check_rows(run)
         return
     from visrl_data.report.tables import render
 
     print_table(render(report))
+    _check_rows(run)
     say(f"{time.perf_counter() - started:.0f} s. The run is in {run.path}; see {run.path}/report.html")
     say(_next_step(config, run.path, report["yields"]["all"]["pairs"]))
     if publish:
@@ -191,6 +196,21 @@ def fetch_needed(config: GenConfig) -> None:
     if any(not Path(model).is_dir() for model in models):
         factory.open_questions(config)
     fetch_models(*models, trust_remote_code=config.trust_remote_code)
+
+
+def _check_rows(run: Run) -> None:
+    """Raise VisRLError when every row, or every question, of a run was dropped before the actor wrote a box."""
+    from visrl_data.core.errors import VisRLError
+    from visrl_data.report.accounting import lost_before_boxes
+    from visrl_data.report.tables import drop_lines
+
+    report = run.report()
+    if what := lost_before_boxes(report):
+        examples = [one for one in report["drops"].get("examples", []) if one["stage"] != "filter"]
+        lines = "\n".join(f"  {line}" for line in drop_lines(examples))
+        raise VisRLError(
+            f"{what} of this source came through.\n{lines}\nCorrect them, delete {run.path} and run the same command."
+        )
 
 
 def _next_step(config: GenConfig, run: Path, pairs: int) -> str:

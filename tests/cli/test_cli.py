@@ -168,6 +168,32 @@ def test_an_estimate_counts_the_rows_that_were_dropped_too(photo_source, tmp_pat
     [timed] = [json.loads(line) for line in (tmp_path / "r" / "times.jsonl").read_text().splitlines()]
     assert (estimate["questions"], estimate["measured_questions"], timed["questions"]) == (12, 4, 2)
     assert estimate["completion_tokens"] == 3 * timed["completion_tokens"]
+    assert estimate["dropped"] == {"no_question": 2}
+    with scripted_generate():
+        out = visrl(*words[:-1])[1]
+    assert "2 of the first 4 rows were dropped.\nno_question: there is no question. First: bad0, line 1: " in out
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_source_whose_every_row_drops_is_an_error(photo_source, tmp_path, flags):
+    photo_source.write_text(photo_source.read_text().replace('"image": "', '"image": "gone-'))
+    with scripted_generate():
+        code, out, err = visrl("gen", "--source", photo_source, "-o", tmp_path / "r", *flags)
+        assert code == 1 and "None of the 10 rows of this source came through.\n  image_missing: there is no such image." in err
+        assert "First: q0, line 1: " in err and "Spotlight is a small model" not in err
+        assert visrl("gen", "--source", photo_source, "-o", tmp_path / "r", *flags)[0] == 1, "a second time too"
+
+
+def test_each_reason_of_a_drop_is_shown_with_one_that_it_happened_to(photo_source, tmp_path):
+    with photo_source.open("a") as file:
+        file.write(json.dumps({"id": "gone", "question": "q", "answers": ["a"], "image": "gone.png"}) + "\n{not json\n")
+    with scripted_generate():
+        code, out, _ = visrl("gen", "--source", photo_source, "-o", tmp_path / "r")
+    told = " ".join(out.split())
+    assert code == 0 and "image_missing: there is no such image. First: gone, line 11: no file 'gone.png'" in told
+    assert "bad_json: the line is not a JSON object. First: line-12, line 12: " in told
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "no file &#39;gone.png&#39;" in page and "there is no such image" in page
 
 
 def test_a_run_without_pairs_ends_with_advice(photo_source, tmp_path):

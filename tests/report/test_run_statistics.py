@@ -16,7 +16,7 @@ from rich.console import Console
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.metrics import normalized
-from visrl_data.core.pair_rule import DROP_REASONS, JointExtremes
+from visrl_data.core.pair_rule import JointExtremes
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, QUESTION_SCHEMA
 from visrl_data.pipeline.pairing import Thresholds, drop_table, pair_table, select_pairs
 from visrl_data.report.accounting import REPORT_COLUMNS
@@ -148,12 +148,15 @@ def test_drops_by_reason_at_each_level():
     assert drops["attempts"] == {"focus": {"image_too_thin": 2, "out_of_range": 1}, "answer": {"empty": 1}}
     assert drops["candidates"]["focus"] == {"image_too_thin": 4, "out_of_range": 2, "several_boxes": 1}
     assert drops["candidates"]["answer"] == {"empty": 1, "refused": 1}
-    assert list(drops["questions"]) == list(DROP_REASONS)
-    assert {reason: n for reason, n in drops["questions"].items() if n} == {
-        "no_candidates": 1,
-        "no_win": 1,
-        "no_lose": 1,
-    }
+    assert [(one["stage"], one["reason"], one["id"], one["detail"]) for one in drops["examples"]][:6] == [
+        ("source", "no_answer", "x7", ""),
+        ("focus", "image_too_thin", "q3", ""),
+        ("focus", "out_of_range", "q1", ""),
+        ("focus", "several_boxes", "q2", "second box"),
+        ("answer", "empty", "q4", ""),
+        ("answer", "refused", "q4", ""),
+    ]
+    assert {one["reason"] for one in drops["examples"][6:]} == {reason for reason, n in drops["questions"].items() if n}
 
 
 def test_the_balance_is_written_out():

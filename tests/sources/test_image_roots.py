@@ -178,7 +178,7 @@ def test_an_image_at_a_url(server: str, tmp_path: Path) -> None:
     question, gone, none = (source.read(i) for i in range(3))
     assert isinstance(question, Question) and question.image == jpeg(1)
     assert isinstance(gone, Drop) and (gone.reason, gone.detail) == (
-        "image_fetch_failed", "http://localhost/404: status 404")  # fmt: skip
+        "image_fetch_failed", "line 2: http://localhost/404: status 404")  # fmt: skip
     assert isinstance(none, Drop) and none.reason == "image_unreadable"
     without = open_source(file).read(0)
     assert isinstance(without, Drop) and without.reason == "image_url_refused" and "--allow-urls" in without.detail

@@ -205,6 +205,7 @@ def test_every_bad_row_is_a_drop_with_its_reason(folder: Path) -> None:
     assert [(drop.reason, drop.detail) for drop in drops] == [
         (reason, drop.detail) for drop, (reason, _) in zip(drops, BAD_ROWS, strict=True)
     ]
+    assert all(drop.detail.startswith(f"line {number}: ") for number, drop in enumerate(drops, 2))
     assert all(len(drop.detail) <= 400 and drop.detail.encode() for drop in drops)  # can be stored
     assert Counter(drop.source for drop in drops) == {"set": len(BAD_ROWS)}
 

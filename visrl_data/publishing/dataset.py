@@ -130,13 +130,19 @@ def _part(source: Path | HubDataset) -> DatasetPart:
 
 
 def _report_page(pool: Pool, terms: LicenseTerms) -> Path | None:
-    """Return the page of a single run. It shows pictures and the run's own command: all of both must be public."""
+    """Return the page of a single run.
+
+    It shows pictures, the run's own command, and what was wrong with rows of the source: all of it must be public.
+    """
     page = pool.parts[0].page
     if page is None or len(pool.parts) > 1 or not page.is_file():
         return None
-    options = Run(page.parent).config().values()
+    run = Run(page.parent)
+    options = run.config().values()
     values = [text for value in options for text in (value.values() if isinstance(value, dict) else [value])]
     is_private = any(parts.shareable(text) != text for text in values if isinstance(text, str))
+    examples = run.report()["drops"].get("examples", [])
+    is_private |= any(example["stage"] == "source" and example["detail"] for example in examples)
     return None if is_private or set(pool.questions["image_sha256"].to_pylist()) - terms.shipped else page
 
 

@@ -203,8 +203,7 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> RunReport:
     """Read the report of a single run; compute one over several parts, one without its repeats, or a dataset."""
     if len(pool_parts) == 1 and whole and not pool_parts[0].dataset:
-        own: RunReport = json.loads(pool_parts[0].report.read_text(encoding="utf-8"))
-        return own
+        return _shareable_report(json.loads(pool_parts[0].report.read_text(encoding="utf-8")))
     from visrl_data.pipeline.finalize import COLUMNS
 
     about = pool_parts[0].members[0].about
@@ -221,6 +220,14 @@ def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whol
         score_step=config["score_step"],
         gold_rule=config["gold_rule"],
     )
+
+
+def _shareable_report(report: RunReport) -> RunReport:
+    """Return a run's report without the details of rows dropped at the source: they quote the row, paths included."""
+    for example in report["drops"].get("examples", []):
+        if example["stage"] == "source":
+            example["detail"] = ""
+    return report
 
 
 def _own_ids(table: pa.Table, column: str) -> pa.Table:

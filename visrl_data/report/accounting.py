@@ -15,10 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrl_data.core.drop_reasons import OF_WHOLE_QUESTIONS
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.pair_rule import DROP_REASONS
-from visrl_data.runs.run_report import StageCounts, Yields
+from visrl_data.runs.run_report import DropExample, RunReport, StageCounts, Yields
 
+STAGES = ("source", "focus", "answer", "filter")  # at which something is dropped, in the order of the flow
+_MOST_DETAIL = 300  # characters of an example's detail
 # All that the report reads of a candidate table.
 REPORT_COLUMNS = (
     *("question_id", "index", "attempt", "box", "box_origin", "relaxed", "focus_state", "response"),
@@ -140,6 +143,29 @@ def filter_drops(tables: RunTables) -> dict[str, int]:
     """Count the filter's drops by reason, those that did not occur included."""
     counts = value_counts(tables.drops.filter(pc.equal(tables.drops["stage"], "filter"))["reason"])
     return dict.fromkeys(DROP_REASONS, 0) | counts
+
+
+def drop_examples(drops: pa.Table) -> list[DropExample]:
+    """Return the first drop of each stage and reason, in the order of the flow."""
+    texts = drops.select(["stage", "reason", "id", "detail"])
+    examples: list[DropExample] = []
+    for stage in STAGES:
+        of_stage = texts.filter(pc.equal(texts["stage"], stage))
+        for reason in value_counts(of_stage["reason"]):
+            [row] = of_stage.filter(pc.equal(of_stage["reason"], reason)).slice(0, 1).to_pylist()
+            examples.append({**row, "detail": (row["detail"] or "")[:_MOST_DETAIL]})
+    return examples
+
+
+def lost_before_boxes(report: RunReport) -> str:
+    """Say that no row, or no question, reached the actor's boxes; "" when one did, whatever became of it."""
+    total = report["yields"]["all"]
+    if not total["questions"]:
+        return f"None of the {total['rows_read']:,} rows"
+    lost = report["drops"]["attempts"]["focus"]
+    if sum(lost.get(reason, 0) for reason in OF_WHOLE_QUESTIONS) == total["attempts_expected"]:
+        return f"None of the {total['questions']:,} questions"
+    return ""
 
 
 def count_yields(tables: RunTables, costs: list[DropCost], members: tuple[np.ndarray, ...], attempts: int) -> Yields:

@@ -29,6 +29,7 @@ from markupsafe import Markup, escape
 
 from visrl_data.core import files
 from visrl_data.core.config import GenConfig
+from visrl_data.core.drop_reasons import explain
 from visrl_data.core.pair_rule import PairRule, rule_from
 from visrl_data.core.text import embedded, shown
 from visrl_data.report import page_figures, page_flow, page_sample
@@ -149,6 +150,7 @@ def environment(folder: Path = _FOLDER) -> jinja2.Environment:
         "share": format_share,
         "number": format_number,
         "range": format_range,
+        "explain": explain,
         "words": lambda name: name.replace("_", " "),
     }
     return environment

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import RenderableType
 from rich.table import Table
 
+from visrl_data.core.drop_reasons import explain
+from visrl_data.core.text import one_line
 from visrl_data.report.formats import (
     format_count,
     format_number,
@@ -14,7 +18,16 @@ from visrl_data.report.formats import (
     stack,
     text_group,
 )
-from visrl_data.runs.run_report import CRITICS, MEAN_IOUS, Counts, RunReport, StageName, audit_rows, drop_rows
+from visrl_data.runs.run_report import (
+    CRITICS,
+    MEAN_IOUS,
+    Counts,
+    DropExample,
+    RunReport,
+    StageName,
+    audit_rows,
+    drop_rows,
+)
 
 _STAGES: dict[StageName, str] = {
     "questions": "questions",
@@ -33,7 +46,8 @@ _SHAPE_AUCS = {
 
 def render(report: RunReport) -> RenderableType:
     """Return the tables of a report."""
-    return stack(_yields(report), _drops(report), _critics(report), _boxes(report), text_group(*_audit(report)))
+    drops = text_group(_drops(report), *drop_lines(report["drops"].get("examples", [])))
+    return stack(_yields(report), drops, _critics(report), _boxes(report), text_group(*_audit(report)))
 
 
 def _yields(report: RunReport) -> Table:
@@ -51,6 +65,18 @@ def _drops(report: RunReport) -> RenderableType:
         share = format_share(row["count"] / row["total"])
         table.add_row(row["unit"], row["stage"], row["reason"], format_count(row["count"]), share)
     return table if table.rows else "Drops: none."
+
+
+def drop_lines(examples: Iterable[DropExample]) -> list[str]:
+    """Return a line for each reason of a drop: what it means, and the first that it happened to."""
+    return [
+        f"{example['reason']}: {explain(example['reason']) or 'dropped'}. First: {_example(example)}"
+        for example in examples
+    ]
+
+
+def _example(example: DropExample) -> str:
+    return one_line(f"{example['id']}, {example['detail']}" if example["detail"] else example["id"])
 
 
 def _critics(report: RunReport) -> Table:

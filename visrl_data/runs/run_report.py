@@ -57,13 +57,26 @@ class Yields(TypedDict):
     by_source: dict[str, StageCounts]
 
 
+class DropExample(TypedDict):
+    """A drop. id: of the question or row; detail: its place in the source and what is wrong with it."""
+
+    stage: str
+    reason: str
+    id: str
+    detail: str
+
+
 class DropCounts(TypedDict):
-    """Drops by reason: of rows at the source, of attempts and candidates by stage, of questions at the filter."""
+    """Drops by reason: of rows at the source, of attempts and candidates by stage, of questions at the filter.
+
+    examples: the first drop of each stage and reason; missing in reports before 0.2.
+    """
 
     source: Counts
     attempts: dict[str, Counts]
     candidates: dict[str, Counts]
     questions: Counts
+    examples: NotRequired[list[DropExample]]
 
 
 class FocusStatistics(TypedDict):

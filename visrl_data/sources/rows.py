@@ -85,7 +85,7 @@ def read_row(reader: RowReader, row_name: str, position: str, load: Callable[[],
         source = _text_field(reader, row, "source", source)
         return _question(reader, row, row_name, position, source)
     except (BadRow, BadImage) as error:
-        return Drop(row_name, source, "source", error.reason, error.detail)
+        return Drop(row_name, source, "source", error.reason, f"{position}: {error.detail}")
 
 
 def _question(reader: RowReader, row: Row, row_name: str, position: str, source: str) -> Question:
