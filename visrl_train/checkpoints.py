@@ -40,5 +40,5 @@ def _digests(checkpoint: Path) -> dict[str, str]:
 def _stored(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

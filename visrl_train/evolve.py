@@ -29,7 +29,7 @@ from typing import Any
 from visrl_data.core import files
 from visrl_data.core.conditions import check_same
 from visrl_data.core.config import GenConfig, current_options, parse_record, to_toml, with_version
-from visrl_data.core.errors import UsageError
+from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_report import ALL
@@ -118,11 +118,25 @@ def _check_start(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
     now = json.loads(json.dumps(with_version({**dataclasses.asdict(gen), **shared})))
     started = output / "begun.json"
     if started.is_file():
-        check_same(str(output), current_options(json.loads(started.read_text(encoding="utf-8"))), now)
+        check_same(str(output), current_options(_read_started(started)), now)
         return
     files.check_own(output, ())
     files.write_json(started, now)
     files.write_text(output / "config.toml", to_toml(gen))
+
+
+def _read_started(path: Path) -> dict[str, Any]:
+    """Read begun.json. Raises VisRLError when it is damaged."""
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict) or not {"model", "source", "evolve.stages"} <= options.keys():
+        raise VisRLError(
+            f"{path} is damaged, so it is not known with which options {path.parent} started. "
+            "Put back a copy of it, or choose another --output."
+        )
+    return options
 
 
 def _round_config(config: EvolveConfig, gen: GenConfig, model: str, k: int) -> GenConfig:
@@ -147,11 +161,20 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
 
 def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Path, output: Path) -> Path:
     from visrl_train.launch import train
+    from visrl_train.stage_folder import check_weights
 
     if (output / RECORD).is_file():
-        old = read_record(output)["trained_from"]["digest"]
-        new = find_model(model, gen.trust_remote_code).digest
-        check_same(str(output), {"trained_from.digest": old}, {"trained_from.digest": new})
+        record = read_record(output)
+        old = {
+            "trained_from.digest": record["trained_from"]["digest"],
+            "data.manifest_sha256": record["data"]["manifest_sha256"],
+        }
+        new = {
+            "trained_from.digest": find_model(model, gen.trust_remote_code).digest,
+            "data.manifest_sha256": files.file_digest(Run(run).manifest_path),
+        }
+        check_same(str(output), old, new)
+        check_weights(output)
         shutil.rmtree(output / "work", ignore_errors=True)  # left by a kill after visrl.json was written
         return output
     options: dict[str, Any] = {"model": model, "data": str(run), "seed": gen.seed}
@@ -192,7 +215,15 @@ def _round_figures(run: Run, earlier: list[dict[str, Any]]) -> dict[str, Any]:
 def _report(output: Path) -> dict[str, Any]:
     """Return the last report; before the first one, a report of no round."""
     path = output / "report.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rounds": 0}
+    if not path.is_file():
+        return {"rounds": 0}
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        report = None
+    if not isinstance(report, dict) or not isinstance(report.get("rounds"), int):
+        raise VisRLError(f"{path} is damaged. Delete it: the same command writes it again.")
+    return report
 
 
 def _evaluate(

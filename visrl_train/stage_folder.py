@@ -175,7 +175,7 @@ def _read_started(path: Path) -> dict[str, Any]:
     """Read begun.json. Raises VisRLError when it is damaged."""
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         options = None
     if not isinstance(options, dict) or not {"stage", "trained_from", "data", "--seed"} <= options.keys():
         raise VisRLError(

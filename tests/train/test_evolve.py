@@ -17,7 +17,7 @@ from visrl_data.core import files
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.models.model_folder import find_model
+from visrl_data.models.model_folder import digest_folder, find_model
 from visrl_data.pipeline import factory, model_pair
 from visrl_data.runs import run_folder
 from visrl_train import evolve as evolving
@@ -67,11 +67,12 @@ def trains(monkeypatch):
     def stand_in(stage):
         def train(config, output):
             asked.append((stage, Path(config.model).name, Path(config.data).name))
-            source = find_model(config.model)
+            source, pairs = find_model(config.model), Path(config.data) / "manifest.json"
             shutil.copytree(source.path, output)
             weights = load_file(output / "adapter_model.safetensors")
             save_file({name: w + 1e-3 for name, w in weights.items()}, output / "adapter_model.safetensors")
             record = json.loads((output / "visrl.json").read_text()) | {"trained_from": {"digest": source.digest}}
+            record |= {"digest": digest_folder(output), "data": {"manifest_sha256": files.file_digest(pairs)}}
             files.write_json(output / "visrl.json", record)
             return output
 
@@ -230,9 +231,21 @@ def test_other_options_and_other_weights_are_refused(sft_model, acts, trains, tm
         evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model, temperature=1.0), begun)
     weights = begun / "models/round0-rl1/adapter_model.safetensors"
     evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), begun)
+    good = weights.read_bytes()
     save_file({name: w + 1 for name, w in load_file(weights).items()}, weights)
-    with pytest.raises(VisRLError, match="round1 started with different options:\n  actor.digest: "):
+    with pytest.raises(VisRLError, match=r"round0-rl1 has changed since it was trained(.|\n)*Delete the folder"):
         evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), begun)
+    weights.write_bytes(good)
+    evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), begun)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"rounds": "2"}', "[[[["])
+@pytest.mark.parametrize(("name", "advice"), [("begun.json", "another --output"), ("report.json", "Delete it")])
+def test_a_damaged_record_is_one_error(sft_model, tmp_path, name, advice, text):
+    (tmp_path / "begun.json").write_text("{}")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(VisRLError, match=f"{name} is damaged.*{advice}"):
+        evolving._read_started(tmp_path / name) if name == "begun.json" else evolving._report(tmp_path)
 
 
 def test_a_critic_that_changed_is_refused(sft_model, acts, trains, tmp_path, monkeypatch):
