@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from visrl_data.core.config import check_option, option
+from visrl_data.core.config import as_in_gen, check_option, option
 from visrl_data.core.errors import UsageError
 from visrl_data.core.metrics import METRICS
 
@@ -32,8 +32,8 @@ class TrainConfig:
     quantize: bool = option(
         False, "Load the frozen weights in 4 bits (QLoRA). Needs a GPU and: pip install '.[quant]'."
     )
-    max_pixels: int | None = option(None, "Maximum pixels of an image, for models that take any size.", low=1)
-    trust_remote_code: bool = option(False, "Run code that comes with a model. Only for models that you trust.")
+    max_pixels: int | None = as_in_gen("max_pixels")
+    trust_remote_code: bool = as_in_gen("trust_remote_code")
 
     learning_rate: float = option(1e-4, "Peak learning rate.", low=0.0, panel="Training")
     epochs: float = option(3.0, "Epochs.", low=0.0)
@@ -86,10 +86,7 @@ class SftConfig(TrainConfig):
     )
     split: str = option("train", "Split of the source.")
     limit: int | None = option(None, "First N rows only; default: all, and 200 of spotlight, which is endless.", low=1)
-    images_root: str | dict[str, str] | None = option(
-        None,
-        "Folder, .zip or .tar that image paths are relative to; NAME=DIR for one set. Repeatable. Default: the file's.",
-    )
+    images_root: str | dict[str, str] | None = as_in_gen("images_root")
     columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
     gold_space: str = option("unit", "Space of the source's gold boxes.", choices=("unit", "pixels"))
     gold_target: str = option(
@@ -105,11 +102,9 @@ class SftConfig(TrainConfig):
     box_space: str | None = option(
         None, "Coordinate space of the model's boxes; default: as its folder records, else unit."
     )
-    crop_min_side: float | None = option(
-        None, "Minimum crop side, as a fraction of the longer image side.", low=0.0, high=1.0
-    )
-    crop_max_aspect: float | None = option(None, "Maximum aspect ratio of a crop.", low=1.0)
-    prompts: str | None = option(None, "TOML file with your own prompt templates.")
+    crop_min_side: float | None = as_in_gen("crop_min_side")
+    crop_max_aspect: float | None = as_in_gen("crop_max_aspect")
+    prompts: str | None = as_in_gen("prompts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

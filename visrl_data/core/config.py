@@ -181,6 +181,12 @@ class GenConfig:
             raise UsageError(str(error)) from error
 
 
+def as_in_gen(name: str, **extra: Any) -> Any:
+    """Return the option of `visrl gen` of that name. extra: metadata of its own, such as the panel."""
+    spec = GenConfig.__dataclass_fields__[name]
+    return dataclasses.field(default=spec.default, metadata={**spec.metadata, **extra})
+
+
 def check_option(spec: dataclasses.Field[Any], value: Any) -> None:
     """Raise UsageError when a value is outside what its field declares."""
     flag = "--" + spec.name.replace("_", "-")

@@ -7,19 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
-from visrl_data.core.config import GOLD_RULES, GenConfig, check_option, option
+from visrl_data.core.config import GOLD_RULES, GenConfig, as_in_gen, check_option, option
 from visrl_data.core.metrics import METRICS
 
 SCORES = (*METRICS, "critic")
 PROTOCOLS = ("visrl", "visual-cot")
-
-
-def as_in_gen(name: str, **extra: Any) -> Any:
-    """Return the option of `visrl gen` of that name. extra: metadata of its own, such as the panel."""
-    spec = GenConfig.__dataclass_fields__[name]
-    return dataclasses.field(default=spec.default, metadata={**spec.metadata, **extra})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
