@@ -13,6 +13,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.publishing.dataset import Stamp, build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.publishing.image_search import find_images
+from visrl_data.publishing.push import push
 from visrl_data.publishing.rebuild import locate, missing_images, rebuild
 
 
@@ -45,9 +46,9 @@ def test_it_equals_a_build_with_all_images(folder, whole, part, tmp_path):
         if whole.manifest["sha256"].get(name) != result.dataset.manifest["sha256"].get(name)
     }
     assert different == {"README.md"}, "every shard and picture has the bytes that a build with all images gives"
-    check_dataset(result.dataset.folder, rebuilt_ok=True)
-    with pytest.raises(VisRLError, match="12 images that the published dataset left out"):
-        check_dataset(result.dataset.folder)
+    check_dataset(result.dataset.folder)
+    with pytest.raises(VisRLError, match="its sources do not let others publish. Nothing was sent"):
+        push([result.dataset.folder], "user/x")
     card = (result.dataset.folder / "README.md").read_text()
     assert "12 images were restored by checksum" in card and 'load_dataset("."' in card
 
@@ -85,7 +86,7 @@ def test_what_is_missing_is_named_and_nothing_is_written(folder, part, tmp_path)
     assert not (tmp_path / "made").exists()
     result = rebuild(part.folder, tmp_path / "in", tmp_path / "made", allow_missing=True)
     assert {image.sha256 for image in result.missing} == {image.sha256 for image in gone}
-    check_dataset(result.dataset.folder, rebuilt_ok=True)
+    check_dataset(result.dataset.folder)
     again = rebuild(result.dataset.folder, folder / "photos", tmp_path / "rest")
     assert again.missing == () and again.found == len(gone), "what is still missing can be put back later"
 

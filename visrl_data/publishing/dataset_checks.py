@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +36,9 @@ _MOST_SHOWN = 20
 _TABLE_ROW = re.compile(rf"^\| `({'|'.join(CONFIGS)})` \| (\w+) \| ([\d,]+) \|", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """What a sound folder holds. pictures: how many encoded pictures were decoded."""
-
-    counts: dict[str, dict[str, int]]
-    pictures: int
-
-
-def check_dataset(folder: Path, rebuilt_ok: bool = False) -> CheckResult:
-    """Check a dataset folder. Raises VisRLError with all that is wrong with it.
-
-    rebuilt_ok: accept a folder that `visrl rebuild` made: sound for use, but not to be published, since it
-    holds images that the published dataset left out.
-    """
+def check_dataset(folder: Path) -> int:
+    """Check a dataset folder. Return how many pictures were decoded. Raises VisRLError with all that is wrong."""
     dataset = open_dataset(Path(folder))
-    if "rebuilt" in dataset.manifest and not rebuilt_ok:
-        raise VisRLError(
-            f"{folder} was made by `visrl rebuild`: it holds {dataset.manifest['rebuilt']['found']} images that the "
-            "published dataset left out, so it must not be published. If you may redistribute them, build the "
-            "dataset from its runs with --ship-images."
-        )
     wrong, pictures = list(_files(dataset)), 0
     if not wrong:  # else the shards may not even be readable
         facts = read_facts(dataset.folder, CONFIGS)
@@ -70,7 +51,7 @@ def check_dataset(folder: Path, rebuilt_ok: bool = False) -> CheckResult:
         shown = "\n".join(f"  {line}" for line in wrong[:_MOST_SHOWN])
         more = f"\n  and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
         raise VisRLError(f"{folder} must not be published as it is:\n{shown}{more}\nBuild it again from its runs.")
-    return CheckResult(dataset.counts, pictures)
+    return pictures
 
 
 def _files(dataset: Dataset) -> Iterator[str]:
