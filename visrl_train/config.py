@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from visrl_data.core.config import as_in_gen, check_option, option
+from visrl_data.core.config import GOLD_SPACES, as_in_gen, check_option, option
 from visrl_data.core.errors import UsageError
 from visrl_data.core.metrics import METRICS
 
@@ -88,7 +88,8 @@ class SftConfig(TrainConfig):
     limit: int | None = option(None, "First N rows only; default: all, and 200 of spotlight, which is endless.", low=1)
     images_root: str | dict[str, str] | None = as_in_gen("images_root")
     columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
-    gold_space: str = option("unit", "Space of the source's gold boxes.", choices=("unit", "pixels"))
+    gold_space: str = option("unit", "Space of the source's gold boxes.", choices=GOLD_SPACES)
+    gold_format: str | None = as_in_gen("gold_format")
     gold_target: str = option(
         "union",
         "Target box of a question that has several: the one around all (as in Visual-CoT), or the first.",

@@ -122,7 +122,12 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
 
 
 def _source_options(config: SftConfig) -> SourceOptions:
-    return SourceOptions(images_root=config.images_root or None, columns=config.columns, gold_space=config.gold_space)
+    return SourceOptions(
+        images_root=config.images_root or None,
+        columns=config.columns,
+        gold_space=config.gold_space,
+        gold_format=config.gold_format or "xyxy",
+    )
 
 
 def make_examples(
@@ -176,7 +181,8 @@ def _examples_of(
     question: Question, space: str, rule: CropRule, target: str, turns: str, resized_size: ResizedSize
 ) -> list[SFTExample] | Drop:
     if not question.gold_boxes:
-        return Drop(question.id, question.source, "source", "no_gold_box")
+        reason = question.label_problems[0].reason if question.label_problems else "no_gold_box"
+        return Drop(question.id, question.source, "source", reason)
     size = (question.width, question.height)
     seen = resized_size(images.decode(question.image)) if needs_resized_size(space) else None
     try:

@@ -162,26 +162,27 @@ def test_conversations(tmp_path: Path) -> None:
     source = true.make_conversations(tmp_path).open()
     questions, drops = read_all(source)
     by_id = {question.id: question for question in questions}
-    assert set(by_id) == {"gqa-0", "gqa-1", "gqa-2", "gqa-3", "visual7w-5", "textcap-6"}
+    assert set(by_id) == {"gqa-0", "gqa-1", "gqa-2", "gqa-3", "visual7w-5", "textcap-6", "gqa-8", "gqa-10"}
     one = by_id["gqa-1"]
     assert (one.question, one.answers, one.source, one.ship_image) == ("Who carries bag 1?", ("lady",), "gqa", False)
     assert one.gold_boxes == (pixel_box([287, 71, 365, 249], (500, 375)),)
     assert by_id["visual7w-5"].source == "visual7w", "labelled v7w in the file"
     assert by_id["textcap-6"].ship_image is None
-    assert reasons(drops) == {"gqa-8": "box_mismatch", "gqa-9": "image_missing", "gqa-10": "box_mismatch",
-                              "gqa-11": "no_question", "row": "bad_json"}  # fmt: skip
+    for name in ("gqa-8", "gqa-10"):
+        assert [problem.reason for problem in by_id[name].label_problems] == ["box_mismatch"]
+        assert by_id[name].gold_boxes == ()
+    assert reasons(drops) == {"gqa-9": "image_missing", "gqa-11": "no_question", "row": "bad_json"}
 
 
 def test_metadata(tmp_path: Path) -> None:
     made = true.make_metadata(tmp_path)
     questions, drops = read_all(made.open())
-    assert sorted(question.source for question in questions) == ["textcap", "visual7w", "vsr", "vsr", "vsr"]
+    assert sorted(question.source for question in questions) == ["textcap", "visual7w", *["vsr"] * 4]
     many = next(question for question in questions if len(question.answers) == 2)
     assert many.answers == ("tv", "television")
     assert many.gold_boxes == (pixel_box([10, 10, 80, 40], (500, 375)),), "the box around both"
-    assert sorted(drop.reason for drop in drops) == [
-        "bad_box", "bad_json", "image_missing", "image_size_mismatch", "no_answer"
-    ]  # fmt: skip
+    assert sorted(drop.reason for drop in drops) == ["bad_json", "image_missing", "image_size_mismatch", "no_answer"]
+    assert [problem.reason for question in questions for problem in question.label_problems] == ["bad_box"]
     assert [drop.source for drop in drops if drop.reason == "image_size_mismatch"] == ["docvqa"]
     one = replace(made, source=made.source + ":v7w").open()
     assert len(one) == 1 and one.ids()[0].startswith("visual7w-")
@@ -259,7 +260,8 @@ def test_odd_rows_never_end_a_run(tmp_path: Path) -> None:
     questions, drops = read_all(source)
     assert len(questions) + len(drops) == len(odd) == len(set(source.ids()))
     assert all(name.encode() for name in source.ids())
-    assert {drop.reason for drop in drops} >= {"bad_json", "bad_field", "bad_box", "image_missing"}
+    assert {drop.reason for drop in drops} >= {"bad_json", "bad_field", "image_missing"}
+    assert {problem.reason for question in questions for problem in question.label_problems} == {"bad_box"}
 
 
 # --- the documentation --------------------------------------------------------------------------------
@@ -279,7 +281,7 @@ def test_the_docs_name_every_reason() -> None:
     raised = {
         name
         for file in (*code.glob("*.py"), code.parent / "core/images.py")
-        for name in re.findall(r'(?:BadRow|BadImage|_text)\((?:[^"\n]*, )?"([a-z_]+)"', file.read_text())
+        for name in re.findall(r'(?:BadRow|BadImage|LabelProblem|_text)\((?:[^"\n]*, )?"([a-z_]+)"', file.read_text())
     }
     docs = (code.parent.parent / "docs/sources.md").read_text()
     assert len(raised) >= 20 and not {name for name in raised if f"`{name}`" not in docs}

@@ -21,7 +21,7 @@ from visrl_data.core.boxes import Box
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import decode, sha256
 from visrl_data.core.records import Drop, Question
-from visrl_data.sources import hf
+from visrl_data.sources import hf, rows
 from visrl_data.sources.dispatch import open_source
 from visrl_data.sources.options import DEFAULT_COLUMNS, SourceOptions, parse_columns
 from visrl_data.sources.protocol import Source
@@ -175,22 +175,6 @@ BAD_ROWS: list[tuple[str, Any]] = [
     ("image_truncated", row(image="img/cut.png")),
     ("image_unreadable", row(image="img/text.png")),
     ("image_too_small", row(image="img/thin.png")),
-    ("bad_box", row(boxes=[[0.1, 0.2, 0.3]])),
-    ("bad_box", row(boxes=[[0.1, 0.2, 0.3, "0.4"]])),
-    ("bad_box", row(boxes=[[0.1, 0.2, 0.3, True]])),
-    ("bad_box", row(boxes=[[0.3, 0.2, 0.1, 0.4]])),
-    ("bad_box", row(boxes=[[0.1, 0.2, 0.1, 0.4]])),
-    ("bad_box", row(boxes=[[0.1, 0.2, 1.01, 0.4]])),
-    ("bad_box", row(boxes=[[-0.1, 0.2, 0.3, 0.4]])),
-    ("bad_box", row(boxes=[[10, 2, 30, 28]])),
-    ("bad_box", row(boxes=[[0.1, 0.2, 10**400, 0.4]])),
-    ("bad_box", row(boxes=[0.1, 0.2, 0.3])),
-    ("bad_box", row(boxes={"x1": 0.1})),
-    ("bad_box", '{"question": "q", "answers": "a", "image": "img/a.png", "boxes": [[0, 0, NaN, 1]]}'),
-    ("bad_box", row(boxes=[[41, 2, 50, 28]], box_space="pixels")),
-    ("bad_box", row(boxes=[[0.1, 0.2, 0.9, 0.8]], box_space="pixels")),
-    ("bad_field", row(box_space="per_mille")),
-    ("bad_field", row(box_space=["unit"])),
     ("bad_field", row(source=3)),
     ("bad_field", row(license=["MIT"])),
     ("bad_field", row(source_url=5)),
@@ -295,11 +279,66 @@ def test_several_polygons_are_several_boxes(folder: Path) -> None:
     assert len(one(folder, boxes=boxes).gold_boxes) == 2  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    "boxes", [[0.1, 0.2, 0.3, 0.4, 0.5], [[0.1, 0.2], [0.3, 0.4]], [[0.1, 0.2, 0.3, 0.4, 0.5, "6"]]]
-)
-def test_what_is_neither_box_nor_polygon_is_refused(folder: Path, boxes: list[object]) -> None:
-    assert one(folder, boxes=boxes).reason == "bad_box"  # type: ignore[union-attr]
+NO_BOXES: list[dict[str, Any]] = [
+    {"boxes": [[0.1, 0.2, 0.3]]},
+    {"boxes": [[0.1, 0.2, 0.3, "0.4"]]},
+    {"boxes": [[0.1, 0.2, 0.3, True]]},
+    {"boxes": [[0.1, 0.2, 0.1, 0.4]]},
+    {"boxes": [[0.1, 0.2, 1.01, 0.4]]},
+    {"boxes": [[-0.1, 0.2, 0.3, 0.4]]},
+    {"boxes": [[10, 2, 30, 28]]},
+    {"boxes": [[0.1, 0.2, 10**400, 0.4]]},
+    {"boxes": [[0.1, 0.2, float("nan"), 0.4]]},
+    {"boxes": [0.1, 0.2, 0.3]},
+    {"boxes": {"x1": 0.1}},
+    {"boxes": "[0.1, 0.2, 0.3, 0.4]"},
+    {"boxes": [[41, 2, 50, 28]], "box_space": "pixels"},
+    {"boxes": [[4, 2, 53, 28]], "box_space": "pixels"},  # 2252 of 1700 pixels: a box of another scale
+    {"boxes": [[0.1, 0.2, 0.9, 0.8]], "box_space": "pixels"},
+    {"boxes": [[0.1, 0.2, 0.9, 0.8]], "box_space": "per_mille"},
+    {"boxes": [[0.1, 0.2, 0.9, 0.8]], "box_space": ["unit"]},
+    {"boxes": [0.1, 0.2, 0.3, 0.4, 0.5]},
+    {"boxes": [[0.1, 0.2], [0.3, 0.4]]},
+    {"boxes": [[0.1, 0.2, 0.3, 0.4, 0.5, "6"]]},
+]
+
+
+@pytest.mark.parametrize("label", NO_BOXES)
+def test_a_bad_box_costs_its_label_and_not_the_question(folder: Path, label: dict[str, Any]) -> None:
+    question = one(folder, **label)
+    assert isinstance(question, Question) and question.gold_boxes == ()
+    assert {problem.reason for problem in question.label_problems} == {"bad_box"}
+    assert all(problem.detail and "box_space unit" not in problem.detail for problem in question.label_problems)
+
+
+def test_a_bad_box_among_good_ones_is_left_out_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows._SAID.clear()
+    question = one(folder, boxes=[[0.1, 0.2, 0.3, 0.4], [3, 4], [0.5, 0.5, 1.0, 1.0]], source="gqa")
+    assert len(question.gold_boxes) == 2 and len(question.label_problems) == 1  # type: ignore[union-attr]
+    assert "bad_box" in caplog.text and "The question stays" in caplog.text
+
+
+def test_rounding_noise_is_cut_and_exchanged_corners_are_put_right(folder: Path) -> None:
+    noise = one(folder, boxes=[[-1e-9, 0.2, 1.0000001, 0.4]])
+    assert isinstance(noise, Question) and not noise.label_problems
+    assert noise.gold_boxes == (Box(0, 0.2, 1, 0.4),)
+    swapped = one(folder, boxes=[[0.3, 0.2, 0.1, 0.4]])
+    assert isinstance(swapped, Question) and swapped.gold_boxes == (Box(0.1, 0.2, 0.3, 0.4),)
+    assert [problem.reason for problem in swapped.label_problems] == ["reversed_box"]
+
+
+def test_boxes_as_coco_has_them(folder: Path) -> None:
+    """The picture has 40 x 30 pixels; 20, 15, 16, 12 ends at 36, 27."""
+    options = SourceOptions(gold_space="pixels", gold_format="xywh")
+    question = one(folder, options, boxes=[[20, 15, 16, 12]])
+    assert isinstance(question, Question) and question.gold_boxes == (Box(0.5, 0.5, 0.9, 0.9),)
+    outline = one(folder, options, boxes=[[4, 3, 20, 3, 20, 27]])
+    assert outline.gold_boxes == (Box(0.1, 0.1, 0.5, 0.9),)  # type: ignore[union-attr]
+    assert one(folder, options, boxes=[[20, 15, -1, 12]]).label_problems  # type: ignore[union-attr]
+    corners = one(folder, SourceOptions(gold_space="pixels"), boxes=[[20, 15, 16, 12]])
+    assert "--gold-format xywh" in corners.label_problems[0].detail  # type: ignore[union-attr]
+    with pytest.raises(VisRLError, match="--gold-format cxcywh: expected one of xyxy, xywh"):
+        SourceOptions(gold_format="cxcywh")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ class Thresholds:
 
 
 GOLD_RULES = ("any", "union", "bounding_box")  # gold_regions.py says what they mean
+GOLD_SPACES = ("unit", "pixels")
+GOLD_FORMATS = ("xyxy", "xywh")
 ENGINES = ("transformers", "vllm", "openai")
 
 
@@ -81,7 +83,10 @@ class GenConfig:
         None, "Fetch images from URLs of these hosts: a.org,*.b.org, or any. Default: none are fetched."
     )
     columns: dict[str, str] = option({}, "Column names of the source: question=q,answers=a,image=img,id=key,boxes=b.")
-    gold_space: str = option("unit", "Coordinate space of the source's gold boxes.", choices=("unit", "pixels"))
+    gold_space: str = option("unit", "Coordinate space of the source's gold boxes.", choices=GOLD_SPACES)
+    gold_format: str | None = option(
+        None, "Format of the source's gold boxes: xyxy, two corners (default), or COCO's xywh.", choices=GOLD_FORMATS
+    )
     ship_images: bool | None = option(
         None, "Whether the source's images may be redistributed; default: as the source states."
     )

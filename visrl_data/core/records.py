@@ -20,6 +20,14 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
+class LabelProblem:
+    """What was wrong with a gold box. reason: bad_box, box_mismatch (left out); reversed_box (put right)."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """One row of a source.
 
@@ -29,6 +37,7 @@ class Question:
     gold_boxes: for the audit and for SFT only, never seen by generation; may be empty.
     license: SPDX id or the source's own words, "" when nobody stated one.
     ship_image: whether the image may be redistributed (None: nobody said).
+    label_problems: what was wrong with gold boxes; stored among the drops, with stage "label".
     """
 
     id: str
@@ -45,11 +54,14 @@ class Question:
     source_url: str = ""
     license: str = ""
     ship_image: bool | None = None
+    label_problems: tuple[LabelProblem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Something that left the pipeline, and why. stage: source | focus | answer | filter.
+    """Something that left the pipeline, and why. stage: source | label | focus | answer | filter.
+
+    Stage "label" is about a gold box alone: its question stays.
 
     id is the question's; attempt is set when only an attempt was lost, candidate when only a candidate.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from visrl_data.core.config import GOLD_RULES, GenConfig, as_in_gen, check_option, option
+from visrl_data.core.config import GOLD_RULES, GOLD_SPACES, GenConfig, as_in_gen, check_option, option
 from visrl_data.core.metrics import METRICS
 
 SCORES = (*METRICS, "critic")
@@ -24,7 +24,8 @@ class EvalConfig:
     images_root: str | dict[str, str] | None = as_in_gen("images_root")
     allow_urls: str | None = as_in_gen("allow_urls")
     columns: dict[str, str] = option({}, "Column names of the sources: question=q,answers=a,image=img,id=key,boxes=b.")
-    gold_space: str = option("unit", "Space of the sources' gold boxes.", choices=("unit", "pixels"))
+    gold_space: str = option("unit", "Space of the sources' gold boxes.", choices=GOLD_SPACES)
+    gold_format: str | None = as_in_gen("gold_format")
 
     protocol: str = option(
         "visrl",

@@ -117,7 +117,8 @@ def _open_cache(
         "model": model_fingerprint(model.model),
         "source": {"name": source.source.name, "split": source.source.split, "fingerprint": source.fingerprint},
         "read": {name: getattr(config, name) for name in ("images_root", "columns", "gold_space")}
-        | ({"allow_urls": config.allow_urls} if config.allow_urls else {}),
+        | ({"allow_urls": config.allow_urls} if config.allow_urls else {})
+        | ({"gold_format": config.gold_format} if config.gold_format else {}),
         "protocol": config.protocol,
         "steps": mode.steps,
         "box_space": mode.box_space,

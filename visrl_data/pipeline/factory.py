@@ -115,6 +115,7 @@ def open_questions(config: GenConfig) -> Source:
         images_root=config.images_root or None,
         columns=config.columns,
         gold_space=config.gold_space,
+        gold_format=config.gold_format or "xyxy",
         license=config.license or "",
         ship_images=config.ship_images,
         allow_urls=config.allow_urls,
@@ -187,7 +188,7 @@ def run_stages(factory: Factory, chunk: ChunkInput) -> tuple[dict[str, pa.Table]
     """Take the questions of a chunk through all stages but the filter: its tables, and the seconds of each stage."""
     seconds = dict.fromkeys(STAGES, 0.0)
     candidates: list[Candidate] = []
-    drops: list[Drop] = []
+    drops = [Drop(q.id, q.source, "label", p.reason, p.detail) for q in chunk.questions for p in q.label_problems]
     for group in image_groups(chunk.questions):
         views, new_drops = _views(factory, group, chunk.pictures or _decode(group))
         chunk.pictures.clear()

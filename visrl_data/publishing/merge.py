@@ -32,7 +32,7 @@ from visrl_data.runs.stored_images import StoredImages
 # Options in which the runs of one dataset may differ. Thresholds are compared as the filter last used them,
 # models and prompts by their digests.
 MAY_DIFFER = {
-    *("source", "split", "skip", "limit", "images_root", "allow_urls", "columns", "gold_space"),
+    *("source", "split", "skip", "limit", "images_root", "allow_urls", "columns", "gold_space", "gold_format"),
     *("ship_images", "license"),
     *("seed", "round", "device", "batch_size", "chunk_size", "trust_remote_code"),
     *("model", "critic", "prompts", "box_win", "box_lose", "response_win", "response_lose", "box_critic"),

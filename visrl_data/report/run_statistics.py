@@ -85,6 +85,7 @@ def build_report(
         "yields": yields,
         "drops": {
             "source": value_counts(drops.filter(pc.equal(drops["stage"], "source"))["reason"]),
+            "labels": value_counts(drops.filter(pc.equal(drops["stage"], "label"))["reason"]),
             "attempts": count_lost(costs, "attempts"),
             "candidates": count_lost(costs, "candidates"),
             "questions": filter_drops(tables),

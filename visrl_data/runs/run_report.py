@@ -67,12 +67,13 @@ class DropExample(TypedDict):
 
 
 class DropCounts(TypedDict):
-    """Drops by reason: of rows at the source, of attempts and candidates by stage, of questions at the filter.
+    """Drops by reason: of rows at the source, gold boxes, attempts and candidates by stage, questions at the filter.
 
     examples: the first drop of each stage and reason; missing in reports before 0.2.
     """
 
     source: Counts
+    labels: NotRequired[Counts]  # missing in reports before 0.1
     attempts: dict[str, Counts]
     candidates: dict[str, Counts]
     questions: Counts
@@ -210,7 +211,10 @@ class RunReport(TypedDict):
 
 
 class DropRow(TypedDict):
-    """One line of the table of drops. unit: rows, attempts, candidates or questions; total: of the unit."""
+    """One line of the table of drops. unit: rows, labels, attempts, candidates or questions.
+
+    total: of the unit; for labels, the questions.
+    """
 
     unit: str
     stage: str
@@ -223,6 +227,7 @@ def drop_rows(report: RunReport, candidates: bool = False) -> list[DropRow]:
     """Return everything that was dropped, in the order of the flow. candidates: also the candidates lost by stage."""
     drops, total = report["drops"], report["yields"]["all"]
     levels = [("rows", "source", drops["source"], total["rows_read"])]
+    levels += [("labels", "label", drops.get("labels", {}), total["questions"])]
     levels += [("attempts", stage, reasons, total["attempts_expected"]) for stage, reasons in drops["attempts"].items()]
     if candidates:
         expected = 2 * total["attempts_expected"]

@@ -13,7 +13,7 @@ part, and the prefix of their ids:
     sft = 400                   rows for SFT; default: about a seventh, the paper's share
     train = 3000                rows for RL; default: all others
     weight = 2                  its share in every prefix of the mix; default: the number of its rows
-    columns = {question = "q"}  and gold_space, license, ship_images, like the options of the same names
+    columns = {question = "q"}  and gold_space, gold_format, license, ship_images, like the options of the same names
 
 Rows come in the order of a hash of their ids; the first are for SFT. Sources with splits sft and train of their own
 (spotlight, visual-cot-train) keep them unless `split` is given. Any other --split is passed on unchanged. The parts
@@ -57,6 +57,7 @@ class MixPart:
     weight: float | None = None
     columns: dict[str, str] = field(default_factory=dict)
     gold_space: str = "unit"
+    gold_format: str = "xyxy"
     license: str = ""
     ship_images: bool | None = None
 
@@ -151,7 +152,7 @@ def _file_and_path(text: str) -> tuple[Path, str]:
 
 def _part(file: Path, name: str, table: Any) -> MixPart:
     types: dict[str, Any] = {
-        **dict.fromkeys(("source", "split", "gold_space", "license"), str),
+        **dict.fromkeys(("source", "split", "gold_space", "gold_format", "license"), str),
         **dict.fromkeys(("sft", "train"), int),
         **{"weight": (int, float), "columns": dict, "ship_images": bool},
     }
@@ -182,6 +183,7 @@ def _open(part: MixPart, split: str, options: SourceOptions, open_source: Callab
             images_root=_roots(part.name, options),
             columns=part.columns,
             gold_space=part.gold_space,
+            gold_format=part.gold_format,
             license=part.license,
             ship_images=False if options.ship_images is False else part.ship_images,
         )

@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from visrl_data.core.config import GOLD_FORMATS, GOLD_SPACES
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import MAX_IMAGE_PIXELS
 from visrl_data.sources.image_roots import open_roots
 
-GOLD_SPACES = ("unit", "pixels")
 # Field -> the columns that are tried when `columns` does not name one; the first with a value counts.
 DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
     "question": ("question",),
@@ -41,6 +41,7 @@ class SourceOptions:
     are downloaded (urls.py); None: from none.
     columns: field -> column, for fields whose column has another name; "" for no column.
     gold_space: of the boxes, where a row does not say: "unit" (fractions) or "pixels" of the original image.
+    gold_format: of the boxes: "xyxy" (two corners) or "xywh" (a corner, width and height, as in COCO).
     license: of rows that state none. ship_images: whether images may be redistributed; a "no", here or in a row,
     always wins. max_image_pixels: the largest width * height that is decoded.
     """
@@ -48,6 +49,7 @@ class SourceOptions:
     images_root: str | Path | Mapping[str, str | Path] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     gold_space: str = "unit"
+    gold_format: str = "xyxy"
     license: str = ""
     ship_images: bool | None = None
     max_image_pixels: int = MAX_IMAGE_PIXELS
@@ -62,6 +64,8 @@ class SourceOptions:
             )
         if self.gold_space not in GOLD_SPACES:
             raise VisRLError(f"--gold-space {self.gold_space}: expected one of {', '.join(GOLD_SPACES)}.")
+        if self.gold_format not in GOLD_FORMATS:
+            raise VisRLError(f"--gold-format {self.gold_format}: expected one of {', '.join(GOLD_FORMATS)}.")
         open_roots(self.images_root, Path())
 
 

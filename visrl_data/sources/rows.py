@@ -4,32 +4,37 @@ All sources that are read from files share this. Nothing is guessed: a value tha
 a reason of its own.
 
 Reasons: bad_json (jsonl only), bad_id, no_question, no_answer, bad_answer, bad_text (not valid Unicode),
-bad_box, bad_field (box_space, license, ship_image, ...), several_images, and the image_* of `BadImage`; sources
+bad_field (license, ship_image, ...), several_images, and the image_* of `BadImage`; sources
 of published sets have some more (published_sets.py, visual_cot_train.py).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from visrl_data.core.boxes import Box, pixel_box
 from visrl_data.core.images import BadImage, decode, sha256
 from visrl_data.core.metrics import is_about_question
-from visrl_data.core.records import Drop, Question
+from visrl_data.core.records import Drop, LabelProblem, Question
+from visrl_data.core.text import one_line
+from visrl_data.sources.gold_labels import read_gold
 from visrl_data.sources.image_roots import Roots
-from visrl_data.sources.options import GOLD_SPACES, Columns, SourceOptions
+from visrl_data.sources.options import Columns, SourceOptions
 from visrl_data.sources.urls import fetch_image, shown
 
+logger = logging.getLogger(__name__)
+_SAID: set[tuple[str, str]] = set()  # sources and reasons
 Row = Mapping[str, Any]
 ANNOTATORS = 10
 """How many answers a question has in sets that were answered by annotators."""
 
 
-def no_check(row: Row, size: tuple[int, int]) -> None:
+def no_check(row: Row, size: tuple[int, int]) -> LabelProblem | None:
     """Accept every row: the check of sources whose rows say nothing about their image."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,8 @@ class RowReader:
     """What `read_row` needs to know about a source: its names, its columns, where its images are.
 
     roots: image paths are relative to them and may not lead out of them. url: source_url of rows that have none.
-    check: raises BadRow when what a row says of its image contradicts the image's (width, height).
+    check: raises BadRow when what a row says of its image contradicts the image's (width, height), and returns what is
+    wrong with its gold boxes.
     """
 
     source: str
@@ -46,7 +52,7 @@ class RowReader:
     options: SourceOptions
     roots: Roots
     url: str = ""
-    check: Callable[[Row, tuple[int, int]], None] = no_check
+    check: Callable[[Row, tuple[int, int]], LabelProblem | None] = no_check
 
 
 class BadRow(Exception):
@@ -97,8 +103,12 @@ def _question(reader: RowReader, row: Row, row_name: str, position: str, source:
     question, answers = _text(get("question"), "no_question"), answer_texts(get("answers"))
     data = _image_bytes(get("image"), reader, source)
     size = decode(data, options.max_image_pixels).size
-    reader.check(row, size)
-    space = _text_field(reader, row, "box_space", options.gold_space)
+    space = get("box_space")
+    boxes, problems = read_gold(get("boxes"), options.gold_space if space is None else space, options.gold_format, size)
+    mismatch = reader.check(row, size)
+    if mismatch is not None:
+        boxes, problems = (), (mismatch,)
+    _say_problems(reader.source, row_name, problems)
     return Question(
         id=row_name,
         source=source,
@@ -109,12 +119,22 @@ def _question(reader: RowReader, row: Row, row_name: str, position: str, source:
         image_sha256=sha256(data),
         width=size[0],
         height=size[1],
-        gold_boxes=gold_boxes(get("boxes"), space, size),
+        gold_boxes=boxes,
         source_id=row_id(get("source_id")) or position,
         source_url=_text_field(reader, row, "source_url", reader.url),
         license=_text_field(reader, row, "license", options.license),
         ship_image=_may_ship(get("ship_image"), options.ship_images),
+        label_problems=problems,
     )
+
+
+def _say_problems(source: str, row_name: str, problems: Sequence[LabelProblem]) -> None:
+    """Log the first problem of each kind; all are counted in the report."""
+    for problem in problems:
+        if (source, problem.reason) not in _SAID:
+            _SAID.add((source, problem.reason))
+            detail = one_line(f"row {row_name}: {problem.reason}: {problem.detail}", 400)
+            logger.warning("%s: %s. The question stays; further ones are only counted.", one_line(source), detail)
 
 
 def answer_texts(value: Any) -> tuple[str, ...]:
@@ -134,61 +154,6 @@ def answer_texts(value: Any) -> tuple[str, ...]:
     if is_voted and all(map(is_about_question, texts)):
         raise BadRow("no_answer", f"the annotators said only {texts[0]!r}"[:200])
     return tuple(texts if is_voted else dict.fromkeys(texts))
-
-
-def gold_boxes(value: Any, space: str, size: tuple[int, int]) -> tuple[Box, ...]:
-    """Return labels as unit boxes. value: a list of regions, or one region, or nothing.
-
-    A region is a box [x1, y1, x2, y2], or a polygon, of which the bounding box is kept: [x1, y1, x2, y2, x3, y3, ...]
-    or a list of points [x, y]. space "unit": fractions of the original image, strictly in [0, 1]. "pixels": of the
-    original image of `size` (width, height); what reaches beyond it is cut off. Raises BadRow: bad_box, bad_field.
-    """
-    if space not in GOLD_SPACES:
-        raise BadRow("bad_field", f"box_space {space!r}: expected one of {', '.join(GOLD_SPACES)}"[:200])
-    if value is None:
-        return ()
-    if not isinstance(value, (list, tuple)):
-        raise BadRow("bad_box", f"expected a list of [x1, y1, x2, y2], got {value!r}"[:200])
-    regions = [value] if _is_flat(value) or _is_outline(value) else value
-    return tuple(_gold_box(_corners(region), space, size) for region in regions)
-
-
-def _is_flat(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_number, value))
-
-
-def _is_outline(value: Any) -> bool:
-    """Return whether it is a polygon as a list of points."""
-    return isinstance(value, (list, tuple)) and len(value) > 2 and all(_is_flat(p) and len(p) == 2 for p in value)
-
-
-def _corners(region: Any) -> Sequence[float]:
-    """Return x1, y1, x2, y2 of a box, or of the bounding box of a polygon. Raises BadRow."""
-    numbers = [number for point in region for number in point] if _is_outline(region) else region
-    if _is_flat(numbers) and len(numbers) == 4:
-        return numbers
-    if _is_flat(numbers) and len(numbers) >= 6 and len(numbers) % 2 == 0:
-        xs, ys = numbers[::2], numbers[1::2]
-        return [min(xs), min(ys), max(xs), max(ys)]
-    raise BadRow("bad_box", f"expected four finite numbers, or the points of a polygon, got {region!r}"[:200])
-
-
-def _gold_box(value: Sequence[float], space: str, size: tuple[int, int]) -> Box:
-    if space == "unit":
-        try:
-            return Box(*value)
-        except ValueError as error:
-            raise BadRow("bad_box", f"{error}; pixels need box_space"[:200]) from error
-    if min(value[2] - value[0], value[3] - value[1]) < 1:
-        raise BadRow("bad_box", f"smaller than a pixel: {value!r}; fractions are box_space unit"[:200])
-    box = pixel_box(value, size)
-    if box is None:
-        raise BadRow("bad_box", f"outside the {size[0]}x{size[1]} image: {value!r}"[:200])
-    return box
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12  # not NaN, inf
 
 
 def _answer(value: Any) -> str:

@@ -16,8 +16,8 @@ Splits: "sft" and "train" have no row in common, nor the same question about an 
 rows are ordered by a hash of image and question. The first are for SFT, as many as in the paper's Table 7, the rest
 for RL (in a file with fewer rows than the table, in its proportion). In generation, boxes serve the audit only.
 
-Reasons of drops besides those of rows.py: box_mismatch (the box in the text, relative to the square-padded image,
-is not the one in pixels), image_size_mismatch (width and height are not those of the image).
+A reason of drops besides those of rows.py: image_size_mismatch (width and height are not those of the image). Of
+labels: box_mismatch (the box in the text, relative to the square-padded image, is not the one in pixels).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.records import Drop, Question
+from visrl_data.core.records import Drop, LabelProblem, Question
 from visrl_data.sources.identity import file_stamp, files_digest, halves, interleaved
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
@@ -227,7 +227,7 @@ def _bounding_box(boxes: Any) -> Any:
         return boxes
 
 
-def _check(row: Row, size: tuple[int, int]) -> None:
+def _check(row: Row, size: tuple[int, int]) -> LabelProblem | None:
     """Compare the image size that a row states, and its box in the text, with the image and the box in pixels."""
     declared = row.get("declared")
     if declared is not None and None not in declared and tuple(declared) != size:
@@ -237,10 +237,11 @@ def _check(row: Row, size: tuple[int, int]) -> None:
     text, box = row.get("text_box"), row.get("boxes")
     match = _TEXT_BOX.search(text) if isinstance(text, str) else None
     if match is None or not isinstance(box, list) or len(box) != 4:
-        return
+        return None
     longer = max(size)
     pads = [(longer - side) // 2 for side in size]
     from_text = [float(number) * longer - pad for number, pad in zip(match.groups(), (*pads, *pads), strict=True)]
     if any(abs(a - b) > _TOLERANCE * longer + 1 for a, b in zip(from_text, box, strict=True)):
         pixels = [round(number) for number in from_text]
-        raise BadRow("box_mismatch", f"{match[0]} is {pixels} of the {size[0]}x{size[1]} image, not {box}"[:200])
+        return LabelProblem("box_mismatch", f"{match[0]} is {pixels} of the {size[0]}x{size[1]} image, not {box}"[:200])
+    return None
