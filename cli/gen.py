@@ -68,7 +68,7 @@ def gen(
     """Make scored candidates and preference pairs from questions and their answers.
 
     With no option: 200 questions of the shipped Spotlight world, on its shipped model, in minutes on a CPU.
-    The same command resumes an interrupted run.
+    The same command resumes an interrupted run; with a larger --limit it lets the run in --output grow.
 
     Examples:
 

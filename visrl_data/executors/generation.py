@@ -14,8 +14,8 @@ from visrl_data.executors.local import LocalExecutor
 from visrl_data.executors.protocol import Executor
 from visrl_data.executors.shards import Shard
 from visrl_data.pipeline import finalize
-from visrl_data.pipeline.factory import build
-from visrl_data.runs import run_folder
+from visrl_data.pipeline.factory import build, open_questions
+from visrl_data.runs import growth, run_folder
 from visrl_data.runs.run_folder import Run
 
 
@@ -45,6 +45,8 @@ def generate(
 ) -> Run:
     """Run the factory into the folder `output`, or resume it there. Return the run; a finished one at once.
 
+    A larger limit than the run in `output` has lets that run grow (runs/growth.py).
+
     on_chunk: called after each chunk. max_chunks: stop after this many new chunks, leaving the run unfinished (for
     `--estimate`). roles: actor and critic on engines of your own, in place of loading `config.model`.
     executor: where chunks are processed; default: this process. shard: process only its chunks, leaving the run
@@ -55,6 +57,8 @@ def generate(
     with executor or LocalExecutor(build(config, roles)) as executor:
         if shard:
             shards.check_siblings(output, text, executor.identity)
+        else:
+            growth.grow(output, text, executor.identity, lambda: open_questions(config).ids())
         with run_folder.open_run(output, text, executor.identity) as run:
             if run.is_finished:
                 run_folder.remove_chunks(run)
