@@ -34,6 +34,7 @@ _TYPES: dict[str, Any] = {
     "bool": bool,
     "dict[str, str]": str,
     "str | dict[str, str]": list[str],
+    "str | list[str]": list[str],
 }
 _METAVARS = {
     "str": "TEXT",
@@ -41,6 +42,7 @@ _METAVARS = {
     "float": "X",
     "dict[str, str]": "FIELD=COLUMN,...",
     "str | dict[str, str]": "[NAME=]DIR",
+    "str | list[str]": "TEXT",
 }
 
 
@@ -99,6 +101,8 @@ def parse_options(options: dict[str, Any]) -> dict[str, Any]:
     for name, parse in (("columns", parse_columns), ("images_root", parse_roots)):
         if name in values:
             values[name] = parse(values[name])
+    if len(values.get("data", ())) == 1:
+        (values["data"],) = values["data"]
     return values
 
 

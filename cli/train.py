@@ -55,6 +55,7 @@ for _name, _stage in STAGES.items():
 
 def _train(name: str, output: Path | None, file: str | None, as_json: bool, options: dict[str, Any]) -> None:
     from visrl_train.launch import train
+    from visrl_train.pairs import data_flags
 
     hide_library_bars()
     folder = train(name, output, file, **parse_options(options))
@@ -65,4 +66,4 @@ def _train(name: str, output: Path | None, file: str | None, as_json: bool, opti
     next_command = STAGES[name].next_command
     if next_command is not None:
         data = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")).get("data")
-        say(f"Next: {next_command.format(model=folder, data=data)}")
+        say(f"Next: {next_command.format(model=folder, data=data_flags(data) if data else '')}")

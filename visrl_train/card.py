@@ -33,7 +33,9 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
         "Started from": _reference(start),
         "Original model, the default critic": _reference(origin),
         "Data": ", ".join(
-            f"{name} {markdown(shareable(str(value)))}" for name, value in record["data"].items() if value
+            f"{name} {markdown(shareable(str(value)))}"
+            for name, value in record["data"].items()
+            if value and name != "parts"
         ),
         "Boxes": markdown(record["box_space"]),
         "Crop rule": markdown(CropRule(**record["crop_rule"]).name),

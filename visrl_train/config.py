@@ -116,9 +116,9 @@ class PairsConfig(TrainConfig):
     epochs: float = option(5.0, "Epochs (reference code: 5).", low=0.0)
     batch_size: int = option(3, "Pairs per device (reference code: 3).", low=1)
 
-    data: str | None = option(
+    data: str | list[str] | None = option(
         None,
-        "Pairs: a run folder, a dataset folder, or user/name[@tag]; default: the latest run in runs/.",
+        "Pairs: a run folder, a dataset folder, or user/name[@tag]. Repeatable. Default: the latest run in runs/.",
         panel="Pairs",
     )
 

@@ -28,10 +28,17 @@ def train(stage: str, output: Path | None = None, config: str | None = None, **o
     stage: sft, rl1, rl2, or a baseline such as dpo-answers. config: a TOML file or a preset; options: those of the
     stage (config.py), which win over it. Raises VisRLError; the next call resumes from the last checkpoint.
     """
-    flags = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    flags = {name: _as_text(value) for name, value in options.items()}
     recipe = importlib.import_module(f"visrl_train.{STAGES[stage].recipe}")
     folder: Path = recipe.train(resolve(stage, config, flags), output)
     return folder
+
+
+def _as_text(value: Any) -> Any:
+    """Return paths as the texts that options hold."""
+    if isinstance(value, (list, tuple)):
+        return [_as_text(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def resolve(stage: str, file: str | None, flags: dict[str, Any]) -> TrainConfig:

@@ -6,7 +6,8 @@ space, the crop rule, the prompts, and the model that wrote the pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class PairSet:
 
     name: as the user wrote it. tag: the data version of a published dataset. digest: sha256 of the manifest,
     which changes with any pair. actor: id of the model that wrote them, actor_digest that of its files; None when
-    it was no model folder. origin: id of the original model.
+    it was no model folder. origin: id of the original model. parts: the sets that were joined, empty for one set.
     """
 
     name: str
@@ -67,13 +68,47 @@ class PairSet:
     actor_digest: str | None
     origin: str | None
     max_pixels: int | None
+    parts: tuple[PairSet, ...] = ()
+
+    @property
+    def data(self) -> str | list[str]:
+        """What --data names: one set, or several."""
+        return [part.name for part in self.parts] or self.name
+
+    @property
+    def short_name(self) -> str:
+        """The name for a folder that is made of these pairs."""
+        return "+".join(Path(part.name).stem for part in self.parts) or self.name
+
+    @property
+    def flags(self) -> str:
+        """The options of a command that name these pairs."""
+        return data_flags(self.data)
 
     def record(self) -> dict[str, Any]:
         """Return what visrl.json of a trained model says about its data."""
-        return {"name": self.name, "tag": self.tag, "manifest_sha256": self.digest, "pairs": len(self.pairs)}
+        own = {"name": self.name, "tag": self.tag, "manifest_sha256": self.digest, "pairs": len(self.pairs)}
+        return own | ({"parts": [part.record() for part in self.parts]} if self.parts else {})
 
 
-def read_pairs(data: str | None) -> PairSet:
+def data_flags(data: str | list[str]) -> str:
+    """Return the options of a command that name pairs."""
+    return " ".join(f"--data {shlex.quote(name)}" for name in ([data] if isinstance(data, str) else data))
+
+
+def read_pairs(data: str | Sequence[str] | None) -> PairSet:
+    """Read the pairs that --data names, those of several sets joined; None is the latest finished run under runs/.
+
+    Raises VisRLError.
+    """
+    if data is None or isinstance(data, str):
+        return _read_set(data)
+    from visrl_train.joined_pairs import join
+
+    return join([_read_set(name) for name in data])
+
+
+def _read_set(data: str | None) -> PairSet:
     """Read a run folder, a dataset folder or USER/NAME[@TAG]; None is the latest finished run under runs/.
 
     Raises VisRLError when it does not exist, holds no pair, or holds a pair without its image.

@@ -46,7 +46,8 @@ def train(config: Rl1Config, output: Path | None = None, callbacks: Sequence[Tra
 def find_actor(pairs: PairSet) -> ModelFolder:
     """Find the model that made the pairs. Raises VisRLError when there is none, or when it has changed since."""
     if pairs.actor is None:
-        raise VisRLError(f"{pairs.name} does not say which model made its pairs. Name the one to train with --model.")
+        which = "were made by different models" if pairs.parts else "do not say which model made them"
+        raise VisRLError(f"The pairs of {pairs.name} {which}. Name the one to train with --model.")
     try:
         folder = find_model(pairs.actor)
     except VisRLError as error:
@@ -82,11 +83,11 @@ def prepare(
                 f"{folder.id} was trained with {what} {of_model}, the pairs of {pairs.name} were made with {of_pairs}. "
                 f"Train a model with the same {what}, or make new pairs with this one."
             )
-    config = dataclasses.replace(config, data=pairs.name, model=folder.id)  # with the defaults resolved
+    config = dataclasses.replace(config, data=pairs.data, model=folder.id)  # with the defaults resolved
     return TrainingStage(
         name=name,
         config=config,
-        output=output or default_output(name, pairs.name, config, pairs.digest, folder.digest),
+        output=output or default_output(name, pairs.short_name, config, pairs.digest, folder.digest),
         folder=folder,
         data=pairs.record(),
         prompts={prompt.id: prompt.template for prompt in prompts or (pairs.prompts.focus, pairs.prompts.answer)},

@@ -68,7 +68,7 @@ def find_rl1_model(pairs: PairSet) -> ModelFolder:
     if not models:
         raise VisRLError(
             f"No rl1 model of the pairs of {pairs.name} under {MODELS}/. Train one with "
-            f"`visrl train rl1 --data {pairs.name}`, or name the model to start from with --model."
+            f"`visrl train rl1 {pairs.flags}`, or name the model to start from with --model."
         )
     return find_model(str(max(models, key=lambda path: path.stat().st_mtime_ns).parent))
 

@@ -27,8 +27,8 @@ class StageSpec:
 
     recipe: the module of visrl_train with its train(config, output). summary, examples: the help of its command.
     card: the first sentence of a model card. model_calls: how often the trained model is called to answer a question,
-    2 with a focus box, 1 without. next_command: what to run afterwards, of {model} and {data}. rows: rows in a batch
-    for each unit of --batch-size; None where memory is not estimated.
+    2 with a focus box, 1 without. next_command: what to run afterwards, of {model} and {data}, the options that name
+    the pairs. rows: rows in a batch for each unit of --batch-size; None where memory is not estimated.
     """
 
     config: type[TrainConfig]
@@ -59,9 +59,13 @@ STAGES: dict[str, StageSpec] = {
         config=Rl1Config,
         recipe="rl1",
         summary="Train the focus box on preference pairs. Default: the latest run, and the actor that made it.",
-        examples=("visrl train rl1", "visrl train rl1 --data runs/cars -o models/cars-rl1"),
+        examples=(
+            "visrl train rl1",
+            "visrl train rl1 --data runs/cars -o models/cars-rl1",
+            "visrl train rl1 --data runs/cars --data runs/boats",
+        ),
         card="DPO on focus boxes, without box labels (VisRL, Eq. 5-6).",
-        next_command="visrl train rl2 --data {data} --model {model}",
+        next_command="visrl train rl2 {data} --model {model}",
         rows=2,
     ),
     "rl2": StageSpec(

@@ -226,6 +226,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
     "dict[str, str]": dict,
     "str | dict[str, str]": (str, dict),
+    "str | list[str]": (str, list),
 }
 
 
