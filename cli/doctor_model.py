@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .console import print_result
+
 IMAGE_SIZE = (640, 480)
 GIB = 2**30
 
@@ -111,7 +113,7 @@ def print_model(facts: dict[str, Any]) -> None:
         f"an adapter {facts['lora_parameters']:,}",
     }
     for name, value in lines.items():
-        print(f"{name:14}{value}")
+        print_result(f"{name:14}{value}")
     _print_memory(facts)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from visrl_data.core.config import GenConfig
 from visrl_data.core.metrics import METRICS
 
-from .console import hide_library_bars, say
+from .console import hide_library_bars, print_result, say
 
 if TYPE_CHECKING:
     from visrl_data.runs.run_folder import Run
@@ -28,7 +28,7 @@ def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json
     time_text = f"{hours:.1f} hours" if hours >= 1 else f"{max(hours * 60, 0.1):.1f} minutes"
     parts = ", ".join(f"{name} {rows}" for name, rows in numbers.get("parts", {}).items())
     questions = f"{numbers['questions']} questions" + (f" ({parts})" if parts else "")
-    print(f"{questions}, at most {numbers['calls']:,} model calls, about {time_text}.")
+    print_result(f"{questions}, at most {numbers['calls']:,} model calls, about {time_text}.")
     if numbers.get("dropped"):
         of = numbers["measured_questions"]
         print(f"{sum(numbers['dropped'].values())} of the first {of} rows were dropped.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import print_table
+from .console import print_result, print_table
 from .options import Json
 
 
@@ -51,7 +51,7 @@ def filter(
     for reason in sorted({*before["drops"], *after["drops"]}):
         was, now = before["drops"].get(reason, 0), after["drops"].get(reason, 0)
         if was or now:
-            print(f"  {reason}: {was} -> {now}")
+            print_result(f"  {reason}: {was} -> {now}")
 
 
 def _print_sweep(grid: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .console import print_result
 from .options import Json
 
 
@@ -48,4 +49,4 @@ def rebuild(
     for config, splits in rebuilt.dataset.counts.items():
         print(f"  {config}: " + ", ".join(f"{split} {rows}" for split, rows in splits.items()))
     for image in rebuilt.missing[:10]:
-        print(f"  missing: {', '.join(image.ids)} (sha256 {image.sha256[:16]}...)")
+        print_result(f"  missing: {', '.join(image.ids)} (sha256 {image.sha256[:16]}...)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from pathlib import Path
@@ -82,11 +83,6 @@ def _reference(model: ModelReference) -> str:
     return f"{markdown_code(shareable(model['id']))} (digest {markdown_code(model['digest'][:12])})"
 
 
-def _local(value: object) -> str:
-    """Write a value as text, a folder on this machine as its last part."""
-    return markdown(shareable(str(value)))
-
-
 def _departure(config: TrainConfig) -> str:
     """Return the sentence that the loss has a term which the paper's does not have."""
     weight = getattr(config, "win_nll", 0.0)
@@ -98,14 +94,10 @@ def _results(metrics: Path) -> str:
     last: dict[str, Any] = {}
     for record in read_metrics(metrics):
         last |= record
-    names = [name for name in ("loss", "mean_token_accuracy", "rewards/margins", "reward", *_steps()) if name in last]
-    rows = [f"| {name} | {last[name]:.4f} | {_number(last.get(f'eval_{name}'))} |" for name in names]
+    steps = itertools.product(("focus", "response"), ("dpo", "nll", "margin", "accuracy", "ties"))
+    names = ("loss", "mean_token_accuracy", "rewards/margins", "reward", *map("/".join, steps))
+    rows = [f"| {name} | {last[name]:.4f} | {_number(last.get(f'eval_{name}'))} |" for name in names if name in last]
     return "\n".join(["| last value | training | validation |", "|---|---|---|", *rows, ""]) if rows else ""
-
-
-def _steps() -> list[str]:
-    names = ("dpo", "nll", "margin", "accuracy", "ties")
-    return [f"{step}/{name}" for step in ("focus", "response") for name in names]
 
 
 def _number(value: float | None) -> str:

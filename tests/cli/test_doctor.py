@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers.command import visrl
 from tests.helpers.tiny_models import stand_in_for_videos
+from visrl_cli import doctor_model
 from visrl_data.models.model_folder import ALIASES, find_model
 from visrl_train import memory
 from visrl_train.config import SftConfig
@@ -100,3 +101,16 @@ def test_memory_by_hand(shape):
 def test_rl2_takes_more_than_rl1(shape):
     for way in memory.TUNINGS:
         assert memory.training(shape, 2, 576, "rl2", way) > memory.training(shape, 2, 576, "rl1", way)
+
+
+def test_what_a_stranger_wrote_into_a_config_does_not_act_on_the_terminal(monkeypatch, capsys):
+    facts = {
+        **dict.fromkeys(("model", "family", "box_space", "focus_prompt", "processor", "lever"), "x"),
+        **dict.fromkeys(("parameters", "language_parameters", "lora_parameters"), 1),
+        **dict.fromkeys(("prefill_shared", "beginnings_shared", "chat_template", "resized_size"), False),
+        **{"model_type": "\x1b]0;owned\x07llava", "box_space_from": "the default"},
+    }
+    monkeypatch.setattr(doctor_model, "_print_memory", lambda _: None)
+    doctor_model.print_model(facts)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x07" not in shown and "llava" in shown
