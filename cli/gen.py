@@ -99,9 +99,12 @@ def gen(
             raise UsageError("--estimate times one process: leave out --shard, --devices and --ray.")
         from .estimate import print_estimate
 
+        warn_of_spotlight(resolved)
         print_estimate(resolved, target, speed, as_json)
         return
     publish = prepare_push(push_to_hub, target, hub_id, tag, private)
+    if publish:
+        check_license(resolved)
     _generate(resolved, target, Execution(shard, devices, ray), as_json, publish)
 
 
@@ -138,16 +141,23 @@ def _generate(
     config: GenConfig, output: Path, execution: Execution, as_json: bool, publish: Callable[[], PushResult] | None
 ) -> None:
     from visrl_data.executors.shards import parse_shard
+    from visrl_data.runs.run_folder import Run
 
     shard = parse_shard(execution.shard) if execution.shard else None
     target = shard.folder(output) if shard else output
     executor = execution.executor(config)
-    say(f"Writing the run to {target}. Reading questions and loading models")
+    is_finished = Run(target).is_finished
+    say(
+        f"A finished run is in {target}. Checking its options, questions and models"
+        if is_finished
+        else f"Writing the run to {target}. Reading questions and loading models"
+    )
+    warn_of_spotlight(config)
     hide_library_bars()
     started = time.perf_counter()
     if execution.ray is None:  # a cluster's nodes fetch what they need
         fetch_needed(config)
-    run = _run_chunks(config, target, executor, shard)
+    run, is_new = _run_chunks(config, target, executor, shard)
     if shard:
         _print_shard(run, shard, output, as_json)
         return
@@ -164,26 +174,30 @@ def _generate(
 
     print_table(render(report))
     _check_rows(run)
-    say(f"{time.perf_counter() - started:.0f} s. The run is in {run.path}; see {run.path}/report.html")
+    how = f"{time.perf_counter() - started:.0f} s." if is_new else "Already complete: nothing was generated."
+    say(f"{how} The run is in {run.path}; see {run.path}/report.html")
     say(_next_step(config, run.path, report["yields"]["all"]["pairs"]))
     if publish:
         print(summarize(publish()))
 
 
-def _run_chunks(config: GenConfig, target: Path, executor: Executor | None, shard: Shard | None) -> Run:
-    """Run the chunks with progress bars."""
+def _run_chunks(config: GenConfig, target: Path, executor: Executor | None, shard: Shard | None) -> tuple[Run, bool]:
+    """Run the chunks with progress bars. Return the run, and whether it was still unfinished."""
     from visrl_data.executors import generation
 
+    starts = []
     with ProgressBars("questions") as bars, interruptible(target):
 
         def on_chunk(step: RunProgress) -> None:
-            if step.resumed and step.done == step.resumed + 1:
+            starts.append(step.done)
+            if step.resumed and step.done == step.resumed:
                 bars.say(f"Resuming: {step.resumed} of {step.chunks} chunks done")
             bars.update("questions", min(step.done * config.chunk_size, step.questions), step.questions)
             for event in step.events:
                 bars.say(event)
 
-        return generation.generate(config, target, on_chunk, executor=executor, shard=shard)
+        run = generation.generate(config, target, on_chunk, executor=executor, shard=shard)
+    return run, bool(starts)
 
 
 def fetch_needed(config: GenConfig) -> None:
@@ -213,14 +227,42 @@ def _check_rows(run: Run) -> None:
         )
 
 
+_SPOTLIGHT = (
+    "Spotlight is a small model of its own drawn world and knows nothing of other images. Name a model with --model; "
+    "`visrl doctor --model ID` shows what it needs."
+)
+
+
+def _is_out_of_its_world(config: GenConfig) -> bool:
+    return config.model == "spotlight" and config.source != "spotlight"
+
+
+def warn_of_spotlight(config: GenConfig) -> None:
+    """Say at once that the default model can do nothing with images of another world."""
+    if _is_out_of_its_world(config):
+        say(_SPOTLIGHT)
+
+
+def check_license(config: GenConfig) -> None:
+    """Raise UsageError when the first rows state no license, which publishing would ask for after the run."""
+    from visrl_data.core.errors import UsageError
+    from visrl_data.core.records import Question
+    from visrl_data.pipeline.factory import open_questions
+
+    source = open_questions(config)
+    rows = [source.read(i) for i in range(min(len(source), config.chunk_size))]
+    if any(isinstance(row, Question) and not row.license for row in rows):
+        raise UsageError(
+            "--push-to-hub: rows of this source state no license, and a published dataset needs one. Add --license ID, "
+            "for example --license cc-by-4.0 (--license unknown says openly that you don't know)."
+        )
+
+
 def _next_step(config: GenConfig, run: Path, pairs: int) -> str:
     if pairs:
         return f"Next: visrl train rl1 --data {run}; or other thresholds: visrl filter {run} --sweep"
-    if config.model == "spotlight" and config.source != "spotlight":
-        return (
-            "No pairs. Spotlight is a small model of its own drawn world and knows nothing of other images. Name a "
-            "model with --model; `visrl doctor --model ID` shows what it needs."
-        )
+    if _is_out_of_its_world(config):
+        return f"No pairs. {_SPOTLIGHT}"
     return f"No pairs: the table of drops says why. Other thresholds: visrl filter {run} --sweep"
 
 

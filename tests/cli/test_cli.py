@@ -196,6 +196,31 @@ def test_each_reason_of_a_drop_is_shown_with_one_that_it_happened_to(photo_sourc
     assert "no file &#39;gone.png&#39;" in page and "there is no such image" in page
 
 
+def test_a_finished_run_says_that_it_is_complete(photo_source, tmp_path):
+    words = ["gen", "--source", photo_source, "-o", tmp_path / "r"]
+    with scripted_generate():
+        first, second = visrl(*words)[2], visrl(*words)[2]
+    assert "Writing the run to" in first and "Already complete" not in first
+    assert f"A finished run is in {tmp_path}/r. Checking its options" in second
+    assert "Already complete: nothing was generated." in second
+
+
+def test_spotlight_warns_of_images_of_another_world_before_anything_runs(photo_source, tmp_path):
+    with scripted_generate():
+        for flags in ((), ("--estimate",)):
+            err = visrl("gen", "--source", photo_source, "--limit", 1, "-o", tmp_path / "r", *flags)[2]
+            assert "Spotlight is a small model of its own drawn world" in err
+
+
+def test_publishing_asks_for_a_license_before_the_run(photo_source, tmp_path, monkeypatch):
+    photo_source.write_text(photo_source.read_text().replace('"license"', '"lizenz"'))
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    words = ["gen", "--source", photo_source, "-o", tmp_path / "r", "--push-to-hub", "--hub-id", "me/cars"]
+    code, _, err = visrl(*words)
+    assert code == 2 and "rows of this source state no license" in err and "--license ID" in err
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_run_without_pairs_ends_with_advice(photo_source, tmp_path):
     words = ["gen", "--source", photo_source, "--box-win", 1.0, "--response-win", 1.0, "--box-lose", 0, "--attempts", 1]
     with scripted_generate():

@@ -51,6 +51,14 @@ def test_whole_chunks_are_not_made_again(rows, roles, tmp_path):
     assert [record["chunk"] for record in run_folder.times(run)] == [2, 3], "rows 1 to 6 are two whole chunks"
 
 
+def test_a_limit_beyond_the_source_makes_nothing_again(rows, roles, tmp_path):
+    generate(config(rows), tmp_path / "grown", roles=roles)
+    (tmp_path / "grown" / "times.jsonl").unlink()
+    whole = generate(config(rows, limit=99), tmp_path / "whole", roles=roles)
+    run = generate(config(rows, limit=99), tmp_path / "grown", roles=roles)
+    assert run_folder.times(run) == [] and file_bytes(run) == file_bytes(whole)
+
+
 @pytest.mark.parametrize("chunks", [0, 1, 2])
 def test_an_unfinished_run_grows_too(rows, roles, tmp_path, chunks):
     whole = generate(config(rows), tmp_path / "whole", roles=roles)

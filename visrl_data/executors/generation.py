@@ -21,7 +21,7 @@ from visrl_data.runs.run_folder import Run
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """How far a run is, after each chunk.
+    """How far a run is, at its start and after each chunk.
 
     chunks, questions: how many this process has to do. resumed: the chunks of them that an earlier start did.
     events: what is worth saying of this chunk, a halved batch for one.
@@ -47,10 +47,10 @@ def generate(
 
     A larger limit than the run in `output` has lets that run grow (runs/growth.py).
 
-    on_chunk: called after each chunk. max_chunks: stop after this many new chunks, leaving the run unfinished (for
-    `--estimate`). roles: actor and critic on engines of your own, in place of loading `config.model`.
-    executor: where chunks are processed; default: this process. shard: process only its chunks, leaving the run
-    unfinished; `output` is then the shard's folder.
+    on_chunk: called once the models are loaded, and after each chunk. max_chunks: stop after this many new chunks,
+    leaving the run unfinished (for `--estimate`). roles: actor and critic on engines of your own, in place of loading
+    `config.model`. executor: where chunks are processed; default: this process. shard: process only its chunks,
+    leaving the run unfinished; `output` is then the shard's folder.
     Raises VisRLError for anything that the user can fix; finished chunks are kept.
     """
     text = to_toml(config)
@@ -68,6 +68,7 @@ def generate(
             done = resumed = len(chunk_ids) - len(missing)
             size, rows = config.chunk_size, executor.identity["source"]["rows"]
             questions = sum(min(size, rows - i * size) for i in chunk_ids)
+            on_chunk(RunProgress(done, len(chunk_ids), resumed, questions, ()))
             try:
                 for chunk in executor.process_chunks(run, missing[:max_chunks]):
                     run_folder.write_chunk(run, chunk.index, chunk.tables)

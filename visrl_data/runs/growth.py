@@ -46,7 +46,7 @@ def grow(path: Path, config_text: str, identity: RunIdentity, ids: Callable[[], 
         size = int(run.config()["chunk_size"])
         if run.is_finished:
             _restore_chunks(run, list(ids())[:rows], size)
-        if rows % size and rows < identity["source"]["rows"]:
+        if rows < identity["source"]["rows"] and rows % size:
             shutil.rmtree(run.chunk_path(rows // size), ignore_errors=True)
         run.manifest_path.unlink(missing_ok=True)
         for name in run_folder.TABLES:
@@ -59,7 +59,7 @@ def grow(path: Path, config_text: str, identity: RunIdentity, ids: Callable[[], 
 
 
 def _restore_chunks(run: Run, ids: Sequence[str], size: int) -> None:
-    """Write the whole chunks of a finished run as they were before its shards were made."""
+    """Write the chunks of a finished run as they were before its shards were made."""
     stored = run_folder.digests(run, [*run_folder.TABLES])
     if not stored.items() <= run.manifest()["sha256"].items():
         raise VisRLError(f"Files of {run.path} were changed since it was finished: it can't grow. Make the run again.")
@@ -72,7 +72,7 @@ def _restore_chunks(run: Run, ids: Sequence[str], size: int) -> None:
     }
     tables = {"questions": questions, "candidates": candidates, "drops": drops}
     images = StoredImages(sorted((run.path / "images").glob("part-*.parquet")))
-    for index in range(len(ids) // size):
+    for index in range(-(-len(ids) // size)):
         if run.has_chunk(index):
             continue
         chunk = {name: table.filter(pa.array(rows[name] // size == index)) for name, table in tables.items()}
