@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.image_processing import limit_pixels, show_whole
+from visrl_data.engines.refusals import is_out_of_memory
 from visrl_data.models.families import check_loadable, family_at
 from visrl_data.models.model_folder import ModelFolder
 
@@ -35,7 +36,7 @@ def load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_cod
     check_loadable(folder.id, folder.weights.path, trust_remote_code)
     try:
         processor = AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # transformers raises anything for files of another shape
         missing = [name for name in ("torchvision", "num2words") if name[1:] in str(error)]
         hint = f" Install what it needs: pip install {missing[0]}." if missing else ""
         raise VisRLError(f"The processor of {folder.id} could not be loaded: {_first_line(error)}.{hint}") from error
@@ -72,14 +73,18 @@ def load_model(
         model: Any = AutoModelForImageTextToText.from_pretrained(
             folder.weights.path, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **options
         )
-    except (ImportError, OSError, ValueError) as error:
-        raise VisRLError(f"{folder.weights.id} could not be loaded: {_first_line(error)}.") from error
-    if folder.base is not None:
-        from peft import PeftModel
+        if folder.base is not None:
+            from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, folder.path, torch_dtype=dtype)
+            model = PeftModel.from_pretrained(model, folder.path, torch_dtype=dtype)
+    except Exception as error:  # transformers, peft and safetensors raise anything for files of another shape
+        if is_out_of_memory(error):
+            raise
+        raise VisRLError(f"{folder.id} could not be loaded: {_first_line(error)}.") from error
     return model.eval()
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """Return the first line of an error's text; with its name where the text alone says little, as a KeyError's."""
+    line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return line if isinstance(error, ImportError | OSError | ValueError) and line else f"{type(error).__name__} {line}"

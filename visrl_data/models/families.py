@@ -10,13 +10,13 @@ records its box space and its prompts in visrl.json: for it the conventions of i
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import Prompt, PromptSet
+from visrl_data.models.model_files import read_object
 from visrl_data.models.model_folder import ModelFolder
 from visrl_data.models.remote_code import check_code
 
@@ -191,12 +191,18 @@ def check_loadable(model: str, path: Path, trust_remote_code: bool) -> None:
     original_llava = "mm_vision_tower" in config and "vision_config" not in config
     if original_llava and not family.unsupported:
         family = family_of("llava_llama")
-    if not family.unsupported or (trust_remote_code and "AutoModelForImageTextToText" in config.get("auto_map", {})):
+    if not family.unsupported or (
+        trust_remote_code and "AutoModelForImageTextToText" in (config.get("auto_map") or {})
+    ):
         check_code(model, path, trust_remote_code)
         return
     raise VisRLError(f"{model} could not be loaded, being of the family {family.name}: {family.unsupported}.")
 
 
 def _config(path: Path) -> dict[str, Any]:
+    """Return the config.json of a folder; empty where there is none. Raises VisRLError for one of another shape."""
     file = path / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = read_object(file) if file.is_file() else {}
+    if not isinstance(config.get("model_type", ""), str) or not isinstance(config.get("auto_map") or {}, dict):
+        raise VisRLError(f"{file}: model_type or auto_map is not as save_pretrained writes it. Fetch the model again.")
+    return config

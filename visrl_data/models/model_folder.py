@@ -9,7 +9,7 @@ training, which is the critic. A folder without it is an ordinary model and gets
 from __future__ import annotations
 
 import hashlib
-import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -17,6 +17,7 @@ from typing import Any, TypedDict, cast
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.hub_access import AGAIN, HubFailure, attempt, careful_client, hub_api
+from visrl_data.models.model_files import check_weights, checked_record, read_object
 from visrl_data.models.remote_code import check_code
 from visrl_data.spotlight import ACTOR, BASE
 
@@ -97,7 +98,7 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
     record = read_record(path)
     base = None
     if (path / "adapter_config.json").is_file():
-        base = find_model(_base_of(path), trust_remote_code, weights)
+        base = find_model(_base_of(model, path), trust_remote_code, weights)
         if weights:
             _check_base(model, record.get("base"), base)
     elif not (path / "config.json").is_file():
@@ -106,7 +107,7 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
             "Give a folder written by save_pretrained, a Hub id, or nothing for the shipped Spotlight."
         )
     if weights:
-        _check_safetensors(model, path, "adapter_model.safetensors" if base else "*.safetensors")
+        check_weights(model, path, "adapter_model.safetensors" if base else "*.safetensors")
     fallback = base or ModelFolder(model, revision, path, "", None, None, None, model)
     rule, origin = record.get("crop_rule"), record.get("origin_base")
     return ModelFolder(
@@ -126,25 +127,14 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
 def read_record(folder: Path) -> ModelRecord:
     """Return the visrl.json of a model folder; empty where there is none. Raises VisRLError."""
     path = folder / RECORD
-    return cast(ModelRecord, _read_json(path)) if path.is_file() else {}
-
-
-def _check_safetensors(model: str, path: Path, name: str) -> None:
-    """Refuse weights in any other format: pickles run code when they are read. The loader reports missing ones."""
-    others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
-    if any(path.glob(name)) or not others:
-        return
-    raise VisRLError(
-        f"{model}: {path} holds no {name}, only {others[0]}; weights are read from safetensors alone. "
-        "Where you trust the files, load and save_pretrained them once, or take another revision."
-    )
+    return cast(ModelRecord, checked_record(path)) if path.is_file() else {}
 
 
 def fetch_model(model: str, trust_remote_code: bool = False) -> None:
     """Download what is not here yet of a Hub id, and of the model under an adapter. Raises VisRLError."""
     path, _ = _locate(model, trust_remote_code, weights=True)
     if (path / "adapter_config.json").is_file():
-        fetch_model(_base_of(path), trust_remote_code)
+        fetch_model(_base_of(model, path), trust_remote_code)
 
 
 def _check_base(adapter: str, expected: ModelReference | None, base: ModelFolder) -> None:
@@ -204,18 +194,15 @@ def _download(name: str, revision: str | None, trust_remote_code: bool, weights:
     return path, path.name  # a snapshot's folder is named by its commit
 
 
-def _base_of(adapter: Path) -> str:
-    config = _read_json(adapter / "adapter_config.json")
-    base = config.get("base_model_name_or_path")
-    if not base:
+def _base_of(model: str, adapter: Path) -> str:
+    """Return the id of the weights under an adapter. Raises VisRLError where it names none, or another adapter."""
+    config = read_object(adapter / "adapter_config.json")
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not base or not isinstance(base, str):
         raise VisRLError(f"{adapter}/adapter_config.json names no base_model_name_or_path; the adapter can't be used.")
-    revision = config.get("revision")
+    if (Path(base) / "adapter_config.json").is_file():
+        raise VisRLError(
+            f"{model} is an adapter on {base}, which is itself an adapter: expected full weights under it. "
+            f"`visrl merge {shlex.quote(base)} -o DIR` makes some."
+        )
     return f"{base}@{revision}" if revision and "/" in base and not Path(base).is_dir() else base
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise VisRLError(f"{path} is not valid JSON: {error}") from error
-    return content
