@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCard
 
 from tests.conftest import scripted_reply
 from tests.helpers.dataset_runs import SHIPPED, make_run, photos
+from tests.helpers.hostile import PAYLOADS, poisoned, structure
 from visrl_cards import pictures
 from visrl_cards.dataset import limits, persuasion, render_dataset_card
 from visrl_cards.front_matter import size_category
@@ -420,6 +421,29 @@ def test_scores_that_the_filter_left_out_are_not_said_to_be_empty(tmp_path):
     card = " ".join((build_dataset([run.path], tmp_path / "set").folder / "README.md").read_text().split())
     assert "scored both steps" in card and "The box scores were left out" in card
     assert "decided nothing" in card and "no box critic" not in card
+
+
+CLOSED = (
+    "example",
+    "diversity",
+    "response_critic",
+    "sha256",
+    "gold_rule",
+)  # values of a closed list, checked elsewhere
+
+
+@pytest.mark.parametrize("text", PAYLOADS)
+def test_no_field_of_manifest_or_report_changes_the_card(text, copy):
+    """Every string of both, and every name of a source, reason or prompt, is the payload."""
+    report = json.loads((copy.folder / "report.json").read_text())
+
+    def card(words):
+        write_json(copy.folder / "report.json", poisoned(report, words, CLOSED))
+        return render_dataset_card(copy.folder, poisoned(copy.manifest, words, CLOSED))
+
+    body = card(text)
+    assert structure(body) == structure(card("x"))
+    assert "\x1b" not in body and DatasetCard(body).data.to_dict()["pretty_name"]
 
 
 # The gate

@@ -1,7 +1,12 @@
 """Texts that a stranger may put into any field: markup, links, escape sequences, and characters that act unseen."""
 
+from collections.abc import Collection
+from typing import Any
+
 from markdown_it import MarkdownIt
 
+_NAMED = {"by_source", "unparsed_reasons", "prompts"}  # of a report or manifest: their names are strangers' words
+_COUNTED = {"source", "questions", "focus", "answer", "judge"}  # where these hold counts
 _TEXT = {"text", "softbreak", "text_special", "entity", "code_inline"}  # names are code where they can be
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -42,3 +47,17 @@ def structure(markdown: str) -> list[str]:
     tokens = MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(markdown.split("\n---\n", 1)[1])
     inner = [child for token in tokens for child in token.children or () if child.type not in _TEXT]
     return [token.type for token in tokens] + [f"{child.type} {child.attrs or ''}" for child in inner]
+
+
+def poisoned(value: Any, text: str, keep: Collection[str] = (), parent: str = "") -> Any:
+    """Return nested data with this text in place of every string, and behind the names that strangers choose.
+
+    keep: names of values that stay. parent: the name of the value.
+    """
+    if isinstance(value, dict):
+        counts = parent in _COUNTED and all(isinstance(item, int) for item in value.values())
+        suffix = f" {text}" if counts or parent in _NAMED else ""
+        return {f"{n}{suffix}": item if n in keep else poisoned(item, text, keep, n) for n, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [poisoned(item, text, keep) for item in value]
+    return text if isinstance(value, str) else value
