@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .console import print_result
 from .options import Json
 
 # module -> (what needs it, the command that installs it)
@@ -59,7 +60,7 @@ def doctor(
     else:
         for check in checks:
             mark = "ok     " if check["ok"] else "missing" if check["needed"] else "absent "
-            print(f"{mark} {check['what']}" + (f"\n        -> {check['fix']}" if check["fix"] else ""))
+            print_result(f"{mark} {check['what']}" + (f"\n        -> {check['fix']}" if check["fix"] else ""))
     if not is_ok:
         raise typer.Exit(1)
 

@@ -121,9 +121,9 @@ def _print_memory(facts: dict[str, Any]) -> None:
     from visrl_train.memory import ROWS, TUNINGS
 
     gib = facts["memory_gib"]
-    print(f"\nMemory in GiB, estimated for {facts['dtype']} and the default batches (see docs/families.md):")
+    print_result(f"\nMemory in GiB, estimated for {facts['dtype']} and the default batches (see docs/families.md):")
     for name in ("gen", "gen 4 bits"):
-        print(f"{name:14}{gib[name]:>10}")
-    print(" " * 14 + "".join(f"{way:>10}" for way in TUNINGS))
+        print_result(f"{name:14}{gib[name]:>10}")
+    print_result(" " * 14 + "".join(f"{way:>10}" for way in TUNINGS))
     for stage in ROWS:
-        print(f"{stage:14}" + "".join(f"{gib[f'{stage} {way}']:>10}" for way in TUNINGS))
+        print_result(f"{stage:14}" + "".join(f"{gib[f'{stage} {way}']:>10}" for way in TUNINGS))

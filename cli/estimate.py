@@ -31,10 +31,10 @@ def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json
     print_result(f"{questions}, at most {numbers['calls']:,} model calls, about {time_text}.")
     if numbers.get("dropped"):
         of = numbers["measured_questions"]
-        print(f"{sum(numbers['dropped'].values())} of the first {of} rows were dropped.")
-        print("\n".join(drop_lines(numbers["drop_examples"])))
+        print_result(f"{sum(numbers['dropped'].values())} of the first {of} rows were dropped.")
+        print_result("\n".join(drop_lines(numbers["drop_examples"])))
     if "prompt_tokens" in numbers:
-        print(
+        print_result(
             f"About {numbers['prompt_tokens']:,} prompt and {numbers['completion_tokens']:,} completion tokens, "
             f"estimated from the first {numbers['measured_questions']} questions, which are kept in {target}."
         )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .console import print_result
 from .options import Json
 
 
@@ -31,9 +32,11 @@ def export(
                           "left_out": exported.left_out, "empty": exported.empty}))  # fmt: skip
         return
     for name, rows in exported.rows.items():
-        print(f"{name}: {rows} rows")
-    print(f"{exported.pictures} images in {exported.folder / 'images'}")
+        print_result(f"{name}: {rows} rows")
+    print_result(f"{exported.pictures} images in {exported.folder / 'images'}")
     if exported.left_out:
-        print(f"{exported.left_out} pairs were left out: their images are missing; `visrl rebuild` restores them.")
+        print_result(
+            f"{exported.left_out} pairs were left out: their images are missing; `visrl rebuild` restores them."
+        )
     if exported.empty:
-        print(f"{exported.empty} rows were left out because their win response is empty.")
+        print_result(f"{exported.empty} rows were left out because their win response is empty.")

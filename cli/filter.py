@@ -47,7 +47,7 @@ def filter(
     if as_json:
         print(json.dumps({"before": before, "after": after}))
         return
-    print(f"Pairs: {before['pairs']} -> {after['pairs']} of {after['questions']} questions.")
+    print_result(f"Pairs: {before['pairs']} -> {after['pairs']} of {after['questions']} questions.")
     for reason in sorted({*before["drops"], *after["drops"]}):
         was, now = before["drops"].get(reason, 0), after["drops"].get(reason, 0)
         if was or now:

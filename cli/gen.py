@@ -14,7 +14,7 @@ import typer
 
 from visrl_data.core.config import GenConfig
 
-from .console import ProgressBars, fetch_models, hide_library_bars, print_table, say
+from .console import ProgressBars, fetch_models, hide_library_bars, print_result, print_table, say
 from .interruption import interruptible
 from .options import ConfigFile, Json, Mix, make_gen_config, resolve_mix, with_options
 from .push import HubId, Private, Tag, prepare_push, summarize
@@ -178,7 +178,7 @@ def _generate(
     say(f"{how} The run is in {run.path}; see {run.path}/report.html")
     say(_next_step(config, run.path, report["yields"]["all"]["pairs"]))
     if publish:
-        print(summarize(publish()))
+        print_result(summarize(publish()))
 
 
 def _run_chunks(config: GenConfig, target: Path, executor: Executor | None, shard: Shard | None) -> tuple[Run, bool]:
@@ -271,7 +271,7 @@ def _print_shard(run: Run, shard: Shard, output: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"run": str(run.path), "shard": str(shard), "chunks": chunks}))
         return
-    print(
+    print_result(
         f"Shard {shard} is done: {chunks} of the run's {run.chunks} chunks, in {run.path}\n"
         f"When all {shard.of} are done: visrl join {output}/shard-*-of-{shard.of} -o {output}"
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .console import print_table, say
+from .console import print_result, print_table, say
 from .options import Json
 
 
@@ -55,7 +55,7 @@ def inspect(
 
     print_table(render(target.report))
     if target.page:
-        print(f"Charts and images: {target.page}")
+        print_result(f"Charts and images: {target.page}")
 
 
 def _compare(run: str, other: str, as_json: bool) -> None:

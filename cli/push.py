@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import say
+from .console import print_result, say
 from .options import Json
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def push(
     )
     card = Card(license, ship_images, tuple(language or ()), pretty_name)
     published = push(what, hub_id, tag, options, None if card == Card() else card, output, say)
-    print(json.dumps(dataclasses.asdict(published)) if as_json else summarize(published))
+    print_result(json.dumps(dataclasses.asdict(published)) if as_json else summarize(published))
 
 
 def prepare_push(

@@ -45,8 +45,8 @@ def rebuild(
         return
     counts = f"{rebuilt.found} images restored, {len(rebuilt.missing)} missing"
     was_complete = not rebuilt.found and not rebuilt.missing
-    print(f"{'No image was missing' if was_complete else counts}. The dataset is in {rebuilt.dataset.folder}")
+    print_result(f"{'No image was missing' if was_complete else counts}. The dataset is in {rebuilt.dataset.folder}")
     for config, splits in rebuilt.dataset.counts.items():
-        print(f"  {config}: " + ", ".join(f"{split} {rows}" for split, rows in splits.items()))
+        print_result(f"  {config}: " + ", ".join(f"{split} {rows}" for split, rows in splits.items()))
     for image in rebuilt.missing[:10]:
         print_result(f"  missing: {', '.join(image.ids)} (sha256 {image.sha256[:16]}...)")

@@ -127,7 +127,8 @@ def _evaluation(folder: Path) -> str:
     ]  # fmt: skip
     about = [{"source": EVIL[0], "name": EVIL[2], "split": EVIL[4], "rows": len(source), "fingerprint": EVIL[0]}]
     report = {"groups": groups, "models": models, "sources": about, "dropped": {EVIL[2]: 3}, "judge": {"id": EVIL[0]}}
-    report |= {"config": {"seed": 0, "gold_rule": "any", "protocol": EVIL[0], "resamples": 100}, "versions": {"visrl": EVIL[2]}}
+    config = {"seed": 0, "gold_rule": "any", "protocol": EVIL[0], "resamples": 100}
+    report |= {"config": config, "versions": {"visrl": EVIL[2]}}
     eval_page.write_page(folder, report, [predictions, predictions], [source])
     return (folder / eval_page.NAME).read_text(encoding="utf-8")
 
