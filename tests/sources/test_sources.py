@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import json
 import os
 import pickle
 import socket
+import unicodedata
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -167,6 +170,12 @@ BAD_ROWS: list[tuple[str, Any]] = [
     ("image_missing", row(image="img/none.png")),
     ("image_missing", row(image="\ud800")),
     ("image_url_refused", row(image="https://x.org/a.png")),
+    ("image_url_refused", row(image="s3://bucket/a.png")),
+    ("image_missing", row(image="a/" * 200_000)),
+    ("image_unreadable", row(image="data:image/png;base64,@@@")),
+    ("image_unreadable", row(image=[[[0, 0, 0], [255, 255, 255]]])),
+    ("bad_answer", row(answers="E", choices=["a", "b"])),
+    ("bad_answer", row(answers=2, options=["a", "b"])),
     ("image_missing", row(image="img/empty.png")),
     ("several_images", row(image=["img/a.png", "img/b.png"])),
     ("image_outside_root", row(image="../outside.png")),
@@ -444,7 +453,7 @@ def test_jsonl_columns(folder: Path) -> None:
     message = error_of(path)
     assert "no column for question, answers, image." in message
     assert "Columns there: bboxs, dataset, gt, img, key, q." in message
-    assert "--columns question=COLUMN,answers=COLUMN,image=COLUMN" in message
+    assert "--columns question=q,answers=gt,image=img" in message
     message = error_of(path, options=SourceOptions(columns=columns | {"boxes": "bbox"}))
     assert "no column for boxes; there is no 'bbox'" in message
 
@@ -464,6 +473,133 @@ def test_files_that_hold_no_rows(folder: Path) -> None:
     assert "no rows. Expected one JSON object a line" in error_of(write(folder, "", " "))
     assert "no line is a JSON object" in error_of(write(folder, "[", "]"))
     assert error_of(str(folder / "none.jsonl")).endswith("none.jsonl: no such file.")
+
+
+# --- other forms of images, answers and files ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", ["base64", "data", "file", "backslash", "decomposed", "mapping"])
+def test_an_image_in_another_form(folder: Path, image: str) -> None:
+    data = (folder / "img" / "a.png").read_bytes()
+    (folder / "img" / unicodedata.normalize("NFD", "é.png")).write_bytes(data)
+    text = base64.b64encode(data).decode()
+    forms: dict[str, Any] = {
+        "base64": text,
+        "data": f"data:image/png;base64,{text}",
+        "file": (folder / "img" / "a.png").as_uri(),
+        "backslash": "img\\a.png",
+        "decomposed": unicodedata.normalize("NFC", "img/é.png"),
+        "mapping": {"url": f"data:image/png;base64,{text}"},
+    }
+    question = one(folder, image=forms[image])
+    assert isinstance(question, Question) and question.image == data
+
+
+def test_a_file_address_stays_in_the_root(folder: Path) -> None:
+    assert one(folder, image="file:///etc/passwd").reason == "image_outside_root"  # type: ignore[union-attr]
+    assert one(folder, image="file://host/a.png").reason == "image_url_refused"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["img/A.png", "img/a.jpg", "other/a.png"])
+def test_a_missing_image_names_what_is_near(folder: Path, name: str) -> None:
+    (folder / "a.png").write_bytes(png(1))
+    drop = one(folder, image=name)
+    assert isinstance(drop, Drop) and drop.reason == "image_missing" and "there is " in drop.detail
+    assert "a.png'" in drop.detail.rpartition("there is")[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "want"),
+    [
+        ({"answers": "['a', 'b']"}, ("a", "b")),
+        ({"answers": '["it\'s"]'}, ("it's",)),
+        ({"answers": "['a' 'b']"}, ("a", "b")),  # as numpy writes an array
+        ({"answers": "[sic]"}, ("[sic]",)),
+        ({"answers": "['a'] * 9"}, ("['a'] * 9",)),
+        ({"answers": "B", "choices": ["cat", "dog"]}, ("dog",)),
+        ({"answers": "(A)", "options": ["A. cat", "B. dog"]}, ("cat",)),
+        ({"answers": 1, "choices": ["cat", "dog"]}, ("dog",)),
+        ({"answers": KeyError, "answer": "0", "options": "['cat', 'dog']"}, ("cat",)),
+        ({"answers": "C", "choices": {"text": ["x", "y", "z"], "label": ["A", "B", "C"]}}, ("z",)),
+        ({"answers": 2, "choices": ["1", "2", "3"]}, ("2",)),  # the text of a choice comes first
+        ({"answers": "dog", "choices": ["cat", "dog"]}, ("dog",)),
+        ({"answers": "B"}, ("B",)),
+    ],
+)
+def test_answers_as_lists_in_text_and_as_choices(folder: Path, fields: dict[str, Any], want: tuple[str, ...]) -> None:
+    given = {key: value for key, value in (row() | fields).items() if value is not KeyError}
+    question = open_source(write(folder, given)).read(0)
+    assert isinstance(question, Question) and question.answers == want
+
+
+TABLE = [("what?", "['a', 'b']", "img/a.png"), ("how many?", "007", "img/b.png"), ("who?", "None", "img/a.png")]
+
+
+@pytest.mark.parametrize(("name", "separator"), [("q.csv", ","), ("q.csv", ";"), ("q.tsv", "\t")])
+def test_tables_of_text(folder: Path, name: str, separator: str) -> None:
+    with (folder / name).open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows([("question", "answers", "image"), *TABLE])
+    questions, drops = everything(open_source(str(folder / name)))
+    assert not drops
+    assert [(q.question, q.answers) for q in questions] == [
+        ("what?", ("a", "b")), ("how many?", ("007",)), ("who?", ("None",))]  # fmt: skip
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_list_of_objects(folder: Path, indent: int | None) -> None:
+    listed = [row(question="wo? ü"), row(answers=["b"], id=7), 3, row(image="none.png")]
+    (folder / "q.json").write_text(json.dumps(listed, indent=indent, ensure_ascii=False), encoding="utf-8")
+    source = open_source(str(folder / "q.json"))
+    questions, drops = everything(source)
+    assert [q.question for q in questions] == ["wo? ü", "what?"] and source.ids()[1] == "7"
+    assert [drop.reason for drop in drops] == ["bad_json", "image_missing"]
+    (folder / "lines.json").write_text(json.dumps(row()) + "\n" + json.dumps(row(id="x")))
+    assert len(everything(open_source(str(folder / "lines.json")))[0]) == 2
+    (folder / "cut.json").write_text(json.dumps(listed)[:-5])
+    assert "is not a list of JSON objects" in error_of(str(folder / "cut.json"))
+
+
+CHATS = [
+    {"conversations": [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "24"}]},
+    {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "<image>How many?"},
+            {"role": "assistant", "content": "24"},
+            {"role": "user", "content": "And why?"},
+            {"role": "assistant", "content": "Luck."},
+        ]
+    },
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "24"}]},
+        ]
+    },
+    {"conversations": {"from": ["human", "gpt"], "value": ["How many?", "24"]}},
+]
+
+
+@pytest.mark.parametrize("chat", CHATS)
+def test_a_conversation_is_a_question_and_its_answer(folder: Path, tmp_path: Path, chat: dict[str, Any]) -> None:
+    question = open_source(write(folder, chat | {"image": "img/a.png"})).read(0)
+    assert isinstance(question, Question) and (question.question, question.answers) == ("How many?", ("24",))
+    path = parquet(tmp_path / "t", {name: [value] for name, value in chat.items()} | {"image": [png(1)]})
+    stored = open_source(path).read(0)
+    assert isinstance(stored, Question) and (stored.question, stored.answers) == ("How many?", ("24",))
+
+
+@pytest.mark.parametrize(
+    "turns", [[], "text", [1], [{"from": "gpt", "value": "24"}], [{"from": "human", "value": 3}], {}]
+)
+def test_a_conversation_without_question_and_answer_is_a_drop(folder: Path, turns: Any) -> None:
+    drop = open_source(write(folder, row(), {"conversations": turns, "image": "img/a.png"})).read(1)
+    assert isinstance(drop, Drop) and drop.reason in ("no_question", "no_answer")
+
+
+def test_columns_that_are_nearly_known_are_spoken_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_source(write(folder, row(bbox=[0.1, 0.2, 0.3, 0.4])))
+    assert "column 'bbox' is not read. To read it as boxes: --columns boxes=bbox" in caplog.text
 
 
 # --- datasets: parquet, folders, save_to_disk ---------------------------------------------------------
@@ -576,7 +712,7 @@ def test_table_columns(tmp_path: Path) -> None:
     path = parquet(tmp_path, {"q": columns["question"], "a": columns["answers"], "img": columns["image"]})
     message = error_of(path)
     assert "set: no column for question, answers, image. Columns there: a, img, q." in message
-    assert "--columns question=COLUMN,answers=COLUMN,image=COLUMN" in message
+    assert "--columns question=q,answers=a,image=img" in message
     options = SourceOptions(columns=parse_columns("question=q,answers=a,image=img"))
     assert len(everything(open_source(path, options=options))[0]) == 2
 
@@ -902,14 +1038,14 @@ def test_spotlight_errors() -> None:
 
 
 def test_unknown_sources_list_what_is_accepted(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x")
-    for source in (str(tmp_path / "none"), str(tmp_path / "none.parquet"), "data/none.json", "nonsense", ""):
+    (tmp_path / "a.xlsx").write_text("x")
+    for source in (str(tmp_path / "none"), str(tmp_path / "none.parquet"), "data/none.csv", "nonsense", ""):
         message = error_of(source)
         assert message.startswith(f"--source {source}: was not found. Expected spotlight, a .jsonl file")
         assert "user/name[:config][@revision]" in message
-    assert "is no kind of file that visrl reads" in error_of(str(tmp_path / "a.csv"))
+    assert "is no kind of file that visrl reads" in error_of(str(tmp_path / "a.xlsx"))
 
 
 def test_every_field_can_be_named() -> None:
     names = {field.name for field in Question.__dataclass_fields__.values()}  # type: ignore[attr-defined]
-    assert set(DEFAULT_COLUMNS) - {"boxes", "box_space"} <= names
+    assert set(DEFAULT_COLUMNS) - {"boxes", "box_space", "choices"} <= names

@@ -69,7 +69,9 @@ class GenConfig:
         panel="Models and questions",
     )
     critic: str | None = option(None, "Critic; default: the ORIGINAL model that the actor was trained from.")
-    source: str = option("spotlight", "Questions: spotlight, a .jsonl or .parquet file, a dataset folder, a Hub id.")
+    source: str = option(
+        "spotlight", "Questions: spotlight; a .jsonl, .json, .csv or .parquet file; a dataset folder; a Hub id."
+    )
     split: str = option("train", "Split of the source to read.")
     limit: int | None = option(
         None, "Use the first N rows; default: all, and 200 of spotlight, which is endless.", low=1

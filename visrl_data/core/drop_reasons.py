@@ -10,7 +10,6 @@ REASONS = {
     "no_answer": "there is no answer",
     "bad_answer": "an answer is not a text or a number",
     "bad_text": "a text is not valid Unicode",
-    "bad_box": "a labeled box can't be read, or does not lie in the image",
     "bad_field": "a field has a value that it can't have",
     "several_images": "a question is about one image",
     "image_missing": "there is no such image",
@@ -21,6 +20,13 @@ REASONS = {
     "image_unreadable": "the file is not an image that can be read",
     "image_url_refused": "the URL is not among --allow-urls, or not public",
     "image_fetch_failed": "the URL gave no image",
+    "image_size_mismatch": "the image has another size than the row says",
+    "bad_label": "the label is not 0 or 1",
+    "bad_turn": "the turn holds no question with choices and a letter",
+    # of gold boxes alone: their questions stay
+    "bad_box": "a labeled box can't be read, or does not lie in the image",
+    "reversed_box": "a labeled box was written from another corner, and is put right",
+    "box_mismatch": "a row's labeled boxes contradict each other",
     # of attempts or whole questions, at the models
     "image_too_thin": "no box can be written about so thin an image",
     "model_refused": "the model's processor or server does not take the request",

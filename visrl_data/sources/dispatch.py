@@ -22,7 +22,8 @@ def open_source(
 ) -> Source:
     """Open a source, and check everything that needs no image.
 
-    source: None, "spotlight" or "spotlight:SETTINGS" (see sources/spotlight.py); a .jsonl file; a .parquet file;
+    source: None, "spotlight" or "spotlight:SETTINGS" (see sources/spotlight.py); a .jsonl, .json, .parquet, .csv or
+    .tsv file;
     a folder from `save_to_disk` or of data files; user/name[:config][@revision] on the Hub (with "hf:"
     before it where a local folder has the same name); "visual-cot:" and a file or the folder of that benchmark,
     "visual-cot-train:" and a file or the folder of its training rows; a published set by its name (published_sets.py);
@@ -56,11 +57,11 @@ def open_source(
 
         return PublishedSetSource(source, split, limit, options)
     path = Path(source).expanduser()
-    if path.suffix == ".jsonl" and not path.is_dir():
+    if path.suffix in (".jsonl", ".ndjson", ".json") and not path.is_dir():
         from visrl_data.sources.jsonl import JsonlSource
 
         return JsonlSource(path, split, limit, options)
-    from visrl_data.sources.hf import HfSource, is_hub_id, open_folder, open_hub, open_parquet
+    from visrl_data.sources.hf import HfSource, is_hub_id, open_files, open_folder, open_hub, open_parquet
 
     folder, _, config = source.rpartition(":")
     if source.startswith("hf:"):
@@ -71,6 +72,8 @@ def open_source(
         table = open_folder(Path(folder).expanduser(), config, split)
     elif path.suffix == ".parquet" and path.is_file():
         table = open_parquet(path)
+    elif path.suffix in (".csv", ".tsv") and path.is_file():
+        table = open_files(path.stem, [path], "train")
     elif is_hub_id(source) and not path.parent.is_dir() and path.suffix not in _DATA_FILES | {".parquet"}:
         table = open_hub(source, split)
     else:
@@ -93,7 +96,8 @@ def _unknown(source: str) -> VisRLError:
     exists = source and Path(source).expanduser().exists()
     problem = "is no kind of file that visrl reads" if exists else "was not found"
     return VisRLError(
-        f"--source {source}: {problem}. Expected spotlight, a .jsonl file (one JSON object a line), a .parquet file, "
-        "a folder of a dataset, a dataset on the Hub as user/name[:config][@revision], visual-cot:PATH, "
+        f"--source {source}: {problem}. Expected spotlight, a .jsonl file (one JSON object a line), a .json file "
+        "(a list of objects), a .parquet, .csv or .tsv file, a folder of a dataset, "
+        "a dataset on the Hub as user/name[:config][@revision], visual-cot:PATH, "
         f"visual-cot-train:PATH, mix:FILE.toml, or a published set: {', '.join(PUBLISHED)}."
     )

@@ -1,4 +1,4 @@
-"""Read questions from a dataset of the Hugging Face `datasets` library: on the Hub, in a folder, or in a .parquet file.
+"""Read questions from a dataset of the Hugging Face `datasets` library: on the Hub, in a folder, or in a file.
 
 The rows are read from Arrow storage without any decoding, so an image's bytes are those that were stored.
 question, answers (or answer), image and id are found by name; every other column only when `columns` names
@@ -8,6 +8,7 @@ image may be an Image feature, a struct of bytes and path, bytes, a path, or a l
 
 from __future__ import annotations
 
+import csv
 import glob
 import json
 import re
@@ -23,18 +24,21 @@ import pyarrow.parquet as pq
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.hub_access import hub_api
 from visrl_data.core.records import Drop, Question
+from visrl_data.sources.bad_row import BadRow
+from visrl_data.sources.conversations import COLUMNS as CONVERSATIONS
 from visrl_data.sources.data_files import CARDS, check_card, check_files, check_saved
 from visrl_data.sources.identity import check_unique, files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
 from visrl_data.sources.protocol import check_index
-from visrl_data.sources.rows import BadRow, Row, RowReader, read_row, row_id, value_of
+from visrl_data.sources.rows import Row, RowReader, read_row, row_id, value_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder
 
-_IMPLIED = ("question", "answers", "image", "id")
+_IMPLIED = ("question", "answers", "choices", "image", "id")
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[^@:]+))?(@(?P<revision>.+))?")
+_KINDS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -70,7 +74,9 @@ class HfSource:
         self._table = table
         columns, features = named_columns(options, _IMPLIED), table.rows.features
         check_columns(table.name, features, columns, options)
-        used = sorted({column for names in columns.values() for column in names if column in features})
+        chats = () if any(name in features for name in columns["question"]) else CONVERSATIONS
+        wanted = {column for names in (*columns.values(), chats) for column in names}
+        used = sorted(column for column in wanted if column in features)
         count = len(table.rows) if limit is None else min(limit, len(table.rows))
         if not count:
             raise VisRLError(f"{table.name}: split {split!r} has no rows.")
@@ -171,13 +177,30 @@ def open_parquet(path: Path) -> SourceTable:
 
 
 def open_files(name: str, paths: Sequence[Path], split: str) -> SourceTable:
-    """Open .parquet files, or .jsonl files, as the split `split`. Raises VisRLError."""
+    """Open files of one kind, .parquet, .jsonl, .csv or .tsv, as the split `split`. Raises VisRLError."""
     from datasets import load_dataset_builder
 
-    kind = "parquet" if paths[0].suffix == ".parquet" else "json"
+    kind = _KINDS[paths[0].suffix]
     with _readable(str(paths[0])):
-        builder = load_dataset_builder(kind, data_files={split: [glob.escape(str(path.resolve())) for path in paths]})
+        data_files = {split: [glob.escape(str(path.resolve())) for path in paths]}
+        options = _csv_options(paths[0]) if kind == "csv" else {}
+        builder = load_dataset_builder(kind, data_files=data_files, **options)
     return SourceTable(name, _prepare(str(paths[0]), builder, split), paths[0].parent, files=tuple(paths))
+
+
+def _csv_options(path: Path) -> dict[str, Any]:
+    """Return how `datasets` reads a table of text: each cell as it is written, "007" and "None" too."""
+    from datasets import Features, Value
+
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        separator = "\t" if path.suffix == ".tsv" else ";" if ";" in first and "," not in first else ","
+        file.seek(0)
+        names = next(csv.reader(file, delimiter=separator), [])
+    if not names or len(set(names)) < len(names):
+        raise VisRLError(f"{path}: expected a first line with the name of each column, got {first.strip()!r}"[:300])
+    features = Features({name: Value("string") for name in names})
+    return {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
 
 
 def open_folder(path: Path, config: str | None, split: str) -> SourceTable:

@@ -11,8 +11,13 @@ refused, and no file is read that is larger than an image may be.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
+import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +25,7 @@ from pathlib import Path
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import BadImage, read_under_root
 from visrl_data.sources.archives import ARCHIVES, file_names, read_file
+from visrl_data.sources.identity import file_stamp
 
 _NAMED = re.compile(r"(?P<name>[\w-][\w.-]*)=(?P<path>.+)", re.DOTALL)
 
@@ -44,6 +50,46 @@ class Root:
             raise BadImage("image_missing", f"no file {shown} in {self.path.name}")
         return read_file(self.path, file, shown)
 
+    def near(self, relative: str) -> str:
+        """Return the path of a file with nearly the name of a missing one, in its folder or at the root; else ""."""
+        if self.path.is_dir():
+            parent = posixpath.dirname(relative)
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                parent = parent if (self.path / parent).resolve().is_relative_to(self.path.resolve()) else ""
+            for folder in dict.fromkeys((parent, "")):
+                name = _names_of_folder(self.path / folder).get(_stem(relative))
+                if name:
+                    return posixpath.join(folder, name)
+            return ""
+        return _names_of_archive(self.path, file_stamp(self.path)).get(_stem(relative), "")
+
+
+def _stem(path: str) -> str:
+    """Return what is left of a file's name without its folder, ending, case and Unicode form."""
+    return unicodedata.normalize("NFKC", posixpath.splitext(posixpath.basename(path))[0]).casefold()
+
+
+@functools.lru_cache(maxsize=64)
+def _names_of_folder(folder: Path) -> Mapping[str, str]:
+    """Return the files of a folder, the first hundred thousand, by `_stem`."""
+    try:
+        with os.scandir(folder) as entries:
+            return {_stem(entry.name): entry.name for entry in itertools.islice(entries, 100_000) if entry.is_file()}
+    except (OSError, ValueError):
+        return {}
+
+
+@functools.lru_cache(maxsize=8)
+def _names_of_archive(archive: Path, stamp: tuple[int, int]) -> Mapping[str, str]:
+    return {_stem(name): name for name in file_names(archive)}
+
+
+def spellings(path: str) -> list[str]:
+    """Return the forms in which a path may be stored: with / for \\, and composed or decomposed Unicode."""
+    slashed = path.replace("\\", "/")
+    forms = [unicodedata.normalize(form, p) for p in (path, slashed) for form in ("NFC", "NFD")]
+    return list(dict.fromkeys((path, *forms)))
+
 
 @dataclass(frozen=True, slots=True)
 class Roots:
@@ -58,7 +104,7 @@ class Roots:
         Raises BadImage: about the first path when none exists, and at once when a path leads out of its root.
         """
         missing: BadImage | None = None
-        for path in paths:
+        for path in dict.fromkeys(spelling for name in paths for spelling in spellings(name)):
             for root, relative in self._places(path, source):
                 try:
                     return root.read(relative)
@@ -66,7 +112,17 @@ class Roots:
                     if error.reason != "image_missing":
                         raise
                     missing = missing or BadImage(error.reason, error.detail)
-        raise missing or BadImage("image_missing", "the path is empty")
+        if missing is None:
+            raise BadImage("image_missing", "the path is empty")
+        raise BadImage(missing.reason, missing.detail + self._near(paths[0], source))
+
+    def _near(self, path: str, source: str) -> str:
+        """Name a file whose name differs from a missing one in case, ending or folder alone."""
+        for root, _ in self._places(path, source):
+            near = root.near(path.replace("\\", "/"))
+            if near:
+                return f"; there is {near[:200]!r}"
+        return ""
 
     def _places(self, path: str, source: str) -> Iterator[tuple[Root, str]]:
         """Yield where a path may be: in a named root, without its first folder or with it; then in the default root."""

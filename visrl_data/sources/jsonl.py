@@ -1,17 +1,19 @@
-"""Read questions from a .jsonl file: one JSON object per line.
+"""Read questions from a .jsonl file, one JSON object per line, or from a .json file, a list of objects.
 
     {"question": "What does the sign say?", "answers": ["stop"], "image": "photos/1.jpg",
      "id": "a1", "boxes": [[0.1, 0.2, 0.3, 0.4]], "license": "CC-BY-4.0", "source_url": "https://..."}
 
 question, answers (or `answer`) and image (a path inside the folder of images, or a URL) are required;
-`columns` renames any of them. Opening reads the file once for the ids and the byte offset of each line; rows are read
-on demand. Blank lines are no rows.
+`columns` renames any of them. Opening reads the file once for the ids and the bytes of each row; rows are read on
+demand. Blank lines are no rows.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -20,13 +22,16 @@ from typing import Any
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.records import Drop, Question
+from visrl_data.sources.bad_row import BadRow
+from visrl_data.sources.conversations import from_conversation
 from visrl_data.sources.identity import check_unique, file_stamp, files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
 from visrl_data.sources.protocol import check_index
-from visrl_data.sources.rows import BadRow, RowReader, read_row, row_id, value_of
+from visrl_data.sources.rows import RowReader, read_row, row_id, value_of
 
 _BOM = b"\xef\xbb\xbf"
+_BETWEEN = re.compile(r"[\s,]*")  # items of a list
 
 
 class JsonlSource:
@@ -45,10 +50,13 @@ class JsonlSource:
         self.split = split
         self._path = path
         self._stamp = file_stamp(path)
-        self._offsets, self._numbers, self._ids, keys = _index(path, limit, options)
+        self._offsets, self._lengths, self._numbers, self._ids, keys = _index(path, limit, options)
         if not keys:
             problem = "no line is a JSON object" if self._ids else "no rows"
-            raise VisRLError(f"{path}: {problem}. Expected one JSON object a line, with question, answers and image.")
+            raise VisRLError(
+                f"{path}: {problem}. Expected one JSON object a line, or a list of objects, "
+                "with question, answers and image."
+            )
         columns = named_columns(options)
         check_columns(f"{path}" if limit is None else f"{path}, rows 1 to {len(self)}", keys, columns, options)
         check_unique(str(path), self._ids, [f"line {number}" for number in self._numbers])
@@ -74,12 +82,14 @@ class JsonlSource:
     def _line(self, i: int) -> bytes:
         with open(self._path, "rb") as file:
             file.seek(self._offsets[i])
-            return file.readline()
+            return file.read(self._lengths[i])
 
 
-def _index(path: Path, limit: int | None, options: SourceOptions) -> tuple[array[int], array[int], list[str], set[str]]:
-    """Return byte offsets, line numbers and ids of the first `limit` rows, and all keys that occur in them."""
-    offsets, numbers = array("Q"), array("Q")
+def _index(
+    path: Path, limit: int | None, options: SourceOptions
+) -> tuple[array[int], array[int], array[int], list[str], set[str]]:
+    """Return byte offsets, lengths, line numbers and ids of the first `limit` rows, and all keys that occur in them."""
+    offsets, lengths, numbers = array("Q"), array("Q"), array("Q")
     ids: list[str] = []
     keys: set[str] = set()
     columns = named_columns(options)
@@ -88,7 +98,7 @@ def _index(path: Path, limit: int | None, options: SourceOptions) -> tuple[array
         if len(ids) == limit:
             break
         try:
-            row = _parse(line)
+            row = from_conversation(_parse(line))
             keys.update(row)
             name = row_id(value_of(row, columns, "id"))
             if name is None:
@@ -99,19 +109,49 @@ def _index(path: Path, limit: int | None, options: SourceOptions) -> tuple[array
         except BadRow:
             name = f"line-{number}"
         offsets.append(offset)
+        lengths.append(len(line))
         numbers.append(number)
         ids.append(name)
-    return offsets, numbers, ids, keys
+    return offsets, lengths, numbers, ids, keys
 
 
 def _rows(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Yield line number (from 1), byte offset and bytes of each line that is not blank."""
+    """Yield line number (from 1), byte offset and bytes of each line that is not blank; of a list, of each item."""
+    if path.suffix == ".json" and _is_list(path):
+        yield from _items(path)
+        return
     offset = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.removeprefix(_BOM).strip():
                 yield number, offset, line
             offset += len(line)
+
+
+def _is_list(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4096).removeprefix(_BOM).lstrip()[:1] == b"["
+
+
+def _items(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Yield number (from 1), byte offset and bytes of each item of a list. Raises VisRLError."""
+    decoder = json.JSONDecoder()
+    try:
+        text = path.read_bytes().decode("utf-8")
+        start = text.index("[") + 1
+        offset = len(text[:start].encode())
+        for number in itertools.count(1):
+            match = _BETWEEN.match(text, start)
+            begin = match.end() if match else start
+            if text[begin : begin + 1] == "]":
+                return
+            _, end = decoder.raw_decode(text, begin)
+            offset += len(text[start:begin].encode())
+            item = text[begin:end].encode()
+            yield number, offset, item
+            offset, start = offset + len(item), end
+    except (ValueError, RecursionError) as error:
+        raise VisRLError(f"{path} is not a list of JSON objects: {error}"[:400]) from error
 
 
 def _parse(line: bytes) -> dict[str, Any]:

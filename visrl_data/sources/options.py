@@ -5,6 +5,7 @@ Used by jsonl.py and hf.py when they open a file; rows.py then reads each row ac
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +13,17 @@ from pathlib import Path
 from visrl_data.core.config import GOLD_FORMATS, GOLD_SPACES
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import MAX_IMAGE_PIXELS
+from visrl_data.sources.conversations import COLUMNS as CONVERSATIONS
 from visrl_data.sources.image_roots import open_roots
 
+logger = logging.getLogger(__name__)
 # Field -> the columns that are tried when `columns` does not name one; the first with a value counts.
 DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
     "question": ("question",),
     "answers": ("answers", "answer"),
     "image": ("image", "images"),
     "id": ("id",),
+    "choices": ("choices", "options"),
     "boxes": ("boxes",),
     "box_space": ("box_space",),
     "source": ("source",),
@@ -29,6 +33,15 @@ DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
     "ship_image": ("ship_image",),
 }
 REQUIRED = ("question", "answers", "image")
+# What other data sets call a field: suggested, never taken.
+_NEAR = {
+    "question": ("q", "query", "prompt", "instruction", "text"),
+    "answers": ("a", "gt", "ground_truth", "response", "target", "output", "label"),
+    "image": ("img", "image_path", "image_file", "file_name", "filename", "file", "path", "picture"),
+    "boxes": ("boxes", "box", "bbox", "bboxes", "bboxs", "gold_boxes"),
+    "id": ("question_id", "questionId", "qid"),
+    "license": ("licence",),
+}
 Columns = Mapping[str, tuple[str, ...]]
 
 
@@ -90,7 +103,12 @@ def named_columns(options: SourceOptions, implied: Collection[str] = tuple(DEFAU
 
 
 def check_columns(what: str, present: Collection[str], columns: Columns, options: SourceOptions) -> None:
-    """Raise one VisRLError for all missing columns, listing those that are present."""
+    """Raise one VisRLError for all missing columns, listing those that are present.
+
+    Warns of columns that are not read, and whose name is nearly that of an optional field.
+    """
+    if not options.columns.get("question") and any(name in present for name in CONVERSATIONS):
+        present = {*present, "question", "answers"}
     missing = [name for name in REQUIRED if not any(column in present for column in columns[name])]
     absent = [name for name, column in options.columns.items() if column and column not in present]
     if missing or absent:
@@ -99,5 +117,14 @@ def check_columns(what: str, present: Collection[str], columns: Columns, options
             f"{what}: no column for {', '.join(fields)}"
             + "".join(f"; there is no {options.columns[name]!r}" for name in absent)
             + f". Columns there: {', '.join(sorted(present)) or 'none'}. "
-            f"Say which is which: --columns {','.join(f'{name}=COLUMN' for name in fields)}"
+            f"Say which is which: --columns {','.join(f'{name}={_near(name, present)}' for name in fields)}"
         )
+    for name in _NEAR:
+        is_read = name in options.columns or any(column in present for column in columns[name])
+        if not is_read and (near := _near(name, present)) != "COLUMN":
+            logger.warning("%s: column %r is not read. To read it as %s: --columns %s=%s", what, near, name, name, near)
+
+
+def _near(name: str, present: Collection[str]) -> str:
+    """Return a column that may hold a field, or the word COLUMN."""
+    return next((column for column in _NEAR.get(name, ()) if column in present), "COLUMN")

@@ -26,11 +26,12 @@ from typing import Any
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.records import Drop, Question
+from visrl_data.sources.bad_row import BadRow
 from visrl_data.sources.identity import files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
 from visrl_data.sources.protocol import check_index
-from visrl_data.sources.rows import BadRow, Row, RowReader, read_row
+from visrl_data.sources.rows import Row, RowReader, read_row
 
 NAME = "visual-cot"
 SETS = (

@@ -33,11 +33,13 @@ from typing import Any
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.records import Drop, LabelProblem, Question
+from visrl_data.sources.bad_row import BadRow
 from visrl_data.sources.identity import file_stamp, files_digest, halves, interleaved
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
 from visrl_data.sources.protocol import check_index
-from visrl_data.sources.rows import ANNOTATORS, BadRow, Row, RowReader, read_row
+from visrl_data.sources.row_answers import ANNOTATORS
+from visrl_data.sources.rows import Row, RowReader, read_row
 from visrl_data.sources.visual_cot import image_paths, load, plain_row, row_ids
 
 NAME = "visual-cot-train"
