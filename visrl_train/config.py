@@ -81,7 +81,7 @@ class SftConfig(TrainConfig):
 
     source: str = option(
         "spotlight",
-        "Questions with gold boxes: spotlight, a .jsonl or .parquet file, a dataset folder, a Hub id.",
+        "Questions with gold boxes: spotlight; a .jsonl, .json, .csv or .parquet file; a dataset folder; a Hub id.",
         panel="Questions",
     )
     split: str = option("train", "Split of the source.")
