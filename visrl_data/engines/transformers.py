@@ -94,7 +94,7 @@ class TransformersEngine:
         return self.device.type == "cpu" and self.dtype == torch.float32
 
     def identity(self) -> ModelIdentity:
-        return {
+        identity: ModelIdentity = {
             "engine": self.name,
             "model": self.folder.id,
             "revision": self.folder.revision,
@@ -103,8 +103,10 @@ class TransformersEngine:
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "image_processor": type(self.processor.image_processor).__name__,
-            **({"quantization": NF4} if self.quantized else {}),  # only where it is on, so that older runs resume
         }
+        if self.quantized:  # no key where it is off: runs of earlier versions resume
+            identity["quantization"] = NF4
+        return identity
 
     def resized_size(self, image: Image) -> tuple[int, int]:
         """Return (width, height) in pixels after the processor's resize, read off its output."""
