@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import html
 import html.parser
 import io
 import json
@@ -518,6 +519,23 @@ def test_in_a_browser_the_hash_filters(dom, run):
     reason = data["unpaired"][0]["reason"]
     found, _ = dom(f"{address}#view=unpaired&reason={reason}")
     assert cards(found) == sum(item["reason"] == reason for item in data["unpaired"])
+
+
+def test_in_a_browser_an_empty_gallery_says_so(dom, run):
+    address = (run.path / "report.html").as_uri()
+    found, _ = dom(f"{address}#view=pairs&q=nothing+has+these+words")
+    assert cards(found) == 0 and "Nothing matches these filters. Clear them to see all.</p>" in found
+    assert f"0 of {len(data_of(run)['pairs'])} shown" in found
+
+
+def test_in_a_browser_a_narrow_screen_is_wide_enough(dom, run, tmp_path):
+    """400 pixels: only tables scroll, inside themselves. The page is in a frame of that width, without its policy."""
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page_text(run))
+    measure = "document.body.title = this.contentDocument.documentElement.scrollWidth"
+    frame = f'<iframe onload="{measure}" style="width:400px;height:900px;border:0" srcdoc="{html.escape(page)}">'
+    (tmp_path / "narrow.html").write_text(f"<!doctype html><body>{frame}</iframe>", encoding="utf-8")
+    found, _ = dom((tmp_path / "narrow.html").as_uri())
+    assert int(re.search(r'<body title="(\d+)"', found)[1]) <= 400
 
 
 def test_in_a_browser_boxes_lie_where_they_should(dom, run):

@@ -59,8 +59,7 @@
       (!filters.group || item.group === filters.group) && (!filters.show || SHOW[filters.show](item.predictions)) &&
       (exact ? item.id === filters.q : filters.q.toLowerCase().split(/\s+/).every((word) => words.includes(word))));
     for (const one of matching) one.node ||= card(one.item);
-    holder.replaceChildren(...matching.map((one) => one.node));
-    document.getElementById("shown").textContent = `${matching.length} of ${entries.length} shown`;
+    putOut(holder, matching.map((one) => one.node), entries.length);
   }
 
   for (const value of [...new Set(data.questions.map(({ group }) => group))].sort())

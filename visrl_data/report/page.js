@@ -172,8 +172,7 @@
     };
     const matching = entries.filter((one) => matches(one, filters)).sort(order);
     for (const one of matching) one.node ||= card(one.item);
-    holder.replaceChildren(...matching.map((one) => one.node));
-    document.getElementById("shown").textContent = `${matching.length} of ${data[filters.view].length} shown`;
+    putOut(holder, matching.map((one) => one.node), data[filters.view].length);
     return matching;
   }
 

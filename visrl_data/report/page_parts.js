@@ -14,6 +14,13 @@ const text = (words) => h("span", { class: "text", dir: "auto" }, words === "" ?
 const raw = (words) => h("pre", { class: "text", dir: "auto", tabindex: 0 }, words === "" ? "(empty)" : words);
 const number = (value) => (value === null ? "-" : String(Math.round(value * 1000) / 1000));
 
+// Put out the cards that the filters let through, and how many they are.
+function putOut(holder, nodes, total) {
+  const hint = total ? "Nothing matches these filters. Clear them to see all." : "There is nothing to show here.";
+  holder.replaceChildren(...(nodes.length ? nodes : [h("p", { class: "muted" }, hint)]));
+  document.getElementById("shown").textContent = `${nodes.length} of ${total} shown`;
+}
+
 // Pictures: an SVG whose units are pixels of the original image, so boxes and crops need no conversion.
 function picture(item, [left, top, right, bottom], label, boxes) {
   const view = [left, top, right - left, bottom - top].join(" ");
