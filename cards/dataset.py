@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 from visrl_data.core.config import current_options
 from visrl_data.core.metrics import METRICS
 from visrl_data.core.pair_rule import rule_from
+from visrl_data.core.reading import read_json
 from visrl_data.core.text import Markdown, fenced, markdown, markdown_code, markdown_link, one_line
 from visrl_data.engines.protocol import ModelIdentity
 from visrl_data.report.formats import MISSING, format_count, format_number, format_range, format_share
 from visrl_data.report.page import commands
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
+from visrl_data.runs.dataset_folder import COPY_AGAIN
 from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
 from visrl_data.runs.manifest import DatasetManifest, DatasetRun, critic_identity
 from visrl_data.runs.run_report import CRITICS, BoxStatistics, ReportSettings, RunReport, audit_rows, drop_rows
@@ -49,7 +51,7 @@ _FIGURES = (
 
 def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
     """Return the text of README.md. Reads the folder's parquet files and report.json; writes nothing."""
-    report: RunReport = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report = read_json(folder / "report.json", RunReport, COPY_AGAIN)
     report["settings"] = cast(ReportSettings, current_options(dict(report["settings"])))
     facts = read_facts(folder, CONFIGS)
     name = one_line(manifest["pretty_name"] or f"VisRL preference pairs: {', '.join(_sources(manifest)[:3])}")

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from visrl_data.core import files
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet, recorded_prompts
 from visrl_data.runs.manifest import RunManifest
-from visrl_data.runs.run_folder import Run
+from visrl_data.runs.run_folder import Run, check_files
 from visrl_data.runs.stored_images import StoredImages
 
 RUNS = Path("runs")
@@ -135,17 +133,18 @@ def latest_run(folder: Path) -> Path:
 
 
 def _from_run(run: Run) -> PairSet:
-    manifest = run.manifest()
-    rows = pq.read_table(run.path / "pairs.parquet").to_pylist()
-    images = StoredImages(sorted((run.path / "images").glob("part-*.parquet")))
+    check_files(run)
+    manifest, rows = run.manifest(), run.pairs().to_pylist()
+    images = StoredImages(run.shards("images"))
     return _pair_set(str(run.path), None, run.manifest_path, manifest, rows, "question_id", images)
 
 
 def _from_dataset(data: str) -> PairSet:
     from visrl_data.publishing.rebuild import locate
-    from visrl_data.runs.dataset_folder import dataset_pairs, open_dataset
+    from visrl_data.runs.dataset_folder import check_dataset_files, dataset_pairs, open_dataset
 
     dataset = open_dataset(locate(data))
+    check_dataset_files(dataset, ("data/preferences/", "data/images/"), "" if Path(data).is_dir() else data)
     stored = dataset_pairs(dataset)
     rows = stored.pairs.to_pylist()
     missing = sum(row["image_sha256"] not in stored.embedded for row in rows)

@@ -136,7 +136,7 @@ def test_two_writers_of_a_folder(tmp_path: Path) -> None:
             pass
     with pytest.raises(VisRLError, match="not empty"), files.replace_folder(folder, files.check_new):
         pass
-    assert [f.name for f in folder.iterdir()] == ["first"]
+    assert [f.name for f in tmp_path.rglob("*")] == ["new", "first"]
 
 
 def test_a_file_in_place_of_the_output(tmp_path: Path) -> None:

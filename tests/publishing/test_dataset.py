@@ -506,9 +506,11 @@ def test_no_path_of_this_machine_goes_out(tmp_path):
 
 def test_the_page_of_a_run_goes_along_when_its_pictures_may(spot, tmp_path):
     run = shutil.copytree(spot.path, tmp_path / "run")
-    (run / "report.html").write_text("<html>")
-    assert (build_dataset([run], tmp_path / "set").folder / "report.html").read_text() == "<html>"
+    page = (run / "report.html").read_bytes()
+    assert (build_dataset([run], tmp_path / "set").folder / "report.html").read_bytes() == page
     assert not (build_dataset([run], tmp_path / "set", ship_images=False).folder / "report.html").exists()
+    (run / "report.html").write_text("<script>")
+    assert not (build_dataset([run], tmp_path / "set").folder / "report.html").exists(), "not what visrl wrote"
 
 
 def test_another_tag_changes_no_row(spot, built, tmp_path):

@@ -114,8 +114,8 @@ def replace_folder(folder: Path, check: Callable[[Path], None]) -> Iterator[Path
     with _locked_work(work, folder):
         if old.exists() and not folder.exists():  # killed between the two renames
             os.rename(old, folder)
-        check(folder)
         try:
+            check(folder)
             yield work
             check(folder)
             if folder.exists():

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Required, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, Required
+
+from typing_extensions import TypedDict
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart

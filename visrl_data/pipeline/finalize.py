@@ -7,7 +7,6 @@ loses nothing; the manifest, written last, says which rule the files belong to.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ import pyarrow as pa
 from visrl_data.core import files
 from visrl_data.core.config import GenConfig, Thresholds
 from visrl_data.core.errors import UsageError
-from visrl_data.core.pair_rule import PairRule, rule_from, rule_settings
+from visrl_data.core.pair_rule import DROP_REASONS, PairRule, rule_from, rule_settings
 from visrl_data.pipeline import pairing
 from visrl_data.report import page
 from visrl_data.report.accounting import REPORT_COLUMNS
@@ -28,7 +27,6 @@ from visrl_data.runs.run_folder import Run
 
 # All that the filter and the report read of a candidate; the other columns stay on disk.
 COLUMNS = sorted({*pairing.CANDIDATE_COLUMNS, *REPORT_COLUMNS})
-RESULTS = ["pairs.parquet", "unpaired.parquet", "report.json", page.NAME]
 
 
 def finish(run: Run, config: GenConfig, chunks: Sequence[Path]) -> None:
@@ -57,19 +55,27 @@ def write_results(run: Run, rule: PairRule) -> None:
         gold_rule=config["gold_rule"],
         rows_read=identity["source"]["rows"],
     )
+    # The page first: its pictures are what may yet fail, and nothing was changed then.
+    page.write_page(run, statistics, questions, candidates, pairs, unpaired)
     files.write_table(run.path / "pairs.parquet", pairs)
     files.write_table(run.path / "unpaired.parquet", unpaired)
     files.write_json(run.path / "report.json", statistics)
-    page.write_page(run, statistics, questions, candidates, pairs, unpaired)
     counts = {name: run.rows(name) for name in run_folder.TABLES} | {"pairs": pairs.num_rows}
     manifest: RunManifest = {
         "run": identity,
         "config": config,
         "filter": cast(FilterSettings, rule_settings(rule)),
         "counts": counts,
-        "sha256": run_folder.digests(run, ["config.toml", "run.json", *run_folder.TABLES, *RESULTS]),
+        "sha256": _made_from(run) | run_folder.digests(run, run_folder.FILTERED),
     }
     files.write_json(run.manifest_path, manifest)
+
+
+def _made_from(run: Run) -> dict[str, str]:
+    """Return the digests of what a filter does not write: once stated, they stay, whatever becomes of the files."""
+    if run.is_finished:
+        return {name: sha for name, sha in run.manifest()["sha256"].items() if name not in run_folder.FILTERED}
+    return run_folder.digests(run, ["config.toml", "run.json", *run_folder.TABLES])
 
 
 def filter_run(
@@ -81,22 +87,26 @@ def filter_run(
     """
     with files.lock_folder(path):
         run = Run(path)
-        rule = _rule(run, changes, box_critic)
-        before = _yield(run)
-        write_results(run, rule)
-        return before, _yield(run)
+        run_folder.check_files(run, but=run_folder.FILTERED)
+        old, new = _rule(run, {}, None), _rule(run, changes, box_critic)
+        yields = _yields(run, [old, new])
+        write_results(run, new)
+        return yields[0], yields[1]
 
 
 def sweep_run(path: Path, box_critic: bool | None = None, grid: Iterable[Thresholds] | None = None) -> pa.Table:
     """Return the yield under other thresholds; of a lazy run, under those that it has responses for."""
     run = Run(path)
-    current = _rule(run, {}, box_critic)
-    candidates = run.table("candidates", columns=list(pairing.CANDIDATE_COLUMNS))
-    questions = run.table("questions", columns=["id"])
-    config = run.config()
+    run_folder.check_files(run, but=("images/", *run_folder.FILTERED))
+    current, config = _rule(run, {}, box_critic), run.config()
     settings = [rule_settings(current) | dataclasses.asdict(thresholds) for thresholds in grid or pairing.sweep_grid()]
     rules = [rule for rule in map(rule_from, settings) if _beyond(config, rule) is None]
-    return pairing.sweep(candidates, questions, rules, config["seed"])
+    return _sweep(run, rules)
+
+
+def _sweep(run: Run, rules: Sequence[PairRule]) -> pa.Table:
+    candidates = run.table("candidates", columns=list(pairing.CANDIDATE_COLUMNS))
+    return pairing.sweep(candidates, run.table("questions", columns=["id"]), rules, run.config()["seed"])
 
 
 def _rule(run: Run, changes: dict[str, float], box_critic: bool | None) -> PairRule:
@@ -130,7 +140,9 @@ def _beyond(config: dict[str, Any], rule: PairRule) -> str | None:
     return f"--box-lose {thresholds.box_lose}" if thresholds.box_lose > config["box_lose"] else None
 
 
-def _yield(run: Run) -> dict[str, Any]:
-    statistics = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
-    counts = run.manifest()["counts"]
-    return {"questions": counts["questions"], "pairs": counts["pairs"], "drops": statistics["drops"]["questions"]}
+def _yields(run: Run, rules: Sequence[PairRule]) -> list[dict[str, Any]]:
+    questions = run.manifest()["counts"]["questions"]
+    return [
+        {"questions": questions, "pairs": row["pairs"], "drops": {reason: row[reason] for reason in DROP_REASONS}}
+        for row in _sweep(run, rules).to_pylist()
+    ]

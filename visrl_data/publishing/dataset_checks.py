@@ -12,7 +12,6 @@ Every picture is decoded, so a large dataset takes minutes; nothing is written.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from visrl_data.core.images import BadImage, decode, sha256
 from visrl_data.core.versions import visrl_version
 from visrl_data.report.page import is_ours
 from visrl_data.runs.dataset_files import SPLITS, SplitFacts, read_facts, split_files, split_of
-from visrl_data.runs.dataset_folder import Dataset, digests, open_dataset, shards
+from visrl_data.runs.dataset_folder import Dataset, dataset_report, digests, open_dataset, shards
 from visrl_data.runs.dataset_schema import CONFIGS
 
 GROUP_LIMIT = 300_000_000  # bytes: what the Hub's viewer reads of a row group at most
@@ -169,7 +168,7 @@ def _card(dataset: Dataset) -> Iterator[str]:
         dataset.folder, dataset.manifest
     ):
         yield "README.md is not the card that these files give"
-    report = json.loads((dataset.folder / "report.json").read_text(encoding="utf-8"))
+    report = dataset_report(dataset)
     pairs = dataset.manifest["pairs"]
     if pairs["in_runs"] != report["yields"]["all"]["pairs"]:
         yield f"the manifest says {pairs['in_runs']} pairs in the runs, the report {report['yields']['all']['pairs']}"

@@ -28,7 +28,7 @@ from visrl_data.core.images import sha256
 from visrl_data.core.prompts import PromptPart
 from visrl_data.publishing import dataset_rows, merge
 from visrl_data.runs import pair_set, stored_images
-from visrl_data.runs.dataset_folder import dataset_pairs, is_dataset, open_dataset
+from visrl_data.runs.dataset_folder import check_dataset_files, dataset_pairs, is_dataset, open_dataset
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import run_part
 
@@ -76,7 +76,9 @@ def export(source: Path, form: str, output: Path) -> ExportResult:
 
 def _pairs(source: Path) -> PairTable:
     if is_dataset(source):
-        return dataset_pairs(open_dataset(source))
+        dataset = open_dataset(source)
+        check_dataset_files(dataset, ("data/preferences/", "data/images/"))
+        return dataset_pairs(dataset)
     pool = merge.merge([run_part(source)])
     pairs = dataset_rows.pair_columns(pool.distinct, pool.questions, pool.members)
     return PairTable(pairs, pool.prompts, pool.images, frozenset(pool.images.sizes))

@@ -203,7 +203,7 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> RunReport:
     """Read the report of a single run; compute one over several parts, one without its repeats, or a dataset."""
     if len(pool_parts) == 1 and whole and not pool_parts[0].dataset:
-        return _shareable_report(json.loads(pool_parts[0].report.read_text(encoding="utf-8")))
+        return _shareable_report(pool_parts[0].report)
     from visrl_data.pipeline.finalize import COLUMNS
 
     about = pool_parts[0].members[0].about

@@ -10,22 +10,26 @@ Rows, crops and shards come out as a build with all images would have given them
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import pyarrow.parquet as pq
-
 from visrl_data.core.errors import VisRLError
 from visrl_data.publishing.dataset import Contents, write_dataset
 from visrl_data.publishing.image_search import ImageLocation, ImageSearch, MissingImage, find_images, read_image
-from visrl_data.runs.dataset_folder import Dataset, dataset_pairs, open_dataset, tables
+from visrl_data.runs.dataset_folder import (
+    Dataset,
+    check_dataset_files,
+    dataset_pairs,
+    dataset_report,
+    open_dataset,
+    tables,
+)
 from visrl_data.runs.dataset_trust import known_fields
 from visrl_data.runs.hub_fetch import fetch_dataset, is_hub_name
 from visrl_data.runs.manifest import DatasetContents, DatasetManifest
 from visrl_data.runs.pair_set import PairTable
-from visrl_data.runs.parts import RUN_TABLES
+from visrl_data.runs.parts import run_tables
 from visrl_data.runs.stored_images import Pixels
 
 
@@ -45,6 +49,7 @@ def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = Fals
     Raises VisRLError: no dataset, no such folder, or images missing (each named), unless `allow_missing`.
     """
     dataset = open_dataset(Path(source))
+    check_dataset_files(dataset, ("data/", "runs/", "report.json"))
     if Path(output).resolve() == dataset.folder.resolve():
         raise VisRLError(f"--output {output} is the dataset itself; give the complete one another folder.")
     needed = missing_images(dataset)
@@ -56,9 +61,9 @@ def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = Fals
     contents = Contents(
         pairs=dataclasses.replace(pairs, pixels=_pixels(pairs, search), embedded=pairs.embedded.union(search.images)),
         candidates=lambda: tables(dataset, "candidates"),
-        runs={name: pq.read_table(dataset.folder / "runs" / f"{name}.parquet") for name in RUN_TABLES},
+        runs=run_tables(dataset, dataset.folder.name),
         about=_about(dataset, search, missing),
-        report=json.loads((dataset.folder / "report.json").read_text(encoding="utf-8")),
+        report=dataset_report(dataset),
         license_text=_text(dataset.folder / "LICENSE"),
     )
     return RebuildResult(write_dataset(contents, Path(output)), len(search.images), missing, search.wrong)

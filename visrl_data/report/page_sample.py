@@ -219,7 +219,7 @@ def _pixels(box: list[float], question: dict[str, Any]) -> list[float]:
 def _rows_of(run: Run, name: str, condition: pc.Expression) -> pa.Table:
     """Read the rows of a table that meet a condition; one row group is in memory at a time."""
     parts = [TABLES[name].empty_table()]
-    for shard in sorted((run.path / name).glob("part-*.parquet")):
+    for shard in run.shards(name):
         file = pq.ParquetFile(shard)
         parts += [file.read_row_group(group).filter(condition) for group in range(file.num_row_groups)]
     return pa.concat_tables(parts)
@@ -228,7 +228,7 @@ def _rows_of(run: Run, name: str, condition: pc.Expression) -> pa.Table:
 def read_pictures(run: Run, images_sha256: set[str]) -> dict[str, str]:
     """Return a small copy of each of these images, by sha256; a few originals are in memory at a time."""
     pictures = {}
-    for shard in sorted((run.path / "images").glob("part-*.parquet")):
+    for shard in run.shards("images"):
         file = pq.ParquetFile(shard)
         for group in range(file.num_row_groups):
             names = file.read_row_group(group, ["sha256"])["sha256"].to_pylist()

@@ -9,19 +9,23 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.prompts import recorded_prompts
+from visrl_data.core.reading import check_shape, open_parquet, read_json
 from visrl_data.runs.dataset_files import KIND, SPLITS, split_files
-from visrl_data.runs.dataset_schema import PREFERENCES
-from visrl_data.runs.dataset_trust import check_claims, check_schema, read_finite
+from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
+from visrl_data.runs.dataset_trust import check_claims, check_schema
 from visrl_data.runs.manifest import DatasetManifest
 from visrl_data.runs.pair_set import PairTable
+from visrl_data.runs.run_report import RunReport
 from visrl_data.runs.stored_images import StoredImages
+
+COPY_AGAIN = "Fetch or copy the dataset again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,8 @@ class Dataset:
 def is_dataset(folder: Path) -> bool:
     """Tell whether a folder holds a dataset that visrl made."""
     try:
-        return bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("kind") == KIND)
-    except (OSError, ValueError, AttributeError):
+        return bool(json.loads((folder / "manifest.json").read_bytes()).get("kind") == KIND)
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
@@ -56,29 +60,47 @@ def open_dataset(folder: Path) -> Dataset:
             f"{folder} is no dataset that visrl made: it has no manifest.json of one. "
             "Give the folder of a dataset, or USER/NAME@TAG of one on the Hub."
         )
-    try:
-        manifest = read_finite(folder / "manifest.json")
-    except ValueError as error:
-        raise VisRLError(f"{folder}/manifest.json can't be read: {error}. Fetch the dataset again.") from None
+    manifest = read_json(folder / "manifest.json", dict[str, Any], COPY_AGAIN)
     check_schema(folder, manifest)
-    missing = sorted({"runs", "counts", "pairs", "images", "license", "sha256"} - manifest.keys())
-    if missing:
-        raise VisRLError(f"{folder}/manifest.json lacks {', '.join(missing)}: it was changed. Fetch the dataset again.")
     check_claims(folder, manifest)
-    return Dataset(folder, manifest)
+    return Dataset(folder, check_shape(manifest, DatasetManifest, folder / "manifest.json", COPY_AGAIN))
+
+
+def check_dataset_files(dataset: Dataset, start: tuple[str, ...], hub_name: str = "") -> None:
+    """Check the files of a dataset whose paths begin so against the digests of its manifest.
+
+    hub_name: where it was fetched from. Raises VisRLError, naming the first file that is missing or changed.
+    """
+    advice = f"Fetch it again: `hf cache rm dataset/{hub_name.partition('@')[0]}`" if hub_name else "Copy it again"
+    name = hub_name or str(dataset.folder)
+    for path, sha in dataset.manifest["sha256"].items():
+        if not path.startswith(start):
+            continue
+        if not (dataset.folder / path).is_file() or file_digest(dataset.folder / path) != sha:
+            raise VisRLError(
+                f"{name}: {path} is missing or was changed since the dataset was built. {advice}, then run the same "
+                "command again."
+            )
 
 
 def tables(dataset: Dataset, config: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """Yield the rows of a config in batches: train, then validation."""
     for shard in shards(dataset, config):
-        with pq.ParquetFile(shard) as file:
+        with open_parquet(shard, CONFIGS[config].arrow_schema, COPY_AGAIN, columns) as file:
             for batch in file.iter_batches(ROWS, columns=columns):
                 yield pa.Table.from_batches([batch])
 
 
 def shards(dataset: Dataset, config: str) -> list[Path]:
-    """Return the parquet files of a config: train, then validation."""
-    return [file for split in SPLITS for file in split_files(dataset.folder, config, split)]
+    """Return the parquet files of a config that the manifest names: train, then validation."""
+    stated = dataset.manifest["sha256"]
+    files = (file for split in SPLITS for file in split_files(dataset.folder, config, split))
+    return [file for file in files if file.relative_to(dataset.folder).as_posix() in stated]
+
+
+def dataset_report(dataset: Dataset) -> RunReport:
+    """Return its report.json. Raises VisRLError when it is damaged."""
+    return read_json(dataset.folder / "report.json", RunReport, COPY_AGAIN)
 
 
 def dataset_pairs(dataset: Dataset) -> PairTable:

@@ -26,7 +26,6 @@ from visrl_data.runs.run_folder import Run
 from visrl_data.runs.stored_images import StoredImages
 
 _GROWING = {"limit", "source.rows"}
-_RESULTS = ("pairs.parquet", "unpaired.parquet", "report.json", "report.html")
 
 
 def grow(path: Path, config_text: str, identity: RunIdentity, ids: Callable[[], Sequence[str]]) -> None:
@@ -48,10 +47,11 @@ def grow(path: Path, config_text: str, identity: RunIdentity, ids: Callable[[], 
             _restore_chunks(run, list(ids())[:rows], size)
         if rows < identity["source"]["rows"] and rows % size:
             shutil.rmtree(run.chunk_path(rows // size), ignore_errors=True)
+        (path / "work").mkdir(exist_ok=True)  # tells an unfinished run from one that lost its manifest
         run.manifest_path.unlink(missing_ok=True)
         for name in run_folder.TABLES:
             shutil.rmtree(path / name, ignore_errors=True)
-        for name in _RESULTS:
+        for name in run_folder.FILTERED:
             (path / name).unlink(missing_ok=True)
         fsync(path)
         write_json(path / "run.json", identity)
@@ -71,7 +71,7 @@ def _restore_chunks(run: Run, ids: Sequence[str], size: int) -> None:
         "drops": row_of_drop,
     }
     tables = {"questions": questions, "candidates": candidates, "drops": drops}
-    images = StoredImages(sorted((run.path / "images").glob("part-*.parquet")))
+    images = StoredImages(run.shards("images"))
     for index in range(-(-len(ids) // size)):
         if run.has_chunk(index):
             continue

@@ -1,18 +1,77 @@
-"""Define what run.json and manifest.json hold. The keys are part of the format: runs made before have them too."""
+"""Define what run.json and manifest.json hold. The keys are part of the format: runs made before have them too.
+
+What is read back is checked against these types (core/reading.py), and by the functions here where a type says too
+little.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict
+from pathlib import PurePosixPath
+from typing import Annotated, Any, NotRequired
 
+from annotated_types import Ge, Len
+from pydantic import AfterValidator, TypeAdapter
+from typing_extensions import TypedDict
+
+from visrl_data.core.prompts import recorded_prompts
 from visrl_data.engines.protocol import ModelIdentity
+
+Count = Annotated[int, Ge(0)]
+
+
+def _check_paths(digests: dict[str, str]) -> dict[str, str]:
+    """Refuse a path that leads out of the folder."""
+    for name in digests:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+            raise ValueError(f"{name!r} is no path inside the folder")
+    return digests
+
+
+Digests = Annotated[dict[str, str], AfterValidator(_check_paths)]
+"""sha256 by path."""
+
+
+def _check_prompts(templates: dict[str, str]) -> dict[str, str]:
+    try:
+        recorded_prompts(templates)
+    except TypeError:
+        raise ValueError(f"expected the prompts of visrl, got {', '.join(templates)}") from None
+    return templates
+
+
+Prompts = Annotated[dict[str, str], AfterValidator(_check_prompts)]
+"""Template by id."""
+
+
+class _ReadOptions(TypedDict):
+    """The options of a run that are read by name after it is made."""
+
+    model: str
+    seed: int
+    round: int
+    attempts: Annotated[int, Ge(1)]
+    chunk_size: Annotated[int, Ge(1)]
+    gold_rule: str
+
+
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a run that its readers can rely on. Raises ValueError."""
+    _READ_OPTIONS.validate_python(options, strict=True)
+    return options
+
+
+_READ_OPTIONS = TypeAdapter(_ReadOptions)
+Options = Annotated[dict[str, Any], AfterValidator(check_options)]
+"""The resolved options, by name; those without a value are absent."""
 
 
 class SourceIdentity(TypedDict):
     """A source as a run read it. rows: after --skip and --limit."""
 
     name: str
-    rows: int
+    rows: Count
     fingerprint: str
 
 
@@ -30,7 +89,7 @@ class RunIdentity(TypedDict):
     critic: ModelIdentity
     box_space: str
     crop_rule: dict[str, float]
-    prompts: dict[str, str]
+    prompts: Prompts
     deterministic: bool
     versions: dict[str, str]
     origin_base: NotRequired[dict[str, str]]
@@ -64,14 +123,24 @@ class FilterSettings(TypedDict):
     box_critic: bool
 
 
+class RunCounts(TypedDict):
+    """The rows of a finished run by table."""
+
+    questions: Count
+    candidates: Count
+    drops: Count
+    images: Count
+    pairs: Count
+
+
 class RunManifest(TypedDict):
-    """manifest.json of a finished run. config: the resolved options; counts: rows by table; sha256: by path."""
+    """manifest.json of a finished run."""
 
     run: RunIdentity
-    config: dict[str, Any]
+    config: Options
     filter: FilterSettings
-    counts: dict[str, int]
-    sha256: dict[str, str]
+    counts: RunCounts
+    sha256: Digests
 
 
 class DatasetRun(RunManifest):
@@ -91,25 +160,66 @@ class ReleaseFields(TypedDict):
     changes: list[str]
 
 
-class DatasetContents(ReleaseFields):
-    """The manifest of a dataset as far as it is known before the files are written.
+class SourceTerms(TypedDict):
+    """One source under one license, as licenses.SourceLicense."""
 
-    parts: what each run or earlier dataset contributed.
-    """
+    source: str
+    license: str
+    questions: Count
+    images: Count
+    withheld: Count
+    overruled: Count
+
+
+class DatasetLicense(TypedDict):
+    """The license of a dataset by the Hub's name, and of its sources."""
+
+    id: str
+    name: str
+    sources: list[SourceTerms]
+
+
+class PairCounts(TypedDict):
+    """Pairs in the runs, those of them that repeat another, and the rest, which is published."""
+
+    in_runs: Count
+    repeated: Count
+    published: Count
+
+
+class PartSummary(TypedDict):
+    """What a run or an earlier dataset contributed. dataset, commit: null for a run."""
+
+    dataset: str | None
+    commit: str | None
+    runs: list[str]
+    questions: Count
+    pairs: Count
+
+
+class DatasetContents(ReleaseFields):
+    """The manifest of a dataset as far as it is known before the files are written."""
 
     kind: str
     schema_version: int
     generator_versions: list[str]
     builder_version: str
-    runs: list[DatasetRun]
-    parts: list[dict[str, Any]]
-    pairs: dict[str, int]
-    repeated_questions: int
-    images: int
-    unavailable: int
+    runs: Annotated[list[DatasetRun], Len(1)]
+    parts: list[PartSummary]
+    pairs: PairCounts
+    repeated_questions: Count
+    images: Count
+    unavailable: Count
     validation_share: float
-    license: dict[str, Any]
+    license: DatasetLicense
     ship_images: bool | None
+
+
+class RebuiltImages(TypedDict):
+    """Images that `visrl rebuild` put back, and those that it did not find."""
+
+    found: Count
+    missing: Count
 
 
 class DatasetManifest(DatasetContents):
@@ -118,7 +228,7 @@ class DatasetManifest(DatasetContents):
     rebuilt: images found and missing, only where `visrl rebuild` made the folder.
     """
 
-    counts: dict[str, dict[str, int]]
+    counts: dict[str, dict[str, Count]]
     example: str
-    sha256: dict[str, str]
-    rebuilt: NotRequired[dict[str, int]]
+    sha256: Digests
+    rebuilt: NotRequired[RebuiltImages]

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.runs.dataset_trust import read_finite
+from visrl_data.core.reading import read_table
+from visrl_data.core.records import DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
 from visrl_data.runs.manifest import RunManifest
-from visrl_data.runs.run_folder import Run
+from visrl_data.runs.run_folder import Run, check_files
 from visrl_data.runs.run_report import RunReport
 
 _DOWNLOADED = ("manifest.json", "report.json", "runs/*")
@@ -25,6 +25,15 @@ _TABLES = {
     "questions": ["id", "image_sha256", "question", "answers"],
     "pairs": ["question_id", "win_box", "win_response", "lose_box", "lose_response"],
     "unpaired": ["id", "reason"],
+}
+
+
+_RUN = pa.field("run", pa.string())
+_SCHEMAS = {
+    "questions": QUESTION_SCHEMA.append(_RUN),
+    "pairs": PAIR_SCHEMA.append(_RUN),
+    "unpaired": DROP_SCHEMA,
+    "drops": DROP_SCHEMA.append(_RUN),
 }
 
 
@@ -62,7 +71,7 @@ class InspectionTarget:
         file = self.folder / f"{name}.parquet"
         if not file.is_file():
             raise VisRLError(f"{self.name} has no {name}.parquet, so it can't be compared question by question.")
-        return pq.read_table(file, columns=columns)
+        return read_table(file, _SCHEMAS[name.removeprefix("runs/")], "Put back a copy of it.", columns)
 
 
 def open_target(name: str, say: Callable[[str], None] = lambda _: None) -> InspectionTarget:
@@ -75,8 +84,10 @@ def open_target(name: str, say: Callable[[str], None] = lambda _: None) -> Inspe
     if is_dataset(folder):
         return _dataset(name, folder)
     if folder.is_dir():
-        member = run_member(Run(folder))
-        return InspectionTarget(name, "run", folder, _report(name, folder), {member.id: member.about})
+        run = Run(folder)
+        check_files(run, but=("images/",))
+        member = run_member(run)
+        return InspectionTarget(name, "run", folder, run.report(), {member.id: member.about})
     if "@" in name and is_hub_name(name):
         return _dataset(name, fetch_dataset(name, _DOWNLOADED, say).folder)
     raise VisRLError(
@@ -85,15 +96,10 @@ def open_target(name: str, say: Callable[[str], None] = lambda _: None) -> Inspe
 
 
 def _dataset(name: str, folder: Path) -> InspectionTarget:
-    from visrl_data.runs.dataset_folder import open_dataset
+    from visrl_data.runs.dataset_folder import check_dataset_files, dataset_report, open_dataset
 
-    runs = {run["id"]: run for run in open_dataset(folder).manifest["runs"]}
-    return InspectionTarget(name, "dataset", folder, _report(name, folder), runs)
-
-
-def _report(name: str, folder: Path) -> RunReport:
-    try:
-        report: RunReport = read_finite(folder / "report.json")
-    except (OSError, ValueError) as error:
-        raise VisRLError(f"{name}: its report.json can't be read: {error}") from error
-    return report
+    dataset = open_dataset(folder)
+    report = dataset_report(dataset)
+    check_dataset_files(dataset, ("runs/", "report.json"), "" if folder == Path(name) else name)
+    runs = {run["id"]: run for run in dataset.manifest["runs"]}
+    return InspectionTarget(name, "dataset", folder, report, runs)

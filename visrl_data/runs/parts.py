@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,16 +19,15 @@ import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import ROWS, file_digest
+from visrl_data.core.reading import open_parquet
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
 from visrl_data.core.text import one_line
-from visrl_data.runs.dataset_files import SPLITS, split_files
+from visrl_data.runs.dataset_folder import COPY_AGAIN, Dataset, check_dataset_files, dataset_report, shards
 from visrl_data.runs.dataset_trust import check_table, run_id
 from visrl_data.runs.manifest import RunManifest
-from visrl_data.runs.run_folder import Run
+from visrl_data.runs.run_folder import PAGE, Run, check_files
+from visrl_data.runs.run_report import RunReport
 from visrl_data.runs.stored_images import StoredImages
-
-if TYPE_CHECKING:
-    from visrl_data.runs.dataset_folder import Dataset
 
 _RUN = pa.field("run", pa.string())
 # The tables of a part: those of its runs, with the columns run (a member's id) and image_bytes (the size of the
@@ -67,7 +66,7 @@ class DatasetPart:
     tables: dict[str, pa.Table]
     candidates: tuple[Path, ...]
     images: tuple[Path, ...]
-    report: Path
+    report: RunReport
     page: Path | None = None
     dataset: str = ""
     commit: str = ""
@@ -79,9 +78,9 @@ def run_part(path: Path) -> DatasetPart:
     The details of rows that were dropped at the source are left out: they quote the row, paths included.
     """
     run = Run(path)
-    _check_digests(run)
+    check_files(run)
     member = run_member(run)
-    images = tuple(sorted((path / "images").glob("part-*.parquet")))
+    images = tuple(run.shards("images"))
     sizes = StoredImages(images).sizes
     questions, drops = run.table("questions"), run.table("drops")
     at_source = pc.equal(drops["stage"], "source")
@@ -91,28 +90,23 @@ def run_part(path: Path) -> DatasetPart:
         "questions": questions.append_column(
             "image_bytes", pa.array([sizes.get(sha, 0) for sha in questions["image_sha256"].to_pylist()], pa.int64())
         ),
-        "drops": pa.concat_tables([drops, pq.read_table(path / "unpaired.parquet")]),
-        "pairs": pq.read_table(path / "pairs.parquet"),
+        "drops": pa.concat_tables([drops, run.unpaired()]),
+        "pairs": run.pairs(),
     }
     return DatasetPart(
         members=(member,),
         tables={name: _with_run(table, member).select(RUN_TABLES[name].names) for name, table in tables.items()},
-        candidates=tuple(sorted((path / "candidates").glob("part-*.parquet"))),
+        candidates=tuple(run.shards("candidates")),
         images=images,
-        report=path / "report.json",
-        page=path / "report.html",
+        report=run.report(),
+        page=_page(run),
     )
 
 
-def _check_digests(run: Run) -> None:
-    """Check the files of a run, except its page, which holds no data that anybody reads. Raises VisRLError."""
-    for name, sha in run.manifest()["sha256"].items():
-        if name == "report.html":
-            continue
-        if not (run.path / name).is_file() or file_digest(run.path / name) != sha:
-            is_filtered = name.startswith(("pairs", "unpaired", "report"))
-            hint = f"Select the pairs again: visrl filter {run.path}" if is_filtered else "Make the run again"
-            raise VisRLError(f"{run.path / name} is missing or was changed since the run was finished. {hint}.")
+def _page(run: Run) -> Path | None:
+    """Return the page of a run as visrl made it, None where it was changed: scripts of others are not published."""
+    page, digest = run.path / PAGE, run.manifest()["sha256"].get(PAGE)
+    return page if page.is_file() and file_digest(page) == digest else None
 
 
 def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
@@ -120,22 +114,15 @@ def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
 
     Raises VisRLError when the folder was changed, was rebuilt, or has no tables of its runs.
     """
-    folder, manifest = dataset.folder, dataset.manifest
+    manifest = dataset.manifest
     if "rebuilt" in manifest:
         raise VisRLError(
             f"{name} was rebuilt with images that its sources do not let others publish, so it can't be merged "
             "into another dataset. Give the published one, as USER/NAME@TAG."
         )
-    digests = {path: sha for path, sha in manifest["sha256"].items() if path.startswith(_READ)}
-    if missing := [f"runs/{table}.parquet" for table in RUN_TABLES if f"runs/{table}.parquet" not in digests]:
+    if missing := sorted({f"runs/{table}.parquet" for table in RUN_TABLES} - manifest["sha256"].keys()):
         raise VisRLError(f"{name} has no {missing[0]}, so it can't be merged. Merge the runs that it was built from.")
-    for path, sha in digests.items():
-        if not (folder / path).is_file() or file_digest(folder / path) != sha:
-            hint = f"Fetch it again: `hf cache rm dataset/{name.partition('@')[0]}`" if commit else "Build it again"
-            raise VisRLError(
-                f"{name}: {path} is missing or was changed since the dataset was built. {hint}, then run the same "
-                "command again."
-            )
+    check_dataset_files(dataset, _READ, name if commit else "")
     members = []
     for run in manifest["runs"]:
         about = cast(RunManifest, {key: value for key, value in run.items() if key != "id"})
@@ -144,25 +131,30 @@ def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
         members.append(Member(run["id"], about, f"{name}, run {run['id']}"))
     return DatasetPart(
         members=tuple(members),
-        tables={table: _run_table(name, folder, table) for table in RUN_TABLES},
-        candidates=_checked_candidates(name, folder),
-        images=tuple(file for split in SPLITS for file in split_files(folder, "images", split)),
-        report=folder / "report.json",
+        tables=run_tables(dataset, name),
+        candidates=_checked_candidates(dataset, name),
+        images=tuple(shards(dataset, "images")),
+        report=dataset_report(dataset),
         dataset=name,
         commit=commit,
     )
 
 
-def _run_table(name: str, folder: Path, table: str) -> pa.Table:
+def run_tables(dataset: Dataset, name: str) -> dict[str, pa.Table]:
+    """Return the tables in runs/ of a dataset folder. name: for messages. Raises VisRLError when one is damaged."""
+    return {table: _run_table(dataset.folder, name, table) for table in RUN_TABLES}
+
+
+def _run_table(folder: Path, name: str, table: str) -> pa.Table:
     path = f"runs/{table}.parquet"
     return check_table(f"{name}: {path}", _readable(name, folder, path).read(), RUN_TABLES[table])
 
 
-def _checked_candidates(name: str, folder: Path) -> tuple[Path, ...]:
+def _checked_candidates(dataset: Dataset, name: str) -> tuple[Path, ...]:
     """Return the candidates' files, whose columns and numbers are those of a dataset."""
-    files = tuple(file for split in SPLITS for file in split_files(folder, "candidates", split))
+    files = tuple(shards(dataset, "candidates"))
     for path in files:
-        parquet = _readable(name, folder, path.relative_to(folder).as_posix())
+        parquet = _readable(name, dataset.folder, path.relative_to(dataset.folder).as_posix())
         for batch in parquet.iter_batches(ROWS):
             check_table(f"{name}: {path.name}", pa.Table.from_batches([batch]), CANDIDATE_SCHEMA.append(_RUN))
     return files
@@ -171,7 +163,7 @@ def _checked_candidates(name: str, folder: Path) -> tuple[Path, ...]:
 def _readable(name: str, folder: Path, path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(folder / path)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise VisRLError(f"{name}: {path} is no parquet file: {one_line(error)}. Fetch the dataset again.") from error
 
 
@@ -189,7 +181,7 @@ def candidate_tables(part: DatasetPart, columns: Sequence[str], rows: int = 10_0
     ids = pa.array([member.id for member in part.members], pa.string())
     schema = pa.schema([*(CANDIDATE_SCHEMA.field(name) for name in columns), _RUN])
     for file in part.candidates:
-        with pq.ParquetFile(file) as parquet:
+        with open_parquet(file, CANDIDATE_SCHEMA, COPY_AGAIN, columns) as parquet:
             has_run = "run" in parquet.schema_arrow.names
             for batch in parquet.iter_batches(rows, columns=schema.names if has_run else list(columns)):
                 table = pa.Table.from_batches([batch])

@@ -35,6 +35,7 @@ from visrl_data.core.config import parse_record
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import (
     ROWS,
+    check_links,
     check_own,
     file_digest,
     fsync,
@@ -43,8 +44,9 @@ from visrl_data.core.files import (
     write_json,
     write_text,
 )
-from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, QUESTION_SCHEMA
-from visrl_data.runs.manifest import RunIdentity, RunManifest
+from visrl_data.core.reading import parse_file, read_json, read_table
+from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
+from visrl_data.runs.manifest import RunIdentity, RunManifest, check_options
 from visrl_data.runs.run_report import RunReport
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ TABLES = {
 }
 SHARD_BYTES = 256 * 2**20  # of Arrow memory; a shard may exceed it by one chunk
 ROW_GROUP = {"images": 100}  # pictures are large; other tables use ROWS
+PAGE = "report.html"
+FILTERED = ("pairs.parquet", "unpaired.parquet", "report.json", PAGE)  # written anew by each filter
 _CHUNK_DIGESTS = "sha256.json"
 SHARD_FOLDER = "shard-*-of-*"  # made by one job of an array (shards.py), inside the folder of the joined run
 # Where the models are served and how many calls are in flight: may differ when a run is resumed; no row depends on it.
@@ -79,45 +83,55 @@ class Run:
         return self.manifest_path.is_file()
 
     def manifest(self) -> RunManifest:
+        """Return its manifest. Raises VisRLError when it is unfinished, or the manifest damaged."""
         if not self.is_finished:
+            _check_not_lost(self)
             raise VisRLError(
                 f"{self.path} is no finished run (it has no manifest.json). "
                 f"If a run was interrupted there, resume it with: {resume_command(self.path)}"
             )
-        manifest: RunManifest = json.loads(self.manifest_path.read_text(encoding="utf-8"))
-        return manifest
+        return read_json(self.manifest_path, RunManifest, remake_advice(self.path))
 
     def config(self) -> dict[str, Any]:
         """Return the resolved options; options without a value are absent."""
-        return parse_record((self.path / "config.toml").read_text(encoding="utf-8"))
+        advice = "Put back a copy of it, or choose another --output; manifest.json names the options of a finished run."
+        return parse_file(self.path / "config.toml", lambda text: check_options(parse_record(text)), advice)
 
     def identity(self) -> RunIdentity:
-        identity: RunIdentity = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        return identity
+        return read_json(self.path / "run.json", RunIdentity, remake_advice(self.path))
 
     def conditions(self) -> dict[str, Any]:
         """Return everything that its rows depend on, by name."""
-        return conditions((self.path / "config.toml").read_text(encoding="utf-8"), self.identity())
+        return flatten(self.identity()) | flatten(self.config())
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Return all rows of a table, in the order of the questions."""
-        shards = sorted((self.path / name).glob("part-*.parquet"))
-        tables = [pq.read_table(shard, columns=columns) for shard in shards]
+        advice = remake_advice(self.path)
+        tables = [read_table(shard, TABLES[name], advice, columns) for shard in self.shards(name)]
         schema = TABLES[name] if columns is None else pa.schema([TABLES[name].field(c) for c in columns])
         return pa.concat_tables([schema.empty_table(), *tables])
 
+    def shards(self, name: str) -> list[Path]:
+        """Return the parquet files of a table, in order: those that the manifest names, once the run is finished."""
+        if self.is_finished:
+            return [self.path / file for file in sorted(self.manifest()["sha256"]) if file.startswith(f"{name}/")]
+        return sorted((self.path / name).glob("part-*.parquet"))
+
     def pairs(self) -> pa.Table:
         """Return the pairs that the last filter selected; columns: records.PAIR_SCHEMA."""
-        return pq.read_table(self.path / "pairs.parquet")
+        return read_table(self.path / "pairs.parquet", PAIR_SCHEMA, filter_advice(self.path))
+
+    def unpaired(self) -> pa.Table:
+        """Return the questions that the last filter dropped; columns: records.DROP_SCHEMA."""
+        return read_table(self.path / "unpaired.parquet", DROP_SCHEMA, filter_advice(self.path))
 
     def report(self) -> RunReport:
         """Return report.json, as report/run_statistics.py computed it."""
-        report: RunReport = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
-        return report
+        return read_json(self.path / "report.json", RunReport, filter_advice(self.path))
 
     def rows(self, name: str) -> int:
         """Count the rows of a table without reading them."""
-        return sum(pq.read_metadata(shard).num_rows for shard in (self.path / name).glob("part-*.parquet"))
+        return sum(pq.read_metadata(shard).num_rows for shard in self.shards(name))
 
     def chunk_path(self, index: int) -> Path:
         return self.path / "work" / f"chunk-{index:08d}"
@@ -141,6 +155,40 @@ class Run:
         return is_intact
 
 
+def check_files(run: Run, but: tuple[str, ...] = ()) -> None:
+    """Check that the files of a finished run are those of its manifest. Raises VisRLError, naming the first other one.
+
+    but: how paths begin whose content is not read now. The page holds no data, so it is never compared.
+    """
+    check_links(run.path)
+    stated = run.manifest()["sha256"]
+    for name, digest in stated.items():
+        if name.startswith((PAGE, *but)):
+            continue
+        advice = filter_advice(run.path) if name in FILTERED else remake_advice(run.path)
+        if not (run.path / name).is_file() or file_digest(run.path / name) != digest:
+            raise VisRLError(f"{run.path / name} is missing or was changed since the run was finished. {advice}")
+    for file in sorted(file for name in TABLES for file in (run.path / name).rglob("*") if file.is_file()):
+        if file.relative_to(run.path).as_posix() not in stated:
+            raise VisRLError(
+                f"{file} is no file of this run: its manifest does not name it. Move it elsewhere; a program that "
+                "synchronizes folders may have made it."
+            )
+    if missing := [name for name in TABLES if not any(file.startswith(f"{name}/") for file in stated)]:
+        raise VisRLError(f"{run.manifest_path} names no file of {missing[0]}/. {remake_advice(run.path)}")
+
+
+def remake_advice(path: Path) -> str:
+    """Say what helps when what a run was made of is gone."""
+    config, again = (shlex.quote(str(place)) for place in (path / "config.toml", path.with_name(f"{path.name}-again")))
+    return f"Put back a copy of it, or make the run again: visrl gen --config {config} -o {again}"
+
+
+def filter_advice(path: Path) -> str:
+    """Say what helps when a result of the filter is gone."""
+    return f"Pick the pairs again, which writes it: visrl filter {shlex.quote(str(path))}"
+
+
 def resume_command(path: Path) -> str:
     """Return the command that resumes an unfinished run, or a shard of one."""
     shard = re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name)
@@ -155,6 +203,12 @@ def _has_trust(path: Path) -> bool:
         return bool(Run(path).config().get("trust_remote_code"))
     except (OSError, ValueError, VisRLError):
         return False
+
+
+def _check_not_lost(run: Run) -> None:
+    """Raise VisRLError for a finished run whose manifest is gone: its work files went when the manifest was written."""
+    if (run.path / "candidates").is_dir() and not (run.path / "work").is_dir():
+        raise VisRLError(f"{run.manifest_path} is missing, though the run was finished. {remake_advice(run.path)}")
 
 
 @contextlib.contextmanager
@@ -179,6 +233,8 @@ def _check_options(path: Path, config_text: str, identity: RunIdentity) -> None:
         shards = {folder.name for folder in path.glob(SHARD_FOLDER)}
         check_own(path, shards | ({"config.toml"} if _text(path / "config.toml") == config_text else set()))
         return
+    if not Run(path).is_finished:
+        _check_not_lost(Run(path))
     old, new = Run(path).conditions(), conditions(config_text, identity)
     advice = f"Choose another --output, or resume it with its own options: {resume_command(path)}"
     if differences(old, new, NON_IDENTITY_KEYS).keys() <= _THRESHOLDS:
@@ -284,7 +340,7 @@ def remove_chunks(run: Run) -> None:
     shutil.rmtree(run.path / "work", ignore_errors=True)
 
 
-def digests(run: Run, names: list[str]) -> dict[str, str]:
+def digests(run: Run, names: Sequence[str]) -> dict[str, str]:
     """Compute the sha256 of the named files and of the shards in the named folders, by relative path."""
     files = [
         f

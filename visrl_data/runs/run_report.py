@@ -5,7 +5,9 @@ Shares are in [0, 1], the audit's figures in percent. None stands for a figure t
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from visrl_data.runs.manifest import FilterSettings
 

@@ -18,11 +18,13 @@ from PIL import Image
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import FORMATS, decode, exif_orientation
+from visrl_data.core.reading import report_damage
 
 Crop = tuple[int, int, int, int]
 Pixels = Callable[[str], bytes]
 """sha256 of an original image's encoded bytes -> those bytes."""
 
+_ADVICE = "Put back a copy of the run or the dataset."
 _CACHED_GROUPS = 2  # row groups kept in memory: questions about one image are neighbors
 
 
@@ -37,7 +39,9 @@ class StoredImages:
         self._locations: dict[str, tuple[Path, int, int]] = {}
         self._cache: OrderedDict[tuple[Path, int], pa.ChunkedArray] = OrderedDict()
         for shard in shards:
-            with pq.ParquetFile(shard) as file:
+            with report_damage(shard, _ADVICE), pq.ParquetFile(shard) as file:
+                if not any({"sha256", name} <= set(file.schema_arrow.names) for name in ("bytes", "image")):
+                    raise ValueError("expected the columns sha256 and bytes, or image")
                 for group in range(file.num_row_groups):
                     self._index(shard, group, file.read_row_group(group))
 
@@ -53,7 +57,7 @@ class StoredImages:
             raise VisRLError(f"The image {sha256} is not among the stored images: files of the run were changed.")
         shard, group, row = self._locations[sha256]
         if (shard, group) not in self._cache:
-            with pq.ParquetFile(shard) as file:
+            with report_damage(shard, _ADVICE), pq.ParquetFile(shard) as file:
                 self._cache[shard, group] = _encoded(file.read_row_group(group))
             if len(self._cache) > _CACHED_GROUPS:
                 self._cache.popitem(last=False)
