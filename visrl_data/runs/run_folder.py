@@ -180,6 +180,8 @@ def check_files(run: Run, but: tuple[str, ...] = ()) -> None:
 
 def remake_advice(path: Path) -> str:
     """Say what helps when what a run was made of is gone."""
+    if not (path / "config.toml").is_file():
+        return "Put back a copy of it."
     config, again = (shlex.quote(str(place)) for place in (path / "config.toml", path.with_name(f"{path.name}-again")))
     return f"Put back a copy of it, or make the run again: visrl gen --config {config} -o {again}"
 
