@@ -24,10 +24,10 @@ _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 def front_matter(manifest: DatasetManifest, facts: dict[str, dict[str, SplitFacts]], name: str) -> str:
     """Return the head, without its two lines of dashes. facts: rows and schemas by config and split."""
     license = manifest["license"]
-    other = {"license_name": license["name"], "license_link": "LICENSE"} if license["id"] == "other" else {}
+    other: dict[str, Any] = {"license_name": license["name"], "license_link": "LICENSE"}
     data = DatasetCardData(
         license=license["id"],
-        **other,
+        **(other if license["id"] == "other" else {}),
         language=manifest["languages"] or _languages(manifest),
         pretty_name=name,
         annotations_creators=["machine-generated"],

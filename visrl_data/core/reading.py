@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +35,7 @@ def read_json(path: Path, shape: type[Shape], advice: str) -> Shape:
     """
     with report_damage(path, advice):
         data = path.read_bytes()
-        _adapter(shape).validate_json(data, strict=True)  # bounds the depth too, which json.loads does not
+        _adapter(cast(Any, shape)).validate_json(data, strict=True)  # bounds the depth too, which json.loads does not
         value: Shape = json.loads(data, parse_constant=_refuse)
         return value
 
@@ -105,5 +105,5 @@ def _refuse(constant: str) -> None:
 
 
 @functools.cache
-def _adapter(shape: type[Any]) -> TypeAdapter[Any]:
+def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)

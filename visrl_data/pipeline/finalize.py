@@ -22,7 +22,7 @@ from visrl_data.report import page
 from visrl_data.report.accounting import REPORT_COLUMNS
 from visrl_data.report.run_statistics import build_report
 from visrl_data.runs import run_folder
-from visrl_data.runs.manifest import FilterSettings, RunManifest
+from visrl_data.runs.manifest import FilterSettings, RunCounts, RunManifest
 from visrl_data.runs.run_folder import Run
 
 # All that the filter and the report read of a candidate; the other columns stay on disk.
@@ -65,7 +65,7 @@ def write_results(run: Run, rule: PairRule) -> None:
         "run": identity,
         "config": config,
         "filter": cast(FilterSettings, rule_settings(rule)),
-        "counts": counts,
+        "counts": cast(RunCounts, counts),
         "sha256": _made_from(run) | run_folder.digests(run, run_folder.FILTERED),
     }
     files.write_json(run.manifest_path, manifest)

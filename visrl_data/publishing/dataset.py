@@ -26,7 +26,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,7 +43,7 @@ from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, read_facts
 from visrl_data.runs.dataset_folder import Dataset, digests, is_dataset, open_dataset
 from visrl_data.runs.dataset_schema import CONFIGS
 from visrl_data.runs.hub_fetch import HubDataset
-from visrl_data.runs.manifest import DatasetContents, DatasetManifest, ReleaseFields
+from visrl_data.runs.manifest import DatasetContents, DatasetManifest, PartSummary, ReleaseFields, SourceTerms
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import RUN_TABLES, DatasetPart
 from visrl_data.runs.run_folder import Run
@@ -163,21 +163,31 @@ def _about(
         "images": len(images),
         "unavailable": len(images - pool.images.sizes.keys()),
         "validation_share": dataset_files.VALIDATION_SHARE,
-        "license": {"id": terms.id, "name": terms.name, "sources": [dataclasses.asdict(s) for s in terms.sources]},
+        "license": {
+            "id": terms.id,
+            "name": terms.name,
+            "sources": [cast(SourceTerms, dataclasses.asdict(source)) for source in terms.sources],
+        },
         "ship_images": ship_images,
         **_stamped(stamp),
     }
 
 
-def _parts(pool: Pool) -> Iterator[dict[str, Any]]:
+def _parts(pool: Pool) -> Iterator[PartSummary]:
     """Count the rows that each part gave. dataset and commit are null for a run."""
     for part in pool.parts:
         runs = [member.id for member in part.members]
-        rows = {
-            name: int(pc.sum(pc.is_in(table["run"], value_set=pa.array(runs))).as_py() or 0)
-            for name, table in (("questions", pool.questions), ("pairs", pool.distinct))
+        questions, pairs = (
+            int(pc.sum(pc.is_in(table["run"], value_set=pa.array(runs))).as_py() or 0)
+            for table in (pool.questions, pool.distinct)
+        )
+        yield {
+            "dataset": part.dataset or None,
+            "commit": part.commit or None,
+            "runs": runs,
+            "questions": questions,
+            "pairs": pairs,
         }
-        yield {"dataset": part.dataset or None, "commit": part.commit or None, "runs": runs, **rows}
 
 
 def _notes(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None) -> Iterator[str]:
