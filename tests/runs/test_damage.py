@@ -173,7 +173,7 @@ def test_a_copy_beside_a_shard_of_a_dataset_is_refused(dataset, tmp_path, read):
         "rebuild": lambda: rebuild(dataset, tmp_path, tmp_path / "out"),
         "merge": lambda: build_dataset([dataset], tmp_path / "out"),
     }
-    with pytest.raises(VisRLError, match="train-00001-of-00002.parquet is no file of this dataset"):
+    with pytest.raises(VisRLError, match="train-00001-of-00002.parquet is not in its manifest"):
         readers[read]()
 
 

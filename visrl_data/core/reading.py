@@ -18,10 +18,9 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.text import one_line
 
 Shape = TypeVar("Shape")
-
-_LONGEST = 160  # characters of a reason
 
 
 class Damaged(VisRLError):
@@ -38,6 +37,13 @@ def read_json(path: Path, shape: type[Shape], advice: str) -> Shape:
         _adapter(cast(Any, shape)).validate_json(data, strict=True)  # bounds the depth too, which json.loads does not
         value: Shape = json.loads(data, parse_constant=_refuse)
         return value
+
+
+def check_shape(value: Any, shape: type[Shape], path: Path, advice: str) -> Shape:
+    """Return what was read from `path`, once it is known to be a `shape`. Raises Damaged."""
+    with report_damage(path, advice):
+        _adapter(cast(Any, shape)).validate_python(value, strict=True)
+    return cast(Shape, value)
 
 
 def parse_file(path: Path, parse: Callable[[str], Shape], advice: str) -> Shape:
@@ -87,21 +93,17 @@ def report_damage(path: Path, advice: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Damaged(f"{path}: {_short(f'{where}: ' if where else '')}{_short(first['msg'])}. {advice}") from None
+        reason = "it is nested too deeply" if "recursion limit" in first["msg"] else first["msg"]
+        where = [".".join(map(str, first["loc"]))] if first["loc"] else []
+        raise Damaged(f"{path}: {one_line(': '.join([*where, reason]))}. {advice}") from None
     except FileNotFoundError:
         raise Damaged(f"{path} is missing. {advice}") from None
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
-        raise Damaged(f"{path} can't be read: {_short(str(error))}. {advice}") from None
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+        raise Damaged(f"{path} can't be read: {one_line(error)}. {advice}") from None
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no figure that visrl writes")
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 @functools.cache
