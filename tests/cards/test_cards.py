@@ -7,7 +7,6 @@ import re
 import shlex
 from collections import Counter
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -313,7 +312,7 @@ def test_what_is_missing_is_an_error(copy):
     report = json.loads((copy.folder / "report.json").read_text())
     del report["settings"]["gold_rule"]
     write_json(copy.folder / "report.json", report)
-    with pytest.raises(jinja2.UndefinedError, match="gold_rule"):
+    with pytest.raises(VisRLError, match=r"settings\.gold_rule: Field required"):
         render_dataset_card(copy.folder, copy.manifest)
 
 
