@@ -1,20 +1,25 @@
 """Read preference pairs from a run folder or a published dataset (its config `preferences`).
 
 The first step of rl1.py, rl2.py and the baselines. Both become one PairSet, with what training must agree on: the box
-space, the crop rule, the prompts, and the model that wrote the pairs.
+space, the crop rule, the prompts, and the model that wrote the pairs. Those of several sets (`--data A --data B`)
+are joined.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from visrl_data.core import files
+from visrl_data.core.conditions import check_same
 from visrl_data.core.crops import CropRule
-from visrl_data.core.errors import VisRLError
+from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptSet, recorded_prompts
 from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.run_folder import Run, check_files
@@ -99,11 +104,7 @@ def read_pairs(data: str | Sequence[str] | None) -> PairSet:
 
     Raises VisRLError.
     """
-    if data is None or isinstance(data, str):
-        return _read_set(data)
-    from visrl_train.joined_pairs import join
-
-    return join([_read_set(name) for name in data])
+    return _read_set(data) if data is None or isinstance(data, str) else join([_read_set(name) for name in data])
 
 
 def _read_set(data: str | None) -> PairSet:
@@ -199,3 +200,57 @@ def _pair(row: dict[str, Any], key: str) -> Pair:
         lose_response=row["lose_response"],
         has_response=not row["same_response"],
     )
+
+
+def join(sets: Sequence[PairSet]) -> PairSet:
+    """Return the pairs of all sets. What the sets do not share (actor, origin) is None.
+
+    Its digest does not depend on the order. Raises UsageError for a set that is named twice, and VisRLError when the
+    sets were made with different box spaces, crop rules, prompts or bounds of pixels.
+    """
+    first, *others = sets
+    for other in others:
+        advice = "Train on pairs that were made alike."
+        check_same(f"{other.name}, compared with {first.name},", _conditions(first), _conditions(other), advice)
+    digests = sorted(one.digest for one in sets)
+    if len(set(digests)) < len(digests):
+        raise UsageError(f"--data names the same pairs twice: {', '.join(one.name for one in sets)}.")
+    counts = Counter(pair.id for one in sets for pair in one.pairs)
+    same_actor = len({one.actor_digest for one in sets}) == 1
+    return dataclasses.replace(
+        first,
+        name=" + ".join(one.name for one in sets),
+        tag=None,
+        digest=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+        pairs=tuple(_with_own_id(pair, one.name, counts) for one in sets for pair in one.pairs),
+        read_image=_Images({pair.image: one.read_image for one in sets for pair in one.pairs}),
+        actor=first.actor if same_actor else None,
+        actor_digest=first.actor_digest if same_actor else None,
+        origin=first.origin if len({one.origin for one in sets}) == 1 else None,
+        parts=tuple(sets),
+    )
+
+
+def _conditions(pairs: PairSet) -> dict[str, Any]:
+    prompts = (pairs.prompts.focus, pairs.prompts.answer)
+    return {
+        "box space": pairs.box_space,
+        "crop rule": pairs.crop_rule.as_dict(),
+        "prompts": {prompt.id: prompt.template for prompt in prompts},
+        "max pixels": pairs.max_pixels,
+    }
+
+
+def _with_own_id(pair: Pair, name: str, counts: Counter[str]) -> Pair:
+    """Return the pair under an id that no pair of another set has: rounds ask the same questions."""
+    return dataclasses.replace(pair, id=f"{pair.id} ({name})") if counts[pair.id] > 1 else pair
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """Reads an image by sha256, from the set that has it."""
+
+    readers: dict[str, Callable[[str], bytes]]
+
+    def __call__(self, sha: str) -> bytes:
+        return self.readers[sha](sha)

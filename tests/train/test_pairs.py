@@ -8,8 +8,7 @@ import pytest
 from tests.helpers.command import visrl
 from tests.train.test_helpers import QUICK, make_run
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_train.joined_pairs import join
-from visrl_train.pairs import read_pairs
+from visrl_train.pairs import join, read_pairs
 from visrl_train.rl1 import find_actor
 from visrl_train.rl2 import find_rl1_model
 
