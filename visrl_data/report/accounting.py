@@ -153,7 +153,8 @@ def drop_examples(drops: pa.Table) -> list[DropExample]:
         of_stage = texts.filter(pc.equal(texts["stage"], stage))
         for reason in value_counts(of_stage["reason"]):
             [row] = of_stage.filter(pc.equal(of_stage["reason"], reason)).slice(0, 1).to_pylist()
-            examples.append({**row, "detail": (row["detail"] or "")[:_MOST_DETAIL]})
+            detail = (row["detail"] or "")[:_MOST_DETAIL]
+            examples.append({"stage": stage, "reason": reason, "id": row["id"], "detail": detail})
     return examples
 
 
