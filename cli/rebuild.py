@@ -15,7 +15,9 @@ from .options import Json
 
 def rebuild(
     dataset: Annotated[str, typer.Argument(metavar="USER/NAME[@TAG]|FOLDER", help="The published dataset.")],
-    images: Annotated[Path, typer.Option("--images", metavar="DIR", help="Folder with the original image files.")],
+    images: Annotated[
+        Path, typer.Option("--images", metavar="DIR", help="Folder, .zip or .tar with the original images.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(

@@ -1,5 +1,6 @@
 """A dataset without images made whole again: the same bytes, and no wrong picture."""
 
+import hashlib
 import json
 import os
 
@@ -7,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.test_cli import visrl
+from tests.helpers.archives import tar_of, zip_of
 from tests.helpers.dataset_runs import make_run, photos
 from visrl_cli.main import app
 from visrl_data.core.errors import VisRLError
 from visrl_data.publishing.dataset import Stamp, build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
-from visrl_data.publishing.image_search import find_images
+from visrl_data.publishing.image_search import find_images, read_image
 from visrl_data.publishing.push import push
 from visrl_data.publishing.rebuild import locate, missing_images, rebuild
 
@@ -70,6 +72,32 @@ def test_images_inside_parquet_files_are_found(folder, whole, part, tmp_path):
     result = rebuild(part.folder, tmp_path / "in", tmp_path / "made")
     names = [name for name in whole.manifest["sha256"] if name.startswith("data/")]
     assert [result.dataset.manifest["sha256"][name] for name in names] == [whole.manifest["sha256"][n] for n in names]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "inside", "cache"])
+def test_images_inside_archives_and_a_hub_cache_are_found(folder, whole, part, tmp_path, kind):
+    needed = {image.sha256 for image in missing_images(part)}
+    files = [file for file in (folder / "photos").iterdir() if file.suffix in (".jpg", ".png")]
+    pictures = {f"a/{file.name}": file.read_bytes() for file in files}
+    place = tmp_path / "in"
+    if kind == "cache":
+        place = tmp_path / "datasets--u--set" / "snapshots" / "abc"
+        for name, data in pictures.items():
+            blob = tmp_path / "datasets--u--set" / "blobs" / name.replace("/", "")
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(data)
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).symlink_to(blob)
+    else:
+        place.mkdir()
+        archive = (tar_of if kind == "tar" else zip_of)(
+            place / f"x.{'tar' if kind == 'tar' else 'zip'}", *pictures.items()
+        )
+        (place / "bad.zip").write_bytes(b"no archive")
+        place = place if kind == "inside" else archive
+    search = find_images(place, missing_images(part))
+    assert set(search.images) == needed
+    assert all(hashlib.sha256(read_image(search, sha)).hexdigest() == sha for sha in needed)
 
 
 def test_what_is_missing_is_named_and_nothing_is_written(folder, part, tmp_path):
@@ -141,7 +169,7 @@ def test_a_picture_that_changes_meanwhile_is_noticed(folder, part, tmp_path, mon
 def test_what_cannot_be_rebuilt(folder, part, tmp_path):
     with pytest.raises(VisRLError, match="no dataset that visrl made"):
         rebuild(folder / "run", folder / "photos", tmp_path / "made")
-    with pytest.raises(VisRLError, match="--images .*: no such folder"):
+    with pytest.raises(VisRLError, match="--images .*: expected a folder, a .zip or a .tar file"):
         rebuild(part.folder, tmp_path / "nowhere", tmp_path / "made")
     with pytest.raises(VisRLError, match="is the dataset itself"):
         rebuild(part.folder, folder / "photos", part.folder)
