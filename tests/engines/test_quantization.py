@@ -60,3 +60,15 @@ def test_other_engines_refuse_it(engine, critic, is_refused):
         return
     with pytest.raises(UsageError, match="--quantize: the .* engine does not load weights in 4 bits"):
         check_engines(config)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_lacks_at_loading_names_it(untrained, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(transformers, "load_model", fail)
+    with pytest.raises(VisRLError, match="Out of memory on cpu while .* was loaded.*--quantize"):
+        TransformersEngine(find_model(str(untrained)), device="cpu")

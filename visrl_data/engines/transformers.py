@@ -65,7 +65,15 @@ class TransformersEngine:
         self.usage = Usage()
         self.processor = load_processor(folder, max_pixels, trust_remote_code)
         self.quantized = quantize
-        self.model = self._load(trust_remote_code)
+        try:
+            self.model = self._load(trust_remote_code)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise VisRLError(
+                f"Out of memory on {self.device} while {folder.id} was loaded. Use a smaller --dtype, --quantize (on a "
+                "GPU), another --device, or a smaller model. `visrl doctor --model` estimates the memory."
+            ) from error
         copy_pinpoints(self.model, self.processor)
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"
