@@ -291,6 +291,18 @@ def test_the_folder_of_something_else_is_refused_and_stays_as_it_is(pair, tmp_pa
     assert [(f.name, f.read_text()) for f in (tmp_path / "out").iterdir()] == [(name, "mine")]
 
 
+@pytest.mark.parametrize("spoilt", [b"", b"PAR1", b"\0" * 5000])
+def test_damaged_predictions_are_one_message_whose_advice_works(pair, tmp_path, spoilt):
+    models, file, _ = pair
+    report = evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out")
+    stored = next((tmp_path / "out" / "predictions").glob("*/predictions.parquet"))
+    stored.write_bytes(spoilt)
+    with pytest.raises(VisRLError, match=r"predictions\.parquet can't be read: .*Remove this file"):
+        evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out")
+    stored.unlink()
+    assert evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out") == report
+
+
 def test_a_score_for_a_set_that_is_not_there(pair, tmp_path):
     models, file, _ = pair
     with pytest.raises(UsageError, match="no question has that source. Sources: questions"):

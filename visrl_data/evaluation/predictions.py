@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from visrl_data.core import files
+from visrl_data.core.reading import read_table
 
 Quad = tuple[float, float, float, float]
 
@@ -128,12 +128,14 @@ def write_chunk(cache: PredictionCache, index: int, predictions: Sequence[Predic
 
 def read_predictions(cache: PredictionCache) -> list[Prediction]:
     """Return all predictions of a source, in its order; the first time, merge the chunks into one file."""
+    advice = "Remove this file and run the same command again: its predictions are made again."
     if not cache.whole.is_file():
         chunks = [cache.chunk(i) for i in range(-(-cache.rows // cache.size))]
-        files.write_table(cache.whole, pa.concat_tables([pq.read_table(chunk) for chunk in chunks]))
+        files.write_table(cache.whole, pa.concat_tables([read_table(chunk, SCHEMA, advice) for chunk in chunks]))
+    predictions = read_table(cache.whole, SCHEMA, advice)
     for leftover in cache.path.glob("chunk-*"):
         leftover.unlink()
-    return [parse_prediction(row) for row in pq.read_table(cache.whole).to_pylist()]
+    return [parse_prediction(row) for row in predictions.to_pylist()]
 
 
 def parse_prediction(row: dict[str, Any]) -> Prediction:
