@@ -19,9 +19,8 @@ all its earlier boxes; an attempt is never lost, since S is relaxed, and that is
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +28,7 @@ import numpy as np
 from visrl_data.core.boxes import Cells, Frame, iou
 from visrl_data.core.seeds import generator
 
+Gap = tuple[int, int]  # rows that no excluded box covers: the first, and the one behind the last
 ASPECT_FACTOR = 2
 DELTA_STEP = 0.1
 _AREA_SNAP = 1e-9  # of the first box's area: float noise that must not move the bounds of an area
@@ -128,14 +128,13 @@ def _uniform_member(plan: _Plan, first: Cells, frame: Frame, seed: int) -> Cells
     widths = np.arange(1, x_high - x_low + 1, dtype=np.int64)
     shortest, tallest = _height_range(widths, y_high - y_low, plan, first)
     widths, shortest, tallest = (a[shortest <= tallest] for a in (widths, shortest, tallest))
-    # S is counted by the sets of excluded boxes that block a column: all columns with one set have the same free rows,
-    # so the count of a size is (columns with that set) x (rows free of it), summed over the sets.
-    columns = _count_columns(widths, plan.excluded_boxes, x_low, x_high)  # {blocking: (W,) number of columns}
-    heights = np.arange(y_high - y_low + 1, dtype=np.int64)
-    rows = {blocking: _count_rows(blocking, heights, y_low, y_high) for blocking in columns}  # {blocking: (H + 1,)}
+    # S is counted by the free rows of a column, the gaps between the excluded boxes that block it: the count of a size
+    # is (columns with these gaps) x (rows inside them), summed over all that occur.
+    columns = _count_columns(widths, plan, frame)  # {gaps: (W,) number of columns}
+    rows = {gaps: _count_rows(gaps, y_high - y_low) for gaps in columns}  # {gaps: (H + 1,)}
     per_width = np.zeros(len(widths), np.int64)
-    for blocking, count in columns.items():
-        upto = np.concatenate([[0], np.cumsum(rows[blocking])])  # upto[h] = rows of all heights below h
+    for gaps, count in columns.items():
+        upto = np.concatenate([[0], np.cumsum(rows[gaps])])  # upto[h] = rows of all heights below h
         per_width += count * (upto[tallest + 1] - upto[shortest])
     total = int(per_width.sum())
     if total == 0:
@@ -144,7 +143,7 @@ def _uniform_member(plan: _Plan, first: Cells, frame: Frame, seed: int) -> Cells
     rank = int(generator(seed).integers(total))
     at, rank = _unrank(rank, per_width)
     allowed = slice(shortest[at], tallest[at] + 1)
-    per_height = sum(count[at] * rows[blocking][allowed] for blocking, count in columns.items())
+    per_height = sum(count[at] * rows[gaps][allowed] for gaps, count in columns.items())
     above, rank = _unrank(rank, per_height)
     width, height = int(widths[at]), int(shortest[at]) + above
     return _free_position(width, height, rank, plan.excluded_boxes, frame)
@@ -168,36 +167,46 @@ def _height_range(widths: np.ndarray, limit: int, plan: _Plan, first: Cells) -> 
     return shortest, tallest
 
 
-def _count_columns(
-    widths: np.ndarray, excluded_boxes: Sequence[Cells], low: int, high: int
-) -> dict[frozenset[Cells], np.ndarray]:
-    """Count, by the excluded boxes that block them, the left edges at which a box of each width can lie."""
-    edges = sorted({low, high, *(box[0] for box in excluded_boxes), *(box[2] for box in excluded_boxes)})
+def _count_columns(widths: np.ndarray, plan: _Plan, frame: Frame) -> dict[tuple[Gap, ...], np.ndarray]:
+    """Count, by the rows that the excluded boxes leave free, the left edges at which a box of each width can lie.
+
+    Gaps that are lower than any box of the width, by its area, are left out, and so are columns without any gap.
+    """
+    low, y_low, high, y_high = frame.bounds
+    boxes = plan.excluded_boxes
+    edges = sorted({low, high, *(box[0] for box in boxes), *(box[2] for box in boxes)})
     slabs = list(zip(edges, edges[1:], strict=False))
-    columns: dict[frozenset[Cells], np.ndarray] = {}
-    for i, (left, left_end) in enumerate(slabs):
+    by_top = sorted(boxes, key=lambda box: box[1])
+    columns: dict[tuple[Gap, ...], np.ndarray] = {}
+    for i, (left, left_end) in enumerate(slabs if len(widths) else []):
+        to_the_right = [box for box in by_top if box[2] > left]
         for right, right_end in slabs[i:]:
             # left <= x < left_end and right < x + width <= right_end
+            if right + 2 - left_end > widths[-1]:
+                break
+            lowest = -(-plan.least // (right_end - left))
+            blocking = (box for box in to_the_right if box[0] < right_end)
+            gaps = tuple(gap for gap in _gaps(blocking, y_low, y_high) if gap[1] - gap[0] >= lowest)
+            if not gaps:
+                continue
             most = np.minimum(left_end - 1, right_end - widths)
             count = np.maximum(most - np.maximum(left, right + 1 - widths) + 1, 0)
             if count.any():
-                blocking = frozenset(box for box in excluded_boxes if box[0] < right_end and box[2] > left)
-                columns[blocking] = columns.get(blocking, 0) + count
+                columns[gaps] = columns.get(gaps, 0) + count
     return columns
 
 
-def _count_rows(blocking: frozenset[Cells], heights: np.ndarray, low: int, high: int) -> np.ndarray:
-    """Count the top edges that put a box of each height inside low..high, clear of the blocking boxes."""
-    counts = np.zeros_like(heights)
-    for start, end in _gaps(blocking, low, high):
-        counts += np.maximum(end - start - heights + 1, 0)
-    return counts
+def _count_rows(gaps: Sequence[Gap], tallest: int) -> np.ndarray:
+    """Count for each height from 0 to `tallest` the top edges that put a box of it inside a gap."""
+    sizes = np.bincount([end - start for start, end in gaps], minlength=tallest + 1)
+    at_least = np.cumsum(sizes[::-1])[::-1]  # gaps of this height or more
+    return np.cumsum(at_least[::-1])[::-1]
 
 
-def _gaps(blocking: frozenset[Cells], low: int, high: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of rows, top to bottom, that no blocking box covers."""
+def _gaps(blocking: Iterable[Cells], low: int, high: int) -> Iterator[Gap]:
+    """Yield the stretches of rows that no blocking box covers. blocking: ordered by top edge."""
     start = low
-    for _, top, _, bottom in sorted(blocking, key=lambda box: box[1]):
+    for _, top, _, bottom in blocking:
         if top > start:
             yield start, top
         start = max(start, bottom)
@@ -213,11 +222,12 @@ def _free_position(width: int, height: int, rank: int, excluded_boxes: Sequence[
     meets = meets.reshape(len(excluded_boxes), len(x))
     changes = (meets[:, 1:] != meets[:, :-1]).any(axis=0)
     starts = np.concatenate([[0], np.flatnonzero(changes) + 1])  # of the runs of columns with the same blocking boxes
-    blocking = [frozenset(itertools.compress(excluded_boxes, meets[:, start])) for start in starts]
-    free = np.array([_count_rows(boxes, np.array([height]), y_low, y_high)[0] for boxes in blocking])
+    by_top = sorted(range(len(excluded_boxes)), key=lambda k: excluded_boxes[k][1])
+    gaps = [list(_gaps((excluded_boxes[k] for k in by_top if meets[k, start]), y_low, y_high)) for start in starts]
+    free = np.array([sum(max(bottom - top - height + 1, 0) for top, bottom in run) for run in gaps])
     at, rank = _unrank(rank, free * np.diff(starts, append=len(x)))
     column, rank = divmod(rank, int(free[at]))
-    for start, end in _gaps(blocking[at], y_low, y_high):
+    for start, end in gaps[at]:
         tops = max(end - start - height + 1, 0)
         if rank < tops:
             break
