@@ -13,7 +13,9 @@ from .options import Json
 
 
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN|FOLDER", help="A finished run, or a dataset with its images.")],
+    source: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run, a dataset folder, or USER/NAME[@TAG] on the Hub.")
+    ],
     form: Annotated[str, typer.Option("--format", metavar="llamafactory|swift", help="Layout of which trainer.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Empty or new folder.")],
     as_json: Json = False,

@@ -259,6 +259,10 @@ def read_options(path: Path | None) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         is_record = any((path.parent / name).exists() for name in _BESIDE_A_RECORD)
         return parse_record(text) if is_record else tomllib.loads(text)
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: no such file. Expected a TOML file of options.") from None
+    except IsADirectoryError:
+        raise UsageError(f"--config {path} is a folder. Expected a TOML file, such as {path}/config.toml.") from None
     except (OSError, ValueError, RecursionError) as error:  # no file, no UTF-8, no TOML; lists in lists without end
         raise UsageError(f"--config {path}: {error}") from error
 

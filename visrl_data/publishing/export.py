@@ -27,6 +27,7 @@ from visrl_data.core.files import check_new, replace_folder, write_json, write_t
 from visrl_data.core.images import sha256
 from visrl_data.core.prompts import PromptPart
 from visrl_data.publishing import dataset_rows, merge
+from visrl_data.publishing.rebuild import locate
 from visrl_data.runs import pair_set, stored_images
 from visrl_data.runs.dataset_folder import check_dataset_files, dataset_pairs, is_dataset, open_dataset
 from visrl_data.runs.pair_set import PairTable
@@ -46,8 +47,8 @@ class ExportResult:
     empty: int
 
 
-def export(source: Path, form: str, output: Path) -> ExportResult:
-    """Write the pairs of a run or a dataset folder in a trainer's layout: "llamafactory" or "swift".
+def export(source: str | Path, form: str, output: Path) -> ExportResult:
+    """Write the pairs of a run, a dataset folder or USER/NAME[@TAG] in a trainer's layout: "llamafactory" or "swift".
 
     Raises VisRLError: neither run nor dataset, no pair with a picture, an output folder that is not empty;
     UsageError: another format.
@@ -55,7 +56,7 @@ def export(source: Path, form: str, output: Path) -> ExportResult:
     if form not in FORMATS:
         raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}.")
     check_new(output)
-    pairs = _pairs(Path(source))
+    pairs = _pairs(source)
     embedded = [sha in pairs.embedded for sha in pairs.pairs["image_sha256"].to_pylist()]
     if not any(embedded):
         raise VisRLError(
@@ -74,12 +75,13 @@ def export(source: Path, form: str, output: Path) -> ExportResult:
     )
 
 
-def _pairs(source: Path) -> PairTable:
-    if is_dataset(source):
-        dataset = open_dataset(source)
+def _pairs(source: str | Path) -> PairTable:
+    folder = locate(str(source))
+    if is_dataset(folder):
+        dataset = open_dataset(folder)
         check_dataset_files(dataset, ("data/preferences/", "data/images/"))
         return dataset_pairs(dataset)
-    pool = merge.merge([run_part(source)])
+    pool = merge.merge([run_part(folder)])
     pairs = dataset_rows.pair_columns(pool.distinct, pool.questions, pool.members)
     return PairTable(pairs, pool.prompts, pool.images, frozenset(pool.images.sizes))
 

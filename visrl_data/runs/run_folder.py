@@ -46,6 +46,7 @@ from visrl_data.core.files import (
 )
 from visrl_data.core.reading import parse_file, read_json, read_table
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
+from visrl_data.runs.folder_kind import describe
 from visrl_data.runs.manifest import RunIdentity, RunManifest, check_options
 from visrl_data.runs.run_report import RunReport
 
@@ -86,11 +87,16 @@ class Run:
         """Return its manifest. Raises VisRLError when it is unfinished, or the manifest damaged."""
         if not self.is_finished:
             _check_not_lost(self)
-            raise VisRLError(
-                f"{self.path} is no finished run (it has no manifest.json). "
-                f"If a run was interrupted there, resume it with: {resume_command(self.path)}"
-            )
-        return read_json(self.manifest_path, RunManifest, remake_advice(self.path))
+            raise VisRLError(f"{self.path} is no finished run: {describe(self.path, resume_command(self.path))}")
+        try:
+            return read_json(self.manifest_path, RunManifest, remake_advice(self.path))
+        except VisRLError:
+            from visrl_data.runs.dataset_folder import is_dataset
+
+            if not is_dataset(self.path):
+                raise
+            name = f"{self.path} is no run but a dataset made of some"
+            raise VisRLError(f"{name}. Give the folder of a finished run.") from None
 
     def config(self) -> dict[str, Any]:
         """Return the resolved options; options without a value are absent."""
