@@ -61,10 +61,10 @@ def _needed(value: Any, depth: int = 0) -> Iterator[str]:
 def _is_known(about: dict[str, Any]) -> bool:
     """Tell whether transformers has classes of its own for what a JSON object describes."""
     import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
     if "model_type" in about:
-        return about["model_type"] in CONFIG_MAPPING_NAMES
+        return about["model_type"] in CONFIG_MAPPING
     names = [about[field] for field in _CLASSES if about.get(field)]
     if "AutoTokenizer" in about["auto_map"]:
         names.append(about.get("tokenizer_class"))
