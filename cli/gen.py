@@ -168,12 +168,12 @@ def _generate(
         publishes = publish if not lost_before_boxes(report) else None
         published = {"published": dataclasses.asdict(publishes())} if publishes else {}
         print(json.dumps({"run": str(run.path), **report, **published}))
-        _check_rows(run)
+        check_rows(run)
         return
     from visrl_data.report.tables import render
 
     print_table(render(report))
-    _check_rows(run)
+    check_rows(run)
     how = f"{time.perf_counter() - started:.0f} s." if is_new else "Already complete: nothing was generated."
     say(f"{how} The run is in {run.path}; see {run.path}/report.html")
     say(_next_step(config, run.path, report["yields"]["all"]["pairs"]))
@@ -212,7 +212,7 @@ def fetch_needed(config: GenConfig) -> None:
     fetch_models(*models, trust_remote_code=config.trust_remote_code)
 
 
-def _check_rows(run: Run) -> None:
+def check_rows(run: Run) -> None:
     """Raise VisRLError when every row, or every question, of a run was dropped before the actor wrote a box."""
     from visrl_data.core.errors import VisRLError
     from visrl_data.report.accounting import lost_before_boxes

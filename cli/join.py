@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .console import print_table, say
+from .gen import check_rows
 from .options import Json
 
 
@@ -34,8 +35,10 @@ def join(
     report = run.report()
     if as_json:
         print(json.dumps({"run": str(run.path), **report}))
+        check_rows(run)
         return
     print_table(render(report))
+    check_rows(run)
     say(
         f"The run is in {run.path}; see {run.path}/report.html\n"
         f"The {len(shards)} shards are no longer needed. Next: visrl inspect {run.path}"

@@ -245,6 +245,13 @@ def test_the_crop_rule_of_the_model_binds(pair, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_source_whose_every_row_drops_is_an_error(pair, tmp_path):
+    models, _, _ = pair
+    file = source(tmp_path / "gone", [{"image": "gone.png"}] * 3)
+    with pytest.raises(VisRLError, match=r"None of the 3 rows came through \(image_missing 3\). `visrl gen --source"):
+        evaluate.evaluate(models[:1], [str(file)], EvalConfig(), tmp_path / "out")
+
+
 def test_a_question_that_the_processor_refuses_is_wrong_and_the_others_go_on(pair, tmp_path):
     models, file, scripts = pair
 

@@ -84,6 +84,13 @@ def scores_and_drops(
                     f"{p.group} comes from two sources with different scores; choose one: --score {p.group}=SCORE"
                 )
         start += len(source.source)
+    if not scores:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
+        first = eval_sources[0].name
+        raise VisRLError(
+            f"None of the {len(predictions)} rows came through ({reasons}). `visrl gen --source {first} --estimate` "
+            "shows the first row of each reason."
+        )
     unknown = sorted({group for source in eval_sources for group in source.scores} - {OTHERS, *scores})
     if unknown:
         raise UsageError(f"--score {unknown[0]}=: no question has that source. Sources: {', '.join(sorted(scores))}.")
