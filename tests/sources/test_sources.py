@@ -968,6 +968,11 @@ def test_paths_of_a_hub_dataset_need_a_folder(monkeypatch: pytest.MonkeyPatch, t
     assert isinstance(source.read(0), Question) and source.read(1).reason == "image_missing"  # type: ignore[union-attr]
 
 
+def test_base64_of_a_hub_dataset_needs_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hub(monkeypatch, COMMIT, tmp_path, image=[base64.b64encode(png(i)).decode() for i in range(2)])
+    assert [row.image for row in everything(open_source("user/set"))[0]] == [png(0), png(1)]
+
+
 # --- spotlight, and telling kinds apart ---------------------------------------------------------------
 
 

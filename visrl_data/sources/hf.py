@@ -31,6 +31,7 @@ from visrl_data.sources.identity import check_unique, files_digest
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, check_columns, named_columns
 from visrl_data.sources.protocol import check_index
+from visrl_data.sources.row_images import is_inline
 from visrl_data.sources.rows import Row, RowReader, read_row, row_id, value_of
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def check_paths(table: SourceTable, columns: Sequence[str], options: SourceOptio
     """Raise VisRLError when a Hub dataset has paths in its image columns and no folder for them."""
     from datasets import Value
 
-    paths = [c for c in columns if table.rows.features[c] == Value("string")]
+    texts = [c for c in columns if table.rows.features[c] == Value("string")]
+    paths = [c for c in texts if not is_inline(column_values(table.rows.select(range(1)), c)[0])]
     if paths and table.url and options.images_root is None and options.allow_urls is None:
         raise VisRLError(
             f"{table.name}: column {paths[0]!r} holds paths. Name their folder with --images-root; "

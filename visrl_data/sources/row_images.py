@@ -76,6 +76,14 @@ def _inline(text: str) -> bytes | None:
         return None
 
 
+def is_inline(text: Any) -> bool:
+    """Return whether a text is an image in base64, or says that it is."""
+    try:
+        return isinstance(text, str) and _inline(text) is not None
+    except BadImage:
+        return True
+
+
 def _local(name: str) -> str:
     """Return the path of a file:// address, other names as they are."""
     if name[:7].lower() != "file://":
