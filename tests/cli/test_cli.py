@@ -180,7 +180,7 @@ def test_a_source_whose_every_row_drops_is_an_error(photo_source, tmp_path, flag
     with scripted_generate():
         code, out, err = visrl("gen", "--source", photo_source, "-o", tmp_path / "r", *flags)
         assert code == 1 and "None of the 10 rows of this source came through.\n  image_missing: there is no" in err
-        assert "First: q0, line 1: " in err and "Spotlight is a small model" not in err
+        assert "First: q0, line 1: " in err and "No pairs." not in err
         assert visrl("gen", "--source", photo_source, "-o", tmp_path / "r", *flags)[0] == 1, "a second time too"
 
 
