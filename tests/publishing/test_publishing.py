@@ -7,11 +7,13 @@ import pytest
 from huggingface_hub.errors import RepositoryNotFoundError, Response
 
 from tests.cli.test_cli import visrl
+from tests.helpers.dataset_runs import make_run
 from tests.helpers.release_folders import make_model
 from tests.publishing.test_loopback_hub import run_module
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.hub_access import HubFailure, attempt
 from visrl_data.publishing import hub_repo, push
+from visrl_data.publishing.dataset import build_dataset
 
 
 def check_rows(rows):
@@ -58,10 +60,11 @@ def test_only_a_404_means_that_there_is_no_repository(status, found, monkeypatch
 
 
 def test_a_dataset_with_images_put_back_is_not_published(tmp_path):
-    manifest = {name: {} for name in ("runs", "counts", "pairs", "images", "license", "sha256", "rebuilt")}
-    (tmp_path / "manifest.json").write_text(json.dumps({"kind": "visrl dataset", "schema_version": 1, **manifest}))
+    folder = build_dataset([make_run(tmp_path / "run", limit=12).path], tmp_path / "set").folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"rebuilt": {"found": 1, "missing": 0}}))
     with pytest.raises(VisRLError, match=r"Nothing was sent.*--ship-images"):
-        push.push([tmp_path], "user/x")
+        push.push([folder], "user/x")
 
 
 def test_kinds_of_folders(tmp_path):
