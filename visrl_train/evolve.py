@@ -151,6 +151,7 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
         old = run.config() | {"actor.digest": run.identity()["actor"].get("digest")}
         digest = find_model(config.model, config.trust_remote_code).digest
         check_same(str(path), old, parse_record(to_toml(config)) | {"actor.digest": digest})
+        run_folder.check_files(run)
         run_folder.remove_chunks(run)  # left by a kill after the manifest was written
         return run
     total = len(factory.open_questions(config))

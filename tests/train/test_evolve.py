@@ -71,7 +71,9 @@ def trains(monkeypatch):
             shutil.copytree(source.path, output)
             weights = load_file(output / "adapter_model.safetensors")
             save_file({name: w + 1e-3 for name, w in weights.items()}, output / "adapter_model.safetensors")
-            record = json.loads((output / "visrl.json").read_text()) | {"trained_from": {"digest": source.digest}}
+            record = json.loads((output / "visrl.json").read_text()) | {
+                "trained_from": {"id": source.id, "digest": source.digest}
+            }
             record |= {"digest": digest_folder(output), "data": {"manifest_sha256": files.file_digest(pairs)}}
             files.write_json(output / "visrl.json", record)
             return output
@@ -184,7 +186,7 @@ def test_a_run_killed_in_the_middle_goes_on_with_its_chunks(sft_model, acts, tra
     assert len(list((tmp_path / "e/round0/work").glob("chunk-????????"))) == 1
     told = []
     evolving.evolve(rounds(rounds=1), options(sft_model), tmp_path / "e", progress=lambda *step: told.append(step))
-    assert [step for step in told if step[0] == "round0"] == [("round0", 8, 8)]
+    assert [step for step in told if step[0] == "round0"] == [("round0", 4, 8), ("round0", 8, 8)]
 
 
 def test_work_files_that_a_kill_left_beside_a_whole_model_go(sft_model, acts, trains, tmp_path):
@@ -237,6 +239,10 @@ def test_other_options_and_other_weights_are_refused(sft_model, acts, trains, tm
         evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), begun)
     weights.write_bytes(good)
     evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), begun)
+    pairs = begun / "round0/pairs.parquet"
+    pairs.write_bytes(pairs.read_bytes()[:-1] + b"?")
+    with pytest.raises(VisRLError, match=r"round0/pairs\.parquet is missing or was changed"):
+        evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), begun)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"rounds": "2"}', "[[[["])
