@@ -431,18 +431,19 @@ CLOSED = (
 )  # values of a closed list, checked elsewhere
 
 
-@pytest.mark.parametrize("text", PAYLOADS)
-def test_no_field_of_manifest_or_report_changes_the_card(text, copy):
-    """Every string of both, and every name of a source, reason or prompt, is the payload."""
+def test_no_field_of_manifest_or_report_changes_the_card(copy):
+    """Every string of both, and every name of a source, reason or prompt, is a payload."""
     report = json.loads((copy.folder / "report.json").read_text())
 
     def card(words):
         write_json(copy.folder / "report.json", poisoned(report, words, CLOSED))
         return render_dataset_card(copy.folder, poisoned(copy.manifest, words, CLOSED))
 
-    body = card(text)
-    assert structure(body) == structure(card("x"))
-    assert "\x1b" not in body and DatasetCard(body).data.to_dict()["pretty_name"]
+    plain = structure(card("x"))
+    for text in PAYLOADS:
+        body = card(text)
+        assert structure(body) == plain, text
+        assert "\x1b" not in body and DatasetCard(body).data.to_dict()["pretty_name"]
 
 
 # The gate
