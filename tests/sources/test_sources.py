@@ -24,7 +24,7 @@ from visrl_data.core.boxes import Box
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import decode, sha256
 from visrl_data.core.records import Drop, Question
-from visrl_data.sources import hf, rows
+from visrl_data.sources import rows, tables
 from visrl_data.sources.dispatch import open_source
 from visrl_data.sources.options import DEFAULT_COLUMNS, SourceOptions, parse_columns
 from visrl_data.sources.protocol import Source
@@ -872,9 +872,9 @@ def test_tables_that_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_hub_ids() -> None:
     for text in ("a/b", "a-b/c.d", "a/b@v1.0", "a/b:config", "a/b:con fig@refs/pr/1"):
-        assert hf.is_hub_id(text)
+        assert tables.is_hub_id(text)
     for text in ("a", "a/b/c", "/a/b", "a/b@", "a/b:", "", "a b/c"):
-        assert not hf.is_hub_id(text)
+        assert not tables.is_hub_id(text)
     assert "'a' is not a Hub id" in error_of("hf:a")
 
 

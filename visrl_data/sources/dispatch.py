@@ -61,7 +61,8 @@ def open_source(
         from visrl_data.sources.jsonl import JsonlSource
 
         return JsonlSource(path, split, limit, options)
-    from visrl_data.sources.hf import HfSource, is_hub_id, open_files, open_folder, open_hub, open_parquet
+    from visrl_data.sources.hf import HfSource
+    from visrl_data.sources.tables import is_hub_id, open_files, open_folder, open_hub, open_parquet
 
     folder, _, config = source.rpartition(":")
     if source.startswith("hf:"):

@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.records import Drop, Question
 from visrl_data.sources.bad_row import BadRow
-from visrl_data.sources.hf import SourceTable, check_paths, column_values, open_files, open_hub, stored_row
+from visrl_data.sources.hf import check_paths, column_values, stored_row
 from visrl_data.sources.identity import check_unique
 from visrl_data.sources.image_roots import open_roots
 from visrl_data.sources.options import SourceOptions, named_columns
 from visrl_data.sources.protocol import check_index
 from visrl_data.sources.rows import Row, RowReader, read_row, row_id
+from visrl_data.sources.tables import SourceTable, open_files, open_hub
 
 if TYPE_CHECKING:
     from datasets import Dataset
