@@ -33,6 +33,7 @@ _TYPES: dict[str, Any] = {
     "float": float,
     "bool": bool,
     "dict[str, str]": str,
+    "dict[str, Any]": str,
     "str | dict[str, str]": list[str],
     "str | list[str]": list[str],
 }
@@ -41,6 +42,7 @@ _METAVARS = {
     "int": "N",
     "float": "X",
     "dict[str, str]": "FIELD=COLUMN,...",
+    "dict[str, Any]": "NAME=VALUE,...",
     "str | dict[str, str]": "[NAME=]DIR",
     "str | list[str]": "TEXT",
 }
@@ -94,11 +96,13 @@ def _default_text(spec: dataclasses.Field[Any]) -> str:
 
 def parse_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were given, with their texts parsed to what the config's fields hold."""
+    from visrl_data.engines.vllm_options import parse_vllm_options
     from visrl_data.sources.image_roots import parse_roots
     from visrl_data.sources.options import parse_columns
 
     values = {name: value for name, value in options.items() if value not in (None, [], ())}
-    for name, parse in (("columns", parse_columns), ("images_root", parse_roots)):
+    parsers = {"columns": parse_columns, "images_root": parse_roots, "vllm_options": parse_vllm_options}
+    for name, parse in parsers.items():
         if name in values:
             values[name] = parse(values[name])
     if len(values.get("data", ())) == 1:

@@ -6,6 +6,7 @@ with its signatures, scripted.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,8 @@ from tests.helpers import fake_vllm
 from tests.helpers.loopback_openai import Asked, Server, as_request
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart, PromptSet
-from visrl_data.engines.protocol import Engine, Request, Sampling
+from visrl_data.engines.messages import prompt_text
+from visrl_data.engines.protocol import Engine, Request, Sampling, Usage
 from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.models.model_folder import find_model
@@ -42,15 +44,7 @@ def _look(image: Image.Image) -> str:
     return f"{image.width}x{image.height}:{image.getpixel((0, 0))}".replace(" ", "")
 
 
-def _vllm_told(turns: list[dict], seed: int, adapter: str | None) -> str:
-    parts, images = [], []
-    for turn in turns:
-        if turn["role"] == "assistant":
-            parts.append(PromptPart("reply", turn["content"]))
-            continue
-        for piece in turn["content"]:
-            images += [piece["image_pil"]] if piece["type"] == "image_pil" else []
-            parts.append(PromptPart("text", piece["text"]) if piece["type"] == "text" else PromptPart("image"))
+def _vllm_told(parts: Any, images: Any, seed: int, adapter: str | None) -> str:
     return told(Request(tuple(parts), tuple(images), (0,), HOT), seed) + (f" adapter={adapter}" if adapter else "")
 
 
@@ -73,6 +67,20 @@ def _vllm(tmp_path: Any, monkeypatch: Any, request: Any) -> Engine:
     return VLLMEngine(find_model("spotlight"))
 
 
+@functools.cache
+def real_vllm() -> Engine:
+    """One for all tests: what vLLM sets up in a process is set up once."""
+    from visrl_data.engines.vllm import VLLMEngine
+
+    return VLLMEngine(find_model("spotlight"), options={"kv_cache_memory_bytes": 2**29})
+
+
+def _real_vllm(tmp_path: Any, monkeypatch: Any, request: Any) -> Engine:
+    engine = real_vllm()
+    engine.usage = Usage()
+    return engine
+
+
 def _transformers(tmp_path: Any, monkeypatch: Any, request: Any) -> Engine:
     from visrl_data.engines.transformers import TransformersEngine
 
@@ -82,6 +90,7 @@ def _transformers(tmp_path: Any, monkeypatch: Any, request: Any) -> Engine:
 MAKERS: dict[str, Callable[[Any, Any, Any], Engine]] = {
     "openai": _openai,
     "vllm": _vllm,
+    "real vllm": _real_vllm,
     "transformers": _transformers,
     "scripted": lambda *_: ScriptedEngine(told),
 }
@@ -93,7 +102,11 @@ class Case:
     engine: Engine
 
 
-@pytest.fixture(params=list(MAKERS))
+# With vLLM installed: `pytest -m vllm`. It changes transformers' classes, so the transformers engine is left out then.
+REAL = pytest.param("real vllm", marks=pytest.mark.vllm)
+
+
+@pytest.fixture(params=[REAL if name == "real vllm" else name for name in MAKERS])
 def case(request, tmp_path, monkeypatch) -> Case:
     return Case(request.param, MAKERS[request.param](tmp_path, monkeypatch, request))
 
@@ -110,13 +123,13 @@ def test_a_list_a_request_and_a_reply_a_seed_in_order(case):
     for request, group in zip(requests, together, strict=True):
         assert case.engine.generate([request]) == [group], "a reply depends on its own request and seed"
     if case.name in SCRIPTED:
-        long = replace(HOT, max_new_tokens=100)
+        long = replace(HOT, max_new_tokens=400)
         [[reply]] = case.engine.generate([focus(7, range(123, 124), long)])
         assert reply.text == told(focus(7, range(1)), 123)
 
 
 def test_each_seed_has_its_own_draw(case):
-    [group] = case.engine.generate([focus(1, range(8), replace(HOT, max_new_tokens=100))])
+    [group] = case.engine.generate([focus(1, range(8), replace(HOT, max_new_tokens=400))])
     assert len({reply.text for reply in group}) > 1
 
 
@@ -137,7 +150,7 @@ def test_pictures_and_turns_keep_their_order(name, tmp_path, monkeypatch, reques
         PromptPart("crop"),
         PromptPart("text", "what"),
     )
-    asked = Request(parts, (whole, crop), (5,), replace(HOT, max_new_tokens=100))
+    asked = Request(parts, (whole, crop), (5,), replace(HOT, max_new_tokens=400))
     [[reply]] = engine.generate([asked])
     assert reply.text == f"{_look(whole)} where [box] {_look(crop)} what seed=5"
 
@@ -152,20 +165,20 @@ def test_usage_counts_each_reply_once(case):
     assert case.name == "scripted" or usage.prompt_tokens > 0
 
 
-@pytest.mark.parametrize("name", ["openai", "vllm", "transformers"])
+@pytest.mark.parametrize("name", ["openai", "vllm", REAL, "transformers"])
 def test_a_reply_cut_short_says_so(name, tmp_path, monkeypatch, request):
     engine = MAKERS[name](tmp_path, monkeypatch, request)
     [[cut]] = engine.generate([focus(1, range(1), Sampling(max_new_tokens=1))])
-    [[whole]] = engine.generate([focus(1, range(1), Sampling(max_new_tokens=100))])
+    [[whole]] = engine.generate([focus(1, range(1), Sampling(max_new_tokens=400))])
     assert (cut.finish, cut.completion_tokens) == ("length", 1)
     assert (whole.finish, whole.completion_tokens > 1) == ("stop", True)
 
 
-@pytest.mark.parametrize("name", ["vllm", "transformers"])
+@pytest.mark.parametrize("name", ["vllm", REAL, "transformers"])
 def test_the_adapter_answers_only_where_it_is_asked_for(name, tmp_path, monkeypatch, request):
     """Mixed in one call, in order; the base alone answers as the adapter's engine does without it."""
     engine = MAKERS[name](tmp_path, monkeypatch, request)
-    cold = Sampling(max_new_tokens=100)
+    cold = Sampling(max_new_tokens=400)
     off = [focus(i, range(1), cold) for i in range(6)]
     on = [replace(one, adapter=True) for one in off]
     mixed = engine.generate([one for pair in zip(on, off, strict=True) for one in pair])
@@ -174,13 +187,22 @@ def test_the_adapter_answers_only_where_it_is_asked_for(name, tmp_path, monkeypa
     assert mixed[0::2] != mixed[1::2]
 
 
-@pytest.mark.parametrize("name", ["vllm", "transformers"])
+@pytest.mark.parametrize("name", ["vllm", REAL, "transformers"])
 def test_special_tokens_in_a_text_stay_text(name, tmp_path, monkeypatch, request):
     """Where the prompt is put together here. On a server this is the server's doing (docs/engines.md)."""
     engine: Any = MAKERS[name](tmp_path, monkeypatch, request)
     if name == "vllm":
-        [[reply]] = engine.generate([Request((PromptPart("text", "an <image>? <|im_end|>"),), (), (1,), HOT)])
-        assert "<image>" not in reply.text and "<|im_end|>" not in reply.text and "image>?" in reply.text
+        text, long = "an <|sl_image|>? <|sl_end|>", replace(HOT, max_new_tokens=400)
+        [[reply]] = engine.generate([Request((PromptPart("text", text),), (), (1,), long)])
+        assert reply.text == "an_<\u200b|sl_image|>?_<\u200b|sl_end|> seed=1"
+        return
+    if name == "real vllm":
+        ends = [
+            engine._run([one], [prompt_text(one, engine.processor, engine._special)], [engine._sampling(one, 1)])
+            for one in (Request((PromptPart("text", text),), (), (1,), HOT) for text in ("a <|sl_end|> b", "a b"))
+        ]
+        eos = engine.processor.tokenizer.eos_token_id
+        assert len({output.prompt_token_ids.count(eos) for [output] in ends}) == 1
         return
     for token in engine.processor.tokenizer.get_added_vocab():
         ids = [
@@ -193,7 +215,7 @@ def test_special_tokens_in_a_text_stay_text(name, tmp_path, monkeypatch, request
         assert marks[0] == marks[1], token
 
 
-@pytest.mark.parametrize("name", ["openai", "vllm"])
+@pytest.mark.parametrize("name", ["openai", "vllm", REAL])
 def test_a_request_that_the_model_does_not_take_is_refused_and_hurts_no_other(name, tmp_path, monkeypatch, request):
     """One picture too many. The local model's refusals are in test_refusals.py."""
     engine = MAKERS[name](tmp_path, monkeypatch, request)
@@ -203,7 +225,7 @@ def test_a_request_that_the_model_does_not_take_is_refused_and_hurts_no_other(na
     assert len(engine.generate([focus(1, range(1))])) == 1
 
 
-@pytest.mark.parametrize("name", ["openai", "vllm"])
+@pytest.mark.parametrize("name", ["openai"])
 def test_probabilities_of_choices_are_refused_and_not_made_up(name, tmp_path, monkeypatch, request):
     engine = MAKERS[name](tmp_path, monkeypatch, request)
     with pytest.raises(VisRLError, match="--score-mode text"):
@@ -214,7 +236,7 @@ def test_identity_is_plain_data_and_says_who_answers(case):
     import json
 
     identity = case.engine.identity()
-    assert identity["engine"] == case.name == case.engine.name
+    assert identity["engine"] == case.name.removeprefix("real ") == case.engine.name
     assert json.loads(json.dumps(identity)) == identity
     assert case.engine.deterministic == (case.name in ("transformers", "scripted"))
 
@@ -228,8 +250,8 @@ def test_only_one_set_of_weights_goes_into_vllm(monkeypatch):
     built = factory.build(GenConfig(engine="vllm", limit=1))
     [llm] = fake.made
     assert built.actor.engine is built.critic.engine and (built.actor.adapter, built.critic.adapter) == (True, False)
-    assert llm.options["enable_lora"] and llm.options["enable_prefix_caching"]
-    assert llm.options["model"] == str(find_model("spotlight-base").path)
+    assert llm.options.enable_lora and llm.options.enable_prefix_caching
+    assert llm.options.model == str(find_model("spotlight-base").path)
 
 
 def test_the_loopback_server_reads_what_was_sent():

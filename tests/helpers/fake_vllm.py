@@ -1,17 +1,36 @@
-"""A stand-in for vLLM with its documented signatures (0.33): what does not fit them is an error.
+"""A stand-in for vLLM with the signatures of 0.32 that the engine uses: what does not fit them is an error.
 
-`install` puts it into sys.modules. A reply is what `script` makes of (messages, seed, adapter's path or None).
+For the shipped model only, whose prompts it reads. `install` puts it into sys.modules. A reply is what `script` makes
+of (parts of the prompt, its images, seed, adapter's path or None).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
+from transformers import AutoTokenizer
+
+from visrl_data.core.prompts import PromptPart
+
+
+@dataclasses.dataclass(kw_only=True)
+class StructuredOutputsParams:
+    grammar: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Logprob:
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +43,8 @@ class SamplingParams:
     seed: int | None = None
     stop: str | list[str] | None = None
     max_tokens: int | None = 16
+    logprob_token_ids: list[int] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         assert self.temperature >= 0 and 0 < self.top_p <= 1 and self.top_k >= -1
@@ -61,91 +82,130 @@ class VLLMClientError(Exception):
     """No ValueError, as in recent releases."""
 
 
-class Tokenizer:
-    def get_added_vocab(self) -> dict[str, int]:
-        return {"<image>": 1, "<|im_end|>": 2}
+class VLLMServerError(Exception):
+    """What a dead part of vLLM raises."""
+
+
+@dataclasses.dataclass
+class EngineArgs:
+    """Names of vLLM's settings; others are a TypeError."""
+
+    model: str = ""
+    trust_remote_code: bool = False
+    dtype: str = "auto"
+    gpu_memory_utilization: float = 0.92
+    kv_cache_memory_bytes: int | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    enable_prefix_caching: bool | None = None
+    enable_chunked_prefill: bool | None = None
+    enforce_eager: bool = False
+    limit_mm_per_prompt: dict[str, int] = dataclasses.field(default_factory=dict)
+    max_model_len: int | None = None
+    model_impl: str = "auto"
+    enable_lora: bool = False
+    max_lora_rank: int = 16
+    structured_outputs_config: dict[str, Any] | None = None
+    tensor_parallel_size: int = 1
+    quantization: str | None = None
+
+
+_ROLE = re.compile(r"<\|sl_(user|assistant)\|>(.*?)(?:<\|sl_end\|>|$)", re.DOTALL)
+IMAGE = "<|sl_image|>"
+CONTEXT = 4096
+
+
+def read_prompt(text: str) -> list[PromptPart]:
+    """The parts of a prompt that Spotlight's chat template made."""
+    parts: list[PromptPart] = []
+    for role, content in _ROLE.findall(text):
+        if role == "assistant":
+            parts += [PromptPart("reply", content)] if content else []
+            continue
+        for number, piece in enumerate(content.split(IMAGE)):
+            parts += [PromptPart("image")] * (number > 0) + ([PromptPart("text", piece)] if piece else [])
+    return parts
+
+
+Script = Callable[[Sequence[PromptPart], Sequence[Image.Image], int, str | None], str]
 
 
 class LLM:
-    """Only what the engine may use; other names are a TypeError, as in EngineArgs."""
+    """Only what the engine may use."""
 
-    script: Callable[[list[dict], int, str | None], str]
-    calls: list[list[tuple[list[dict], SamplingParams, LoRARequest | None]]]
+    script: Script
+    made: list[LLM]
+    error: Exception | None = None  # raised by the next call
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        trust_remote_code: bool = False,
-        dtype: str = "auto",
-        revision: str | None = None,
-        seed: int = 0,
-        gpu_memory_utilization: float = 0.92,
-        mm_processor_kwargs: dict[str, Any] | None = None,
-        enable_prefix_caching: bool | None = None,
-        limit_mm_per_prompt: dict[str, int] | None = None,
-        max_model_len: int | None = None,
-        enable_lora: bool = False,
-        max_loras: int = 1,
-        max_lora_rank: int = 16,
-    ) -> None:
-        assert max_lora_rank in (1, 8, 16, 32, 64, 128, 256, 320, 512)
-        self.options = {name: value for name, value in locals().items() if name != "self"}
-        self.limit = (limit_mm_per_prompt or {}).get("image", 1)
+    def __init__(self, **options: Any) -> None:
+        self.options = EngineArgs(**options)
+        assert self.options.max_lora_rank in (1, 8, 16, 32, 64, 128, 256, 320, 512)
+        os.write(1, b"vLLM is here\n")  # it is a chatty library
+        self.llm_engine = types.SimpleNamespace(model_config=types.SimpleNamespace(max_model_len=CONTEXT))
+        self.calls: list[list[tuple[Any, SamplingParams, LoRARequest | None]]] = []
+        self._tokenizer = AutoTokenizer.from_pretrained(self.options.model)
         type(self).made.append(self)
-        self.calls = []
 
-    made: list[LLM] = []
-
-    def get_tokenizer(self) -> Tokenizer:
-        return Tokenizer()
-
-    def chat(
+    def generate(
         self,
-        messages: Sequence[list[dict]],
+        prompts: Sequence[Any],
         sampling_params: Sequence[SamplingParams],
+        *,
         use_tqdm: bool = True,
         lora_request: LoRARequest | None = None,
-        chat_template: str | None = None,
-        add_generation_prompt: bool = True,
-        mm_processor_kwargs: dict[str, Any] | None = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        if len(messages) != len(sampling_params):
-            raise ValueError("The lengths of prompts and params must be the same.")
-        if lora_request is not None and not self.options["enable_lora"]:
+        assert len(prompts) == len(sampling_params)
+        if lora_request and not self.options.enable_lora:
             raise ValueError("Got lora_request but LoRA is not enabled!")
+        if self.error:
+            raise self.error
         self.calls.append(
-            [(turns, params, lora_request) for turns, params in zip(messages, sampling_params, strict=True)]
+            [(prompt, params, lora_request) for prompt, params in zip(prompts, sampling_params, strict=True)]
         )
         return [self._one(i, *call) for i, call in enumerate(self.calls[-1])]
 
-    def _one(self, i: int, turns: list[dict], params: SamplingParams, lora: LoRARequest | None) -> RequestOutput:
-        pictures = [piece for turn in turns if turn["role"] == "user" for piece in turn["content"] if _picture(piece)]
-        if len(pictures) > self.limit:
-            raise VLLMClientError(f"At most {self.limit} image(s) may be provided in one prompt.")
-        words = type(self).script(turns, params.seed, lora and lora.lora_path).split(" ")
-        cut = words[: params.max_tokens]
-        output = CompletionOutput(0, " ".join(cut), list(range(len(cut))), None, None)
-        output.finish_reason = "stop" if len(cut) == len(words) else "length"
-        return RequestOutput(str(i), [0] * (10 + len(pictures)), [output])
+    def _one(self, i: int, prompt: Any, params: SamplingParams, lora: LoRARequest | None) -> RequestOutput:
+        text, images = prompt["prompt"], prompt.get("multi_modal_data", {"image": []})["image"]
+        limit = self.options.limit_mm_per_prompt.get("image", 1)
+        if len(images) > limit:
+            raise VLLMClientError(f"At most {limit} image(s) may be provided in one prompt.")
+        assert text.count(IMAGE) == len(images)
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        if params.logprob_token_ids:
+            assert params.max_tokens == 1
+            even = Logprob(-math.log(len(params.logprob_token_ids)))
+            first = dict.fromkeys(params.logprob_token_ids, even)
+            return RequestOutput(str(i), ids, [CompletionOutput(0, "", [0], None, [first], "length")])
+        assert params.seed is not None
+        reply = type(self).script(read_prompt(text), images, params.seed, lora and lora.lora_path)
+        new = [*self._tokenizer(reply, add_special_tokens=False)["input_ids"], self._tokenizer.eos_token_id]
+        is_cut = params.max_tokens is not None and len(new) > params.max_tokens
+        output = CompletionOutput(
+            0, "not this text", new[: params.max_tokens], None, None, "length" if is_cut else "stop"
+        )
+        return RequestOutput(str(i), ids, [output])
 
 
-def _picture(piece: dict) -> bool:
-    if piece["type"] == "text":
-        assert isinstance(piece["text"], str)
-        return False
-    assert piece["type"] == "image_pil" and isinstance(piece["image_pil"], Image.Image), piece
-    return True
-
-
-def install(monkeypatch: Any, script: Callable[[list[dict], int, str | None], str]) -> type[LLM]:
+def install(monkeypatch: Any, script: Script, is_cpu: bool = False) -> type[LLM]:
     """The stand-in as the module vllm; returns its LLM, whose `made` lists the engines."""
     fresh = type("LLM", (LLM,), {"script": staticmethod(script), "made": []})
-    names = ("vllm", "vllm.lora", "vllm.lora.request", "vllm.exceptions")
-    vllm, lora, request, exceptions = (types.ModuleType(name) for name in names)
-    exceptions.VLLMClientError = VLLMClientError  # type: ignore[attr-defined]
-    vllm.LLM, vllm.SamplingParams, vllm.__version__ = fresh, SamplingParams, "0.33.0"  # type: ignore[attr-defined]
-    request.LoRARequest = LoRARequest  # type: ignore[attr-defined]
-    for module in (vllm, lora, request, exceptions):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    names = ("vllm", "vllm.lora", "vllm.lora.request", "vllm.exceptions", "vllm.platforms", "vllm.sampling_params",
+             "vllm.model_executor", "vllm.model_executor.models", "vllm.model_executor.models.registry")  # fmt: skip
+    modules = {name: types.ModuleType(name) for name in names}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(modules[parent], child, module)
+    platform = types.SimpleNamespace(is_cpu=lambda: is_cpu, get_device_name=lambda: "Some GPU")
+    content = {
+        "vllm": {"LLM": fresh, "SamplingParams": SamplingParams, "EngineArgs": EngineArgs, "__version__": "0.32.0"},
+        "vllm.lora.request": {"LoRARequest": LoRARequest},
+        "vllm.exceptions": {"VLLMClientError": VLLMClientError, "VLLMServerError": VLLMServerError},
+        "vllm.platforms": {"current_platform": platform},
+        "vllm.sampling_params": {"StructuredOutputsParams": StructuredOutputsParams},
+    }
+    for name, values in content.items():
+        for key, value in values.items():
+            setattr(modules[name], key, value)
     return fresh

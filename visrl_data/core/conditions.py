@@ -27,12 +27,16 @@ def check_same(
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collection[str] = ()) -> dict[str, str]:
-    """Return "old -> new" for each value that differs, by its dotted name ("actor.device"), None as "unset"."""
+    """Return "old -> new" for each value that differs, by its dotted name ("actor.device"), None as "unset".
+
+    ignore: dotted names that are left out, with all below them.
+    """
     before, after = (flatten(json.loads(json.dumps(side))) for side in (old, new))
     return {
         name: f"{_shown(before, name)} -> {_shown(after, name)}"
-        for name in sorted({*before, *after} - {*ignore})
-        if before.get(name) != after.get(name)
+        for name in sorted({*before, *after})
+        if not any(name == other or name.startswith(f"{other}.") for other in ignore)
+        and before.get(name) != after.get(name)
     }
 
 

@@ -162,6 +162,9 @@ class GenConfig:
         choices=("standard", "transformers"),
     )
     in_flight: int = option(16, "Concurrent requests to a server.", low=1)
+    vllm_options: dict[str, Any] | None = option(
+        None, "Settings of --engine vllm, by vLLM's own names: max_model_len=8192,gpu_memory_utilization=0.5."
+    )
     device: str = option("auto", "Device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one.")
     dtype: str = option("auto", "Compute dtype: float32, bfloat16, float16; auto: float32 on a CPU, else bfloat16.")
     quantize: bool | None = option(
@@ -227,6 +230,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "float": (int, float),
     "bool": bool,
     "dict[str, str]": dict,
+    "dict[str, Any]": dict,
     "str | dict[str, str]": (str, dict),
     "str | list[str]": (str, list),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ class GrammarCompiler:
         for text in dict.fromkeys(grammars):
             if (text, width) in self._compiled:
                 continue
-            matcher = LLMatcher(self._tokenizers[width], self._with_tokens(text))
+            matcher = LLMatcher(self._tokenizers[width], with_tokens(text, self._tokenizer.get_added_vocab()))
             if matcher.is_error():
                 raise VisRLError(
                     f"This tokenizer does not support the grammar {text.splitlines()[0]!r}: {matcher.get_error()}"
@@ -82,10 +82,10 @@ class GrammarCompiler:
             self._compiled[text, width] = matcher
         return [self._compiled[text, width].deep_copy() for text in grammars]
 
-    def _with_tokens(self, grammar: str) -> str:
-        """Turn quoted marks that are single tokens of this tokenizer, special or added, into these tokens."""
-        known = self._tokenizer.get_added_vocab()
-        return _NAMED_TOKEN.sub(lambda match: match[1] if match[1] in known else match[0], grammar)
+
+def with_tokens(grammar: str, added: Collection[str]) -> str:
+    """Turn a grammar's quoted marks that are single tokens, among a tokenizer's added ones, into these tokens."""
+    return _NAMED_TOKEN.sub(lambda match: match[1] if match[1] in added else match[0], grammar)
 
 
 class GrammarLogitsProcessor(LogitsProcessor):
@@ -138,11 +138,14 @@ def branch_nodes(tokenizer: Any, prefix: str, choices: tuple[str, ...]) -> dict[
 
 
 def choice_reply(
-    probs: np.ndarray, branches: dict[tuple[int, ...], dict[int, list[int]]], choices: tuple[str, ...], tokens: int
+    probs: Mapping[tuple[int, int], float] | np.ndarray,
+    branches: dict[tuple[int, ...], dict[int, list[int]]],
+    choices: tuple[str, ...],
+    tokens: int,
 ) -> Reply:
     """Return a reply with the choices' probabilities.
 
-    probs: (positions, vocabulary), after 0, 1, ... tokens of the longest path.
+    probs: (positions, vocabulary), after 0, 1, ... tokens of the longest path; or only those at the branches.
     """
     weights = np.ones(len(choices))
     for path, below in branches.items():

@@ -98,8 +98,8 @@ class ModelIdentity(TypedDict, total=False):
     """What the replies of a model depend on besides the requests; each kind of engine has its own of these keys.
 
     digest: of the weights, the adapter included; weights_digest: of those under it. device: its class, "cpu" or the
-    GPU's name. quantization: of the weights, absent where there is none. adapter: whether it is on. address, served:
-    of a server, and what it says of the model.
+    GPU's name. quantization: of the weights, absent where there is none. vllm_options: settings on which replies
+    depend. adapter: whether it is on. address, served: of a server, and what it says of the model.
     """
 
     engine: Required[str]
@@ -112,6 +112,7 @@ class ModelIdentity(TypedDict, total=False):
     quantization: str
     image_processor: str
     vllm: str
+    vllm_options: dict[str, Any]
     address: str
     dialect: str
     served: dict[str, Any]

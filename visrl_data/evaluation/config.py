@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from visrl_data.core.config import GOLD_RULES, GOLD_SPACES, GenConfig, as_in_gen, check_option, option
 from visrl_data.core.metrics import METRICS
@@ -59,6 +60,7 @@ class EvalConfig:
     critic_base_url: str | None = as_in_gen("critic_base_url")
     dialect: str = as_in_gen("dialect")
     in_flight: int = as_in_gen("in_flight")
+    vllm_options: dict[str, Any] | None = as_in_gen("vllm_options")
     device: str = as_in_gen("device")
     dtype: str = as_in_gen("dtype")
     quantize: bool | None = as_in_gen("quantize")

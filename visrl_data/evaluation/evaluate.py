@@ -27,6 +27,7 @@ from visrl_data.core.records import Drop, Question, Score
 from visrl_data.engines import reply_cache
 from visrl_data.engines.protocol import EngineLost, Role
 from visrl_data.engines.refusals import RequestRefused, isolate_refused
+from visrl_data.engines.vllm_options import options_of_replies
 from visrl_data.evaluation import inference, page
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.eval_models import EvalModel, find_eval_models, model_fingerprint
@@ -48,7 +49,7 @@ from visrl_data.pipeline.actor import image_groups
 from visrl_data.pipeline.critics import ScoreInput
 from visrl_data.pipeline.model_pair import Model
 
-_RESUME = "so are the replies received since. Once the server answers again, run the same command to resume."
+_RESUME = "so are the replies received since. When it answers again, run the same command to resume."
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,8 @@ def _open_cache(
         "dtype": config.dtype,
         "versions": versions.library_versions(),
     }
+    if config.vllm_options:
+        about["vllm_options"] = options_of_replies(config.vllm_options)
     if source.is_judged and judge is not None:
         judge_id = {"digest": judge.digest} if isinstance(judge, ModelFolder) else model_fingerprint(judge)
         scores = {OTHERS: source.score_of(OTHERS)} | source.scores

@@ -79,7 +79,7 @@ def generate(
             except EngineLost as error:
                 raise VisRLError(
                     f"{error}\n{done} of {len(chunk_ids)} chunks are done; the replies received since then are kept "
-                    f"too. Once the server answers again, resume with: {run_folder.resume_command(run.path)}"
+                    f"too. When it answers again, resume with: {run_folder.resume_command(run.path)}"
                 ) from error
             if not shard and done == len(chunk_ids):
                 finalize.finish(run, config, [run.chunk_path(i) for i in chunk_ids])

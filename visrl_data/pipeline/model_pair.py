@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -22,6 +25,7 @@ from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.engines.protocol import Engine, Role, Sampling
+from visrl_data.engines.vllm_options import model_impl
 from visrl_data.models.families import known_prompts, untuned_family
 from visrl_data.models.model_folder import ModelFolder, find_model
 from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, find_served_model
@@ -91,25 +95,28 @@ def _zero_shot(config: GenConfig, actor: Model, space: str, prompts: PromptSet) 
 def check_engines(config: GenConfig) -> None:
     """Raise UsageError for options that the chosen engines do not support, before anything is loaded."""
     critic = critic_config(config)
-    if config.score_mode == "expected" and critic.engine != "transformers":
+    engines = (config.engine, critic.engine)
+    if config.score_mode == "expected" and critic.engine == "openai":
         raise UsageError(
-            f"--score-mode expected needs the probabilities of the scores, which the {critic.engine} engine does not "
-            "return. Use --score-mode text, or --critic-engine transformers."
+            "--score-mode expected needs the probabilities of the scores, which the openai engine does not return. "
+            "Use --score-mode text, or a --critic-engine that runs here."
         )
-    if "openai" not in (config.engine, critic.engine):
+    if "openai" not in engines:
         for name in ("base_url", "critic_base_url"):
             if getattr(config, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} needs --engine openai or --critic-engine openai.")
-    if config.quantize and "transformers" not in (config.engine, critic.engine):
+    if config.quantize and "transformers" not in engines:
+        hint = " Use --vllm-options quantization=bitsandbytes." if "vllm" in engines else ""
         raise UsageError(
-            f"--quantize: the {config.engine} engine does not load weights in 4 bits, only transformers does."
+            f"--quantize: the {config.engine} engine does not load weights in 4 bits, only transformers does.{hint}"
         )
-    for engine in (config.engine, critic.engine) if config.constrain else ():
-        if engine != "transformers":
-            raise UsageError(f"--constrain: the {engine} engine does not support grammars, only transformers does.")
+    if config.vllm_options and "vllm" not in engines:
+        raise UsageError("--vllm-options needs --engine vllm or --critic-engine vllm.")
+    if config.constrain and "openai" in engines:
+        raise UsageError("--constrain: the openai engine does not support grammars; transformers and vllm do.")
     if config.constrain and importlib.util.find_spec("llguidance") is None:
         raise UsageError("--constrain needs a package that reads grammars: pip install '.[grammar]'.")
-    if config.engine == critic.engine == "openai" and config.max_pixels is not None:
+    if engines == ("openai", "openai") and config.max_pixels is not None:
         raise UsageError("--max-pixels has no meaning with --engine openai: the server sets the size of pictures.")
 
 
@@ -179,6 +186,8 @@ def load_roles(config: GenConfig, actor: Model, critic: Model) -> tuple[Role, Ro
     The critic is the actor's base with the adapter off only when the digests agree; else it is loaded apart.
     """
     options = critic_config(config)
+    if {config.engine, options.engine} == {"vllm", "transformers"}:
+        _check_neighbors(actor if config.engine == "vllm" else critic, config.vllm_options or {})
     role = load_role(config, actor)
     if _same(actor, critic) and config.engine == options.engine:
         return role, role
@@ -190,6 +199,17 @@ def load_roles(config: GenConfig, actor: Model, critic: Model) -> tuple[Role, Ro
             "Serve one of them: --critic-engine openai --critic-base-url URL."
         )
     return role, load_role(options, critic)
+
+
+def _check_neighbors(model: Model, options: Mapping[str, Any]) -> None:
+    """Raise UsageError when a model in vLLM leaves transformers, in the same process, unfit to run another."""
+    assert isinstance(model, ModelFolder)
+    config = json.loads((model.weights.path / "config.json").read_text(encoding="utf-8"))
+    if options.get("model_impl", model_impl(config)) == "transformers":
+        raise UsageError(
+            f"vLLM runs {model.id} by transformers' classes, which it changes, so the transformers engine can't run "
+            "beside it. Use one engine for both, or serve one of them: --critic-engine openai --critic-base-url URL."
+        )
 
 
 def load_role(config: GenConfig, model: Model) -> Role:
@@ -208,7 +228,7 @@ def load_engine(config: GenConfig, model: Model) -> Engine:
     if config.engine == "vllm":
         from visrl_data.engines.vllm import VLLMEngine
 
-        return VLLMEngine(model, config.dtype, config.max_pixels, config.trust_remote_code)
+        return VLLMEngine(model, config.dtype, config.max_pixels, config.trust_remote_code, config.vllm_options)
     from visrl_data.engines.transformers import TransformersEngine
 
     return TransformersEngine(

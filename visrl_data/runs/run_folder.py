@@ -65,7 +65,10 @@ FILTERED = ("pairs.parquet", "unpaired.parquet", "report.json", PAGE)  # written
 _CHUNK_DIGESTS = "sha256.json"
 SHARD_FOLDER = "shard-*-of-*"  # made by one job of an array (shards.py), inside the folder of the joined run
 # Where the models are served and how many calls are in flight: may differ when a run is resumed; no row depends on it.
-NON_IDENTITY_KEYS = {"base_url", "critic_base_url", "in_flight", "actor.address", "critic.address", "config_version"}
+# Those of vLLM's settings on which rows depend are in the engine's identity.
+NON_IDENTITY_KEYS = {
+    "base_url", "critic_base_url", "in_flight", "vllm_options", "actor.address", "critic.address", "config_version",
+}  # fmt: skip
 _THRESHOLDS = {"box_win", "box_lose", "response_win", "response_lose"}
 
 
