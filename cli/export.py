@@ -14,7 +14,7 @@ from .options import Json
 
 def export(
     source: Annotated[
-        str, typer.Argument(metavar="RUN", help="A finished run, a dataset folder, or USER/NAME[@TAG] on the Hub.")
+        str, typer.Argument(metavar="RUN", help="A finished run, a dataset folder, or USER/NAME@TAG on the Hub.")
     ],
     form: Annotated[str, typer.Option("--format", metavar="llamafactory|swift", help="Layout of which trainer.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Empty or new folder.")],

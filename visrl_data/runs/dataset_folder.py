@@ -18,7 +18,6 @@ from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.prompts import recorded_prompts
 from visrl_data.core.reading import check_shape, open_parquet, read_json
 from visrl_data.runs.dataset_files import KIND, SPLITS, split_files
-from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
 from visrl_data.runs.dataset_trust import check_claims, check_schema
 from visrl_data.runs.manifest import DatasetManifest
 from visrl_data.runs.pair_set import PairTable
@@ -85,6 +84,8 @@ def check_dataset_files(dataset: Dataset, start: tuple[str, ...], hub_name: str 
 
 def tables(dataset: Dataset, config: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """Yield the rows of a config in batches: train, then validation."""
+    from visrl_data.runs.dataset_schema import CONFIGS  # `datasets` takes a second, and reads the environment
+
     for shard in shards(dataset, config):
         with open_parquet(shard, CONFIGS[config].arrow_schema, COPY_AGAIN, columns) as file:
             for batch in file.iter_batches(ROWS, columns=columns):
@@ -105,6 +106,8 @@ def dataset_report(dataset: Dataset) -> RunReport:
 
 def dataset_pairs(dataset: Dataset) -> PairTable:
     """Return the pairs of a dataset folder with the images that it holds."""
+    from visrl_data.runs.dataset_schema import PREFERENCES
+
     columns = [name for name in PREFERENCES if name != "image"]
     pairs = pa.concat_tables(tables(dataset, "preferences", columns)).replace_schema_metadata(None)
     stored = StoredImages(shards(dataset, "images"))
