@@ -189,7 +189,7 @@ def test_the_adapter_answers_only_where_it_is_asked_for(name, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["vllm", REAL, "transformers"])
 def test_special_tokens_in_a_text_stay_text(name, tmp_path, monkeypatch, request):
-    """Where the prompt is put together here. On a server this is the server's doing (docs/engines.md)."""
+    """Where the prompt is put together here."""
     engine: Any = MAKERS[name](tmp_path, monkeypatch, request)
     if name == "vllm":
         text, long = "an <|sl_image|>? <|sl_end|>", replace(HOT, max_new_tokens=400)
@@ -213,6 +213,14 @@ def test_special_tokens_in_a_text_stay_text(name, tmp_path, monkeypatch, request
         ]
         marks = [(found == engine.processor.tokenizer.convert_tokens_to_ids(token)).sum().item() for found in ids]
         assert marks[0] == marks[1], token
+
+
+def test_special_tokens_of_many_models_do_not_reach_a_server(tmp_path, monkeypatch, request):
+    engine = MAKERS["openai"](tmp_path, monkeypatch, request)
+    text = "<|image_pad|> <image> <|im_end|> </s> but a < b, x <| y |> z and <b>this</b>"
+    [[reply]] = engine.generate([Request((PromptPart("text", text),), (), (1,), replace(HOT, max_new_tokens=400))])
+    seen = text.replace("<|i", "<\u200b|i").replace("<im", "<\u200bim").replace("</s", "<\u200b/s").replace(" ", "_")
+    assert reply.text == f"{seen} seed=1"
 
 
 @pytest.mark.parametrize("name", ["openai", "vllm", REAL])

@@ -1,9 +1,10 @@
-"""Write a Request as chat messages: in the form of OpenAI's API, for servers and vLLM, or as a local model's prompt."""
+"""Write a Request as chat messages: in the form of OpenAI's API, for servers, or as a local model's prompt."""
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,12 @@ from PIL.Image import Image
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.protocol import Request
+
+# The opening of <|any_mark|>, or of a mark by which families write an image, a turn or an end.
+_MARKUP = re.compile(
+    r"<(?=\|[^<>|\s]+\|>|/?(?:image|img|video|audio|s|bos|eos|pad|start_of_turn|end_of_turn|start_of_image|end_of_image"
+    r"|image_soft_token|IMG_CONTEXT|fake_token_around_image|global-img|end_of_utterance)>)"
+)
 
 
 def chat_messages(
@@ -49,6 +56,11 @@ def plain_text(text: str, special: Sequence[str]) -> str:
         if token.strip() and token in text:
             text = text.replace(token, f"{token[0]}\u200b{token[1:]}" if len(token) > 1 else "\u200b")
     return text
+
+
+def plain_markup(text: str) -> str:
+    """Break up what is a special token of many models, for a server whose tokenizer is not known here."""
+    return _MARKUP.sub("<\u200b", text)
 
 
 def data_url(image: Image) -> str:

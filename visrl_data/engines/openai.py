@@ -35,7 +35,7 @@ from visrl_data.engines.completions import (
     parse_completion,
 )
 from visrl_data.engines.image_processing import picture_size
-from visrl_data.engines.messages import chat_messages, data_url, reject_choices
+from visrl_data.engines.messages import chat_messages, data_url, plain_markup, reject_choices
 from visrl_data.engines.protocol import EngineLost, ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.refusals import refusal
 from visrl_data.engines.reply_cache import Refusal, ReplyCache
@@ -134,7 +134,7 @@ class OpenAIEngine:
 
         calls = []
         for request in requests:
-            messages = chat_messages(request, picture)
+            messages = chat_messages(request, picture, plain_markup)
             content = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
             bodies = [self._options(request.sampling, seed) for seed in request.seeds]
             calls.append([_Call(_digest(content, body), {"messages": messages, **body}) for body in bodies])
