@@ -109,7 +109,7 @@ def test_what_a_server_can_send_as_a_reply_is_text_that_a_file_can_hold_or_none(
     """JSON can spell half of a surrogate pair, and a list where a text belongs."""
     message = SimpleNamespace(content=content, refusal=None)
     completion = SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason="stop")], usage=None)
-    outcome = parse_completion(completion)
+    outcome = parse_completion(completion, key="")
     assert (outcome.text if outcome else None) == text
 
 

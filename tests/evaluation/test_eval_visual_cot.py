@@ -77,8 +77,6 @@ def test_its_text_box_is_the_same_region_as_its_pixel_box():
         ({"image": ["cot/gqa/none.jpg", "cot/gqa/none.jpg###[1, 2, 30, 40]"]}, "image_missing"),
         ({"image": ["../../etc/passwd"]}, "image_outside_root"),
         ({"image": []}, "image_missing"),
-        ({"image": ["cot/gqa/1.jpg", "cot/gqa/1.jpg###[a, 2, 3, 4]"]}, "bad_box"),
-        ({"image": ["cot/gqa/1.jpg", "cot/gqa/1.jpg###[9, 2, 3, 4]"]}, "bad_box"),
         ({"conversations": []}, "bad_field"),
         ({"conversations": [{"value": 3}, {"value": "x"}]}, "no_question"),
         ({"conversations": [{"value": "Q"}, {"value": ""}]}, "no_answer"),
@@ -92,6 +90,18 @@ def test_a_bad_row_is_a_drop(benchmark, change, reason):
     lost = source.read(0)
     assert isinstance(lost, Drop) and lost.reason == reason
     assert source.read(1).question == "Who carries the bag?"
+
+
+@pytest.mark.parametrize(
+    ("box", "reason", "boxes"),
+    [("[a, 2, 3, 4]", "bad_box", 0), ("[30, 2, 9, 40]", "reversed_box", 1), ("[900, 2, 990, 40]", "bad_box", 0)],
+)
+def test_a_bad_box_costs_its_label_alone(benchmark, box, reason, boxes):
+    files, pictures = benchmark
+    (files / "gqa.json").write_text(json.dumps([row(1, box=box)]))
+    question = open_source(f"visual-cot:{files}/gqa.json", "test", None, SourceOptions(images_root=pictures)).read(0)
+    assert not isinstance(question, Drop) and len(question.gold_boxes) == boxes
+    assert [problem.reason for problem in question.label_problems] == [reason]
 
 
 @pytest.mark.parametrize(
