@@ -72,7 +72,7 @@ def measure(questions: Path, count: int, output: Path) -> MemoryCurve:
     def look(progress: generation.Progress) -> None:
         nonlocal generated
         generated = peak_mib()
-        if progress.done % each == 0:
+        if progress.done and progress.done % each == 0:
             held.append((progress.done * CHUNK, resident_mib()))
 
     engine, started = ScriptedEngine(scripted_reply), time.perf_counter()

@@ -49,7 +49,7 @@ def _calls_per_question(config: GenConfig) -> int:
 def _from_speed(config: GenConfig, speed: float) -> dict[str, Any]:
     rows = _count_rows(config)
     calls = rows["questions"] * _calls_per_question(config)
-    return rows | {"calls": calls, "hours": round(calls / speed / 3600, 4)}
+    return rows | {"calls": calls, "hours": round(calls / speed / 3600, 6)}
 
 
 def _count_rows(config: GenConfig) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _from_first_chunk(config: GenConfig, target: Path) -> dict[str, Any]:
         "measured_questions": measured,
         "prompt_tokens": round(scaled("prompt_tokens")),
         "completion_tokens": round(scaled("completion_tokens")),
-        "hours": round(scaled("seconds") / 3600, 4),
+        "hours": round(scaled("seconds") / 3600, 6),
         **_drops(run_folder.Run(target)),
     }
 

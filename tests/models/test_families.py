@@ -312,7 +312,7 @@ def test_greedy_scores_are_held_too_where_the_prefill_is_not_shared(un_tuned):
 def test_engines_without_grammars_refuse_the_option(photo_source, monkeypatch):
     engine = ScriptedEngine(scripted_reply)
     config = GenConfig(source=str(photo_source), constrain=True)
-    with pytest.raises(UsageError, match="--constrain: only the transformers engine"):
+    with pytest.raises(UsageError, match="--constrain: an engine of these does not support grammars"):
         factory.build(config, (Role(engine, True), Role(engine, False)))
     with pytest.raises(UsageError, match="--constrain: the openai engine"):
         model_pair.check_engines(dataclasses.replace(config, critic_engine="openai"))

@@ -134,7 +134,7 @@ def test_losses_gradients_and_metrics_are_those_of_the_rows_apart(family, full, 
     apart, joined = (collator(ROWS) for collator in collators(trainer, terms))
     assert len(joined["input_ids"]) == len(PAIRS) and joined["input_ids"].numel() < 0.7 * apart["input_ids"].numel()
     expected = loss(trainer, apart)
-    assert len(expected[2]) == (5 if terms is RL1 else 10)
+    assert len(expected[2]) == (6 if terms is RL1 else 16 if terms.win_nll else 12), "dpo and nll stand apart"
     assert_same(loss(trainer, joined), expected)
 
 

@@ -210,7 +210,7 @@ def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whol
     config = current_options(about["config"])
     candidates = pa.concat_tables(table for part in pool_parts for table in parts.candidate_tables(part, COLUMNS))
     pool = _of_questions(candidates, tables["questions"], "question_id")
-    return run_statistics.build_report(
+    report = run_statistics.build_report(
         _own_ids(tables["questions"], "id").select(QUESTION_SCHEMA.names),
         _own_ids(pool, "question_id"),
         _own_ids(tables["drops"], "id"),
@@ -220,10 +220,13 @@ def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whol
         score_step=config["score_step"],
         gold_rule=config["gold_rule"],
     )
+    for example in report["drops"]["examples"]:
+        example["id"] = example["id"].partition(":")[2]  # as the dataset has it, without the run
+    return _shareable_report(report)
 
 
 def _shareable_report(report: RunReport) -> RunReport:
-    """Return a run's report without the details of rows dropped at the source: they quote the row, paths included."""
+    """Return a report without the details of rows dropped at the source: they quote the row, paths included."""
     for example in report["drops"].get("examples", []):
         if example["stage"] == "source":
             example["detail"] = ""

@@ -22,6 +22,7 @@ import os
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,8 +212,8 @@ def resume_command(path: Path) -> str:
 def _has_trust(path: Path) -> bool:
     """Tell whether a run was started with --trust-remote-code, which no file of options can grant again."""
     try:
-        return bool(Run(path).config().get("trust_remote_code"))
-    except (OSError, ValueError, VisRLError):
+        return bool(tomllib.loads((path / "config.toml").read_text(encoding="utf-8")).get("trust_remote_code"))
+    except (OSError, ValueError):
         return False
 
 
