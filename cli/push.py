@@ -128,13 +128,14 @@ def prepare_push(
         if hub_id or tag or private:
             raise UsageError("--hub-id, --tag and --private need --push-to-hub.")
         return None
-    from visrl_data.publishing.push import push
+    from visrl_data.publishing.push import check_token, push
     from visrl_data.publishing.release import PushOptions, default_hub_id
     from visrl_data.publishing.release_plan import check_tag
 
     if tag is not None:
         check_tag(tag)
     name = default_hub_id(hub_id, run.resolve().name)
+    check_token()
     return lambda: push([run], name, tag, PushOptions(private=private), say=say)
 
 

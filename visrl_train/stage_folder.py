@@ -203,8 +203,15 @@ def with_rows(stage: TrainingStage, training: Rows, validation: Rows, **others: 
     counts = {"train": len(training), "validation": len(validation), **others}
     if PartialState().is_main_process:
         _check_rows(stage, [training, validation])
-        print(", ".join(f"{name} {count}" for name, count in counts.items()), file=sys.stderr)
+        print(", ".join(_count(name, count) for name, count in counts.items() if count != {}), file=sys.stderr)
     return dataclasses.replace(stage, data=stage.data | counts)
+
+
+def _count(name: str, count: Any) -> str:
+    """Return a count as text, or counts by reason with their reasons."""
+    if not isinstance(count, dict):
+        return f"{name.replace('_', ' ')} {count}"
+    return f"{name.replace('_', ' ')}: " + ", ".join(f"{reason} {number}" for reason, number in count.items())
 
 
 def _check_rows(stage: TrainingStage, rows: list[Rows]) -> None:

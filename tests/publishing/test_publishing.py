@@ -90,6 +90,7 @@ def test_kinds_of_folders(tmp_path):
         (["push", "a/b@v1.0", "c/d@v1.0"], 1, "There is no Hub token on this machine"),
         (["gen", "--hub-id", "a/b"], 2, "need --push-to-hub"),
         (["gen", "--push-to-hub"], 1, "hf auth login"),
+        (["gen", "--push-to-hub", "--hub-id", "a/b"], 1, "There is no Hub token on this machine"),
         (["gen", "--push-to-hub", "--hub-id", "a/b", "--tag", "main"], 2, "--tag 'main'"),
     ],
 )

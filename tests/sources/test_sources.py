@@ -324,7 +324,7 @@ def test_a_bad_box_among_good_ones_is_left_out_alone(folder: Path, caplog: pytes
     rows._SAID.clear()
     question = one(folder, boxes=[[0.1, 0.2, 0.3, 0.4], [3, 4], [0.5, 0.5, 1.0, 1.0]], source="gqa")
     assert len(question.gold_boxes) == 2 and len(question.label_problems) == 1  # type: ignore[union-attr]
-    assert "bad_box" in caplog.text and "The question stays" in caplog.text
+    assert "bad_box" in caplog.text and "got [3, 4]. The question stays" in caplog.text
 
 
 def test_rounding_noise_is_cut_and_exchanged_corners_are_put_right(folder: Path) -> None:

@@ -79,7 +79,7 @@ def push(
                 say(note)
             return publish(_model(Path(what[0]), Path(temporary) / "model", name), name, tag, options, say)
         if not options.dry_run:
-            _check_token()
+            check_token()
         sources = [
             fetch_dataset(str(one), MERGED, say) if kind == "published" else Path(one)
             for one, kind in zip(what, kinds, strict=True)
@@ -99,7 +99,7 @@ def _refuse_links(folder: Path) -> None:
             )
 
 
-def _check_token() -> None:
+def check_token() -> None:
     """Refuse to build a dataset, which can take long, without a token. Whether the Hub accepts it shows later."""
     from huggingface_hub import get_token
 

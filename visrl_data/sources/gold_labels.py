@@ -42,10 +42,10 @@ def read_gold(value: Any, space: Any, form: str, size: Size) -> tuple[tuple[Box,
             corners = _corners(region, form)
             if corners[0] > corners[2] or corners[1] > corners[3]:
                 corners = _put_right(corners)
-                problems.append(LabelProblem("reversed_box", f"{region!r}. {_hint(region, space, form, size)}"[:200]))
+                problems.append(LabelProblem("reversed_box", f"{region!r}{_hint(region, space, form, size)}"[:200]))
             boxes.append(_box(corners, space, size))
         except _BadBox as error:
-            problems.append(LabelProblem("bad_box", f"{error}. {_hint(region, space, form, size)}"[:300]))
+            problems.append(LabelProblem("bad_box", f"{error}{_hint(region, space, form, size)}"[:300]))
     return tuple(boxes), tuple(problems)
 
 
@@ -113,4 +113,4 @@ def _hint(region: Any, space: str, form: str, size: Size) -> str:
         _box(_corners(region, "xywh"), space, size)
     except _BadBox:
         return ""
-    return _FIT
+    return f". {_FIT}"
