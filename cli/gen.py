@@ -141,7 +141,7 @@ def _generate(
     config: GenConfig, output: Path, execution: Execution, as_json: bool, publish: Callable[[], PushResult] | None
 ) -> None:
     from visrl_data.executors.shards import parse_shard
-    from visrl_data.runs.run_folder import Run
+    from visrl_data.runs.run_folder import Run, check_files
 
     shard = parse_shard(execution.shard) if execution.shard else None
     target = shard.folder(output) if shard else output
@@ -161,6 +161,8 @@ def _generate(
     if shard:
         _print_shard(run, shard, output, as_json)
         return
+    if not is_new:
+        check_files(run)
     from visrl_data.report.accounting import lost_before_boxes
 
     report = run.report()

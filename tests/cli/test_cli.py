@@ -205,6 +205,16 @@ def test_a_finished_run_says_that_it_is_complete(photo_source, tmp_path):
     assert "Already complete: nothing was generated." in second
 
 
+def test_a_finished_run_with_a_damaged_file_is_not_complete(photo_source, tmp_path):
+    words = ["gen", "--source", photo_source, "-o", tmp_path / "r"]
+    with scripted_generate():
+        visrl(*words)
+        (tmp_path / "r" / "images" / "part-00000.parquet").unlink()
+        code, _, err = visrl(*words)
+    assert code == 1 and "Already complete" not in err
+    assert "images/part-00000.parquet is missing or was changed" in err.replace("\n", "")
+
+
 def test_spotlight_warns_of_images_of_another_world_before_anything_runs(photo_source, tmp_path):
     with scripted_generate():
         for flags in ((), ("--estimate",)):

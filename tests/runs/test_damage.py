@@ -124,7 +124,7 @@ def test_filter_makes_no_damage_valid(run):
     assert kept.items() <= Run(run).manifest()["sha256"].items()
     config = (run / "config.toml").read_text()
     (run / "config.toml").write_text(config.replace("seed = 0", "seed = 1"))
-    with pytest.raises(VisRLError, match="config.toml is missing or was changed"):
+    with pytest.raises(VisRLError, match="config.toml is missing or was changed.* a copy of it; manifest.json names"):
         finalize.filter_run(run, {"box_win": 0.6})
     (run / "config.toml").write_text(config)
     images = run / "images" / "part-00000.parquet"

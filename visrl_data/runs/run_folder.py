@@ -175,9 +175,10 @@ def check_files(run: Run, but: tuple[str, ...] = ()) -> None:
     for name, digest in stated.items():
         if name.startswith((PAGE, *but)):
             continue
-        advice = filter_advice(run.path) if name in FILTERED else remake_advice(run.path)
         if not (run.path / name).is_file() or file_digest(run.path / name) != digest:
-            raise VisRLError(f"{run.path / name} is missing or was changed since the run was finished. {advice}")
+            raise VisRLError(
+                f"{run.path / name} is missing or was changed since the run was finished. {_advice(run.path, name)}"
+            )
     for file in sorted(file for name in TABLES for file in (run.path / name).rglob("*") if file.is_file()):
         if file.relative_to(run.path).as_posix() not in stated:
             raise VisRLError(
@@ -186,6 +187,13 @@ def check_files(run: Run, but: tuple[str, ...] = ()) -> None:
             )
     if missing := [name for name in TABLES if not any(file.startswith(f"{name}/") for file in stated)]:
         raise VisRLError(f"{run.manifest_path} names no file of {missing[0]}/. {remake_advice(run.path)}")
+
+
+def _advice(path: Path, name: str) -> str:
+    """Say what helps when a file of a run is missing or damaged."""
+    if name == "config.toml":
+        return "Put back a copy of it; manifest.json names the options of a finished run."
+    return filter_advice(path) if name in FILTERED else remake_advice(path)
 
 
 def remake_advice(path: Path) -> str:
