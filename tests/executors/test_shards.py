@@ -118,3 +118,11 @@ def test_the_commands(photo_source, tmp_path):
     assert json.loads(out)["run"] == str(tmp_path / "run")
     manifests = [(tmp_path / name / "manifest.json").read_bytes() for name in ("whole", "run")]
     assert manifests[0] == manifests[1]
+
+
+def test_a_folder_of_somebody_else_gets_no_shard(photo_source, scripted_roles, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(VisRLError, match="holds no shards .but thesis.txt"):
+        make(photo_source, tmp_path / "run", scripted_roles, 1, 2)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["thesis.txt"]

@@ -144,3 +144,11 @@ def test_two_versions_on_the_hub(folder, tmp_path):
     assert (found["a"]["questions"], found["b"]["questions"]) == (24, 48)
     assert found["questions"]["common"] == 24 and len(found["same_runs"]) == 1
     assert fetched and not any("/data/" in path for path in fetched), "no picture and no candidate is fetched"
+
+
+def test_a_dataset_that_was_copied_in_part_is_not_inspected(tmp_path):
+    run = make_run(tmp_path / "run", source=photos(tmp_path / "photos", **SHIPPED))
+    made = build_dataset([run.path], tmp_path / "set")
+    next((made.folder / "data" / "preferences").glob("*.parquet")).unlink()
+    code, _, err = visrl("inspect", made.folder)
+    assert code == 1 and "is missing" in err and "data/preferences/" in err

@@ -105,6 +105,14 @@ def test_a_damaged_run_does_not_grow(rows, roles, tmp_path):
     small = generate(config(rows, limit=6), tmp_path / "run", roles=roles)
     part = small.path / "questions" / "part-00000.parquet"
     shutil.copyfile(part, part.with_name("part-00001.parquet"))
-    with pytest.raises(VisRLError, match="were changed since it was finished"):
+    with pytest.raises(VisRLError, match="part-00001.parquet is no file of this run"):
+        generate(config(rows), tmp_path / "run", roles=roles)
+    assert small.is_finished
+
+
+def test_a_run_without_its_images_does_not_grow(rows, roles, tmp_path):
+    small = generate(config(rows, limit=6), tmp_path / "run", roles=roles)
+    shutil.rmtree(small.path / "images")
+    with pytest.raises(VisRLError, match="images/part-00000.parquet is missing"):
         generate(config(rows), tmp_path / "run", roles=roles)
     assert small.is_finished

@@ -63,6 +63,16 @@ def check_siblings(folder: Path, config_text: str, identity: RunIdentity) -> Non
 
     Shards that start at the same moment do not see each other; `join` compares them all.
     """
+    output = folder.parent
+    foreign = (
+        []
+        if (output / "run.json").is_file() or not output.is_dir()
+        else [
+            file.name for file in output.iterdir() if not file.match(run_folder.SHARD_FOLDER) and file.name != ".lock"
+        ]
+    )
+    if foreign:
+        raise VisRLError(f"{output} is not empty and holds no shards (but {foreign[0]}). Choose another --output.")
     conditions, of = run_folder.conditions(config_text, identity), folder.name.rpartition("-")[2]
     for other in sorted(folder.parent.glob(f"shard-*-of-{of}")):
         if other != folder and (other / "run.json").is_file():

@@ -82,6 +82,13 @@ def check_dataset_files(dataset: Dataset, start: tuple[str, ...], hub_name: str 
             )
 
 
+def check_whole(dataset: Dataset) -> None:
+    """Raise VisRLError when a file that the manifest names is not there; content is not read."""
+    for path in dataset.manifest["sha256"]:
+        if not (dataset.folder / path).is_file():
+            raise VisRLError(f"{dataset.folder}: {path} is missing. {COPY_AGAIN}")
+
+
 def tables(dataset: Dataset, config: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """Yield the rows of a config in batches: train, then validation."""
     from visrl_data.runs.dataset_schema import CONFIGS  # `datasets` takes a second, and reads the environment

@@ -96,10 +96,12 @@ def open_target(name: str, say: Callable[[str], None] = lambda _: None) -> Inspe
 
 
 def _dataset(name: str, folder: Path) -> InspectionTarget:
-    from visrl_data.runs.dataset_folder import check_dataset_files, dataset_report, open_dataset
+    from visrl_data.runs.dataset_folder import check_dataset_files, check_whole, dataset_report, open_dataset
 
     dataset = open_dataset(folder)
     report = dataset_report(dataset)
+    if folder == Path(name):  # of one on the Hub only some files are fetched
+        check_whole(dataset)
     check_dataset_files(dataset, ("runs/", "report.json"), "" if folder == Path(name) else name)
     runs = {run["id"]: run for run in dataset.manifest["runs"]}
     return InspectionTarget(name, "dataset", folder, report, runs)
