@@ -123,6 +123,6 @@ def test_the_commands(photo_source, tmp_path):
 def test_a_folder_of_somebody_else_gets_no_shard(photo_source, scripted_roles, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
-    with pytest.raises(VisRLError, match="holds no shards .but thesis.txt"):
+    with pytest.raises(VisRLError, match="is not empty .it holds thesis.txt"):
         make(photo_source, tmp_path / "run", scripted_roles, 1, 2)
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["thesis.txt"]

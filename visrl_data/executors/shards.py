@@ -19,6 +19,7 @@ from typing import Any
 from visrl_data.core.conditions import check_same
 from visrl_data.core.config import GenConfig, make_config
 from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.files import check_own
 from visrl_data.pipeline import finalize
 from visrl_data.runs import run_folder
 from visrl_data.runs.manifest import RunIdentity
@@ -64,15 +65,8 @@ def check_siblings(folder: Path, config_text: str, identity: RunIdentity) -> Non
     Shards that start at the same moment do not see each other; `join` compares them all.
     """
     output = folder.parent
-    foreign = (
-        []
-        if (output / "run.json").is_file() or not output.is_dir()
-        else [
-            file.name for file in output.iterdir() if not file.match(run_folder.SHARD_FOLDER) and file.name != ".lock"
-        ]
-    )
-    if foreign:
-        raise VisRLError(f"{output} is not empty and holds no shards (but {foreign[0]}). Choose another --output.")
+    if output.is_dir() and not (output / "run.json").is_file():
+        check_own(output, {shard.name for shard in output.glob(run_folder.SHARD_FOLDER)})
     conditions, of = run_folder.conditions(config_text, identity), folder.name.rpartition("-")[2]
     for other in sorted(folder.parent.glob(f"shard-*-of-{of}")):
         if other != folder and (other / "run.json").is_file():

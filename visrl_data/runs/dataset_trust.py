@@ -28,18 +28,6 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 _TABLES = ("data", "runs")  # folders in which every file is one of the manifest
 
 
-def read_finite(path: Path) -> Any:
-    """Read a JSON file. Raises ValueError when it is not valid, or holds NaN or an infinite number."""
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no number of JSON")
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
 def run_id(about: Mapping[str, Any]) -> str:
     """Return the id of a run in a dataset: 12 hex digits of a digest of its manifest as it is published."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
