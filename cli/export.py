@@ -16,22 +16,24 @@ def export(
     source: Annotated[
         str, typer.Argument(metavar="RUN", help="A finished run, a dataset folder, or USER/NAME@TAG on the Hub.")
     ],
-    form: Annotated[str, typer.Option("--format", metavar="llamafactory|swift", help="Layout of which trainer.")],
+    form: Annotated[str, typer.Option("--format", metavar="llamafactory|swift|visrl", help="Layout of which trainer.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Empty or new folder.")],
     as_json: Json = False,
 ) -> None:
-    """Write the pairs as files for LLaMA-Factory or ms-swift.
+    """Write the pairs as files for LLaMA-Factory, ms-swift or the paper's own code.
 
-    Example:
+    Examples:
 
       visrl export runs/photos --format llamafactory -o exported
+
+      visrl export user/photos@v1.0 --format visrl -o VisRL/data/photos
     """
     from visrl_data.publishing.export import export
 
     exported = export(source, form, output)
     if as_json:
-        print(json.dumps({"output": str(exported.folder), "rows": exported.rows, "pictures": exported.pictures,
-                          "left_out": exported.left_out, "empty": exported.empty}))  # fmt: skip
+        counts = {name: getattr(exported, name) for name in ("rows", "pictures", "left_out", "empty", "grown")}
+        print(json.dumps({"output": str(exported.folder), **counts}))
         return
     for name, rows in exported.rows.items():
         print_result(f"{name}: {rows} rows")
@@ -42,3 +44,8 @@ def export(
         )
     if exported.empty:
         print_result(f"{exported.empty} rows were left out because their win response is empty.")
+    if exported.grown:
+        print_result(
+            f"{exported.grown} pairs have a crop that the crop rule made larger than their box; the paper's code cuts "
+            "the box itself. Pairs without this difference: visrl gen --crop-min-side 0 --crop-max-aspect 1000"
+        )

@@ -134,7 +134,7 @@ def test_an_empty_win_is_no_row_for_these_trainers(tmp_path):
 
 
 def test_refusals(run, tmp_path):
-    with pytest.raises(UsageError, match="expected one of llamafactory, swift"):
+    with pytest.raises(UsageError, match="expected one of llamafactory, swift, visrl"):
         export(run, "axolotl", tmp_path / "out")
     with pytest.raises(VisRLError, match="no finished run"):
         export(tmp_path, "swift", tmp_path / "out")
@@ -150,6 +150,6 @@ def test_the_command(run, tmp_path):
     code, out, _ = visrl("export", run, "--format", "swift", "-o", tmp_path / "json", "--json")
     assert code == 0 and json.loads(out)["rows"]["rl1"] > 0
     code, out, err = visrl("export", run, "--format", "axolotl", "-o", tmp_path / "none")
-    assert (code, out) == (2, "") and "llamafactory, swift" in err
+    assert (code, out) == (2, "") and "llamafactory, swift, visrl" in err
     _, out, _ = visrl("export", "--help")
     assert "visrl export runs/photos" in out

@@ -1,4 +1,4 @@
-"""Write pairs in the file layouts of other trainers: LLaMA-Factory and ms-swift.
+"""Write pairs in the file layouts of other trainers: LLaMA-Factory, ms-swift and the paper's own code.
 
 Reads a finished run, or a dataset folder with its images; writes picture files once each, and JSON that
 points to them. Both trainers take the prompt as one text in which each `<image>` stands for the next picture, so
@@ -8,6 +8,7 @@ broken up (dataset_rows.as_text). Boxes stay the text that the actor writes: ms-
 
     llamafactory   dataset_info.json, <name>.json (sharegpt, ranking), images/   --dataset_dir DIR
     swift          <name>.jsonl (messages, rejected_response), images/           --dataset DIR/<name>.jsonl
+    visrl          export_paper.py
 
 <name> is rl1 (focus rows) or rl2 (focus and response rows), with -validation for the held-out images.
 Picture paths are relative to DIR for LLaMA-Factory, whose media_dir is its dataset_dir, and absolute for
@@ -24,31 +25,32 @@ from typing import Any
 
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.files import check_new, replace_folder, write_json, write_text
-from visrl_data.core.images import sha256
-from visrl_data.core.prompts import PromptPart
-from visrl_data.publishing import dataset_rows, merge
+from visrl_data.publishing import dataset_rows, export_paper, merge
+from visrl_data.publishing.export_files import Written, picture_file, prompt_text
 from visrl_data.publishing.rebuild import locate
-from visrl_data.runs import pair_set, stored_images
+from visrl_data.runs import pair_set
 from visrl_data.runs.dataset_folder import check_dataset_files, dataset_pairs, is_dataset, open_dataset
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import run_part
 
-MARKER = "<image>"
-
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What was written. rows: by file; left_out: pairs without a picture; empty: rows whose win (chosen) is empty."""
+    """What was written. rows: by file; left_out: pairs without a picture; empty: rows whose win (chosen) is empty.
+
+    grown: pairs whose crop the crop rule made larger than the box; counted where the trainer cuts the box itself.
+    """
 
     folder: Path
     rows: dict[str, int]
     pictures: int
     left_out: int
     empty: int
+    grown: int
 
 
 def export(source: str | Path, form: str, output: Path) -> ExportResult:
-    """Write the pairs of a run, a dataset folder or USER/NAME[@TAG] in a trainer's layout: "llamafactory" or "swift".
+    """Write the pairs of a run, a dataset folder or USER/NAME[@TAG] in one of the layouts FORMATS.
 
     Raises VisRLError: neither run nor dataset, no pair with a picture, an output folder that is not empty;
     UsageError: another format.
@@ -64,14 +66,14 @@ def export(source: str | Path, form: str, output: Path) -> ExportResult:
         )
     with replace_folder(output, check_new) as work:
         (work / "images").mkdir()
-        tables, empty = _collect(pairs, work)
-        FORMATS[form](work, tables, output.resolve())
+        written = FORMATS[form](pairs, work, output.resolve())
     return ExportResult(
         folder=output,
-        rows={name: len(rows) for name, rows in tables.items()},
+        rows=written.rows,
         pictures=sum(1 for _ in (output / "images").iterdir()),
         left_out=embedded.count(False),
-        empty=empty,
+        empty=written.empty,
+        grown=written.grown,
     )
 
 
@@ -105,28 +107,17 @@ def _collect(pairs: PairTable, folder: Path) -> tuple[dict[str, list[ExportRow]]
         if not example.chosen:
             empty += 1
             continue
-        pictures = tuple(_picture_file(folder, data) for data in example.pictures)
-        line = ExportRow(example.id, _prompt(example.parts), pictures, example.chosen, example.rejected)
+        pictures = tuple(picture_file(folder, data) for data in example.pictures)
+        line = ExportRow(example.id, prompt_text(example.parts), pictures, example.chosen, example.rejected)
         ending = "" if split == "train" else f"-{split}"
         for name in ("rl1", "rl2") if example.step == "focus" else ("rl2",):
             tables.setdefault(f"{name}{ending}", []).append(line)
     return tables, empty
 
 
-def _prompt(parts: tuple[PromptPart, ...]) -> str:
-    return "\n".join(part.text if part.kind == "text" else MARKER for part in parts)
-
-
-def _picture_file(folder: Path, data: bytes) -> str:
-    """Write a picture under its checksum, once. Returns the path relative to the folder."""
-    path = f"images/{sha256(data)}{stored_images.suffix(data)}"
-    if not (folder / path).is_file():
-        (folder / path).write_bytes(data)
-    return path
-
-
-def _llamafactory(folder: Path, tables: dict[str, list[ExportRow]], final: Path) -> None:
+def _llamafactory(pairs: PairTable, folder: Path, final: Path) -> Written:
     """Write https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md: sharegpt preference data with images."""
+    tables, empty = _collect(pairs, folder)
     info = {}
     for name, lines in tables.items():
         rows = [
@@ -148,9 +139,10 @@ def _llamafactory(folder: Path, tables: dict[str, list[ExportRow]], final: Path)
             "columns": {"messages": "conversations", **columns},
         }
     write_json(folder / "dataset_info.json", info)
+    return _written(tables, empty)
 
 
-def _swift(folder: Path, tables: dict[str, list[ExportRow]], final: Path) -> None:
+def _swift(pairs: PairTable, folder: Path, final: Path) -> Written:
     """Write https://swift.readthedocs.io, Custom dataset: the DPO format with `images`, as paths in `final`."""
 
     def rows(lines: list[ExportRow]) -> Iterator[dict[str, Any]]:
@@ -165,12 +157,19 @@ def _swift(folder: Path, tables: dict[str, list[ExportRow]], final: Path) -> Non
                 "images": [str(final / picture) for picture in line.pictures],
             }
 
+    tables, empty = _collect(pairs, folder)
     for name, lines in tables.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(lines))
         write_text(folder / f"{name}.jsonl", text)
+    return _written(tables, empty)
 
 
-FORMATS: dict[str, Callable[[Path, dict[str, list[ExportRow]], Path], None]] = {
+def _written(tables: dict[str, list[ExportRow]], empty: int) -> Written:
+    return Written({name: len(rows) for name, rows in tables.items()}, empty)
+
+
+FORMATS: dict[str, Callable[[PairTable, Path, Path], Written]] = {
     "llamafactory": _llamafactory,
     "swift": _swift,
+    "visrl": export_paper.write,
 }
