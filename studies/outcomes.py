@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from visrl_data.core.boxes import Box
 from visrl_data.core.gold_regions import POSITIVE_IOU, gold_iou
 from visrl_data.core.seeds import keyed_seed
-from visrl_data.evaluation.intervals import interval, resampled_means
 from visrl_data.evaluation.predictions import parse_prediction
 from visrl_data.evaluation.scores import box_iou, score_answer
+from visrl_data.report.intervals import interval, resampled_means
 
 RESAMPLES = 10_000
 Outcomes = dict[str, dict[str, str]]

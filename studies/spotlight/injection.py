@@ -29,8 +29,8 @@ from visrl_data.core.config import Thresholds
 from visrl_data.core.prompts import PromptSet, parse_score
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.engines.protocol import Request, Role, Sampling
-from visrl_data.evaluation.intervals import interval, resampled_means
 from visrl_data.pipeline.critics import round_score
+from visrl_data.report.intervals import interval, resampled_means
 from visrl_data.spotlight import INJECTION
 from visrl_data.spotlight.scenes import DIGITS
 from visrl_data.spotlight.world import Example, make_example

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from visrl_data.evaluation.eval_sources import EvalSource, scores_and_drops
-from visrl_data.evaluation.intervals import (
+from visrl_data.evaluation.predictions import Prediction
+from visrl_data.evaluation.scores import ScoreSettings, box_iou, score_answer, score_models
+from visrl_data.report.intervals import (
     difference_interval,
     interval,
     mean_interval,
     mean_over_groups,
     resampled_means,
 )
-from visrl_data.evaluation.predictions import Prediction
-from visrl_data.evaluation.scores import ScoreSettings, box_iou, score_answer, score_models
 from visrl_data.report.measures import wilson
 
 SETTINGS = ScoreSettings({"s": "exact"}, "any", 4_000, 0)

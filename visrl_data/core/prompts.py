@@ -89,6 +89,11 @@ class Prompt:
         digest = hashlib.sha256(f"{self.template}\0{_PARSERS[self.name]}".encode()).hexdigest()
         return f"{self.name}@{digest[:8]}"
 
+    @property
+    def shows_crop(self) -> bool:
+        """Whether the crop is among its pictures."""
+        return "<crop>" in self.template.split("\n")
+
     def parts(self, **values: str) -> tuple[PromptPart, ...]:
         """Fill the template. Values are put in once and never read again, so braces, `<image>` or
         other markup inside them stay text.

@@ -17,7 +17,6 @@ from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.evaluation.inference import PromptingMode
 from visrl_data.models.families import known_prompts
-from visrl_data.models.served import ServedModel
 from visrl_data.pipeline import model_pair
 from visrl_data.pipeline.model_pair import Model
 
@@ -51,13 +50,6 @@ def find_eval_models(models: Sequence[str], config: EvalConfig, prompts: PromptS
         for name, origin in zip(names, origins.values(), strict=True):
             eval_models.append(EvalModel(f"{name}, no box", origin, PromptingMode(1, "unit", CropRule(), prompts)))
     return eval_models
-
-
-def model_fingerprint(model: Model) -> dict[str, str]:
-    """Return what identifies a model's predictions: its digests, or the name and address where it is served."""
-    if isinstance(model, ServedModel):
-        return {"id": model.id, "address": model.address}
-    return {"digest": model.digest, "weights_digest": model.weights.digest}
 
 
 def _find(model: str, config: EvalConfig) -> Model:

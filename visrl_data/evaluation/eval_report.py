@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from visrl_data.report.intervals import Interval
+
 ALL = "all"  # the group that holds the macro mean over the others
-Interval = tuple[float, float]  # 95 %: low, high; a list when read from the file
 
 
 class ScoreDifference(TypedDict):

@@ -30,7 +30,7 @@ from visrl_data.engines.refusals import RequestRefused, isolate_refused
 from visrl_data.engines.vllm_options import options_of_replies
 from visrl_data.evaluation import inference, page
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.evaluation.eval_models import EvalModel, find_eval_models, model_fingerprint
+from visrl_data.evaluation.eval_models import EvalModel, find_eval_models
 from visrl_data.evaluation.eval_report import EvalReport, GroupFigures, ModelEntry
 from visrl_data.evaluation.eval_sources import OTHERS, EvalSource, open_eval_sources, scores_and_drops
 from visrl_data.evaluation.inference import ModelOutput, PromptingMode
@@ -115,7 +115,7 @@ def _open_cache(
 
     mode = model.mode
     about = {
-        "model": model_fingerprint(model.model),
+        "model": model_pair.model_fingerprint(model.model),
         "source": {"name": source.source.name, "split": source.source.split, "fingerprint": source.fingerprint},
         "read": {name: getattr(config, name) for name in ("images_root", "columns", "gold_space")}
         | ({"allow_urls": config.allow_urls} if config.allow_urls else {})
@@ -135,7 +135,7 @@ def _open_cache(
     if config.vllm_options:
         about["vllm_options"] = options_of_replies(config.vllm_options)
     if source.is_judged and judge is not None:
-        judge_id = {"digest": judge.digest} if isinstance(judge, ModelFolder) else model_fingerprint(judge)
+        judge_id = {"digest": judge.digest} if isinstance(judge, ModelFolder) else model_pair.model_fingerprint(judge)
         scores = {OTHERS: source.score_of(OTHERS)} | source.scores
         about["judge"] = {**judge_id, "prompt": mode.prompts.response_critic.id, "scores": scores}
     return open_cache(output, about, len(source.source), config.chunk_size)

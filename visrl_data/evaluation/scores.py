@@ -21,9 +21,9 @@ from visrl_data.core.gold_regions import POSITIVE_IOU, gold_iou
 from visrl_data.core.metrics import answer_metric
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.engines.refusals import REFUSAL_REASONS
-from visrl_data.evaluation.eval_report import ALL, GroupFigures, Interval, ScoreDifference
-from visrl_data.evaluation.intervals import difference_interval, mean_interval, mean_over_groups, resampled_means
+from visrl_data.evaluation.eval_report import ALL, GroupFigures, ScoreDifference
 from visrl_data.evaluation.predictions import Prediction
+from visrl_data.report.intervals import Interval, difference_interval, mean_interval, mean_over_groups, resampled_means
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from visrl_data.core.config import GenConfig, Thresholds
 from visrl_data.core.metrics import answer_metric
@@ -26,6 +26,9 @@ from visrl_data.core.prompts import (
 from visrl_data.core.records import Score
 from visrl_data.engines.protocol import Reply, Request, Role, Sampling
 from visrl_data.pipeline.actor import FocusBox
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 OFF = Score(None, "off")
 SKIPPED = Score(None, "skipped")
@@ -100,28 +103,36 @@ class ModelCritic:
             keys.append((request.parts, *map(id, request.images)))
             distinct.setdefault(keys[-1], request)
         replies = self.role.engine.generate([*distinct.values()])
-        scores = {key: _read_score(reply, self.config) for key, (reply,) in zip(distinct, replies, strict=True)}
+        scores = {key: read_score(reply, self.config) for key, (reply,) in zip(distinct, replies, strict=True)}
         return [scores[key] for key in keys]
 
     def _request(self, one: ScoreInput) -> Request:
         view = one.focus.view
-        parts = self.prompt.parts(
-            question=view.question.question, answer=standard_answer(view.question.answers), response=one.response
-        )
-        expected = self.config.score_mode == "expected"
-        return Request(
-            parts=parts,
-            images=(one.focus.crop_image(),) if any(part.kind == "crop" for part in parts) else (view.image,),
-            seeds=(0,),
-            sampling=Sampling(max_new_tokens=self.config.max_new_tokens),
-            adapter=self.role.adapter,
-            prefix=SCORE_PREFIX if expected else "",
-            choices=SCORE_CHOICES if expected else (),
-            grammar=SCORE_GRAMMAR if self.config.constrain and not expected else "",
-        )
+        picture = one.focus.crop_image() if self.prompt.shows_crop else view.image
+        answer = standard_answer(view.question.answers)
+        texts = {"question": view.question.question, "answer": answer, "response": one.response}
+        return score_request(self.prompt, texts, picture, self.role, self.config)
 
 
-def _read_score(reply: Reply, config: GenConfig) -> Score:
+def score_request(
+    prompt: Prompt, texts: dict[str, str], picture: Image, role: Role, config: GenConfig, seed: int = 0
+) -> Request:
+    """Return the request for one verdict. texts: the fields of the prompt; picture: the crop or the whole image."""
+    expected = config.score_mode == "expected"
+    return Request(
+        parts=prompt.parts(**texts),
+        images=(picture,),
+        seeds=(seed,),
+        sampling=Sampling(max_new_tokens=config.max_new_tokens),
+        adapter=role.adapter,
+        prefix=SCORE_PREFIX if expected else "",
+        choices=SCORE_CHOICES if expected else (),
+        grammar=SCORE_GRAMMAR if config.constrain and not expected else "",
+    )
+
+
+def read_score(reply: Reply, config: GenConfig) -> Score:
+    """Read the verdict of a reply; one that can't be read is a state of its own."""
     if config.score_mode == "expected":
         total = sum(p * float(c) for p, c in zip(reply.choice_probs, SCORE_CHOICES, strict=True))
         expected = round(total, 6)  # what float32 probabilities are good for, and what the raw text holds

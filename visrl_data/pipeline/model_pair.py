@@ -71,6 +71,13 @@ def on_disk(model: Model) -> ModelFolder | None:
     return model.folder if isinstance(model, ServedModel) else model
 
 
+def model_fingerprint(model: Model) -> dict[str, str]:
+    """Return what identifies a model's replies: its digests, or the name and address where it is served."""
+    if isinstance(model, ServedModel):
+        return {"id": model.id, "address": model.address}
+    return {"digest": model.digest, "weights_digest": model.weights.digest}
+
+
 def native_space(model: Model) -> str:
     """Return the box space of a model that records none: its family's."""
     family = untuned_family(on_disk(model))

@@ -1,4 +1,4 @@
-"""Compute the 95 % intervals of an evaluation: of a mean score, of the difference of two models, of a mean over groups.
+"""Compute 95 % intervals: of a mean score, of the difference of two on the same questions, of a mean over groups.
 
 Scores of 0 and 1 are counted: Wilson's interval, and for two models on the same questions Newcombe's. Other scores get
 the percentile interval of a bootstrap over questions, with the same resamples for all models, so that a difference is
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from visrl_data.core.seeds import generator
-from visrl_data.evaluation.eval_report import Interval
 from visrl_data.report.measures import wilson
 
+Interval = tuple[float, float]  # 95 %: low, high; a list when read from a file
 _BLOCK = 2_000_000  # resampling weights held at a time
 Estimate = tuple[float, Interval]  # a value and its interval
 
