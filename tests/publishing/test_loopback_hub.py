@@ -219,6 +219,12 @@ def test_a_run_goes_from_the_command_line_to_load_dataset(results):
     assert result["picture"] == [120, 90]
 
 
+@pytest.mark.parametrize("form", ["llamafactory", "swift", "visrl"])
+def test_a_published_version_is_exported_as_its_run_is(results, form):
+    published, local = results["exported"][form]
+    assert published == local and published[0] == 0 and published[1]["rl2"] > 0
+
+
 def test_gen_publishes_its_run(results):
     code, published = results["from_the_command_line"]["made"]
     assert code == 0, published

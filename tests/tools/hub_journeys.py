@@ -78,6 +78,22 @@ def from_the_command_line(world: World) -> dict:
     }
 
 
+def exported(world: World) -> dict:
+    """The version of `from_the_command_line`, in each layout, by its name on the Hub; the run itself is the measure."""
+    from visrl_data.publishing.export import FORMATS
+
+    results = {}
+    for form in FORMATS:
+        folder = world.folder / "exported" / form
+        results[form] = []
+        for source in ("user/run@v1.0", str(world.folder / "run")):
+            code, out, err = visrl("export", source, "--format", form, "-o", str(folder), "--json")
+            lines = {name: sorted(data.splitlines()) for name, data in file_bytes(folder).items()}
+            folder.rename(folder.with_name(f"{form}-{len(results[form])}"))
+            results[form].append([code, json.loads(out)["rows"] if not code else err, hash(str(lines))])
+    return results
+
+
 def merged(world: World) -> dict:
     """A run is v1.0; v1.0 and a second run are v1.1, by their names on the Hub alone."""
     from datasets import load_dataset
@@ -207,4 +223,6 @@ def _plain(shard: bytes) -> bytes:
     return out.getvalue()
 
 
-JOURNEYS: tuple[Callable[[World], Any], ...] = (model, from_the_command_line, merged, put_back, leaked)
+JOURNEYS: tuple[Callable[[World], Any], ...] = (
+    model, from_the_command_line, exported, merged, put_back, leaked,
+)  # fmt: skip
