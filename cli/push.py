@@ -67,6 +67,14 @@ def push(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Keep the dataset in this folder.", rich_help_panel=_CARD),
     ] = None,
+    with_base: Annotated[
+        bool,
+        typer.Option(
+            "--with-base",
+            help="Publish the model under an adapter too, as NAME-base, where the Hub does not have it.",
+            rich_help_panel=_HUB,
+        ),
+    ] = False,
     branch: Annotated[str, typer.Option(metavar="NAME", help="Branch of the commit.", rich_help_panel=_HUB)] = "main",
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Open a pull request; tag it after its merge.", rich_help_panel=_HUB)
@@ -101,6 +109,8 @@ def push(
       visrl push user/photos@v1.0 runs/photos2 --tag v1.1
 
       visrl push models/rl2 --private
+
+      visrl push models/rl2 --with-base
     """
     from visrl_data.publishing.push import Card, push
     from visrl_data.publishing.release import PushOptions
@@ -114,7 +124,7 @@ def push(
         reload=not no_reload,
     )
     card = Card(license, ship_images, tuple(language or ()), pretty_name)
-    published = push(what, hub_id, tag, options, None if card == Card() else card, output, say)
+    published = push(what, hub_id, tag, options, None if card == Card() else card, output, say, with_base)
     print_result(json.dumps(dataclasses.asdict(published)) if as_json else summarize(published))
 
 

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from visrl_cards.model_usage import describe_usage
 from visrl_data.core.config import to_toml
 from visrl_data.core.crops import CropRule
 from visrl_data.core.text import fenced, markdown, markdown_code
@@ -28,6 +29,7 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
         "library_name": "transformers" if config.full else "peft",
         "pipeline_tag": "image-text-to-text",
         "tags": ["visrl", stage],
+        **_evaluation(output.name, record["data"], metrics),
     }
     header = "\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items())
     facts = {
@@ -70,12 +72,36 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
 
 {fenced(chr(10).join(use), "bash")}
 
+{describe_usage(record, str(output), None)}
+
 ## Reproduce it
 
 {fenced(again, "bash")}
 
 {fenced(to_toml(config).rstrip(), "toml")}
 """
+
+
+def _evaluation(name: str, data: dict[str, Any], metrics: Path) -> dict[str, Any]:
+    """Return the sets of the Hub that it was trained on, and the share of held-out pairs that it puts in order."""
+    sets = [part for part in (data, *data.get("parts", ())) if is_hub_name(str(part["name"]))]
+    if not sets:
+        return {}
+    names = [str(part["name"]).partition("@")[0] for part in sets]
+    last = _last_values(metrics)
+    accuracies = {step: last.get(f"eval_{step}/accuracy") for step in ("focus", "response")}
+    values = [
+        {"type": "accuracy", "name": f"{step} pairs of the validation split in order", "value": round(value, 4)}
+        for step, value in accuracies.items()
+        if value is not None
+    ]
+    result = {
+        "task": {"type": "image-text-to-text"},
+        "dataset": {"type": names[0], "name": names[0], "split": "validation"},
+        "metrics": values,
+    }
+    scores = {"metrics": ["accuracy"], "model-index": [{"name": name, "results": [result]}]} if values else {}
+    return {"datasets": names, **scores}
 
 
 def _reference(model: ModelReference) -> str:
@@ -91,13 +117,18 @@ def _departure(config: TrainConfig) -> str:
 
 def _results(metrics: Path) -> str:
     """Return a table of the last value of each metric, for training and validation."""
-    last: dict[str, Any] = {}
-    for record in read_metrics(metrics):
-        last |= record
+    last = _last_values(metrics)
     steps = itertools.product(("focus", "response"), ("dpo", "nll", "margin", "accuracy", "ties"))
     names = ("loss", "mean_token_accuracy", "rewards/margins", "reward", *map("/".join, steps))
     rows = [f"| {name} | {last[name]:.4f} | {_number(last.get(f'eval_{name}'))} |" for name in names if name in last]
     return "\n".join(["| last value | training | validation |", "|---|---|---|", *rows, ""]) if rows else ""
+
+
+def _last_values(metrics: Path) -> dict[str, Any]:
+    last: dict[str, Any] = {}
+    for record in read_metrics(metrics):
+        last |= record
+    return last
 
 
 def _number(value: float | None) -> str:

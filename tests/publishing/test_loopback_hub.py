@@ -206,6 +206,23 @@ def test_a_token_in_a_file_is_found_before_anything_is_sent(results):
     assert (code, out) == (1, "") and "README.md, line 3: a Hub token" in err and "Nothing was sent" in err
 
 
+def test_an_adapter_on_the_shipped_model_goes_out_with_its_base(results):
+    result = results["with_base"]
+    code, err, card = result["alone"]
+    assert code == 0 and "others can't load this adapter" in err and "--with-base" in err
+    assert "Nobody else can load this adapter" in card and "```python" not in card
+    assert result["dry"][0] == 0
+    (code, out), again = result["done"]
+    assert code == 0 and out.startswith("Published ") and again[1].startswith("Unchanged: ")
+    base, same_digest, origin = result["base"]
+    assert base.startswith("user/glyphs-base@") and same_digest and origin == base
+    card = result["card"]
+    assert "MODEL, REVISION = 'user/glyphs', 'v1.0'" in card and "'user/glyphs-base', revision=" in card
+    assert "base_model: user/glyphs-base" in card and card.endswith("## Reproduce it\n")
+    assert result["base card"] == "# Spotlight\n"
+    assert result["no base"][0] == 2 and "is no adapter, or its base is on the Hub" in result["no base"][2]
+
+
 def test_nothing_on_the_hub_names_a_folder_or_a_token(results):
     assert results["leaked"] == []
 

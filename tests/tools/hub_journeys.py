@@ -47,6 +47,40 @@ def model(world: World) -> dict:
     }
 
 
+def with_base(world: World) -> dict:
+    """An adapter on the shipped model, alone and with its base; from the Hub the second is loaded, the first not."""
+    import shutil
+
+    from huggingface_hub import snapshot_download
+
+    from visrl_cards.model_usage import describe_usage
+    from visrl_data.models.model_folder import find_model, read_record
+    from visrl_data.spotlight import ACTOR
+
+    folder = world.folder / "glyphs"
+    shutil.copytree(ACTOR, folder)
+    section = describe_usage(read_record(folder), str(folder), None)
+    (folder / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n# glyphs\n\n{section}\n\n## Reproduce it\n")
+    alone = visrl("push", str(folder), "--hub-id", "user/alone", "--tag", "v1.0")
+    dry = visrl("push", str(folder), "--with-base", "--dry-run")
+    done = [visrl("push", str(folder), "--with-base", "--tag", tag) for tag in ("v1.0", "v1.0")]
+    model = find_model("user/glyphs@v1.0")
+    cards = {
+        name: (Path(snapshot_download(name, revision="v1.0", cache_dir=world.cache())) / "README.md").read_text()
+        for name in ("user/alone", "user/glyphs", "user/glyphs-base")
+    }
+    return {
+        "alone": [alone[0], alone[2], cards["user/alone"]],
+        "dry": [dry[0], "user/glyphs" in dry[1]],
+        "done": [[code, out] for code, out, _ in done],
+        "base": [model.base.id, model.base.digest == find_model(str(folder)).base.digest, model.origin_base],
+        "same replies": model.digest == find_model(str(folder)).digest,
+        "card": cards["user/glyphs"],
+        "base card": cards["user/glyphs-base"][:12],
+        "no base": visrl("push", str(make_model(world.folder / "full")), "--with-base"),
+    }
+
+
 def from_the_command_line(world: World) -> dict:
     """A run, made by the pipeline, pushed by `visrl push`; its parts load; a second time nothing changes."""
     from datasets import get_dataset_config_names, load_dataset
@@ -224,5 +258,5 @@ def _plain(shard: bytes) -> bytes:
 
 
 JOURNEYS: tuple[Callable[[World], Any], ...] = (
-    model, from_the_command_line, exported, merged, put_back, leaked,
+    model, with_base, from_the_command_line, exported, merged, put_back, leaked,
 )  # fmt: skip

@@ -15,11 +15,13 @@ from visrl_train.config import Rl1Config, SftAnswersConfig
 def record(text="x", **facts):
     """The content of visrl.json with this text wherever a model or a data set of others puts one."""
     return {
-        "box_space": text,
+        "box_space": "unit",
         "crop_rule": {"min_side": 0.08, "max_aspect": 2.0},
         "origin_base": {"id": text, "digest": text},
         "trained_from": {"id": text, "digest": text},
+        "base": {"id": "org/base@main", "digest": text},
         "data": {"name": text, "pairs": 11},
+        "prompts": {"focus@1": f"<image>\n{{question}}\n{text}", "answer@1": "<image>\n{question}\n<crop>\nBriefly."},
         "stage": "rl1",
         "steps": 2,
         "versions": {"torch": text},

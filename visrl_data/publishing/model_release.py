@@ -10,15 +10,27 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
+from visrl_cards.model_usage import HEADING, describe_usage
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.files import write_text
-from visrl_data.models.model_folder import RECORD
+from visrl_data.core.files import write_json, write_text
+from visrl_data.models.model_files import read_object
+from visrl_data.models.model_folder import (
+    ALIASES,
+    RECORD,
+    ModelFolder,
+    ModelReference,
+    digest_folder,
+    find_model,
+    read_record,
+)
 from visrl_data.runs.parts import shareable
+from visrl_data.spotlight import MODEL_CARD
 
 # What a stage writes of a model, with the record of its training. Everything else in its folder (checkpoints,
 # optimizer state, pickles) is not published.
@@ -73,7 +85,50 @@ def stamp(folder: Path, target: Path, address: str) -> None:
 
     text = (target / _CARD).read_text(encoding="utf-8")
     text = re.sub(here, lambda match: match[1] + ("config.toml" if match[2] else address), text, flags=re.MULTILINE)
-    write_text(target / _CARD, text)
+    write_text(target / _CARD, _with_usage(text, target, address))
+
+
+def _with_usage(text: str, target: Path, address: str) -> str:
+    """Return a card whose code for people without visrl loads USER/NAME@TAG, and the base that the copy names."""
+    start = text.find(HEADING)
+    if start < 0 or not (target / RECORD).is_file():
+        return text
+    end = text.find("\n## ", start)
+    model, _, tag = address.partition("@")
+    return f"{text[:start]}{describe_usage(read_record(target), model, tag)}\n{text[end:] if end > 0 else ''}"
+
+
+def local_base(folder: Path) -> ModelFolder | None:
+    """Return the model under an adapter where the Hub has none of it: a shipped model, or a folder of this machine."""
+    base = find_model(str(folder), weights=False).base
+    return None if base is None or base.revision is not None else base
+
+
+def copy_base(base: ModelFolder, target: Path) -> None:
+    """Write the folder that is published of the model under an adapter."""
+    copy(base.path, target)
+    if base.id in ALIASES and not (target / _CARD).exists():
+        write_text(target / _CARD, MODEL_CARD.read_text(encoding="utf-8"))
+
+
+def name_base(target: Path, base: Path, address: str) -> None:
+    """Put USER/NAME@COMMIT into the copy of an adapter as its base. base: the folder that was published there."""
+    name, _, commit = address.partition("@")
+    _update(target / "adapter_config.json", {"base_model_name_or_path": name, "revision": commit})
+    record = read_record(target)
+    if record:
+        reference: ModelReference = {"id": address, "digest": digest_folder(base)}
+        before = record.get("base")
+        same = before is not None and before["digest"] == record["origin_base"]["digest"]
+        _update(target / RECORD, {"base": reference, **({"origin_base": reference} if same else {})})
+    card = target / _CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if text.startswith("---\n") and not re.search(r"^base_model:", text, re.MULTILINE):
+        write_text(card, text.replace("---\n", f"---\nbase_model: {name}\n", 1))
+
+
+def _update(file: Path, values: dict[str, Any]) -> None:
+    write_json(file, read_object(file) | values)
 
 
 def notes(folder: Path) -> list[str]:
@@ -89,9 +144,20 @@ def notes(folder: Path) -> list[str]:
     for file, key in (("adapter_config.json", "base_model_name_or_path"), (RECORD, "origin_base")):
         value = json.loads((folder / file).read_text("utf-8")).get(key) if (folder / file).is_file() else None
         name = value.get("id", "") if isinstance(value, dict) else value
-        if name and Path(name).is_absolute():
-            notes.append(f"{file} names the folder {name} as its base; nobody else has it. Publish the base first.")
+        if name and (Path(name).is_absolute() or (name in ALIASES and file != RECORD)):
+            notes.append(_nobody_has(folder, file, name))
     return notes
+
+
+def _nobody_has(folder: Path, file: str, name: str) -> str:
+    what = f"the shipped model {name}" if name in ALIASES else f"the folder {name}"
+    if file == RECORD:
+        return f"{file} names {what} as the original model, the critic of later rounds; nobody else has it."
+    where = shlex.quote(str(folder))
+    return (
+        f"{file} names {what} as its base; it is not on the Hub, so others can't load this adapter. Publish the base "
+        f"with it (--with-base), or the merged model: visrl merge {where} -o DIR, then visrl push DIR."
+    )
 
 
 def _is_settings(path: str) -> bool:

@@ -44,13 +44,14 @@ def push(
     card: Card | None = None,
     output: Path | None = None,
     say: Say = lambda _: None,
+    with_base: bool = False,
 ) -> PushResult:
     """Publish runs merged into one dataset, a dataset folder or a model folder.
 
     what: folders, and USER/NAME@TAG for datasets of the Hub that are merged with the others.
     hub_id: by default that of the first dataset of the Hub, else the user's own name and the name of the first
     folder. output: where a dataset that is built here is kept; without it, it is built in a temporary folder.
-    Raises VisRLError.
+    with_base: publish the model under an adapter first, as HUB_ID-base, and name it there. Raises VisRLError.
     """
     kinds = [kind_of(one) for one in what]
     alone = kinds[0] if len(kinds) == 1 else ""
@@ -59,6 +60,8 @@ def push(
     if alone in ("model", "dataset") and (card or output):
         instead = " The license of a model stands in the head of its README.md." if alone == "model" else ""
         raise UsageError(f"{what[0]} is a {alone} folder; --output and the options of the card are for runs.{instead}")
+    if with_base and alone != "model":
+        raise UsageError("--with-base is for an adapter, which is published alone.")
     if tag is not None:
         release_plan.check_tag(tag)
     for one, kind in zip(what, kinds, strict=True):
@@ -75,9 +78,7 @@ def push(
         return publish(_dataset(Path(what[0]), name), name, tag, options, say)
     with tempfile.TemporaryDirectory(prefix="visrl-push-") as temporary:
         if alone == "model":
-            for note in model_release.notes(Path(what[0])):
-                say(note)
-            return publish(_model(Path(what[0]), Path(temporary) / "model", name), name, tag, options, say)
+            return _push_model(Path(what[0]), name, tag, options, Path(temporary), with_base, say)
         if not options.dry_run:
             check_token()
         sources = [
@@ -154,9 +155,33 @@ def _build(sources: Sequence[Path | HubDataset], folder: Path, card: Card, say: 
     return folder
 
 
-def _model(folder: Path, copy: Path, hub_id: str) -> Folder:
-    """Copy a model folder without what names this machine; its stamp is its address and tag."""
+def _push_model(
+    folder: Path, hub_id: str, tag: str | None, options: PushOptions, work: Path, with_base: bool, say: Say
+) -> PushResult:
+    """Publish a copy of a model folder without what names this machine; the model under an adapter before it."""
+    copy = work / "model"
     model_release.copy(folder, copy)
+    if with_base:
+        address = _push_base(folder, f"{hub_id}-base", options, work / "base", say)
+        model_release.name_base(copy, work / "base", address)
+    for note in model_release.notes(copy if with_base else folder):
+        say(note)
+    return publish(_model(folder, copy, hub_id), hub_id, tag, options, say)
+
+
+def _push_base(adapter: Path, hub_id: str, options: PushOptions, copy: Path, say: Say) -> str:
+    """Publish the model under an adapter. Return its address; of a dry run, the one that it would have."""
+    base = model_release.local_base(adapter)
+    if base is None:
+        raise UsageError(f"--with-base: {adapter} is no adapter, or its base is on the Hub already. Leave it out.")
+    model_release.copy_base(base, copy)
+    say(f"The base, {base.id}, goes to {hub_id}")
+    published = publish(_model(base.path, copy, hub_id), hub_id, None, options, say)
+    return f"{hub_id}@{published.commit or published.tag}"
+
+
+def _model(folder: Path, copy: Path, hub_id: str) -> Folder:
+    """Return what is published of a copy of a model folder; its stamp is its address and tag."""
     return Folder(copy, lambda tag, previous, changes: model_release.stamp(folder, copy, f"{hub_id}@{tag}"))
 
 

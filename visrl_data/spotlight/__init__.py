@@ -12,3 +12,4 @@ from pathlib import Path
 BASE = Path(__file__).parent / "base"
 ACTOR = Path(__file__).parent / "actor"
 INJECTION = Path(__file__).parent / "injection.json"
+MODEL_CARD = Path(__file__).parent / "MODEL_CARD.md"
