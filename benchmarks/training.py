@@ -120,6 +120,7 @@ def random_pairs(count: int) -> tuple[tuple[Pair, ...], dict[str, bytes]]:
             box = np.concatenate([corner, corner + reach])
             pixels = (box * [*size, *size]).astype(int).tolist()
             text = "[" + ", ".join(f"{edge:.3f}" for edge in box) + "]"
+            sides |= {f"{side}_unit": tuple(box.tolist())}
             sides |= {f"{side}_box": text, f"{side}_crop": tuple(pixels), f"{side}_response": response}
         pairs.append(Pair(f"p{i}", QUESTIONS[i % len(QUESTIONS)], (responses[0],), sha, has_response=True, **sides))
     return tuple(pairs), pictures

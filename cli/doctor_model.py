@@ -56,8 +56,9 @@ def _image_view(folder: Any, max_pixels: int | None, trust_remote_code: bool) ->
     from visrl_data.engines.loading import load_processor
     from visrl_data.models.families import family_at
 
+    bound = folder.max_pixels if max_pixels is None else max_pixels
     try:
-        processor = load_processor(folder, max_pixels, trust_remote_code)
+        processor = load_processor(folder, bound, trust_remote_code)
     except VisRLError as error:
         unknown = dict.fromkeys(("picture", "resized_size", "picture_tokens"))
         return {"processor": str(error), "chat_template": False, **unknown}

@@ -20,8 +20,9 @@ from visrl_data.core import files
 from visrl_data.core.conditions import check_same
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.image_settings import ImageSettings
 from visrl_data.core.prompts import PromptSet, recorded_prompts
-from visrl_data.runs.manifest import RunManifest
+from visrl_data.runs.manifest import RunManifest, bound_of_images
 from visrl_data.runs.run_folder import Run, check_files
 from visrl_data.runs.stored_images import StoredImages
 
@@ -32,9 +33,9 @@ RUNS = Path("runs")
 class Pair:
     """The win (chosen) and the lose (rejected) of one question (Eq. 4).
 
-    answers: all accepted ones. image: sha256 of the original image's bytes. *_box: canonical text on the
-    actor's lattice. *_crop: pixels (left, top, right, bottom) of the original image. has_response: the two
-    responses differ.
+    answers: all accepted ones. image: sha256 of the original image's bytes. *_box: canonical text on the actor's
+    lattice. *_unit: the same box in unit xyxy of the original image. *_crop: pixels (left, top, right, bottom) of the
+    original image. has_response: the two responses differ.
     """
 
     id: str
@@ -42,9 +43,11 @@ class Pair:
     answers: tuple[str, ...]
     image: str
     win_box: str
+    win_unit: tuple[float, float, float, float]
     win_crop: tuple[int, int, int, int]
     win_response: str
     lose_box: str
+    lose_unit: tuple[float, float, float, float]
     lose_crop: tuple[int, int, int, int]
     lose_response: str
     has_response: bool
@@ -56,7 +59,8 @@ class PairSet:
 
     name: as the user wrote it. tag: the data version of a published dataset. digest: sha256 of the manifest,
     which changes with any pair. actor: id of the model that wrote them, actor_digest that of its files; None when
-    it was no model folder. origin: id of the original model. parts: the sets that were joined, empty for one set.
+    it was no model folder. origin: id of the original model. max_pixels, image_settings: how the actor was shown
+    pictures; settings are None when not recorded. parts: the sets that were joined, empty for one set.
     """
 
     name: str
@@ -71,6 +75,7 @@ class PairSet:
     actor_digest: str | None
     origin: str | None
     max_pixels: int | None
+    image_settings: ImageSettings | None
     parts: tuple[PairSet, ...] = ()
 
     @property
@@ -182,7 +187,8 @@ def _pair_set(
         actor=config["model"] if digest else None,
         actor_digest=digest,
         origin=identity["origin_base"]["id"] if "origin_base" in identity else None,
-        max_pixels=config.get("max_pixels"),
+        max_pixels=bound_of_images(run),
+        image_settings=identity.get("image_settings"),
     )
 
 
@@ -193,9 +199,11 @@ def _pair(row: dict[str, Any], key: str) -> Pair:
         answers=tuple(row["answers"]),
         image=row["image_sha256"],
         win_box=row["win_box_text"],
+        win_unit=tuple(row["win_box"]),
         win_crop=tuple(row["win_crop"]),
         win_response=row["win_response"],
         lose_box=row["lose_box_text"],
+        lose_unit=tuple(row["lose_box"]),
         lose_crop=tuple(row["lose_crop"]),
         lose_response=row["lose_response"],
         has_response=not row["same_response"],
@@ -211,7 +219,9 @@ def join(sets: Sequence[PairSet]) -> PairSet:
     first, *others = sets
     for other in others:
         advice = "Train on pairs that were made alike."
-        check_same(f"{other.name}, compared with {first.name},", _conditions(first), _conditions(other), advice)
+        ignored = {"image settings"} if None in (first.image_settings, other.image_settings) else set()
+        subject = f"{other.name}, compared with {first.name},"
+        check_same(subject, _conditions(first), _conditions(other), advice, ignored)
     digests = sorted(one.digest for one in sets)
     if len(set(digests)) < len(digests):
         raise UsageError(f"--data names the same pairs twice: {', '.join(one.name for one in sets)}.")
@@ -238,6 +248,7 @@ def _conditions(pairs: PairSet) -> dict[str, Any]:
         "crop rule": pairs.crop_rule.as_dict(),
         "prompts": {prompt.id: prompt.template for prompt in prompts},
         "max pixels": pairs.max_pixels,
+        "image settings": pairs.image_settings,
     }
 
 

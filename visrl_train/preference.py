@@ -35,6 +35,7 @@ from visrl_train import branches, models, reference_cache, stage_folder, trainer
 from visrl_train.collator import PairCollator
 from visrl_train.config import Rl1Config
 from visrl_train.image_features import shares
+from visrl_train.image_settings import fit_boxes
 from visrl_train.pairs import PairSet
 from visrl_train.stage_folder import TrainingStage
 from visrl_train.tokenization import Turns
@@ -68,6 +69,7 @@ def train_pairs(
             return stage.output
         model, processor = models.load_policy(stage.folder, config), stage_folder.load_processor(stage)
         turns = Turns(processor, models.token_limit(model), shares(model))
+        pairs = fit_boxes(pairs, processor, may_rewrite=config.max_pixels is not None)
         collator = PairCollator(
             turns, pairs.prompts, pairs.read_image, loss.response_crop, branches=branches.branching(model, processor)
         )

@@ -68,10 +68,11 @@ def prepare(
     output: Path | None,
     prompts: Sequence[Prompt] | None = None,
 ) -> TrainingStage:
-    """Return the stage. Raises VisRLError when model and pairs differ in box space or crop rule.
+    """Return the stage. Raises VisRLError when model and pairs differ in box space, crop rule or shown pictures.
 
     prompts: those that the model learns to reply to; default: those of the pairs.
     """
+    from visrl_train.image_settings import choose_images
     from visrl_train.stage_folder import TrainingStage, default_output
 
     for what, of_model, of_pairs in (
@@ -93,7 +94,7 @@ def prepare(
         prompts={prompt.id: prompt.template for prompt in prompts or (pairs.prompts.focus, pairs.prompts.answer)},
         box_space=pairs.box_space,
         crop_rule=pairs.crop_rule,
-        max_pixels=config.max_pixels or pairs.max_pixels,
+        image_settings=choose_images(name, config, pairs, folder),
     )
 
 

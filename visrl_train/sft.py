@@ -78,6 +78,7 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
     from visrl_train import models, stage_folder, trainers
     from visrl_train.collator import SFTCollator
     from visrl_train.image_features import shares
+    from visrl_train.image_settings import choose_own_images
     from visrl_train.tokenization import Turns
 
     prompts = load_prompts(Path(config.prompts) if config.prompts else None)
@@ -95,7 +96,7 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
         prompts={prompt.id: prompt.template for prompt in (prompts.focus, prompts.answer)},
         box_space=space,
         crop_rule=rule,
-        max_pixels=config.max_pixels,
+        image_settings=choose_own_images(config, folder),
     )
     with stage_folder.open_stage(stage) as is_finished:
         if is_finished:

@@ -32,6 +32,7 @@ from visrl_data.core.conditions import check_same
 from visrl_data.core.config import current_options, to_toml, with_version
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.image_settings import ImageSettings
 from visrl_data.core.text import visible
 from visrl_data.core.versions import library_versions
 from visrl_data.engines import loading
@@ -51,7 +52,7 @@ Rows = Sequence[dict[str, Any]]
 class TrainingStage:
     """One training: the model it starts from, the data it learns from, the folder it writes.
 
-    data: the record of the data in visrl.json. max_pixels: bound of the images, the same as in generation.
+    data: the record of the data in visrl.json. image_settings: how pictures are shown.
     """
 
     name: str
@@ -62,7 +63,11 @@ class TrainingStage:
     prompts: dict[str, str]
     box_space: str
     crop_rule: CropRule
-    max_pixels: int | None
+    image_settings: ImageSettings
+
+    @property
+    def max_pixels(self) -> int | None:
+        return self.image_settings["max_pixels"]
 
     @property
     def work(self) -> Path:
@@ -89,6 +94,7 @@ class TrainingStage:
             "data": self.data,
             "prompts": self.prompts,
             "max_pixels": self.max_pixels,
+            "image_settings": self.image_settings,
             "versions": library_versions(),
         }
 
@@ -144,7 +150,7 @@ def _options(stage: TrainingStage) -> dict[str, Any]:
     """Return all that must be the same for an interrupted training to resume."""
     options = {f"--{k.replace('_', '-')}": v for k, v in dataclasses.asdict(stage.config).items()}
     record: dict[str, Any] = {**stage.record()}
-    names = ("stage", "trained_from", "data", "prompts", "box_space", "crop_rule", "versions")
+    names = ("stage", "trained_from", "data", "prompts", "box_space", "crop_rule", "image_settings", "versions")
     plain: dict[str, Any] = json.loads(json.dumps(with_version(options) | {name: record[name] for name in names}))
     return plain
 
@@ -163,8 +169,8 @@ def _check_options(stage: TrainingStage) -> None:
         check_weights(stage.output)
     elif started.is_file():
         options, expected = _read_started(started), _options(stage)
-        if "versions" not in options:  # a training of an earlier version
-            del expected["versions"]
+        for name in {"versions", "image_settings"} - options.keys():  # a training of an earlier version
+            del expected[name]
         advice = "Choose another --output, or go back to what it started with."
         check_same(str(stage.output), current_options(options), expected, advice)
     else:

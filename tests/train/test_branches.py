@@ -39,6 +39,7 @@ def pair(image, win, lose, question, has_response=True):
     left, top = SIZES[image][0] // 3, SIZES[image][1] // 2
     crops = {"win_crop": (0, 0, left + 5, top + 5), "lose_crop": (left, 0, *SIZES[image])}
     boxes = {"win_box": "[0.000, 0.100, 0.300, 0.500]", "lose_box": "[0.000, 0.100, 0.300, 1.000], no"}
+    boxes |= {"win_unit": (0.0, 0.1, 0.3, 0.5), "lose_unit": (0.0, 0.1, 0.3, 1.0)}
     said = {"win_response": win, "lose_response": lose, "has_response": has_response}
     return Pair(id=image, question=question, answers=(win,), image=image, **boxes, **crops, **said)
 

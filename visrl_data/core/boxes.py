@@ -228,9 +228,14 @@ def make_frame(space: str, image_size: Size, resized_size: Size | None = None) -
     return Frame(space, x, y)
 
 
+def lattice_of(space: str) -> str:
+    """Return the kind of a space's lattice: thousandths, padded, pixels or locs; "" for an unknown space."""
+    return _SPACES[space][0] if space in _SPACES else ""
+
+
 def needs_resized_size(space: str) -> bool:
     """Return whether a frame of this space needs to know the picture as the model's processor resized it."""
-    return _SPACES.get(space, ("",))[0] == "pixels"
+    return lattice_of(space) == "pixels"
 
 
 def box_tokens(text: str) -> tuple[str, ...]:

@@ -75,6 +75,13 @@ def decode(data: bytes, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image
     return upright
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) of the original image, upright; only the header is read. Raises BadImage."""
+    picture = _open(data)
+    width, height = picture.size
+    return (height, width) if exif_orientation(picture) >= 5 else (width, height)
+
+
 def sha256(data: bytes) -> str:
     """Return the hex digest of an image's encoded bytes: its name in the `images` table."""
     return hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""Set how a processor resizes images, and read off its output what it does: size and tokens.
+"""Set how a processor resizes images, and read off it what it does: its settings, and size and tokens of an image.
 
 Used by loading.py for each processor, by the engines for the box spaces in pixels, and by `visrl doctor`. families.py
 says how a family's resolution is controlled; what becomes of an image is read off what the processor returns for it.
@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from visrl_data.core.image_settings import ImageSettings
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, raise_refusals
 from visrl_data.models.families import Family
 
@@ -65,6 +66,43 @@ def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) ->
         images.max_slice_nums = max(1, min(images.max_slice_nums, max_pixels // images.scale_resolution**2))
     else:
         logger.warning("%s resizes all images to one size: --max-pixels has no effect.", model)
+
+
+# Attributes of image processors that decide the size and the tiles of a picture.
+_BOUNDS = (
+    "do_resize", "size", "image_grid_pinpoints", "max_image_size", "do_image_splitting", "crop_to_patches",
+    "min_patches", "max_patches", "max_slice_nums", "scale_resolution", "max_image_tiles",
+)  # fmt: skip
+
+
+def read_settings(processor: Any, family: Family, max_pixels: int | None) -> ImageSettings:
+    """Return how a processor shows pictures. max_pixels: the bound that it was set to, None for its own."""
+    images = processor.image_processor
+    if family.resolution_control == "pixels" or _resizes_freely(images):
+        bounds = {
+            "min_pixels": images.size["shortest_edge"],
+            "max_pixels": images.size["longest_edge"],
+            "multiple_of": images.patch_size * images.merge_size,
+        }
+    else:
+        values = {name: getattr(images, name, None) for name in _BOUNDS}
+        bounds = {name: _plain(value) for name, value in values.items() if value is not None}
+    return {
+        "family": family.name,
+        "resize": resize_mode(processor, family),
+        "center_crop": bool(getattr(images, "do_center_crop", False)),
+        "bounds": bounds,
+        "max_pixels": max_pixels,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON has it; of a size, the sides that it names."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return {name: side for name, side in dict(value).items() if side is not None}
 
 
 def _resizes_freely(images: Any) -> bool:

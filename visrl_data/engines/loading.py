@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.engines.image_processing import limit_pixels, show_whole
+from visrl_data.core.image_settings import ImageSettings
+from visrl_data.engines.image_processing import limit_pixels, read_settings, show_whole
 from visrl_data.engines.refusals import is_out_of_memory
 from visrl_data.models.families import check_loadable, family_at
 from visrl_data.models.model_folder import ModelFolder
@@ -50,6 +51,23 @@ def load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_cod
     if max_pixels is not None:
         limit_pixels(processor, family, max_pixels, folder.id)
     return processor
+
+
+def image_settings(folder: ModelFolder, processor: Any, max_pixels: int | None) -> ImageSettings:
+    """Return how a model is shown pictures by its processor, which was loaded with this bound."""
+    return read_settings(processor, family_at(folder.weights.path), max_pixels)
+
+
+def load_image_settings(folder: ModelFolder, max_pixels: int | None, trust_remote_code: bool) -> ImageSettings:
+    """Return how a model is shown pictures of at most max_pixels. Raises VisRLError."""
+    return image_settings(folder, load_processor(folder, max_pixels, trust_remote_code), max_pixels)
+
+
+def trained_images(folder: ModelFolder, bound: int | None, trust_remote_code: bool) -> ImageSettings | None:
+    """Return how a model was shown pictures in training; None where its record tells neither that nor another bound."""
+    if folder.image_settings is not None or folder.box_space is None or bound == folder.max_pixels:
+        return folder.image_settings
+    return load_image_settings(folder, folder.max_pixels, trust_remote_code)  # it records only the bound
 
 
 def load_model(

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.image_settings import ImageSettings
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.bounded_client import BoundedClient
 from visrl_data.engines.completions import (
@@ -34,12 +35,12 @@ from visrl_data.engines.completions import (
     model_facts,
     parse_completion,
 )
-from visrl_data.engines.image_processing import picture_size
+from visrl_data.engines.image_processing import limit_pixels, picture_size, read_settings
 from visrl_data.engines.messages import chat_messages, data_url, plain_markup, reject_choices
 from visrl_data.engines.protocol import EngineLost, ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.refusals import refusal
 from visrl_data.engines.reply_cache import Refusal, ReplyCache
-from visrl_data.models.families import check_loadable
+from visrl_data.models.families import check_loadable, family_at
 from visrl_data.models.model_folder import find_model
 from visrl_data.models.served import ServedModel
 
@@ -91,6 +92,7 @@ class OpenAIEngine:
         self.usage = Usage()
         self.reply_cache = ReplyCache()
         self._processor: Any = None
+        self._image_settings: ImageSettings | None = None
         self.served = _run(self._probe_server(sampling))
 
     def identity(self) -> ModelIdentity:
@@ -102,13 +104,18 @@ class OpenAIEngine:
             "served": self.served,
         }
 
+    @property
+    def image_settings(self) -> ImageSettings | None:
+        """How the model's own processor shows pictures, where boxes needed it; what the server does can't be seen."""
+        return self._image_settings
+
     def resized_size(self, image: Image.Image) -> tuple[int, int]:
         """Return (width, height) in pixels after the resize of the model's own image processor, as its folder sets it.
 
         Raises VisRLError when the served name is neither a folder here nor a Hub id.
         """
         if self._processor is None:
-            self._processor = _processor_of(self.model.id, self.trust_remote_code)
+            self._processor, self._image_settings = _processor_of(self.model.id, self.trust_remote_code)
         return picture_size(self._processor, image)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
@@ -294,14 +301,21 @@ def _digest(content: str, options: dict[str, Any]) -> str:
     return hashlib.sha256(f"{content}\0{json.dumps(options, sort_keys=True)}".encode()).hexdigest()
 
 
-def _processor_of(model: str, trust_remote_code: bool) -> Any:
-    """Load the processor of a local folder or of a Hub id[@rev]: its few small files are fetched, no weights."""
+def _processor_of(model: str, trust_remote_code: bool) -> tuple[Any, ImageSettings]:
+    """Load the processor of a local folder or of a Hub id[@rev]: its few small files are fetched, no weights.
+
+    It bounds pictures as the model was trained, and is otherwise as servers load it. Return it with its settings.
+    """
     from transformers import AutoProcessor
 
     try:
-        folder = find_model(model, trust_remote_code, weights=False).weights
-        check_loadable(model, folder.path, trust_remote_code)
-        return AutoProcessor.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
+        folder = find_model(model, trust_remote_code, weights=False)
+        weights, family = folder.weights.path, family_at(folder.weights.path)
+        check_loadable(model, weights, trust_remote_code)
+        processor = AutoProcessor.from_pretrained(weights, trust_remote_code=trust_remote_code)
+        if folder.max_pixels is not None:
+            limit_pixels(processor, family, folder.max_pixels, model)
+        return processor, read_settings(processor, family, folder.max_pixels)
     except (ImportError, OSError, ValueError, VisRLError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
     raise VisRLError(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Required
 from typing_extensions import TypedDict
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.image_settings import ImageSettings
 from visrl_data.core.prompts import PromptPart
 
 if TYPE_CHECKING:
@@ -124,6 +125,11 @@ class Engine(Protocol):
 
     name: str
     usage: Usage  # replaced by a fresh one after each chunk
+
+    @property
+    def image_settings(self) -> ImageSettings | None:
+        """How the model is shown pictures; None where that is not known, as behind a server."""
+        ...
 
     @property
     def deterministic(self) -> bool:

@@ -16,6 +16,7 @@ class ScriptedEngine:
 
     name = "scripted"
     deterministic = True
+    image_settings = None
 
     def __init__(self, script: Callable[[Request, int], str]) -> None:
         self._script = script

@@ -27,7 +27,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.engines.batching import batches
 from visrl_data.engines.decoding import GrammarCompiler, KeyedSampler, branch_nodes, choice_reply
 from visrl_data.engines.image_processing import copy_pinpoints, picture_size
-from visrl_data.engines.loading import best_device, load_model, load_processor, pick_dtype
+from visrl_data.engines.loading import best_device, image_settings, load_model, load_processor, pick_dtype
 from visrl_data.engines.messages import prompt_text
 from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, accepts_image_features
 from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Sampling, Usage
@@ -64,6 +64,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.usage = Usage()
         self.processor = load_processor(folder, max_pixels, trust_remote_code)
+        self.image_settings = image_settings(folder, self.processor, max_pixels)
         self.quantized = quantize
         try:
             self.model = self._load(trust_remote_code)

@@ -24,7 +24,7 @@ from PIL.Image import Image
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.engines.decoding import branch_nodes, choice_reply, with_tokens
 from visrl_data.engines.image_processing import picture_size
-from visrl_data.engines.loading import load_processor
+from visrl_data.engines.loading import image_settings, load_processor
 from visrl_data.engines.messages import prompt_text
 from visrl_data.engines.protocol import EngineLost, ModelIdentity, Reply, Request, Usage
 from visrl_data.engines.refusals import check_length, is_out_of_memory, raise_refusals
@@ -68,6 +68,7 @@ class VLLMEngine:
         self.folder = folder
         self.usage = Usage()
         self.processor = load_processor(folder, max_pixels, trust_remote_code)
+        self.image_settings = image_settings(folder, self.processor, max_pixels)
         self.dtype = dtype if dtype != "auto" else "float32" if platform.is_cpu() else "bfloat16"
         self._special = sorted(self.processor.tokenizer.get_added_vocab(), key=len, reverse=True)
         self._device = "cpu" if platform.is_cpu() else platform.get_device_name()

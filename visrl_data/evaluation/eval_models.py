@@ -1,7 +1,7 @@
 """Find the models of an evaluation: those named, the ORIGINAL model in one step without a box, and the judge.
 
-First step of evaluate.py. Box space and crop rule are those that a model was trained with; options that differ
-are refused, as in generation.
+First step of evaluate.py. Box space, crop rule and the bound of pictures are those that a model was trained with;
+options that differ are refused, as in generation.
 """
 
 from __future__ import annotations
@@ -23,15 +23,22 @@ from visrl_data.pipeline.model_pair import Model
 
 @dataclass(frozen=True, slots=True)
 class EvalModel:
-    """A model in one prompting mode: a row of the table. name: short, for people; model.id: as the user wrote it."""
+    """A model in one prompting mode: a row of the table.
+
+    name: short, for people; model.id: as the user wrote it. max_pixels: the bound of its pictures.
+    """
 
     name: str
     model: Model
     mode: PromptingMode
+    max_pixels: int | None
 
 
 def find_eval_models(models: Sequence[str], config: EvalConfig, prompts: PromptSet) -> list[EvalModel]:
-    """Return the models as named, each in its own mode; then each ORIGINAL model once, in one step."""
+    """Return the models as named, each in its own mode; then each ORIGINAL model once, in one step.
+
+    An original model is shown pictures as the first model that was trained from it.
+    """
     if not models:
         raise UsageError("No model given. Give at least one --model.")
     if len(set(models)) < len(models):
@@ -42,13 +49,16 @@ def find_eval_models(models: Sequence[str], config: EvalConfig, prompts: PromptS
         space, rule = ("unit", CropRule()) if model.steps == 1 else _boxes(config, model)
         presets = known_prompts(model_pair.on_disk(model), space)
         own = load_prompts(Path(config.prompts) if config.prompts else None, presets)
-        eval_models.append(EvalModel(name, model, PromptingMode(model.steps, space, rule, own)))
+        bound = model_pair.resolve_max_pixels(config.gen_config(""), model, "" if model.steps == 1 else space)
+        eval_models.append(EvalModel(name, model, PromptingMode(model.steps, space, rule, own), bound))
     if config.baseline:
         bases = [_find(model.origin_base or model.id, config) for model in actors]
         origins = {origin.digest or origin.id: origin for origin in bases}
+        bounds = {b.digest or b.id: m.max_pixels for b, m in reversed([*zip(bases, eval_models, strict=True)])}
         names = _short_names([origin.id for origin in origins.values()])
-        for name, origin in zip(names, origins.values(), strict=True):
-            eval_models.append(EvalModel(f"{name}, no box", origin, PromptingMode(1, "unit", CropRule(), prompts)))
+        for name, (key, origin) in zip(names, origins.items(), strict=True):
+            mode = PromptingMode(1, "unit", CropRule(), prompts)
+            eval_models.append(EvalModel(f"{name}, no box", origin, mode, bounds[key]))
     return eval_models
 
 

@@ -36,7 +36,7 @@ class GroupFigures(TypedDict):
 
 
 class ModelEntry(TypedDict):
-    """One row of the table. steps: 2, or 1 without a box; figures: by group, and ALL."""
+    """One row of the table. steps: 2, or 1 without a box; max_pixels: of its pictures; figures: by group, and ALL."""
 
     name: str
     model: str
@@ -45,6 +45,7 @@ class ModelEntry(TypedDict):
     steps: int
     box_space: str
     crop_rule: dict[str, float] | str
+    max_pixels: int | None
     figures: dict[str, GroupFigures]
 
 

@@ -13,6 +13,7 @@ calls only.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -126,7 +127,7 @@ def _open_cache(
         "crop_rule": mode.rule.as_dict() if mode.rule else "visual-cot",
         "prompts": mode.templates,
         "max_new_tokens": config.max_new_tokens,
-        "max_pixels": config.max_pixels,
+        "max_pixels": model.max_pixels,
         "engine": config.engine,
         "device": loading.best_device() if config.device == "auto" else config.device,
         "dtype": config.dtype,
@@ -160,7 +161,7 @@ def _fill(
         roles: tuple[Role, Role | None] | None = None
         for j, source in enumerate(eval_sources):
             for index in missing[i, j]:
-                roles = roles or _load(source.config, model.model, judge)
+                roles = roles or _load(source.config, model, judge)
                 journal = reply_cache.attach([role.engine for role in roles if role], output / reply_cache.NAME)
                 cache = caches[i, j]
                 try:
@@ -177,10 +178,11 @@ def _rows(cache: PredictionCache, index: int) -> int:
     return min(cache.size, cache.rows - index * cache.size)
 
 
-def _load(config: GenConfig, model: Model, judge: Model | None) -> tuple[Role, Role | None]:
+def _load(config: GenConfig, model: EvalModel, judge: Model | None) -> tuple[Role, Role | None]:
+    config = dataclasses.replace(config, max_pixels=model.max_pixels)
     if judge is not None:
-        return model_pair.load_roles(config, model, judge)
-    return model_pair.load_role(config, model), None
+        return model_pair.load_roles(config, model.model, judge)
+    return model_pair.load_role(config, model.model), None
 
 
 def _predict_chunk(
@@ -288,5 +290,6 @@ def _model_entry(model: EvalModel, figures: dict[str, GroupFigures]) -> ModelEnt
         "steps": model.mode.steps,
         "box_space": model.mode.box_space,
         "crop_rule": model.mode.rule.as_dict() if model.mode.rule else "visual-cot",
+        "max_pixels": model.max_pixels,
         "figures": figures,
     }

@@ -110,7 +110,7 @@ class VisRL(lmms):
             expected = "1 or 2" if eval_model.mode.steps == 2 else "1"
             raise UsageError(f"--model_args steps={steps}: expected {expected} for {pretrained}.")
         self.mode = replace(eval_model.mode, steps=steps or eval_model.mode.steps)
-        self.actor = model_pair.load_role(gen, eval_model.model)
+        self.actor = model_pair.load_role(replace(gen, max_pixels=eval_model.max_pixels), eval_model.model)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Return one reply for each request, in order."""

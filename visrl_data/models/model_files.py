@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from visrl_data.core.boxes import SPACES
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.image_settings import ImageSettings
 from visrl_data.core.text import one_line
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -52,11 +55,22 @@ def _are_prompts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
+def _are_image_settings(value: Any) -> bool:
+    try:
+        _IMAGE_SETTINGS.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+_IMAGE_SETTINGS = TypeAdapter(ImageSettings)
 _RECORD: dict[str, Callable[[Any], bool]] = {
     "box_space": lambda value: value in SPACES,
     "steps": lambda value: value in (1, 2),
     "crop_rule": _is_rule,
     "prompts": _are_prompts,
+    "max_pixels": lambda value: isinstance(value, int) and value > 0,
+    "image_settings": _are_image_settings,
     "origin_base": _is_reference,
     "base": _is_reference,
     "trained_from": _is_reference,

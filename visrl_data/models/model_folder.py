@@ -2,8 +2,8 @@
 
 A model folder is what `save_pretrained` writes: full weights, or a peft adapter. Next to it lies
 `visrl.json`, where this project records what a pipeline must agree on: the space in which the actor
-writes boxes, the crop rule it was trained with, and `origin_base`, the ORIGINAL model from before any
-training, which is the critic. A folder without it is an ordinary model and gets the defaults.
+writes boxes, the crop rule it was trained with, how it is shown pictures, and `origin_base`, the ORIGINAL model
+from before any training, which is the critic. A folder without it is an ordinary model and gets the defaults.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, TypedDict, cast
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.hub_access import AGAIN, HubFailure, attempt, careful_client, hub_api
+from visrl_data.core.image_settings import ImageSettings
 from visrl_data.models.model_files import check_weights, checked_record, read_object
 from visrl_data.models.remote_code import check_code
 from visrl_data.spotlight import ACTOR, BASE
@@ -52,6 +53,7 @@ class ModelRecord(TypedDict, total=False):
     data: dict[str, Any]
     prompts: dict[str, str]
     max_pixels: int | None
+    image_settings: ImageSettings
     versions: dict[str, str]
     merged_from: ModelReference
     digest: str
@@ -67,6 +69,8 @@ class ModelFolder:
     origin_base: id of the original model; a model that records none is its own origin.
     steps: of an answer: 2, box and then answer; or 1, at once (the answer-only baselines).
     prompts: the templates that it was trained with, by name; empty when not recorded.
+    max_pixels: the bound of the pictures that it was trained on; None for that of its processor. image_settings: how
+    they were shown; None when not recorded.
     """
 
     id: str
@@ -79,6 +83,8 @@ class ModelFolder:
     origin_base: str
     steps: int = 2
     prompts: dict[str, str] = field(default_factory=dict, hash=False)
+    max_pixels: int | None = None
+    image_settings: ImageSettings | None = field(default=None, hash=False)
 
     @property
     def weights(self) -> ModelFolder:
@@ -121,6 +127,8 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
         origin_base=origin["id"] if origin else fallback.origin_base,
         steps=record.get("steps", 2),
         prompts={name.partition("@")[0]: text for name, text in record.get("prompts", {}).items()},
+        max_pixels=record.get("max_pixels", fallback.max_pixels),
+        image_settings=record.get("image_settings", fallback.image_settings),
     )
 
 

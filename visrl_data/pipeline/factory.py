@@ -104,6 +104,8 @@ def _identity(source: Source, pair: ModelPair) -> RunIdentity:
     }
     if pair.origin:
         identity["origin_base"] = pair.origin
+    if pair.image_settings:
+        identity["image_settings"] = pair.image_settings
     if pair.zero_shot:
         identity["zero_shot"] = pair.zero_shot
     return identity

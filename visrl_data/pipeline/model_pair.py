@@ -23,6 +23,7 @@ from visrl_data.core.boxes import needs_resized_size
 from visrl_data.core.config import GenConfig
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.image_settings import ImageSettings, check_images
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.engines.protocol import Engine, Role, Sampling
 from visrl_data.engines.vllm_options import model_impl
@@ -50,6 +51,11 @@ class ModelPair:
     prompts: PromptSet = field(default_factory=PromptSet)
     zero_shot: str | None = None
 
+    @property
+    def image_settings(self) -> ImageSettings | None:
+        """How the actor is shown pictures; None for an engine that does not know."""
+        return getattr(self.actor.engine, "image_settings", None)
+
 
 def load_model_pair(config: GenConfig) -> ModelPair:
     """Find and load the models that the options name. Raises VisRLError, early where it can."""
@@ -59,6 +65,7 @@ def load_model_pair(config: GenConfig) -> ModelPair:
     space, rule = resolve_box_settings(config, actor, native_space(actor))
     prompts = load_prompts(Path(config.prompts) if config.prompts else None, known_prompts(on_disk(actor), space))
     zero_shot = _zero_shot(config, actor, space, prompts)
+    config = dataclasses.replace(config, max_pixels=resolve_max_pixels(config, actor, space))
     roles = load_roles(config, actor, critic)
     if needs_resized_size(space):  # raises now when the actor's engine does not know how large it sees an image
         roles[0].engine.resized_size(Image.new("RGB", (64, 64)))
@@ -185,6 +192,26 @@ def resolve_box_settings(config: GenConfig, actor: Model | None, default_space: 
                 "Leave the option out, or use a model that was trained with it."
             )
     return space, rule
+
+
+def resolve_max_pixels(config: GenConfig, model: Model, box_space: str) -> int | None:
+    """Return the bound of pictures: the option's, else that of the pictures that the model was trained on.
+
+    Logs a line where the model was trained on pictures that were shown differently. Raises VisRLError where boxes of
+    this space would then lie elsewhere.
+    """
+    folder = on_disk(model)
+    if folder is None or isinstance(model, ServedModel):
+        return config.max_pixels
+    bound = folder.max_pixels if config.max_pixels is None else config.max_pixels
+    from visrl_data.engines.loading import load_image_settings, trained_images
+
+    if trained := trained_images(folder, bound, config.trust_remote_code):
+        now = load_image_settings(folder, bound, config.trust_remote_code)
+        advice = "Leave --max-pixels out: the model's own bound is the default."
+        if note := check_images(f"In training, {folder.id}", trained, now, box_space, advice):
+            logger.warning("%s", note)
+    return bound
 
 
 def load_roles(config: GenConfig, actor: Model, critic: Model) -> tuple[Role, Role]:

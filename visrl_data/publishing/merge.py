@@ -24,7 +24,7 @@ from visrl_data.core.prompts import PromptSet, recorded_prompts
 from visrl_data.core.records import CANDIDATE_SCHEMA, QUESTION_SCHEMA
 from visrl_data.report import run_statistics
 from visrl_data.runs import parts
-from visrl_data.runs.manifest import RunManifest
+from visrl_data.runs.manifest import RunManifest, bound_of_images
 from visrl_data.runs.parts import DatasetPart, Member
 from visrl_data.runs.run_report import RunReport
 from visrl_data.runs.stored_images import StoredImages
@@ -86,8 +86,9 @@ def merge(sources: Sequence[DatasetPart]) -> Pool:
     members = [member for part in pool_parts for member in part.members]
     advice = "Publish them as two datasets; if only thresholds differ, `visrl filter` gives both runs the same ones."
     for other in members[1:]:  # made under different conditions, their rows would not mean the same
-        subject, first = f"{members[0].place} and {other.place}", _conditions(members[0].about)
-        check_same(subject, first, _conditions(other.about), advice, _MODEL_MAY_DIFFER)
+        subject, first, second = f"{members[0].place} and {other.place}", members[0].about, other.about
+        unrecorded = {"image_settings"} - (first["run"].keys() & second["run"].keys())
+        check_same(subject, _conditions(first), _conditions(second), advice, _MODEL_MAY_DIFFER | unrecorded)
     everything = _all(pool_parts, "questions")
     questions = everything.filter(_first_of(_question_keys(everything, members)))
     pairs = _of_questions(_all(pool_parts, "pairs"), questions, "question_id")
@@ -167,6 +168,7 @@ def _conditions(about: RunManifest) -> dict[str, Any]:
         **{name: value for name, value in options.items() if name not in MAY_DIFFER},
         **{"actor": run["actor"], "critic": run["critic"], "prompts": sorted(run["prompts"])},
         **{"schema_version": run["schema_version"], "box_space": run["box_space"], "crop_rule": run["crop_rule"]},
+        **{"max_pixels": bound_of_images(about), "image_settings": run.get("image_settings")},
         "filter": about["filter"],
     }
 

@@ -37,7 +37,8 @@ def grow(path: Path, config_text: str, identity: RunIdentity, ids: Callable[[], 
     run = Run(path)
     if not (path / "run.json").is_file():
         return
-    changed = differences(run.conditions(), run_folder.conditions(config_text, identity), run_folder.NON_IDENTITY_KEYS)
+    old, new = run.conditions(), run_folder.conditions(config_text, identity)
+    changed = differences(old, new, run_folder.ignored_keys(run.identity()))
     rows = run.identity()["source"]["rows"]
     if not changed or not changed.keys() <= _GROWING or identity["source"]["rows"] < rows:
         return

@@ -14,6 +14,7 @@ from annotated_types import Ge, Len
 from pydantic import AfterValidator, TypeAdapter
 from typing_extensions import TypedDict
 
+from visrl_data.core.image_settings import ImageSettings
 from visrl_data.core.prompts import recorded_prompts
 from visrl_data.engines.protocol import ModelIdentity
 
@@ -80,7 +81,8 @@ class RunIdentity(TypedDict):
 
     prompts: template by id. versions: of Python and the libraries. origin_base: id and digest of the original base
     model, which every later stage and round inherits as its critic. zero_shot: the family whose conventions are used,
-    for an actor that was not trained here.
+    for an actor that was not trained here. image_settings: how the actor was shown pictures; absent in runs of earlier
+    versions, and where a server showed them.
     """
 
     schema_version: int
@@ -94,6 +96,7 @@ class RunIdentity(TypedDict):
     versions: dict[str, str]
     origin_base: NotRequired[dict[str, str]]
     zero_shot: NotRequired[str]
+    image_settings: NotRequired[ImageSettings]
 
 
 def critic_identity(run: RunIdentity, config: Mapping[str, Any]) -> ModelIdentity | None:
@@ -141,6 +144,12 @@ class RunManifest(TypedDict):
     filter: FilterSettings
     counts: RunCounts
     sha256: Digests
+
+
+def bound_of_images(run: RunManifest) -> int | None:
+    """Return the --max-pixels of a run: its option, or that which its actor was trained with."""
+    settings, option = run["run"].get("image_settings"), run["config"].get("max_pixels")
+    return settings["max_pixels"] if settings else option
 
 
 class DatasetRun(RunManifest):

@@ -257,9 +257,15 @@ def _check_options(path: Path, config_text: str, identity: RunIdentity) -> None:
         _check_not_lost(Run(path))
     old, new = Run(path).conditions(), conditions(config_text, identity)
     advice = f"Choose another --output, or resume it with its own options: {resume_command(path)}"
-    if differences(old, new, NON_IDENTITY_KEYS).keys() <= _THRESHOLDS:
+    ignored = ignored_keys(Run(path).identity())
+    if differences(old, new, ignored).keys() <= _THRESHOLDS:
         advice += "\nNew thresholds need no new run: visrl filter."
-    check_same(str(path), old, new, advice, NON_IDENTITY_KEYS)
+    check_same(str(path), old, new, advice, ignored)
+
+
+def ignored_keys(identity: RunIdentity) -> set[str]:
+    """Return what may differ when a run is resumed: NON_IDENTITY_KEYS, and what its version did not record."""
+    return NON_IDENTITY_KEYS | ({"image_settings"} - identity.keys())
 
 
 def _text(path: Path) -> str | None:
