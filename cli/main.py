@@ -18,7 +18,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.text import visible
 from visrl_data.core.versions import DISTRIBUTION, visrl_version
 
-from . import doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
+from . import ask, doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
 from .console import Quiet, Verbose, format_unexpected, set_verbosity, with_verbosity
 from .help import Command
 
@@ -60,7 +60,7 @@ def _options(
 for _command in (gen.gen, join.join, filter.filter, inspect.inspect, push.push, rebuild.rebuild, export.export):
     app.command(cls=Command, rich_help_panel="Pairs")(with_verbosity(_command))
 app.add_typer(train.app, name="train", rich_help_panel="Models")
-for _command in (merge.merge, eval.eval, evolve.evolve):
+for _command in (merge.merge, ask.ask, eval.eval, evolve.evolve):
     app.command(cls=Command, rich_help_panel="Models")(with_verbosity(_command))
 app.command(cls=Command, rich_help_panel="This machine")(with_verbosity(doctor.doctor))
 

@@ -177,6 +177,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    with _replace_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_table(path: Path, table: pa.Table) -> None:
     with _replace_file(path) as temporary:
         pq.write_table(table, temporary, row_group_size=ROWS, compression="zstd")

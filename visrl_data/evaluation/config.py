@@ -1,4 +1,4 @@
-"""Declare every option of `visrl eval` once, as config.py does for `visrl gen`.
+"""Declare every option of `visrl eval` and `visrl ask` once, as config.py does for `visrl gen`.
 
 Models, sources and scores may be named several times and are arguments of their own (evaluate.py).
 """
@@ -78,3 +78,25 @@ class EvalConfig:
         shared = {spec.name for spec in dataclasses.fields(GenConfig)} & {s.name for s in dataclasses.fields(self)}
         values = {name: getattr(self, name) for name in shared}
         return GenConfig(**values, source=source, attempts=1, temperature=0.0, diversity="off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskConfig:
+    """How `visrl ask` runs its models: options of `visrl eval`. Raises UsageError when a value is out of its range."""
+
+    engine: str = as_in_gen("engine", panel="Running")
+    base_url: str | None = as_in_gen("base_url")
+    vllm_options: dict[str, Any] | None = as_in_gen("vllm_options")
+    device: str = as_in_gen("device")
+    dtype: str = as_in_gen("dtype")
+    quantize: bool | None = as_in_gen("quantize")
+    max_pixels: int | None = as_in_gen("max_pixels")
+    max_new_tokens: int = as_in_gen("max_new_tokens")
+    box_space: str | None = option(
+        None, "Space in which the models write boxes; default: as their folders record, else their family's."
+    )
+    trust_remote_code: bool = as_in_gen("trust_remote_code")
+
+    def eval_config(self) -> EvalConfig:
+        """Return the same options for an evaluation without the original model. Raises UsageError."""
+        return EvalConfig(**{spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}, baseline=False)
