@@ -60,7 +60,7 @@ def ask(
     if web:
         if words or output or with_crop or as_json:
             raise UsageError("--web takes pictures and questions on its page. Leave them, -o and --json out.")
-        _serve(models, config, port or _PORT)
+        _serve(models, config, _PORT if port is None else port)
         return
     if port is not None:
         raise UsageError("--port needs --web.")

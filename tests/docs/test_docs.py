@@ -17,7 +17,7 @@ from visrl_cli import help
 from visrl_cli.options import parse_options
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError
-from visrl_data.evaluation.config import EvalConfig
+from visrl_data.evaluation.config import AskConfig, EvalConfig
 from visrl_train.evolve_config import EvolveConfig
 from visrl_train.launch import load_train_config
 from visrl_train.stages import STAGES
@@ -29,7 +29,7 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 STARTS = (["visrl"], ["-m", "visrl_cli"])
 RECIPE = re.compile(r"visrl_train\.(sft|rl1|rl2)$")
 WRONG = (UsageError, AssertionError, typer.BadParameter.__base__)
-OPTIONS = {"gen": (GenConfig,), "eval": (EvalConfig,), "evolve": (EvolveConfig, GenConfig)}
+OPTIONS = {"gen": (GenConfig,), "ask": (AskConfig,), "eval": (EvalConfig,), "evolve": (EvolveConfig, GenConfig)}
 
 
 def text_of(page):

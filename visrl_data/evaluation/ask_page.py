@@ -30,7 +30,7 @@ from visrl_data.evaluation.eval_models import EvalModel
 from visrl_data.evaluation.inference import ModelOutput
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOST = "127.0.0.1"
 # Of Gradio: no requests to its makers, no history of what was asked.
@@ -71,7 +71,7 @@ def serve(models: Sequence[EvalModel], config: AskConfig, port: int, say: Callab
         for model in models:
             say(f"Loading {model.name}")
             roles.append(ask.load(model, config))
-        options = uvicorn.Config(build_app(models, roles, config), log_level="warning", timeout_graceful_shutdown=1)
+        options = uvicorn.Config(build_app(models, roles, config), log_level="critical", timeout_graceful_shutdown=1)
         say(f"Open http://{HOST}:{listener.getsockname()[1]} in a browser on this machine. Ctrl-C closes it.")
         uvicorn.Server(options).run([listener])
 
@@ -98,7 +98,7 @@ def _upload_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def build_app(models: Sequence[EvalModel], roles: Sequence[Role], config: AskConfig) -> FastAPI:
+def build_app(models: Sequence[EvalModel], roles: Sequence[Role], config: AskConfig) -> ASGIApp:
     """Return the page as an application for a server; requests under another name than this machine's are refused."""
     import gradio
     from fastapi import FastAPI
@@ -107,16 +107,9 @@ def build_app(models: Sequence[EvalModel], roles: Sequence[Role], config: AskCon
     app = FastAPI(openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
 
-    @app.middleware("http")
-    async def forbid_other_addresses(request: Any, call_next: Any) -> Any:
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = _POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
-
     system = ["system-ui", "sans-serif"]
     theme = gradio.themes.Base(font=system, font_mono=["ui-monospace", "monospace"])
-    return gradio.mount_gradio_app(
+    gradio.mount_gradio_app(
         app,
         _build_page(models, roles, config),
         path="/",
@@ -127,6 +120,22 @@ def build_app(models: Sequence[EvalModel], roles: Sequence[Role], config: AskCon
         theme=theme,
         css=_STYLE,
     )
+    return _with_policy(app)
+
+
+def _with_policy(app: ASGIApp) -> ASGIApp:
+    """Return the application with the policy among the headers of each reply."""
+    headers = [(b"content-security-policy", _POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *headers]}
+            await send(message)
+
+        await app(scope, receive, send_with_policy)
+
+    return run
 
 
 def _build_page(models: Sequence[EvalModel], roles: Sequence[Role], config: AskConfig) -> Any:
