@@ -16,7 +16,7 @@ from .options import Json, parse_options, with_options
 
 if TYPE_CHECKING:
     from visrl_data.core.records import Question
-    from visrl_data.evaluation.ask import Answer
+    from visrl_data.evaluation.ask import AskResult
     from visrl_data.evaluation.eval_models import EvalModel
     from visrl_data.evaluation.inference import ModelOutput
 
@@ -94,7 +94,7 @@ def _ask(
     targets = ask_picture.picture_paths(output, names, models) if output else None
     questions, failures = _read(paths, text) if paths else ({0: ask.draw_example()}, {})
     eval_models = _find(models, config)
-    answers: list[Answer] = []
+    answers: list[AskResult] = []
     for j, model in enumerate(eval_models):
         say(f"Loading {model.name}")
         role = ask.load(model, config)

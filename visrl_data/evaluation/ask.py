@@ -34,7 +34,7 @@ EXAMPLE_SPLIT, EXAMPLE_ROW = "test", 6
 _WHOLE_IMAGE = PromptingMode(1, "unit", CropRule(), PromptSet())
 
 
-class Answer(TypedDict):
+class AskResult(TypedDict):
     """What a model answered about one picture, as `visrl ask --json` prints it.
 
     box: unit xyxy of the original image; box_pixels: the same in its pixels, to a hundredth; crop: its pixels (left,
@@ -134,7 +134,7 @@ def describe_state(output: ModelOutput) -> str:
     return f"none: {explain(output.state)}{reply}. {how}"
 
 
-def as_answer(question: Question, model: EvalModel, output: ModelOutput) -> Answer:
+def as_answer(question: Question, model: EvalModel, output: ModelOutput) -> AskResult:
     """Return a model's output for programs to read."""
     return {
         "image": question.id,
