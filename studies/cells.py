@@ -84,7 +84,7 @@ def quality(name: str, *options: str) -> Callable[[Workspace], Figures]:
 
 def served_critic(workspace: Workspace) -> Figures:
     """Audit pairs whose critic is behind the OpenAI engine: the base again, on a server (Table 6)."""
-    name, server = "spotlight-base", ("--critic-engine", "openai", "--dialect", "transformers")
+    name, server = "spotlight-base", ("--critic-engine", "openai")
     with serve(name, ALIASES[name], PORT + workspace.seed, workspace.folder) as address:
         run = pairs(workspace, "served-critic", "--critic", name, *server, "--critic-base-url", address)
     return workspace.pair_quality(run)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import visrl_data.engines  # noqa: F401  (repairs imports before anything here imports transformers)
+
 if TYPE_CHECKING:
     from visrl_train.launch import train as train
 

@@ -49,7 +49,7 @@ _MAY_CHANGE = {"rounds"}
 _SHARED = ("images_root", "allow_urls", "columns", "gold_space", "gold_format", "box_space", "crop_min_side",
            "crop_max_aspect", "max_new_tokens", "critic", "gold_rule", "prompts", "seed", "engine", "device", "dtype",
            "quantize", "batch_size", "max_pixels", "trust_remote_code",
-           "base_url", "critic_engine", "critic_base_url", "dialect", "in_flight", "vllm_options")  # fmt: skip
+           "base_url", "critic_engine", "critic_base_url", "in_flight", "vllm_options")  # fmt: skip
 
 
 def evolve(

@@ -88,8 +88,8 @@ def test_a_sampled_request_has_its_seed_and_only_fields_with_an_effect(serve):
 
 
 def test_transformers_serve_is_told_to_sample_in_its_own_way(serve):
-    server = serve()
-    engine_for(server, dialect="transformers").generate([focus(1, [3])])
+    server = serve(program="transformers")
+    engine_for(server).generate([focus(1, [3])])
     [asked] = server.log
     assert "top_k" not in asked.body
     assert json.loads(asked.body["generation_config"]) == {"do_sample": True, "top_k": 40}
@@ -211,7 +211,7 @@ def test_a_reply_without_end_is_one_question_s_drop(serve, fault):
 def test_a_reply_that_dribbles_is_left_in_time(serve, monkeypatch):
     server = serve(scripted_reply, about(1, "dribble", times=99))
     engine = engine_for(server)
-    monkeypatch.setattr("visrl_data.engines.openai.TIMEOUT", 0.5)
+    monkeypatch.setattr("visrl_data.engines.chat_server.TIMEOUT", 0.5)
     with pytest.raises(EngineLost, match="No (whole reply|answer) from"):
         engine.generate([focus(1, [1])])
 
@@ -353,7 +353,7 @@ def test_another_model_or_another_option_is_another_reply(tmp_path, serve):
 def options(server: Server, source: Path, **more) -> GenConfig:
     return GenConfig(
         **{"model": "actor", "critic": "critic", "engine": "openai", "base_url": server.url, "source": str(source),
-           "chunk_size": 3, "limit": 6, "attempts": 1, **more}
+           "box_space": "unit", "chunk_size": 3, "limit": 6, "attempts": 1, **more}
     )  # fmt: skip
 
 
@@ -427,7 +427,9 @@ def test_one_model_may_be_its_own_critic_when_the_user_says_so(serve, photo_sour
     ("more", "message"),
     [
         ({"critic": None}, "Name the critic: --critic ID; --critic actor if it was never trained"),
-        ({"score_mode": "expected"}, "Use --score-mode text"),
+        ({"score_mode": "expected"}, "it does not tokenize. Use vLLM 0.32 or later, --score-mode text"),
+        ({"constrain": True}, "ignores a grammar. Start vLLM with --structured-outputs-config"),
+        ({"box_space": None}, "actor is served, and nothing on this machine records how it writes boxes. Name it"),
         ({"max_pixels": 1000}, "the server sets the size"),
         ({"engine": "transformers", "model": "spotlight"}, "--base-url needs --engine openai"),
         ({"box_space": "resized_pixels"}, "use another --box-space"),
@@ -445,6 +447,7 @@ def test_the_command_says_how_to_go_on_and_nothing_is_paid_twice(serve, photo_so
     whole, server = serve(), serve(scripted_reply, lambda asked: "500" if len(server.log) > 30 else None)
     generation.generate(options(whole, photo_source), tmp_path / "whole")
     command = ["gen", "--model", "actor", "--critic", "critic", "--engine", "openai", "--source", photo_source,
+               "--box-space", "unit",
                "--chunk-size", 3, "--limit", 6, "--attempts", 1, "-o", tmp_path / "run"]  # fmt: skip
     code, _, err = visrl(*command, "--base-url", server.url)
     assert code == 1 and "1 of 2 chunks are done" in err
@@ -474,7 +477,7 @@ def test_an_evaluation_of_a_served_model_by_a_served_judge_goes_on(serve, photo_
     actor, judge = serve(models=("actor",)), serve(models=("judge",))
     judge.fault = lambda asked: "401" if len(judge.log) > 2 else None
     config = EvalConfig(split="train", limit=4, engine="openai", base_url=actor.url, critic_base_url=judge.url,
-                        critic="judge", in_flight=1, baseline=False)  # fmt: skip
+                        critic="judge", in_flight=1, baseline=False, box_space="unit")  # fmt: skip
 
     def run() -> dict:
         return evaluate.evaluate(["actor"], [str(photo_source)], config, tmp_path / "out", {OTHERS: "critic"})
@@ -499,7 +502,7 @@ def test_a_killed_run_asks_for_no_reply_again(serve, photo_source, tmp_path):
     generation.generate(options(whole, photo_source), tmp_path / "whole")
     command = [sys.executable, "-m", "visrl_cli", "gen", "--model", "actor", "--critic", "critic", "--engine", "openai",
                "--base-url", server.url, "--source", str(photo_source), "--chunk-size", "6", "--in-flight", "4",
-               "--limit", "6", "--attempts", "1", "-o", str(tmp_path / "run")]  # fmt: skip
+               "--limit", "6", "--attempts", "1", "--box-space", "unit", "-o", str(tmp_path / "run")]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "run" / "work" / "replies-00000000.jsonl"
     while not (journal.is_file() and journal.read_bytes().count(b"\n") >= 20):

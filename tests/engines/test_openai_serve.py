@@ -78,7 +78,7 @@ def command(servers: list[Serving], output: Path) -> list[str]:
     """One request at a time: `transformers serve` keeps seeds only then."""
     actor, critic = servers
     return [
-        *("gen", "--model", actor.model, "--engine", "openai", "--base-url", actor.url, "--dialect", "transformers"),
+        *("gen", "--model", actor.model, "--engine", "openai", "--base-url", actor.url),
         *("--critic", critic.model, "--critic-base-url", critic.url, "--in-flight", "1"),
         *("--limit", str(QUESTIONS), "--chunk-size", str(CHUNK), "--attempts", "2", "-o", str(output)),
     ]
@@ -125,15 +125,8 @@ def test_a_run_on_two_servers_is_killed_and_goes_on(servers, tmp_path):
     run = run_folder.Run(tmp_path / "cut")
     assert run.identity()["actor"]["address"] == servers[0].url
     assert run.identity()["critic"]["address"] == servers[1].url
+    assert run.identity()["actor"]["dialect"] == "transformers", "as its routes tell"
     candidates = rows(run.path)["candidates"]
     assert len({c["focus_reply"] for c in candidates}) > len(candidates) / 2, "it did sample"
     assert {c["box_score_state"] for c in candidates} == {"ok"}, "the critic was understood"
     print(json.dumps({name: run.manifest()["counts"][name] for name in ("questions", "candidates", "pairs")}))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_a_server_that_is_not_told_to_sample_its_own_way_is_noticed(servers, tmp_path):
-    arguments = [word for word in command(servers, tmp_path / "run") if word not in ("--dialect", "transformers")]
-    code, _, err = visrl(*arguments)
-    assert code == 1 and "--dialect transformers" in err

@@ -1,7 +1,8 @@
 """A server with OpenAI's chat API on a loopback port: replies by a script, a log of what was asked, faults on demand.
 
-A reply depends on the request alone, so a run against it can be compared with another. The engine's trial request
-(the text "?") is answered and logged apart.
+A reply depends on the request alone, so a run against it can be compared with another. The engine's trial requests
+(the text "?") are answered and logged apart. As vLLM (`program`) it obeys grammars of one text, tokenizes (a character
+is a token) and gives the probabilities of tokens; as `transformers serve` it lists its routes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import gzip
 import hashlib
 import io
 import json
+import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -68,12 +71,22 @@ FAULTS: dict[str, tuple[int, str, dict[str, str]]] = {
 
 @dataclass
 class Server:
-    """script: (request, seed) -> text. pause: seconds before each reply. busy, most: open requests, and their peak."""
+    """script: (request, seed) -> text. pause: seconds before each reply. busy, most: open requests, and their peak.
+
+    program: which server it is. listings: more of a model's row in the list of models. weigh: (request, the beginning
+    of the reply, a next character) -> its probability. obeys_grammars: or ignores them without a word. length: of a
+    prompt, in tokens.
+    """
 
     script: Callable[[Request, int], str]
     fault: Fault = lambda asked: None
     models: tuple[str, ...] = ("actor", "critic")
     pause: float = 0.0
+    program: str = "test"
+    listings: dict[str, dict[str, str]] = field(default_factory=dict)
+    weigh: Callable[[Request, str, str], float] = lambda request, text, token: 0.1
+    obeys_grammars: bool = True
+    length: Callable[[Request], int] = lambda request: 10 + len(request.images)
     log: list[Asked] = field(default_factory=list)
     trials: list[Asked] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
@@ -103,21 +116,45 @@ class Server:
         with self._lock:
             before = sum(asked.digest == digest for asked in self.log)
             asked = Asked(digest, before, body, authorization)
-            (self.trials if asked.text == "?" else self.log).append(asked)
+            (self.trials if asked.text.partition("\n")[0] == "?" else self.log).append(asked)
             return asked, self.fault(asked)
 
     def answer(self, asked: Asked) -> dict[str, Any]:
         """A completion; the words of the reply, cut at max_tokens, count as its tokens."""
         request = as_request(asked.body)
-        words = self.script(request, asked.body.get("seed", 0)).split(" ")
+        if asked.body.get("logprobs") and self.program == "vllm":
+            return self._probabilities(asked, request)
+        words = (self._by_grammar(asked.body) or self.script(request, asked.body.get("seed", 0))).split(" ")
         cut = words[: asked.body["max_tokens"]]
         message = {"role": "assistant", "content": " ".join(cut)}
         finish = "stop" if len(cut) == len(words) else "length"
-        usage = {"prompt_tokens": 10 + len(request.images), "completion_tokens": len(cut), "total_tokens": 0}
+        return self._completion(asked, {"message": message, "finish_reason": finish}, self.length(request), len(cut))
+
+    def _completion(self, asked: Asked, choice: dict[str, Any], prompt: int, completion: int) -> dict[str, Any]:
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": 0}
         return {
             "id": asked.digest[:8], "object": "chat.completion", "created": 0, "model": asked.body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage,
+            "choices": [{"index": 0, **choice}], "usage": usage,
         }  # fmt: skip
+
+    def _by_grammar(self, body: dict[str, Any]) -> str:
+        """The text of a grammar that allows one only; "" without such a grammar."""
+        grammar = body.get("structured_outputs", {}).get("grammar", "")
+        only = re.fullmatch(r'(?:%.*\n)?start: "([^"\\]*)"', grammar)
+        return only[1] if only and self.program == "vllm" and self.obeys_grammars else ""
+
+    def _probabilities(self, asked: Asked, request: Request) -> dict[str, Any]:
+        """A completion of the last turn, with the log probabilities of the tokens that are asked for."""
+        assert asked.body["continue_final_message"] and not asked.body["add_generation_prompt"]
+        begun = request.parts[-1].text
+        tokens = [
+            {"token": f"token_id:{token}", "logprob": math.log(self.weigh(request, begun, chr(token))), "bytes": None}
+            for token in asked.body["logprob_token_ids"]
+        ]
+        content = [{"token": "token_id:0", "logprob": 0.0, "bytes": None, "top_logprobs": tokens}]
+        message = {"role": "assistant", "content": "x"}
+        choice = {"message": message, "finish_reason": "length", "logprobs": {"content": content}}
+        return self._completion(asked, choice, self.length(request) + len(begun), 1)
 
 
 def as_request(body: dict[str, Any]) -> Request:
@@ -146,11 +183,19 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            rows = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in server.models]
+            if self.path == "/openapi.json":
+                paths = ["/load_model", "/reset"] if server.program == "transformers" else []
+                self._send(200, json.dumps({"paths": dict.fromkeys(paths, {})}), {})
+                return
+            row = {"object": "model", "created": 0, "owned_by": server.program}
+            rows = [{"id": name, **row, **server.listings.get(name, {})} for name in server.models]
             self._send(200, json.dumps({"object": "list", "data": rows}), {})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path in ("/tokenize", "/detokenize"):
+                self._tokens(body)
+                return
             asked, fault = server.take(body, self.headers.get("Authorization", ""))
             with server._lock:
                 server.busy += 1
@@ -181,6 +226,14 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             text = json.dumps(server.answer(asked))
             server.answered.append(asked.digest)
             self._send(200, text, {})
+
+        def _tokens(self, body: dict[str, Any]) -> None:
+            if server.program != "vllm":
+                self._send(404, "{}", {})
+            elif self.path == "/tokenize":
+                self._send(200, json.dumps({"tokens": [ord(character) for character in body["prompt"]]}), {})
+            else:
+                self._send(200, json.dumps({"prompt": "".join(map(chr, body["tokens"]))}), {})
 
         def _pour(self, data: bytes, pause: float, encoding: str) -> None:
             """Send data again and again, until the client leaves."""

@@ -11,9 +11,9 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.engines.loading import load_model, load_processor
 from visrl_data.models.model_folder import find_model
 
-pytest.importorskip("openai")
-from visrl_data.engines.openai import _processor_of
 from visrl_data.engines.quantization import empty_model
+from visrl_data.engines.served_processor import load_served_processor
+from visrl_data.models.served import find_served_model
 
 CODE = (
     "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nfrom transformers import LlavaProcessor as P\n"
@@ -32,11 +32,18 @@ FOLDERS = {
     ),
     "kernel": ("config.json", {"attn_implementation": "somebody/kernel"}),
 }
+
+
+def load_served(folder) -> None:
+    *_, problem = load_served_processor(find_served_model(str(folder), "http://127.0.0.1:9/v1"), False)
+    raise VisRLError(problem)
+
+
 LOADERS = {
     "processor": lambda folder: load_processor(find_model(folder), None, False),
     "model": lambda folder: load_model(find_model(folder), torch.float32, False),
     "shape": lambda folder: empty_model(find_model(folder)),
-    "processor of a served model": lambda folder: _processor_of(folder, False),
+    "processor of a served model": load_served,
 }
 
 

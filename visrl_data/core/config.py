@@ -156,11 +156,6 @@ class GenConfig:
     base_url: str | None = option(None, "URL of the server, such as http://host:8000/v1; default: OPENAI_BASE_URL.")
     critic_engine: str | None = option(None, "Engine of the critic; default: that of the actor.", choices=ENGINES)
     critic_base_url: str | None = option(None, "URL of the critic's server; default: the actor's.")
-    dialect: str = option(
-        "standard",
-        "Fields of a request: OpenAI's (and top_k, above 0), or those of `transformers serve`.",
-        choices=("standard", "transformers"),
-    )
     in_flight: int = option(16, "Concurrent requests to a server.", low=1)
     vllm_options: dict[str, Any] | None = option(
         None, "Settings of --engine vllm, by vLLM's own names: max_model_len=8192,gpu_memory_utilization=0.5."
@@ -281,6 +276,7 @@ _BEFORE_VERSION_2 = {
     "evolve.score": {"normalised": "normalized"},
     "gold_rule": {"union": "bounding_box"},
 }
+_REMOVED = {"dialect"}  # options of earlier releases
 _BESIDE_A_RECORD = ("run.json", "begun.json", "report.json", "visrl.json", "work")  # a config.toml that visrl wrote
 
 
@@ -291,7 +287,8 @@ def with_version(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def current_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return recorded options with the values of today."""
+    """Return recorded options with the names and values of today."""
+    options = {name: value for name, value in options.items() if name not in _REMOVED}
     if options.get("config_version", 1) >= 2:
         return options
     return {name: _BEFORE_VERSION_2.get(name, {}).get(value, value) if isinstance(value, str) else value

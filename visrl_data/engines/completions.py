@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from visrl_data.engines.protocol import Reply
@@ -12,14 +13,18 @@ if TYPE_CHECKING:
 
 NO_CHOICE = Refusal("the server's reply holds no choice")
 _MAX_CHARACTERS = 300
+_TOKEN_ID = "token_id:"  # before a token's id, under return_tokens_as_token_ids
 _MIN_KEY = 6  # characters; shorter ones are placeholders such as EMPTY, and words of replies
 # How a 403 of a moderation differs from one of a key: by its code or type, or by what it says was flagged.
 _MODERATION = ("moderation", "content_filter", "content_policy")
 _FLAGGED = ("flagged_input", "reasons")
 
 
-def parse_completion(completion: Any, key: str | None) -> Reply | Refusal | None:
-    """Read a chat completion; None when it is none. key: masked wherever the server repeats it."""
+def parse_completion(completion: Any, key: str | None, wants_logprobs: bool = False) -> Reply | Refusal | None:
+    """Read a chat completion; None when it is none. key: masked wherever the server repeats it.
+
+    wants_logprobs: the reply's text is what `read_logprobs` reads, in place of the one token that was sampled.
+    """
     choices = getattr(completion, "choices", None)
     if not isinstance(choices, list):
         return None
@@ -31,6 +36,9 @@ def parse_completion(completion: Any, key: str | None) -> Reply | Refusal | None
         return None
     if finish == "content_filter" or getattr(message, "refusal", None):
         return Refusal(f"refused by the server: {_line(getattr(message, 'refusal', None) or 'content_filter', key)}")
+    if wants_logprobs:
+        logprobs = _first_logprobs(choices[0])
+        return None if logprobs is None else Reply(logprobs, "stop", _token_count(completion, "prompt_tokens"), 0)
     content = content.encode("utf-8", "replace").decode()  # JSON can spell half a character; a file can't hold it
     return Reply(
         mask_key(content, key).strip(),
@@ -38,6 +46,20 @@ def parse_completion(completion: Any, key: str | None) -> Reply | Refusal | None
         _token_count(completion, "prompt_tokens"),
         _token_count(completion, "completion_tokens"),
     )
+
+
+def _first_logprobs(choice: Any) -> str | None:
+    """Return the log probabilities at a choice's first token as JSON, by token id; None where there are none."""
+    try:
+        rows = choice.logprobs.content[0].top_logprobs
+        return json.dumps({row.token.removeprefix(_TOKEN_ID): float(row.logprob) for row in rows})
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return None
+
+
+def read_logprobs(text: str) -> dict[int, float]:
+    """Return token id -> log probability, from the text of a reply to a request for them."""
+    return {int(token): logprob for token, logprob in json.loads(text).items()}
 
 
 def _token_count(completion: Any, name: str) -> int:

@@ -41,7 +41,7 @@ class KeyedSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
 
 
-_NAMED_TOKEN = re.compile(r'"(<[^<>"]+>)"')
+NAMED_TOKEN = re.compile(r'"(<[^<>"]+>)"')
 _MAX_GRAMMARS = 256  # kept compiled: those of boxes in pixels differ by the size of the image
 
 
@@ -85,7 +85,7 @@ class GrammarCompiler:
 
 def with_tokens(grammar: str, added: Collection[str]) -> str:
     """Turn a grammar's quoted marks that are single tokens, among a tokenizer's added ones, into these tokens."""
-    return _NAMED_TOKEN.sub(lambda match: match[1] if match[1] in added else match[0], grammar)
+    return NAMED_TOKEN.sub(lambda match: match[1] if match[1] in added else match[0], grammar)
 
 
 class GrammarLogitsProcessor(LogitsProcessor):

@@ -10,7 +10,6 @@ from typing import Any
 
 from PIL.Image import Image
 
-from visrl_data.core.errors import VisRLError
 from visrl_data.engines.protocol import Request
 
 # The opening of <|any_mark|>, or of a mark by which families write an image, a turn or an end.
@@ -68,12 +67,3 @@ def data_url(image: Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)  # fast rather than small: it crosses one network, once
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def reject_choices(requests: Sequence[Request], engine: str) -> None:
-    """Raise VisRLError for requests that ask for probabilities, which only the transformers engine returns."""
-    if any(request.choices for request in requests):
-        raise VisRLError(
-            f"The {engine} engine does not return the probabilities of scores. "
-            "Use --score-mode text, or a critic on the transformers engine."
-        )

@@ -257,11 +257,11 @@ def _import() -> Any:
             "for a CPU see docs/engines.md. Without vLLM, --engine transformers runs here, --engine openai on a server."
         ) from error
     if unfit_extensions():
-        _inspect_models_here()
+        inspect_models_here()
     return vllm
 
 
-def _inspect_models_here() -> None:
+def inspect_models_here() -> None:
     """Keep vLLM from looking at a model's class in a child process, where torch_extensions.py has repaired nothing."""
     from vllm.model_executor.models import registry
 

@@ -52,7 +52,7 @@ def find_eval_models(models: Sequence[str], config: EvalConfig, prompts: PromptS
         bound = model_pair.resolve_max_pixels(config.gen_config(""), model, "" if model.steps == 1 else space)
         eval_models.append(EvalModel(name, model, PromptingMode(model.steps, space, rule, own), bound))
     if config.baseline:
-        bases = [_find(model.origin_base or model.id, config) for model in actors]
+        bases = [_find(model_pair.served_origin(m) or m.origin_base or m.id, config) for m in actors]
         origins = {origin.digest or origin.id: origin for origin in bases}
         bounds = {b.digest or b.id: m.max_pixels for b, m in reversed([*zip(bases, eval_models, strict=True)])}
         names = _short_names([origin.id for origin in origins.values()])
@@ -78,4 +78,5 @@ def _boxes(config: EvalConfig, model: Model) -> tuple[str, CropRule | None]:
         if config.crop_min_side is not None or config.crop_max_aspect is not None:
             raise UsageError("--crop-min-side and --crop-max-aspect do not apply to --protocol visual-cot.")
         return config.box_space or model.box_space or model_pair.native_space(model), None
-    return model_pair.resolve_box_settings(config.gen_config(""), model, model_pair.native_space(model))
+    default = config.box_space or model.box_space or model_pair.native_space(model)
+    return model_pair.resolve_box_settings(config.gen_config(""), model, default)

@@ -47,7 +47,7 @@ from visrl_data.pipeline.actor import bind_frame
 # Of the options of `visrl eval`, those that say how a model is prompted and run.
 OPTIONS = (
     "box_space", "crop_min_side", "crop_max_aspect", "max_new_tokens", "prompts",
-    "engine", "base_url", "dialect", "in_flight", "vllm_options", "device", "dtype", "max_pixels",
+    "engine", "base_url", "in_flight", "vllm_options", "device", "dtype", "max_pixels",
     "trust_remote_code",
 )  # fmt: skip
 # RefCOCO's tasks: which numbers they read, and the sentence that says so, which the box pass leaves out.

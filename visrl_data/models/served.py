@@ -5,9 +5,12 @@ model_pair.py makes these for `--engine openai`; engines/openai.py talks to them
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from visrl_data.core.crops import CropRule
@@ -24,14 +27,17 @@ DEFAULT_ADDRESS = "https://api.openai.com/v1"
 class ServedModel:
     """id: the name that the server knows it by. key: the environment variable that holds the key, if there is one.
 
-    folder: the same model on this disk, where its name is that of a folder here: what the folder records of boxes
-    and origin holds; whether the server runs the same bytes can't be seen, so no digest is claimed.
+    folder: the same model on this disk, where its name, or the root that the server lists for it, is that of a folder
+    here: what the folder records of boxes and origin holds; whether the server runs the same bytes can't be seen, so
+    no digest is claimed. root: where the server loaded it from. parent: of a LoRA module, the name of its base there.
     """
 
     id: str
     address: str
     key: str
     folder: ModelFolder | None = None
+    root: str = ""
+    parent: str = ""
 
     revision = None
     digest = ""
@@ -56,8 +62,19 @@ class ServedModel:
 
 def find_served_model(model: str, base_url: str | None, key: str = KEY) -> ServedModel:
     """Describe the model that a server calls `model`. Raises UsageError when the address can't be one."""
-    here = model in ALIASES or any((Path(model) / f"{name}.json").is_file() for name in ("config", "adapter_config"))
-    return ServedModel(model, server_address(base_url), key, find_model(model) if here else None)
+    return ServedModel(model, server_address(base_url), key, _folder_here(model))
+
+
+def add_listing(model: ServedModel, listing: Mapping[str, Any]) -> ServedModel:
+    """Return the model with what its server's list says of it: a name such as `actor` is then that of a folder here."""
+    root, parent = (value if isinstance(value := listing.get(name), str) else "" for name in ("root", "parent"))
+    folder = model.folder or (_folder_here(root) if root else None)
+    return dataclasses.replace(model, folder=folder, root=root, parent=parent)
+
+
+def _folder_here(name: str) -> ModelFolder | None:
+    is_here = name in ALIASES or any((Path(name) / f"{file}.json").is_file() for file in ("config", "adapter_config"))
+    return find_model(name, weights=False) if is_here else None
 
 
 def server_address(base_url: str | None) -> str:

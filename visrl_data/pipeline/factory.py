@@ -83,7 +83,7 @@ def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
         pair = ModelPair(*roles, *resolve_box_settings(config, None), prompts=prompts)
     actor, critic = pair.actor, pair.critic
     if config.constrain and not all(getattr(role.engine, "constrains", False) for role in (actor, critic)):
-        raise UsageError("--constrain: an engine of these does not support grammars; transformers and vllm do.")
+        raise UsageError("--constrain: an engine of these does not support grammars; transformers, vllm and openai do.")
     identity = _identity(source, pair)
     return Factory(config, source, pair.prompts, actor, critic, pair.box_space, pair.crop_rule, identity)
 

@@ -7,6 +7,7 @@ that is, it must be named.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -19,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from visrl_data.core.boxes import needs_resized_size
+from visrl_data.core.boxes import SPACES, needs_resized_size
 from visrl_data.core.config import GenConfig
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError, VisRLError
@@ -29,7 +30,7 @@ from visrl_data.engines.protocol import Engine, Role, Sampling
 from visrl_data.engines.vllm_options import model_impl
 from visrl_data.models.families import known_prompts, untuned_family
 from visrl_data.models.model_folder import ModelFolder, find_model
-from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, find_served_model
+from visrl_data.models.served import CRITIC_KEY, KEY, ServedModel, add_listing, find_served_model
 
 Model = ModelFolder | ServedModel
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def load_model_pair(config: GenConfig) -> ModelPair:
     check_engines(config)
     actor = find_actor(config)
     critic = find_critic(config, actor)
-    space, rule = resolve_box_settings(config, actor, native_space(actor))
+    space, rule = resolve_box_settings(config, actor, config.box_space or native_space(actor))
     prompts = load_prompts(Path(config.prompts) if config.prompts else None, known_prompts(on_disk(actor), space))
     zero_shot = _zero_shot(config, actor, space, prompts)
     config = dataclasses.replace(config, max_pixels=resolve_max_pixels(config, actor, space))
@@ -86,7 +87,17 @@ def model_fingerprint(model: Model) -> dict[str, str]:
 
 
 def native_space(model: Model) -> str:
-    """Return the box space of a model that records none: its family's."""
+    """Return the box space of a model that records none: its family's.
+
+    Raises UsageError for a served model of which nothing is known here.
+    """
+    if isinstance(model, ServedModel) and model.folder is None:
+        root = f" (its server names {model.root}, which is not here)" if model.root not in ("", model.id) else ""
+        raise UsageError(
+            f"{model.id} is served, and nothing on this machine records how it writes boxes{root}. Name it: "
+            "--box-space unit for three decimals from 0 to 1, or the `box_space` in the visrl.json of a model that "
+            f"VisRL trained. Expected one of {', '.join(SPACES)}."
+        )
     family = untuned_family(on_disk(model))
     return family.box_space if family else "unit"
 
@@ -110,11 +121,6 @@ def check_engines(config: GenConfig) -> None:
     """Raise UsageError for options that the chosen engines do not support, before anything is loaded."""
     critic = critic_config(config)
     engines = (config.engine, critic.engine)
-    if config.score_mode == "expected" and critic.engine == "openai":
-        raise UsageError(
-            "--score-mode expected needs the probabilities of the scores, which the openai engine does not return. "
-            "Use --score-mode text, or a --critic-engine that runs here."
-        )
     if "openai" not in engines:
         for name in ("base_url", "critic_base_url"):
             if getattr(config, name) is not None:
@@ -126,9 +132,7 @@ def check_engines(config: GenConfig) -> None:
         )
     if config.vllm_options and "vllm" not in engines:
         raise UsageError("--vllm-options needs --engine vllm or --critic-engine vllm.")
-    if config.constrain and "openai" in engines:
-        raise UsageError("--constrain: the openai engine does not support grammars; transformers and vllm do.")
-    if config.constrain and importlib.util.find_spec("llguidance") is None:
+    if config.constrain and engines != ("openai", "openai") and importlib.util.find_spec("llguidance") is None:
         raise UsageError("--constrain needs a package that reads grammars: pip install '.[grammar]'.")
     if engines == ("openai", "openai") and config.max_pixels is not None:
         raise UsageError("--max-pixels has no meaning with --engine openai: the server sets the size of pictures.")
@@ -146,9 +150,13 @@ def critic_config(config: GenConfig) -> GenConfig:
 
 def find_actor(config: GenConfig) -> Model:
     """Find the actor that the options name, without loading it."""
-    if config.engine == "openai":
-        return find_served_model(config.model, config.base_url)
-    return find_model(config.model, config.trust_remote_code)
+    if config.engine != "openai":
+        return find_model(config.model, config.trust_remote_code)
+    actor = _ask_server(find_served_model(config.model, config.base_url))
+    if actor.folder is None and (config.box_space is None or needs_resized_size(config.box_space)):
+        with contextlib.suppress(VisRLError):  # its name is no Hub id
+            actor = dataclasses.replace(actor, folder=find_model(actor.id, config.trust_remote_code, weights=False))
+    return actor
 
 
 def find_critic(config: GenConfig, actor: Model) -> Model:
@@ -158,7 +166,8 @@ def find_critic(config: GenConfig, actor: Model) -> Model:
     actor needs none. Raises UsageError when the original model is not known.
     """
     options = critic_config(config)
-    name = options.critic or actor.origin_base
+    is_same_place = (options.engine, options.base_url) == (config.engine, config.base_url)
+    name = options.critic or (is_same_place and served_origin(actor)) or actor.origin_base
     if name is None:
         raise UsageError(
             f"{actor.id} is served, so the ORIGINAL model that it was trained from is not known here. "
@@ -166,9 +175,23 @@ def find_critic(config: GenConfig, actor: Model) -> Model:
         )
     if options.engine != "openai":
         return find_model(name, options.trust_remote_code)
-    critic = find_served_model(name, options.base_url)
+    critic = _ask_server(find_served_model(name, options.base_url))
     apart = isinstance(actor, ServedModel) and actor.address != critic.address
     return dataclasses.replace(critic, key=CRITIC_KEY if apart or os.environ.get(CRITIC_KEY) else KEY)
+
+
+def served_origin(model: Model) -> str | None:
+    """Return the name of a served adapter's base at its server, where it is the ORIGINAL model; else None."""
+    folder = on_disk(model)
+    is_origin = folder is not None and folder.base is not None and folder.base.id == folder.origin_base
+    return (model.parent or None) if isinstance(model, ServedModel) and is_origin else None
+
+
+def _ask_server(model: ServedModel) -> ServedModel:
+    """Return the model with what its server lists of it. Raises EngineLost when it does not answer."""
+    from visrl_data.engines.chat_server import list_model
+
+    return add_listing(model, list_model(model))
 
 
 def resolve_box_settings(config: GenConfig, actor: Model | None, default_space: str = "unit") -> tuple[str, CropRule]:
@@ -222,8 +245,9 @@ def load_roles(config: GenConfig, actor: Model, critic: Model) -> tuple[Role, Ro
     options = critic_config(config)
     if {config.engine, options.engine} == {"vllm", "transformers"}:
         _check_neighbors(actor if config.engine == "vllm" else critic, config.vllm_options or {})
-    role = load_role(config, actor)
-    if _same(actor, critic) and config.engine == options.engine:
+    is_one = _same(actor, critic) and config.engine == options.engine
+    role = load_role(config if is_one else dataclasses.replace(config, score_mode="text"), actor)
+    if is_one:
         return role, role
     if _is_base(critic, actor) and config.engine == options.engine:
         return role, Role(role.engine, False)
@@ -256,9 +280,14 @@ def load_engine(config: GenConfig, model: Model) -> Engine:
     if isinstance(model, ServedModel):
         from visrl_data.engines.openai import OpenAIEngine
 
-        sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
-        trust = config.trust_remote_code
-        return OpenAIEngine(model, sampling, config.in_flight, config.dialect, trust_remote_code=trust)
+        return OpenAIEngine(
+            model,
+            Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens),
+            config.in_flight,
+            trust_remote_code=config.trust_remote_code,
+            constrain=config.constrain,
+            expected_scores=config.score_mode == "expected",
+        )
     if config.engine == "vllm":
         from visrl_data.engines.vllm import VLLMEngine
 

