@@ -9,10 +9,9 @@ import torch
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.loading import load_model, load_processor
-from visrl_data.models.model_folder import find_model
-
 from visrl_data.engines.quantization import empty_model
 from visrl_data.engines.served_processor import load_served_processor
+from visrl_data.models.model_folder import find_model
 from visrl_data.models.served import find_served_model
 
 CODE = (

@@ -150,7 +150,7 @@ class OpenAIEngine:
         if not request.choices:
             return [{"messages": messages, **self._options(request, seed)} for seed in request.seeds]
         if self._tree is None or self._tree.choices != request.choices:
-            raise VisRLError("Probabilities of scores were not tried at the start of this engine.")
+            raise VisRLError("This engine was not started for probabilities of choices. Use --score-mode text.")
         return self._tree.bodies(messages, self.model.id)
 
     def _options(self, request: Request, seed: int) -> dict[str, Any]:
