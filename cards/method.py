@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from visrl_data.core.attempts import plan_from
 from visrl_data.core.config import current_options
 from visrl_data.core.text import markdown, markdown_code
 from visrl_data.runs.manifest import DatasetRun, critic_identity
@@ -52,10 +53,22 @@ def describe_method(runs: Sequence[DatasetRun]) -> Iterator[str]:
         f"For each question the actor sampled two boxes in each of its attempts (N = {markdown(options['attempts'])}), "
         f"and answered from their crops; {_diversity(options)}."
     )
+    if not plan_from(options).is_fixed:
+        yield _attempts(options)
     yield from _departures(options)
     scoring = summarize_scoring(runs)
     yield f"{scoring[0].upper()}{scoring[1:]}."
     yield from _pairing(runs)
+
+
+def _attempts(options: dict[str, Any]) -> str:
+    """Say when a question got more or fewer attempts than N, which the paper does not do."""
+    plan = plan_from(options)
+    size = "one attempt" if plan.stop_early else f"{plan.attempts} attempts"
+    return (
+        f"A question got {size} at a time, {plan.max_attempts} at most, until its candidates made a pair under the "
+        "run's own thresholds; the paper gives N to each."
+    )
 
 
 def _diversity(options: dict[str, Any]) -> str:

@@ -27,7 +27,8 @@ def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json
     hours = numbers["hours"]
     time_text = f"{hours:.1f} hours" if hours >= 1 else f"{max(hours * 60, 0.1):.1f} minutes"
     parts = ", ".join(f"{name} {rows}" for name, rows in numbers.get("parts", {}).items())
-    questions = f"{numbers['questions']} questions" + (f" ({parts})" if parts else "")
+    count = numbers["questions"]
+    questions = f"{count} question{'s' * (count != 1)}" + (f" ({parts})" if parts else "")
     print_result(f"{questions}, at most {numbers['calls']:,} model calls, about {time_text}.")
     if numbers.get("dropped"):
         of = numbers["measured_questions"]
@@ -41,9 +42,9 @@ def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json
 
 
 def _calls_per_question(config: GenConfig) -> int:
-    """Return the most calls of a question: 2N boxes and 2N responses by the actor, 2N verdicts by each critic."""
+    """Return the most calls of a question: two boxes and responses an attempt, and their verdicts by each critic."""
     critics = int(config.box_critic) + int(config.response_critic not in METRICS)
-    return 2 * config.attempts * (2 + critics)
+    return 2 * (config.max_attempts or config.attempts) * (2 + critics)
 
 
 def _from_speed(config: GenConfig, speed: float) -> dict[str, Any]:

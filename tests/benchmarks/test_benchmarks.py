@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import generation, memory_growth, methods, photos, refilter
+from benchmarks import attempts, generation, memory_growth, methods, photos, refilter
 from benchmarks.engine_profiler import MODEL, EngineProfiler
 from studies.spotlight.tokenizer import build_tokenizer
 from visrl_data.core import boxes
@@ -128,3 +128,15 @@ def test_unknown_names_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         generation.main()
     assert "--methods fast: expected some of factory, plain, twice" in capsys.readouterr().err
+
+
+def test_the_table_of_attempts_adds_the_seeds_up():
+    [name] = [plan for plan in attempts.PLANS if plan == "`--stop-early`"]
+    cells = [attempts.PlanCell(plan, seed, 100, 1000, 50.0, 60, 50, 40) for plan in attempts.PLANS for seed in (0, 1)]
+    [line] = [line for line in attempts.table(cells).splitlines() if line.startswith(f"| {name} |")]
+    assert line == f"| {name} | 10.0 | 0.60 | 60.0 | 1.20 | 80.0 (71 to 87) |"
+
+
+def test_a_plan_is_measured():
+    cell = attempts.measure("`--stop-early`", seed=1, questions=2)
+    assert cell.questions == 2 and 0 < cell.calls <= 48 and cell.seconds > 0

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from visrl_data.core.attempts import AttemptPlan
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.metrics import normalized
 from visrl_data.core.pair_rule import JointExtremes
@@ -56,7 +57,7 @@ def score_columns(scores):
     return zip(("box_score", "response_score"), scores, strict=True)
 
 
-def run(pool, drops=(), gold=None, sources=None, attempts=1, box_critic=True, **options):
+def run(pool, drops=(), gold=None, sources=None, attempts=1, plan=None, box_critic=True, **options):
     """The report of {question id: [candidate columns, ...]}; gold, sources: by question id."""
     questions = [
         dict.fromkeys(QUESTION_SCHEMA.names)
@@ -77,7 +78,7 @@ def run(pool, drops=(), gold=None, sources=None, attempts=1, box_critic=True, **
         all_drops,
         pairs,
         rule=JointExtremes(Thresholds(), box_critic),
-        attempts=attempts,
+        plan=plan or AttemptPlan(attempts, attempts, stop_early=False),
         **options,
     )
 
@@ -442,6 +443,7 @@ def test_a_large_run_is_reported_in_seconds():
     start = time.process_time()
     selection = select_pairs(candidates, questions, JointExtremes(Thresholds(), True), 0)
     pairs, drops = pair_table(candidates, questions, selection), drop_table(questions, selection)
-    found = build_report(questions, candidates, drops, pairs, rule=JointExtremes(Thresholds(), True), attempts=3)
+    found = build_report(questions, candidates, drops, pairs, rule=JointExtremes(Thresholds(), True),
+                         plan=AttemptPlan(3, 3, stop_early=False))  # fmt: skip
     assert time.process_time() - start < 5
     assert abs(found["audit"]["box_critic"]["auc"] - 0.5) < 0.05 and found["yields"]["all"]["pairs"] > 100

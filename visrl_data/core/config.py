@@ -97,6 +97,10 @@ class GenConfig:
     attempts: int = option(
         3, "Attempts per question (the paper's N); each gives two candidates.", low=1, panel="Sampling"
     )
+    max_attempts: int | None = option(
+        None, "Go on, N attempts at a time and to this number at most, while a question has no pair; default: N.", low=1
+    )
+    stop_early: bool = option(False, "Make attempts one by one and end a question's with its first pair.")
     temperature: float = option(2.0, "Temperature of the actor in both passes (reference code: 2.0).", low=0.0)
     top_p: float = option(0.7, "Top-p of the actor, above 0 (reference code: 0.7); 1 is off.", above=0.0, high=1.0)
     top_k: int = option(50, "Top-k of the actor (reference code: 50); 0 is off.", low=0)
@@ -175,6 +179,8 @@ class GenConfig:
             check_option(spec, getattr(self, spec.name))
         self.thresholds  # noqa: B018  (checks win > lose)
         check_score_step(self.score_step)
+        if self.max_attempts is not None and self.max_attempts < self.attempts:
+            raise UsageError(f"--max-attempts {self.max_attempts}: expected at least --attempts, {self.attempts}.")
         if self.lazy and not self.box_critic:
             raise UsageError("--lazy goes by the box scores, which --no-box-critic leaves out. Drop one of them.")
 

@@ -1,8 +1,8 @@
 """The two passes of the actor: focus (image, question -> boxes) and answer (with the crop -> responses).
 
-One focus request samples all 2N boxes of a question; the diversity controller then keeps or replaces each attempt's
-second box. A box is quantized on the actor's lattice before it is cropped, wherever it came from, so that neither the
-crop nor the text reveals its origin.
+One focus request samples all boxes of a question's attempts, 2N of them; the diversity controller then keeps or
+replaces each attempt's second box. A box is quantized on the actor's lattice before it is cropped, wherever it came
+from, so that neither the crop nor the text reveals its origin.
 """
 
 from __future__ import annotations
@@ -94,16 +94,23 @@ def actor_sampling(config: GenConfig) -> Sampling:
 
 
 def focus_pass(
-    views: Sequence[QuestionView], actor: Role, config: GenConfig, prompts: PromptSet, rule: CropRule
+    views: Sequence[QuestionView],
+    attempts: range,
+    earlier: Sequence[Sequence[FocusBox]],
+    actor: Role,
+    config: GenConfig,
+    prompts: PromptSet,
+    rule: CropRule,
 ) -> list[tuple[list[FocusBox], list[Drop]]]:
-    """Sample 2N boxes for each question. Return its boxes, and a drop for each attempt without a valid one."""
+    """Sample two boxes for each of these attempts at each question. earlier: the boxes of its attempts before them.
+
+    Return the question's new boxes, and a drop for each attempt without a valid one.
+    """
     requests = [
         Request(
             parts=prompts.focus.parts(question=view.question.question),
             images=(view.image,),
-            seeds=tuple(
-                _seed(config, view, attempt, slot, "focus") for attempt in range(config.attempts) for slot in (0, 1)
-            ),
+            seeds=tuple(_seed(config, view, attempt, slot, "focus") for attempt in attempts for slot in (0, 1)),
             sampling=actor_sampling(config),
             adapter=actor.adapter,
             grammar=view.frame.grammar if config.constrain else "",
@@ -111,8 +118,8 @@ def focus_pass(
         for view in views
     ]
     return [
-        _settle_question(view, replies, request.seeds, config, rule)
-        for view, request, replies in zip(views, requests, actor.engine.generate(requests), strict=True)
+        _settle_question(view, attempts, known, replies, request.seeds, config, rule)
+        for view, known, request, replies in zip(views, earlier, requests, actor.engine.generate(requests), strict=True)
     ]
 
 
@@ -138,13 +145,20 @@ def _seed(config: GenConfig, view: QuestionView, attempt: int, slot: int, purpos
 
 
 def _settle_question(
-    view: QuestionView, replies: list[Reply], seeds: tuple[int, ...], config: GenConfig, rule: CropRule
+    view: QuestionView,
+    attempts: range,
+    earlier: Sequence[FocusBox],
+    replies: list[Reply],
+    seeds: tuple[int, ...],
+    config: GenConfig,
+    rule: CropRule,
 ) -> tuple[list[FocusBox], list[Drop]]:
     boxes: list[FocusBox] = []
     drops: list[Drop] = []
-    for attempt in range(config.attempts):
-        both = slice(2 * attempt, 2 * attempt + 2)
-        new_boxes, new_drops = _settle_attempt(view, attempt, replies[both], seeds[both], boxes, config, rule)
+    for place, attempt in enumerate(attempts):
+        both = slice(2 * place, 2 * place + 2)
+        known = [*earlier, *boxes]
+        new_boxes, new_drops = _settle_attempt(view, attempt, replies[both], seeds[both], known, config, rule)
         boxes += new_boxes
         drops += new_drops
     return boxes, drops

@@ -17,10 +17,11 @@ its questions. It is also the unit of storage and of resuming, so where it runs 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,19 @@ import pyarrow as pa
 from PIL.Image import Image
 
 from visrl_data.core import images, records
+from visrl_data.core.attempts import plan_from
 from visrl_data.core.boxes import ImageTooThin
 from visrl_data.core.config import GenConfig
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.pair_rule import rule_from
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.core.records import Candidate, Drop, Question, Score
 from visrl_data.core.versions import library_versions
 from visrl_data.engines import reply_cache
 from visrl_data.engines.protocol import Engine, Reply, Role, Usage
 from visrl_data.engines.refusals import RequestRefused, isolate_refused
-from visrl_data.pipeline import critics
+from visrl_data.pipeline import critics, pairing
 from visrl_data.pipeline.actor import FocusBox, QuestionView, answer_pass, bind_frame, focus_pass, image_groups
 from visrl_data.pipeline.critics import ScoreInput
 from visrl_data.pipeline.model_pair import ModelPair, load_model_pair, resolve_box_settings
@@ -195,13 +198,13 @@ def run_stages(factory: Factory, chunk: ChunkInput) -> tuple[dict[str, pa.Table]
         views, new_drops = _views(factory, group, chunk.pictures or _decode(group))
         chunk.pictures.clear()
         drops += new_drops
-        results = isolate_refused(views, lambda some: _run_passes(factory, some, seconds))
+        results = isolate_refused(views, lambda some: _run_blocks(factory, some, seconds))
         for view, result in zip(views, results, strict=True):
             if isinstance(result, RequestRefused):
                 drops.append(_refused(view.question, result))
             else:
-                candidates += result[0]
-                drops += result[1]
+                candidates += result.candidates
+                drops += result.drops
     pictures = {question.image_sha256: question for question in chunk.questions}
     rows = {
         "questions": [records.question_row(question) for question in chunk.questions],
@@ -235,15 +238,52 @@ def _refused(question: Question, refusal: RequestRefused) -> Drop:
     return Drop(question.id, question.source, "focus", refusal.reason, str(refusal))
 
 
+@dataclass(frozen=True, slots=True)
+class QuestionResult:
+    """What the attempts at a question gave so far; drops: of attempts."""
+
+    view: QuestionView
+    boxes: list[FocusBox] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
+
+
+def _run_blocks(factory: Factory, views: Sequence[QuestionView], seconds: dict[str, float]) -> list[QuestionResult]:
+    """Run the passes on one block of attempts after another; a question leaves with its first pair."""
+    results = [QuestionResult(view) for view in views]
+    unpaired = results
+    for attempts in plan_from(dataclasses.asdict(factory.config)).blocks():
+        if attempts.start:
+            unpaired = _without_pair(factory.config, unpaired)
+        if unpaired:
+            _run_passes(factory, unpaired, attempts, seconds)
+    return results
+
+
+def _without_pair(config: GenConfig, results: Sequence[QuestionResult]) -> list[QuestionResult]:
+    """Return the questions whose candidates so far make no pair under the run's own filter (Eq. 4)."""
+    questions = [records.question_row(result.view.question) for result in results]
+    candidates = [records.candidate_row(candidate) for result in results for candidate in result.candidates]
+    selection = pairing.select_pairs(
+        pa.Table.from_pylist(candidates, run_folder.TABLES["candidates"]),
+        pa.Table.from_pylist(questions, run_folder.TABLES["questions"]),
+        rule_from(dataclasses.asdict(config)),
+        config.seed,
+    )
+    return [result for result, outcome in zip(results, selection.outcome, strict=True) if outcome]
+
+
 def _run_passes(
-    factory: Factory, views: Sequence[QuestionView], seconds: dict[str, float]
-) -> list[tuple[list[Candidate], list[Drop]]]:
-    """Run the passes of actor and critic: the candidates and the dropped attempts of each question."""
+    factory: Factory, results: Sequence[QuestionResult], attempts: range, seconds: dict[str, float]
+) -> None:
+    """Run the passes of actor and critic on these attempts, and add what they give to each question's result."""
     config, prompts = factory.config, factory.prompts
+    views = [result.view for result in results]
     box_critic = critics.box_critic(config, factory.critic, prompts)
     response_critic = critics.response_critic(config, factory.critic, prompts)
     with _timed(seconds, "focus"):
-        focused = focus_pass(views, factory.actor, config, prompts, factory.crop_rule)
+        earlier = [result.boxes for result in results]
+        focused = focus_pass(views, attempts, earlier, factory.actor, config, prompts, factory.crop_rule)
     boxes = [box for boxes, _ in focused for box in boxes]
     with _timed(seconds, "judge"):
         box_scores = box_critic.score([ScoreInput(box) for box in boxes])
@@ -260,7 +300,10 @@ def _run_passes(
         _candidate(box, box_score, *(next(scored) if has_answer else _NO_ANSWER))
         for box, box_score, has_answer in zip(boxes, box_scores, needed, strict=True)
     )
-    return [(list(itertools.islice(candidates, len(boxes))), drops) for boxes, drops in focused]
+    for result, (new_boxes, new_drops) in zip(results, focused, strict=True):
+        result.boxes.extend(new_boxes)
+        result.candidates.extend(itertools.islice(candidates, len(new_boxes)))
+        result.drops.extend(new_drops)
 
 
 def _candidate(focus: FocusBox, box_score: Score, answer: tuple[Reply, int], response_score: Score) -> Candidate:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from visrl_data.core import files
+from visrl_data.core.attempts import plan_from
 from visrl_data.core.config import GenConfig, Thresholds
 from visrl_data.core.errors import UsageError
 from visrl_data.core.pair_rule import DROP_REASONS, PairRule, rule_from, rule_settings
@@ -50,7 +51,7 @@ def write_results(run: Run, rule: PairRule) -> None:
         drops,
         pairs,
         rule=rule,
-        attempts=config["attempts"],
+        plan=plan_from(config),
         score_step=config["score_step"],
         gold_rule=config["gold_rule"],
         rows_read=identity["source"]["rows"],

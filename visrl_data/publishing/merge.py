@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrl_data.core.attempts import plan_from
 from visrl_data.core.conditions import check_same
 from visrl_data.core.config import current_options
 from visrl_data.core.errors import VisRLError
@@ -218,7 +219,7 @@ def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whol
         _own_ids(tables["drops"], "id"),
         _own_ids(tables["pairs"], "question_id"),
         rule=rule_from(about["filter"]),
-        attempts=config["attempts"],
+        plan=plan_from(config),
         score_step=config["score_step"],
         gold_rule=config["gold_rule"],
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrl_data.core.attempts import AttemptPlan
 from visrl_data.core.drop_reasons import OF_WHOLE_QUESTIONS
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.pair_rule import DROP_REASONS
@@ -106,13 +107,38 @@ def value_counts(column: pa.ChunkedArray) -> dict[str, int]:
     return dict(sorted((entry["values"], entry["counts"]) for entry in pc.value_counts(column).to_pylist()))
 
 
-def drop_costs(tables: RunTables, attempts: int) -> list[DropCost]:
+def question_attempts(tables: RunTables, plan: AttemptPlan) -> np.ndarray:
+    """Return how many attempts each question had; where the plan fixes the number, how many it should have had.
+
+    A question that was dropped as a whole had those of its first block. Raises VisRLError for a number at which no
+    block ends.
+    """
+    first, *_ = ends = [block.stop for block in plan.blocks()]
+    made = np.full(tables.questions.num_rows, first)
+    if plan.is_fixed:
+        return made
+    np.maximum.at(made, tables.candidate_question, tables.candidates["attempt"].to_numpy() + 1)
+    lost = _early_drops(tables)
+    lost = lost.filter(pc.is_valid(lost["attempt"]))
+    np.maximum.at(made, question_rows(lost["id"], tables.questions), lost["attempt"].to_numpy() + 1)
+    if (strange := made[~np.isin(made, ends)]).size:
+        raise VisRLError(
+            f"A question had {strange[0]} attempts; with these options it has {', '.join(map(str, ends))}."
+        )
+    return made
+
+
+def _early_drops(tables: RunTables) -> pa.Table:
+    return tables.drops.filter(pc.is_in(tables.drops["stage"], pa.array(["focus", "answer"])))
+
+
+def drop_costs(tables: RunTables, attempts: np.ndarray) -> list[DropCost]:
     """Return what each drop between source and filter cost, from the candidates that exist.
 
     A drop of an attempt cost the candidates that are missing of it, one or both; a drop of a whole question
-    cost it all its attempts. Two drops of one attempt share the missing candidates.
+    cost it all its attempts. Two drops of one attempt share the missing candidates. attempts: of each question.
     """
-    early = tables.drops.filter(pc.is_in(tables.drops["stage"], pa.array(["focus", "answer"])))
+    early = _early_drops(tables)
     question = question_rows(early["id"], tables.questions)
     rows = list(zip(question.tolist(), early["attempt"].to_pylist(), strict=True))
     times = Counter(rows)
@@ -123,9 +149,10 @@ def drop_costs(tables: RunTables, attempts: int) -> list[DropCost]:
     costs, counted = [], set()
     for key, source, drop in zip(rows, sources, early.select(["stage", "reason"]).to_pylist(), strict=True):
         whole = key[1] is None
-        missing = 2 * attempts if whole else 2 - existing[key]
+        of_question = int(attempts[key[0]])
+        missing = 2 * of_question if whole else 2 - existing[key]
         # An attempt with two drops is lost once.
-        lost = 0 if key in counted else attempts if whole else int(existing[key] == 0)
+        lost = 0 if key in counted else of_question if whole else int(existing[key] == 0)
         costs.append(DropCost(source, **drop, attempts=lost, candidates=missing // times[key], replied=not whole))
         counted.add(key)
     return costs
@@ -169,8 +196,10 @@ def lost_before_boxes(report: RunReport) -> str:
     return ""
 
 
-def count_yields(tables: RunTables, costs: list[DropCost], members: tuple[np.ndarray, ...], attempts: int) -> Yields:
-    """Count how many came through each stage: in all, and by source."""
+def count_yields(
+    tables: RunTables, costs: list[DropCost], members: tuple[np.ndarray, ...], attempts: np.ndarray
+) -> Yields:
+    """Count how many came through each stage: in all, and by source. attempts: of each question."""
     candidate_source = tables.source_of_question[tables.candidate_question]
     attempt = np.stack([tables.candidate_question, tables.candidates["attempt"].to_numpy()])
     is_first = np.ones(attempt.shape[1], bool)  # of its attempt
@@ -179,7 +208,7 @@ def count_yields(tables: RunTables, costs: list[DropCost], members: tuple[np.nda
     at_source = tables.drops.filter(pc.equal(tables.drops["stage"], "source"))["source"]
     cost_source = np.array([cost.source for cost in costs], int)
 
-    def count(sources: np.ndarray, weights: list[int] | None = None) -> np.ndarray:
+    def count(sources: np.ndarray, weights: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         return np.bincount(sources, weights, minlength=len(tables.sources)).astype(int)
 
     scored, in_win, in_lose = members
@@ -188,7 +217,7 @@ def count_yields(tables: RunTables, costs: list[DropCost], members: tuple[np.nda
         "rows_read": questions + dropped,
         "dropped_at_source": dropped,
         "questions": questions,
-        "attempts_expected": questions * attempts,
+        "attempts_expected": count(tables.source_of_question, attempts),
         "attempts_lost": count(cost_source, [cost.attempts for cost in costs]),
         "attempts": count(candidate_source[is_first]),
         "candidates_lost": count(cost_source, [cost.candidates for cost in costs]),

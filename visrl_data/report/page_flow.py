@@ -45,8 +45,14 @@ def flow_stages(report: RunReport) -> list[FlowStage]:
     return [*_candidate_steps(report, y, width, expected), *_pair_steps(report, y, width, expected)]
 
 
+def _candidates_each(report: RunReport) -> str:
+    numbers = [2 * int(attempts) for attempts in report.get("attempts_per_question", {})]
+    numbers = numbers or [2 * report["settings"]["attempts"]]
+    return f"{numbers[0]} candidates" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} candidates"
+
+
 def _candidate_steps(report: RunReport, y: StageCounts, width: float, expected: int) -> list[FlowStage]:
-    drops, each = report["drops"], 2 * report["settings"]["attempts"]
+    drops, each = report["drops"], _candidates_each(report)
     lost = [(f"{stage}: {reason}", n) for stage, counts in drops["candidates"].items() for reason, n in counts.items()]
     return [
         FlowStage(
@@ -60,7 +66,7 @@ def _candidate_steps(report: RunReport, y: StageCounts, width: float, expected: 
         ),
         FlowStage(
             "Questions",
-            f"{each} candidates each, {expected:,} in all",
+            f"{each} each, {expected:,} in all",
             y["questions"],
             width,
             lost=y["candidates_lost"],

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrl_data.core import metrics
+from visrl_data.core.attempts import AttemptPlan
 from visrl_data.core.boxes import ious
 from visrl_data.core.config import with_version
 from visrl_data.core.gold_regions import POSITIVE_IOU
@@ -36,6 +37,7 @@ from visrl_data.report.accounting import (
     drop_examples,
     filter_drops,
     open_tables,
+    question_attempts,
     value_counts,
 )
 from visrl_data.report.audit import audit_pairs
@@ -60,7 +62,7 @@ def build_report(
     pairs: pa.Table,
     *,
     rule: PairRule,
-    attempts: int,
+    plan: AttemptPlan,
     score_step: float = 0.0,
     gold_rule: str = "any",
     rows_read: int | None = None,
@@ -68,21 +70,23 @@ def build_report(
     """Return the report of a run under one filter setting.
 
     drops: all of them, those of the filter (`pairing.drop_table`) included.
-    attempts: the paper's N. gold_rule: as in core/gold_regions.py.
+    plan: how many attempts a question got. gold_rule: as in core/gold_regions.py.
     rows_read: how many rows the source had, when known; it must agree with the tables.
     Raises VisRLError when the counts do not add up.
     """
     tables = open_tables(questions, candidates, drops, pairs)
+    attempts = question_attempts(tables, plan)
     costs = drop_costs(tables, attempts)
     members = membership(tables.candidates, rule)
     yields = count_yields(tables, costs, members, attempts)
-    settings = rule_settings(rule) | {"attempts": attempts}
+    settings = rule_settings(rule) | plan.as_settings()
     report = {
         "version": REPORT_VERSION,
         "settings": with_version(
             settings | {"score_step": score_step, "gold_rule": gold_rule, "positive_iou": POSITIVE_IOU}
         ),
         "yields": yields,
+        **({} if plan.is_fixed else {"attempts_per_question": _counts(attempts)}),
         "drops": {
             "source": value_counts(drops.filter(pc.equal(drops["stage"], "source"))["reason"]),
             "labels": value_counts(drops.filter(pc.equal(drops["stage"], "label"))["reason"]),
@@ -101,6 +105,12 @@ def build_report(
         "audit": audit_pairs(tables, rule.box_critic, gold_rule),
     }
     return cast(RunReport, _to_json(report))
+
+
+def _counts(numbers: np.ndarray) -> dict[str, int]:
+    """Count how often each number occurs, ascending."""
+    values, counts = np.unique(numbers, return_counts=True)
+    return {str(value): count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
 
 
 def _focus(tables: RunTables, costs: list[DropCost]) -> FocusStatistics:

@@ -47,7 +47,8 @@ _SHAPE_AUCS = {
 def render(report: RunReport) -> RenderableType:
     """Return the tables of a report."""
     drops = text_group(_drops(report), *drop_lines(report["drops"].get("examples", [])))
-    return stack(_yields(report), drops, _critics(report), _boxes(report), text_group(*_audit(report)))
+    yields = text_group(_yields(report), *_attempts(report))
+    return stack(yields, drops, _critics(report), _boxes(report), text_group(*_audit(report)))
 
 
 def _yields(report: RunReport) -> Table:
@@ -57,6 +58,13 @@ def _yields(report: RunReport) -> Table:
         cells = [format_count(counts[stage]) for stage in _STAGES]
         table.add_row(name, *cells, format_share(counts["pairs_per_question"]))
     return table
+
+
+def _attempts(report: RunReport) -> list[str]:
+    """Say how many questions had how many attempts, where these depend on a question's replies."""
+    counts = report.get("attempts_per_question", {})
+    parts = ", ".join(f"{attempts}: {format_count(questions)}" for attempts, questions in counts.items())
+    return [f"Questions by attempts: {parts}."] if parts else []
 
 
 def _drops(report: RunReport) -> RenderableType:

@@ -27,9 +27,14 @@ CRITICS: tuple[CriticName, ...] = ("box", "response")
 
 
 class ReportSettings(FilterSettings):
-    """The filter setting that the report is of. positive_iou: a box above it is on the label."""
+    """The filter setting that the report is of. positive_iou: a box above it is on the label.
+
+    max_attempts, stop_early: only where a question's attempts depend on its replies.
+    """
 
     attempts: int
+    max_attempts: NotRequired[int]
+    stop_early: NotRequired[bool]
     score_step: float
     gold_rule: str
     positive_iou: float
@@ -201,9 +206,12 @@ class Audit(TypedDict):
 
 
 class RunReport(TypedDict):
+    """The whole report. attempts_per_question: number of attempts -> questions, where it is not the same for all."""
+
     version: int
     settings: ReportSettings
     yields: Yields
+    attempts_per_question: NotRequired[Counts]
     drops: DropCounts
     balance: list[str]
     focus: FocusStatistics
