@@ -11,6 +11,7 @@ from typing import Any
 from visrl_cards.model_usage import describe_usage
 from visrl_data.core.config import to_toml
 from visrl_data.core.crops import CropRule
+from visrl_data.core.image_settings import describe_images
 from visrl_data.core.text import fenced, markdown, markdown_code
 from visrl_data.models.model_folder import ModelRecord, ModelReference
 from visrl_data.runs.hub_fetch import is_hub_name
@@ -23,47 +24,23 @@ from visrl_train.stages import STAGES
 def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path) -> str:
     """Write the card of the model folder `output`. record: the content of its visrl.json."""
     kind, stage = "full weights" if config.full else "LoRA adapter", record["stage"]
-    origin, start = record["origin_base"], record["trained_from"]
-    front = {
-        **({"base_model": origin["id"].partition("@")[0]} if is_hub_name(origin["id"]) else {}),
-        "library_name": "transformers" if config.full else "peft",
-        "pipeline_tag": "image-text-to-text",
-        "tags": ["visrl", stage],
-        **_evaluation(output.name, record["data"], metrics),
-    }
-    header = "\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items())
-    facts = {
-        "Started from": _reference(start),
-        "Original model, the default critic": _reference(origin),
-        "Data": ", ".join(
-            f"{name} {markdown(shareable(str(value)))}"
-            for name, value in record["data"].items()
-            if value and name != "parts"
-        ),
-        "Boxes": markdown(record["box_space"]),
-        "Crop rule": markdown(CropRule(**record["crop_rule"]).name),
-        "Versions": markdown(", ".join(f"{name} {version}" for name, version in record["versions"].items())),
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    library = "transformers" if config.full else "peft"
+    front = _front(record, library) | _evaluation(output.name, record["data"], metrics)
     folder = shlex.quote(str(output))
     trust = " --trust-remote-code" if config.trust_remote_code else ""
-    use = [f"visrl eval --model {folder} --source questions.jsonl    # scores"]
-    if record["steps"] == 2:
-        use.append(f"visrl gen --model {folder} --source questions.jsonl    # candidates and pairs")
+    use = _commands(record, folder)
     if not config.full:
         use.append(f"visrl merge {folder} -o DIR    # plain weights")
     again = f"visrl train {stage} --config {shlex.quote(f'{output}/config.toml')} -o DIR{trust}"
     return f"""---
-{header}
+{_yaml(front)}
 ---
 
 # {markdown(output.name)}
 
 {STAGES[stage].card}{_departure(config)} A {kind}.
 
-| | |
-|---|---|
-{table}
+{_facts(record)}
 
 {_results(metrics)}
 ![The metrics over the steps](curves.svg)
@@ -80,6 +57,69 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
 
 {fenced(to_toml(config).rstrip(), "toml")}
 """
+
+
+def render_merged(record: ModelRecord, output: Path) -> str:
+    """Write the card of `output`, a merged model. record: its visrl.json; of an adapter of others it says little."""
+    usage = f"\n{describe_usage(record, str(output), None)}\n" if {"box_space", "crop_rule"} <= record.keys() else ""
+    stage = f"{STAGES[record['stage']].card} " if "stage" in record else ""
+    return f"""---
+{_yaml(_front(record, "transformers"))}
+---
+
+# {markdown(output.name)}
+
+{stage}The adapter {_reference(record["merged_from"])}, merged into the weights under it.
+The processor's settings are those of its training.
+
+{_facts(record)}
+
+## Use it
+
+{fenced(chr(10).join(_commands(record, shlex.quote(str(output)))), "bash")}
+{usage}"""
+
+
+def _front(record: ModelRecord, library: str) -> dict[str, Any]:
+    origin = record["origin_base"]["id"]
+    return {
+        **({"base_model": origin.partition("@")[0]} if is_hub_name(origin) else {}),
+        "library_name": library,
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["visrl", *([record["stage"]] if "stage" in record else [])],
+    }
+
+
+def _yaml(front: dict[str, Any]) -> str:
+    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items())
+
+
+def _facts(record: ModelRecord) -> str:
+    """Return a table of what the record says."""
+    data = (
+        f"{name} {markdown(shareable(str(value)))}"
+        for name, value in record.get("data", {}).items()
+        if value and name != "parts"
+    )
+    rule, images = record.get("crop_rule"), record.get("image_settings")
+    facts = {
+        "Started from": _reference(record["trained_from"]) if "trained_from" in record else "",
+        "Original model, the default critic": _reference(record["origin_base"]),
+        "Data": ", ".join(data),
+        "Boxes": markdown(record.get("box_space", "")),
+        "Crop rule": markdown(CropRule(**rule).name) if rule else "",
+        "Pictures": markdown(describe_images(images)) if images else "",
+        "Versions": markdown(", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())),
+    }
+    lines = (f"| {name} | {value} |" for name, value in facts.items() if value)
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _commands(record: ModelRecord, folder: str) -> list[str]:
+    commands = [f"visrl eval --model {folder} --source questions.jsonl    # scores"]
+    if record.get("steps", 2) == 2:
+        commands.append(f"visrl gen --model {folder} --source questions.jsonl    # candidates and pairs")
+    return commands
 
 
 def _evaluation(name: str, data: dict[str, Any], metrics: Path) -> dict[str, Any]:

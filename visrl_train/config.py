@@ -112,6 +112,12 @@ class SftConfig(TrainConfig):
 class PairsConfig(TrainConfig):
     """Options of all stages that learn from preference pairs."""
 
+    max_pixels: int | None = option(
+        None,
+        "Maximum pixels of an image; default: as the pairs were made. Boxes in pixels are rewritten for another size.",
+        low=1,
+    )
+
     learning_rate: float = option(5e-6, "Peak learning rate (reference code: 5e-6).", low=0.0, panel="Training")
     epochs: float = option(5.0, "Epochs (reference code: 5).", low=0.0)
     batch_size: int = option(3, "Pairs per device (reference code: 3).", low=1)

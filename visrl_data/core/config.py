@@ -170,7 +170,9 @@ class GenConfig:
         None, "Load the weights in 4 bits (transformers engine). Needs a GPU and: pip install '.[quant]'."
     )
     batch_size: int = option(32, "Sequences per batch; halved when memory runs out.", low=1)
-    max_pixels: int | None = option(None, "Maximum pixels of an image, for models that take any size.", low=1)
+    max_pixels: int | None = option(
+        None, "Maximum pixels of an image, for models that take any size; default: as the model was trained.", low=1
+    )
     chunk_size: int = option(16, "Questions per chunk, the unit of work and of resuming.", low=1)
     trust_remote_code: bool = option(False, "Run code that comes with a model. Only for models that you trust.")
 

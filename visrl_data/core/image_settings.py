@@ -13,7 +13,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from visrl_data.core.boxes import lattice_of
-from visrl_data.core.conditions import differences
+from visrl_data.core.conditions import differences, flatten
 from visrl_data.core.errors import VisRLError
 
 
@@ -35,6 +35,13 @@ class ImageSettings(TypedDict):
 # What a box depends on, by the lattice of its space; the boxes of other spaces mean the same however large, squashed or
 # tiled the picture is shown.
 _DECISIVE = {"pixels": ("resize", "center_crop", "bounds"), "padded": ("resize", "center_crop")}
+
+
+def describe_images(settings: ImageSettings) -> str:
+    """Return how pictures are shown, in words: "resized, min_pixels 3136, max_pixels 802816, multiple_of 28"."""
+    words = [settings["resize"], *(["without their ends (center crop)"] if settings["center_crop"] else [])]
+    bounds = flatten({name: value for name, value in settings["bounds"].items() if value is not True})
+    return ", ".join([*words, *(f"{name} {value}" for name, value in bounds.items())])
 
 
 def image_differences(old: ImageSettings, new: ImageSettings) -> dict[str, str]:
