@@ -27,21 +27,21 @@ def text(tokenizer, small=SMALL):
     return {"vocab_size": len(tokenizer) + 8, "num_key_value_heads": 2, **small, **ids}
 
 
-def llava(small=SMALL, eye=EYE):
-    """LLaVA-1.5: a CLIP tower, one size of picture."""
+def llava(small=SMALL, eye=EYE, image_token="<|sl_image|>"):
+    """LLaVA-1.5: a CLIP tower, one size of picture. image_token: of Spotlight's tokenizer, or a new one."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    tokenizer, side = words(), eye["image_size"]
+    tokenizer, side = words(image_token), eye["image_size"]
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"height": side, "width": side}, do_center_crop=False),
-        tokenizer=tokenizer, patch_size=14, vision_feature_select_strategy="default", image_token="<|sl_image|>",
-        num_additional_image_tokens=1, chat_template=TEMPLATE.replace("IMAGE", "<|sl_image|>"),
+        tokenizer=tokenizer, patch_size=14, vision_feature_select_strategy="default", image_token=image_token,
+        num_additional_image_tokens=1, chat_template=TEMPLATE.replace("IMAGE", image_token),
     )  # fmt: skip
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model", "projection_dim": 32, "num_hidden_layers": 3, **eye},
         text_config={"model_type": "llama", **text(tokenizer, small)},
-        image_token_index=tokenizer.convert_tokens_to_ids("<|sl_image|>"),
+        image_token_index=tokenizer.convert_tokens_to_ids(image_token),
     )
     return processor, LlavaForConditionalGeneration(config)
 
