@@ -23,6 +23,10 @@ def doctor(
     model: Annotated[
         str | None, typer.Option("--model", metavar="ID", help="Check a model instead; its weights are not loaded.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="vllm", help="Check what vLLM needs instead, and that it knows the --model."),
+    ] = None,
     max_pixels: Annotated[
         int | None, typer.Option("--max-pixels", min=1, metavar="N", help="With --model: maximum pixels of an image.")
     ] = None,
@@ -46,14 +50,25 @@ def doctor(
       visrl doctor
 
       visrl doctor --model Qwen/Qwen2.5-VL-7B-Instruct --dtype bfloat16
+
+      visrl doctor --engine vllm
     """
+    if engine is not None:
+        from .doctor_vllm import check_vllm
+
+        _print_checks(check_vllm(engine, model or "spotlight"), as_json)
+        return
     if model is not None:
         from .doctor_model import describe_model, print_model
 
         facts = describe_model(model, max_pixels, dtype, trust_remote_code)
         print(json.dumps(facts)) if as_json else print_model(facts)
         return
-    checks = [*_devices(), *_libraries(), _spotlight(), _disk(), _token()]
+    _print_checks([*_devices(), *_libraries(), _spotlight(), _disk(), _token()], as_json)
+
+
+def _print_checks(checks: list[dict[str, Any]], as_json: bool) -> None:
+    """Print the checks; exit with 1 when something that is needed is missing."""
     is_ok = all(check["ok"] or not check["needed"] for check in checks)
     if as_json:
         print(json.dumps({"ok": is_ok, "checks": checks}))
@@ -65,30 +80,31 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _check(what: str, ok: bool = True, fix: str = "", needed: bool = True) -> dict[str, Any]:
+def check(what: str, ok: bool = True, fix: str = "", needed: bool = True) -> dict[str, Any]:
+    """Return a line of the list. fix: the command that mends it."""
     return {"what": what, "ok": ok, "fix": "" if ok else fix, "needed": needed}
 
 
 def _devices() -> list[dict[str, Any]]:
     import torch
 
-    checks = [_check(f"CPU: {os.cpu_count()} cores, torch {torch.__version__} uses {torch.get_num_threads()} threads")]
+    checks = [check(f"CPU: {os.cpu_count()} cores, torch {torch.__version__} uses {torch.get_num_threads()} threads")]
     for index in range(torch.cuda.device_count()):
         name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
-        checks.append(_check(f"cuda:{index}: {name}, {memory / 2**30:.0f} GiB"))
+        checks.append(check(f"cuda:{index}: {name}, {memory / 2**30:.0f} GiB"))
     if not torch.cuda.is_available():
         fix = "not needed for Spotlight; for 7B models use a machine with an NVIDIA GPU and a CUDA build of torch"
-        checks.append(_check("NVIDIA GPU", False, fix, needed=False))
+        checks.append(check("NVIDIA GPU", False, fix, needed=False))
     return checks
 
 
 def _libraries() -> list[dict[str, Any]]:
     from visrl_data.core.versions import library_versions
 
-    checks = [_check(" ".join(f"{name} {version}" for name, version in library_versions().items()))]
+    checks = [check(" ".join(f"{name} {version}" for name, version in library_versions().items()))]
     for module, (purpose, fix) in OPTIONAL.items():
         is_installed = importlib.util.find_spec(module) is not None
-        checks.append(_check(f"{module}: for {purpose}", is_installed, fix, needed=False))
+        checks.append(check(f"{module}: for {purpose}", is_installed, fix, needed=False))
     return checks
 
 
@@ -96,18 +112,18 @@ def _spotlight() -> dict[str, Any]:
     from visrl_data.models.model_folder import ALIASES
 
     is_complete = all((path / "visrl.json").is_file() for path in ALIASES.values())
-    return _check(
+    return check(
         "Spotlight, the shipped model", is_complete, "pip install --force-reinstall --no-deps . (in the clone)"
     )
 
 
 def _disk() -> dict[str, Any]:
     free = shutil.disk_usage(".").free / 2**30
-    return _check(f"{free:.0f} GiB free in this folder", free > 1, "free some space, or choose another --output")
+    return check(f"{free:.0f} GiB free in this folder", free > 1, "free some space, or choose another --output")
 
 
 def _token() -> dict[str, Any]:
     from huggingface_hub import get_token
 
     what = "Hub token (only needed to publish and for gated models)"
-    return _check(what, get_token() is not None, "hf auth login", needed=False)
+    return check(what, get_token() is not None, "hf auth login", needed=False)

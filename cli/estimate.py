@@ -35,8 +35,10 @@ def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json
         print_result(f"{sum(numbers['dropped'].values())} of the first {of} rows were dropped.")
         print_result("\n".join(drop_lines(numbers["drop_examples"])))
     if "prompt_tokens" in numbers:
+        cached = numbers.get("cached_prompt_tokens")
+        hits = "" if cached is None else f" ({cached / max(numbers['prompt_tokens'], 1):.0%} of them cached)"
         print_result(
-            f"About {numbers['prompt_tokens']:,} prompt and {numbers['completion_tokens']:,} completion tokens, "
+            f"About {numbers['prompt_tokens']:,} prompt{hits} and {numbers['completion_tokens']:,} completion tokens, "
             f"estimated from the first {numbers['measured_questions']} questions, which are kept in {target}."
         )
 
@@ -83,8 +85,11 @@ def _from_first_chunk(config: GenConfig, target: Path) -> dict[str, Any]:
     return rows | {
         "calls": total * _calls_per_question(config),
         "measured_questions": measured,
-        "prompt_tokens": round(scaled("prompt_tokens")),
-        "completion_tokens": round(scaled("completion_tokens")),
+        **{
+            name: round(scaled(name))
+            for name in ("prompt_tokens", "cached_prompt_tokens", "completion_tokens")
+            if all(name in record for record in records)
+        },
         "hours": round(scaled("seconds") / 3600, 6),
         **_drops(run_folder.Run(target)),
     }

@@ -16,7 +16,7 @@ from visrl_data.core.config import GenConfig, load_config
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.protocol import EngineLost, Request, Sampling
-from visrl_data.engines.refusals import RequestTooLong
+from visrl_data.engines.refusals import RequestRefused, RequestTooLong
 from visrl_data.engines.vllm import VLLMEngine
 from visrl_data.engines.vllm_options import default_options, model_impl, options_of_replies, parse_vllm_options
 from visrl_data.models.model_folder import find_model
@@ -175,6 +175,14 @@ def test_those_with_the_adapter_run_apart(monkeypatch):
     ]
 
 
+def test_prompt_tokens_that_vllm_had_in_its_cache_are_counted(monkeypatch):
+    engine, _ = make_engine(monkeypatch)
+    assert engine.usage.cached_prompt_tokens is None
+    engine.generate([ask("a"), ask("b")])
+    engine.generate([ask(prefix="s: ", choices=("0.0", "0.5", "1.0"))])
+    assert engine.usage.cached_prompt_tokens == 3 * fake_vllm.CACHED
+
+
 def test_grammars_and_choices_reach_vllm(monkeypatch):
     engine, fake = make_engine(monkeypatch)
     engine.generate([ask(grammar='start: "a"')])
@@ -183,6 +191,14 @@ def test_grammars_and_choices_reach_vllm(monkeypatch):
     [[reply]] = engine.generate([ask(prefix="s: ", choices=("0.0", "0.5", "1.0"))])
     assert reply.choice_probs == pytest.approx([1 / 3] * 3)
     assert reply.choice_mass == pytest.approx(1)
+
+
+def test_a_grammar_that_does_not_compile_is_an_error_and_no_refused_question(monkeypatch):
+    engine, fake = make_engine(monkeypatch)
+    with pytest.raises(VisRLError, match="does not support the grammar 'start: nothing'") as raised:
+        engine.generate([ask(grammar="start: nothing")])
+    assert not isinstance(raised.value, RequestRefused)
+    assert not fake.made[0].calls
 
 
 def test_a_prompt_that_leaves_no_room_for_a_reply_is_too_long(monkeypatch):

@@ -71,11 +71,15 @@ class CompletionOutput:
     finish_reason: str | None = None
 
 
+CACHED = 3  # tokens of each prompt
+
+
 @dataclasses.dataclass
 class RequestOutput:
     request_id: str
     prompt_token_ids: list[int] | None
     outputs: list[CompletionOutput]
+    num_cached_tokens: int | None = CACHED
 
 
 class VLLMClientError(Exception):
@@ -101,6 +105,8 @@ class EngineArgs:
     enforce_eager: bool = False
     limit_mm_per_prompt: dict[str, int] = dataclasses.field(default_factory=dict)
     max_model_len: int | None = None
+    block_size: int | None = None
+    use_tqdm_on_load: bool = True
     model_impl: str = "auto"
     enable_lora: bool = False
     max_lora_rank: int = 16
@@ -189,8 +195,10 @@ class LLM:
 def install(monkeypatch: Any, script: Script, is_cpu: bool = False) -> type[LLM]:
     """The stand-in as the module vllm; returns its LLM, whose `made` lists the engines."""
     fresh = type("LLM", (LLM,), {"script": staticmethod(script), "made": []})
-    names = ("vllm", "vllm.lora", "vllm.lora.request", "vllm.exceptions", "vllm.platforms", "vllm.sampling_params",
-             "vllm.model_executor", "vllm.model_executor.models", "vllm.model_executor.models.registry")  # fmt: skip
+    names = ("vllm", "vllm.exceptions", "vllm.platforms", "vllm.sampling_params", "vllm.lora", "vllm.lora.request",
+             "vllm.lora.ops", "vllm.lora.ops.torch_ops", "vllm.lora.ops.torch_ops.lora_ops",
+             "vllm.lora.punica_wrapper", "vllm.lora.punica_wrapper.punica_cpu", "vllm.model_executor",
+             "vllm.model_executor.models", "vllm.model_executor.models.registry")  # fmt: skip
     modules = {name: types.ModuleType(name) for name in names}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)

@@ -64,6 +64,7 @@ class Reply:
     """A model's answer for one seed. finish: "stop" or "length" (cut at max_new_tokens).
 
     choice_probs: normalized over the choices; choice_mass: probability on all of them together.
+    cached_prompt_tokens: how many of the prompt's the engine had in a cache, no part of the answer; None if not known.
     """
 
     text: str
@@ -72,6 +73,7 @@ class Reply:
     completion_tokens: int
     choice_probs: tuple[float, ...] = ()
     choice_mass: float | None = None
+    cached_prompt_tokens: int | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Usage:
 
     calls: int = 0
     prompt_tokens: int = 0
+    cached_prompt_tokens: int | None = None
     completion_tokens: int = 0
     events: list[str] = field(default_factory=list)
 
@@ -88,6 +91,8 @@ class Usage:
         for reply in (reply for group in replies for reply in group):
             self.calls += 1
             self.prompt_tokens += reply.prompt_tokens
+            if reply.cached_prompt_tokens is not None:
+                self.cached_prompt_tokens = (self.cached_prompt_tokens or 0) + reply.cached_prompt_tokens
             self.completion_tokens += reply.completion_tokens
 
 

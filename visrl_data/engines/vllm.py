@@ -22,7 +22,8 @@ from typing import Any
 from PIL.Image import Image
 
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.engines.decoding import branch_nodes, choice_reply, with_tokens
+from visrl_data.engines import vllm_cpu_lora
+from visrl_data.engines.decoding import GrammarCompiler, branch_nodes, choice_reply, with_tokens
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.loading import image_settings, load_processor
 from visrl_data.engines.messages import prompt_text
@@ -63,7 +64,7 @@ class VLLMEngine:
         options: Options | None = None,
     ) -> None:
         _check_pictures(folder, max_pixels)
-        vllm = _import()
+        vllm = import_vllm()
         platform = vllm.platforms.current_platform
         self.folder = folder
         self.usage = Usage()
@@ -71,6 +72,7 @@ class VLLMEngine:
         self.image_settings = image_settings(folder, self.processor, max_pixels)
         self.dtype = dtype if dtype != "auto" else "float32" if platform.is_cpu() else "bfloat16"
         self._special = sorted(self.processor.tokenizer.get_added_vocab(), key=len, reverse=True)
+        self._grammars = GrammarCompiler(self.processor.tokenizer, [self.processor.tokenizer.eos_token_id])
         self._device = "cpu" if platform.is_cpu() else platform.get_device_name()
         self._vllm = vllm
         self._refusals = (ValueError, vllm.exceptions.VLLMClientError)
@@ -79,6 +81,8 @@ class VLLMEngine:
         self._options = merge_options(_defaults(folder, platform.is_cpu()), options or {})
         self._lora: Any = None
         if folder.base is not None:
+            if platform.is_cpu():
+                vllm_cpu_lora.install()
             self._lora = vllm.lora.request.LoRARequest("actor", 1, str(folder.path))
             self._options |= {"enable_lora": True, "max_lora_rank": _rank(folder)}
         if max_pixels:
@@ -117,9 +121,15 @@ class VLLMEngine:
         """Return one reply a seed for each request, in order. Raises RequestRefused, EngineLost."""
         if not requests:
             return []
+        self._check_grammars(requests)
         replies = self._choose(requests) if requests[0].choices else self._sample(requests)
         self.usage.count(replies)
         return replies
+
+    def _check_grammars(self, requests: Sequence[Request]) -> None:
+        """Raise VisRLError for a grammar that vLLM's backend can't compile: vLLM calls it a fault of the request."""
+        distinct = {request.grammar for request in requests} - {""}
+        self._grammars.matchers([*distinct], len(self.processor.tokenizer))
 
     def _sample(self, requests: Sequence[Request]) -> list[list[Reply]]:
         rows = [  # greedy replies to a prompt are all the same
@@ -196,7 +206,8 @@ class VLLMEngine:
         is_cut = done.finish_reason == "length"
         ids = [*done.token_ids]
         text = self.processor.tokenizer.decode(ids if is_cut else ids[:-1], skip_special_tokens=True)
-        return Reply(text.strip(), "length" if is_cut else "stop", len(output.prompt_token_ids), len(ids))
+        finish, length = "length" if is_cut else "stop", len(output.prompt_token_ids)
+        return Reply(text.strip(), finish, length, len(ids), cached_prompt_tokens=output.num_cached_tokens)
 
     def _choose(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """Return the probabilities of the choices, from one short prompt for each place where they part."""
@@ -215,14 +226,13 @@ class VLLMEngine:
         replies = []
         for _ in requests:
             probs: dict[tuple[int, int], float] = {}
-            length = 0
             for path, below in branches.items():
                 output = next(outputs)
                 _check_path(output.prompt_token_ids, path)
                 first = output.outputs[0].logprobs[0]
                 probs |= {(len(path), token): math.exp(first[token].logprob) for token in below}
-                length = max(length, len(output.prompt_token_ids))
-            replies.append([choice_reply(probs, branches, choices, length)])
+            reply = choice_reply(probs, branches, choices, len(output.prompt_token_ids))
+            replies.append([dataclasses.replace(reply, cached_prompt_tokens=output.num_cached_tokens)])
         return replies
 
 
@@ -239,7 +249,7 @@ def _check_path(prompt: Sequence[int], path: Sequence[int]) -> None:
         )
 
 
-def _import() -> Any:
+def import_vllm() -> Any:
     """Import vLLM, set up for a library: silent, on stderr, its engine in this process. Raises VisRLError."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"

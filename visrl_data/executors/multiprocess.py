@@ -87,8 +87,9 @@ class MultiprocessExecutor:
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.pipe.close()
-            worker.process.terminate()
+            worker.pipe.close()  # which ends it, if it is idle
+            if worker.index is not None or not worker.ready:
+                worker.process.terminate()
         for worker in self._workers:
             worker.process.join(_EXIT_SECONDS)
             worker.process.kill()
@@ -161,6 +162,11 @@ def worker_devices(config: GenConfig, count: int) -> list[WorkerDevice]:
     if count < 1:
         raise UsageError(f"--devices {count}: expected at least 1.")
     check_local(config, "--devices")
+    if count > 1 and (config.vllm_options or {}).get("tensor_parallel_size", 1) > 1:
+        raise UsageError(
+            f"--devices {count} with --vllm-options tensor_parallel_size: each process has one device, and one model "
+            "on several is one process. Leave one of the two out."
+        )
     import torch
 
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device

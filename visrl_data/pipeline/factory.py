@@ -165,6 +165,7 @@ def process_chunk(
     reply_cache.attach(engines(factory), replies)
     tables, seconds = run_stages(factory, chunk_input or read_chunk(factory, index))
     usages = take_usage(factory)
+    cached = [usage.cached_prompt_tokens for usage in usages if usage.cached_prompt_tokens is not None]
     record = {
         "chunk": index,
         "questions": tables["questions"].num_rows,
@@ -173,6 +174,7 @@ def process_chunk(
         **{f"{stage}_seconds": round(value, 3) for stage, value in seconds.items()},
         "calls": sum(usage.calls for usage in usages),
         "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        **({"cached_prompt_tokens": sum(cached)} if cached else {}),
         "completion_tokens": sum(usage.completion_tokens for usage in usages),
         "events": [event for usage in usages for event in usage.events],
     }
