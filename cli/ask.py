@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,7 +147,7 @@ def _read(paths: list[Path], text: str) -> tuple[dict[int, Question], dict[str, 
 def _summary(failures: dict[str, str], total: int) -> str:
     if total == 1:
         return next(iter(failures.values()))
-    return f"{len(failures)} of {total} pictures have no answer: {', '.join(failures)}."
+    return f"{len(failures)} of {total} pictures without an answer: {', '.join(failures)}."
 
 
 def _find(models: list[str], config: AskConfig) -> list[EvalModel]:
@@ -182,7 +183,6 @@ def _serve(models: list[str], config: AskConfig, port: int) -> None:
 
     ask_page.check_installed()
     eval_models = _find(models, config)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # the way to close it
         ask_page.serve(eval_models, config, port, say)
-    except KeyboardInterrupt:
-        say("Closed. What was uploaded is removed.")
+    say("Closed. What was uploaded is removed.")

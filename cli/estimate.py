@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from visrl_data.core.config import GenConfig
 from visrl_data.core.metrics import METRICS
+from visrl_data.core.text import quantity
 
 from .console import hide_library_bars, print_result, say
 
@@ -27,19 +28,18 @@ def print_estimate(config: GenConfig, target: Path, speed: float | None, as_json
     hours = numbers["hours"]
     time_text = f"{hours:.1f} hours" if hours >= 1 else f"{max(hours * 60, 0.1):.1f} minutes"
     parts = ", ".join(f"{name} {rows}" for name, rows in numbers.get("parts", {}).items())
-    count = numbers["questions"]
-    questions = f"{count} question{'s' * (count != 1)}" + (f" ({parts})" if parts else "")
-    print_result(f"{questions}, at most {numbers['calls']:,} model calls, about {time_text}.")
+    questions = quantity(numbers["questions"], "question") + (f" ({parts})" if parts else "")
+    print_result(f"{questions}, at most {quantity(numbers['calls'], 'model call')}, about {time_text}.")
     if numbers.get("dropped"):
-        of = numbers["measured_questions"]
-        print_result(f"{sum(numbers['dropped'].values())} of the first {of} rows were dropped.")
+        rows = quantity(numbers["measured_questions"], "row")
+        print_result(f"Dropped: {sum(numbers['dropped'].values())} of the first {rows}.")
         print_result("\n".join(drop_lines(numbers["drop_examples"])))
     if "prompt_tokens" in numbers:
         cached = numbers.get("cached_prompt_tokens")
         hits = "" if cached is None else f" ({cached / max(numbers['prompt_tokens'], 1):.0%} of them cached)"
         print_result(
             f"About {numbers['prompt_tokens']:,} prompt{hits} and {numbers['completion_tokens']:,} completion tokens, "
-            f"estimated from the first {numbers['measured_questions']} questions, which are kept in {target}."
+            f"estimated from the first {quantity(numbers['measured_questions'], 'question')}, kept in {target}."
         )
 
 

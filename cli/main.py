@@ -22,6 +22,12 @@ from . import ask, doctor, eval, evolve, export, filter, gen, inspect, join, mer
 from .console import Quiet, Verbose, format_unexpected, set_verbosity, with_verbosity
 from .help import Command
 
+_EXAMPLES = (  # one after the other they work as they are
+    "visrl gen -o runs/spotlight",
+    "visrl inspect runs/spotlight",
+    "visrl train rl1 -o models/rl1",
+    "visrl ask --model models/rl1",
+)
 app = typer.Typer(
     name="visrl",
     no_args_is_help=True,
@@ -29,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Preference data for visual reasoning, made without box labels.",
-    epilog="Start with: visrl gen",
+    epilog="\n\n".join(("Examples:", *_EXAMPLES, "`visrl COMMAND --help` shows every option, with examples.")),
 )
 
 

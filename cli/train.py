@@ -22,7 +22,11 @@ from .options import Json, Mix, parse_options, resolve_mix, with_options
 
 _BASELINES = "Baselines that learn the answer alone (the paper's Table 5)"
 
-app = typer.Typer(no_args_is_help=True, help="Train a model: the warm-up, then two stages on preference pairs.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Train a model: the warm-up, then two stages on preference pairs.",
+    epilog="\n\n".join(("Examples:", *(STAGES[name].examples[0] for name in ("sft", "rl1", "rl2")))),
+)
 
 ModelOutput = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the model (default: under models/).")

@@ -81,7 +81,7 @@ def test_a_bad_picture_does_not_stop_the_others(photos):
     assert code == 1
     assert out.count("response") == 2 and "a.png (120 x 90 pixels)" in out and "b.jpg (300 x 200 pixels)" in out
     assert "bad.png: the image file ends too early" in err and "missing.jpg: there is no such image" in err
-    assert err.endswith("visrl: 2 of 4 pictures have no answer: bad.png, missing.jpg.\n")
+    assert err.endswith("visrl: 2 of 4 pictures without an answer: bad.png, missing.jpg.\n")
     code, out, _ = visrl("ask", "a.png", "bad.png", "What?", "--json")
     result = json.loads(out)
     assert code == 1 and [answer["image"] for answer in result["answers"]] == ["a.png"]

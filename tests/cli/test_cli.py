@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.docs.test_docs import find_command
 from tests.helpers.command import visrl
 from tests.helpers.hub_world import scripted_generate
 from visrl_data.core.config import GenConfig
@@ -93,6 +95,22 @@ def test_estimate_from_a_stated_speed(photo_source):
     assert out == "10 questions, at most 240 model calls, about 2.0 minutes.\n"
 
 
+def test_one_is_not_counted_in_the_plural(photo_source):
+    _, out, _ = visrl("gen", "--source", photo_source, "--limit", 1, "--estimate", "--speed", 2)
+    assert out == "1 question, at most 24 model calls, about 0.2 minutes.\n"
+
+
+@pytest.mark.parametrize("group", [[], ["train"]])
+def test_the_help_of_a_group_has_examples_that_parse(group):
+    """Each line after "Examples:" that begins with visrl is a command of today."""
+    _, out, _ = visrl(*group, "--help")
+    examples = [line.strip() for line in out.partition("Examples:")[2].splitlines() if line.strip().startswith("visrl")]
+    assert len(examples) >= 3
+    for example in examples:
+        command, _, rest = find_command(shlex.split(example)[1:])
+        command.make_context(None, rest)
+
+
 def test_doctor_checks_this_machine():
     code, out, _ = visrl("doctor", "--json")
     report = json.loads(out)
@@ -171,7 +189,7 @@ def test_an_estimate_counts_the_rows_that_were_dropped_too(photo_source, tmp_pat
     assert estimate["dropped"] == {"no_question": 2}
     with scripted_generate():
         out = visrl(*words[:-1])[1]
-    assert "2 of the first 4 rows were dropped.\nno_question: there is no question. First: bad0, line 1: " in out
+    assert "Dropped: 2 of the first 4 rows.\nno_question: there is no question. First: bad0, line 1: " in out
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])

@@ -63,7 +63,7 @@ def test_baselines_are_on_top_and_have_no_boxes():
 
 def test_what_was_lost_is_said_in_words():
     text = printed(report(*FOUR), 200)
-    assert "3 rows were dropped by their source: image_missing." in text
+    assert "3 rows dropped by the source: image_missing." in text
     assert "rl1: no answer to 2 questions (no_box 2)." in text
     assert f"{LONG}: 7 verdicts of the judge could not be read." in text
 

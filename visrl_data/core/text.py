@@ -36,6 +36,11 @@ def one_line(text: object, most: int = MOST_IN_LINE) -> str:
     return visible(line if len(line) <= most else f"{line[:most]}...")
 
 
+def quantity(number: int, noun: str) -> str:
+    """Write a number with its noun, in the plural unless it is one: 1 row, 2,000 rows."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def shown(text: str) -> str:
     """Return at most MOST_CHARACTERS of a text, made visible, and how many are missing."""
     missing = len(text) - MOST_CHARACTERS

@@ -31,6 +31,7 @@ from visrl_data.pipeline import model_pair
 from visrl_data.sources.spotlight import SpotlightSource
 
 EXAMPLE_SPLIT, EXAMPLE_ROW = "test", 6
+_EXPECTED = f"at most {images.MAX_IMAGE_PIXELS:,} pixels and {images.MAX_IMAGE_BYTES:,} bytes"
 _WHOLE_IMAGE = PromptingMode(1, "unit", CropRule(), PromptSet())
 
 
@@ -85,8 +86,9 @@ def read_question(path: Path, text: str, name: str = "") -> Question:
         data = images.read_under_root(real.parent, real.name)
         size = images.decode(data).size
     except images.BadImage as error:
-        expected = ", ".join(images.FORMATS)
-        raise VisRLError(f"{name}: {explain(error.reason)} ({error.detail}). Expected a picture: {expected}.") from None
+        raise VisRLError(
+            f"{name}: {explain(error.reason)} ({error.detail}). Expected a picture: {_EXPECTED}."
+        ) from None
     return make_question(name, text, data, size)
 
 

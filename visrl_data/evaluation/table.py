@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from visrl_data.core.text import one_line
+from visrl_data.core.text import one_line, quantity
 from visrl_data.evaluation.eval_report import ALL, EvalReport, GroupFigures, ModelEntry, ScoreDifference
 from visrl_data.report.formats import MISSING, format_estimate, format_number, format_share, make_table, stack
 
@@ -68,14 +68,14 @@ def _table(
 
 
 def _notes(report: EvalReport) -> list[str]:
-    notes = [f"{n} rows were dropped by their source: {reason}." for reason, n in report["dropped"].items()]
+    notes = [f"{quantity(n, 'row')} dropped by the source: {reason}." for reason, n in report["dropped"].items()]
     for model in report["models"]:
         figures, name = model["figures"][ALL], model["name"]
         if figures["unparsed"]:
             reasons = ", ".join(f"{reason} {n}" for reason, n in figures["unparsed"].items())
-            notes.append(f"{name}: no answer to {sum(figures['unparsed'].values())} questions ({reasons}).")
+            notes.append(f"{name}: no answer to {quantity(sum(figures['unparsed'].values()), 'question')} ({reasons}).")
         if figures["unread_verdicts"]:
-            notes.append(f"{name}: {figures['unread_verdicts']} verdicts of the judge could not be read.")
+            notes.append(f"{name}: {quantity(figures['unread_verdicts'], 'verdict')} of the judge could not be read.")
     return notes
 
 
