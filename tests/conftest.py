@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models: threads cost more
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from PIL import Image, ImageDraw
 from visrl_data.core.seeds import generator
 from visrl_data.engines.protocol import Request, Role
 from visrl_data.engines.scripted import ScriptedEngine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is made again at need out of the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISRL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def draw_photo(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:

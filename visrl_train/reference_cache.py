@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,7 @@ def load_table(trainer: Any, collator: PairCollator, rows: list[dict[str, Any]],
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise VisRLError("--cache-reference works on one device or with DDP, not with FSDP or DeepSpeed. Leave it out.")
-    folder = Path(os.environ.get("VISRL_CACHE") or Path.home() / ".cache" / "visrl") / "reference"
-    path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+    path = files.cache_folder("reference") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
     table = _read(path)
     if table is None:
         table = _compute(trainer, collator, rows)

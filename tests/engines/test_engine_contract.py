@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -259,7 +260,8 @@ def test_only_one_set_of_weights_goes_into_vllm(monkeypatch):
     [llm] = fake.made
     assert built.actor.engine is built.critic.engine and (built.actor.adapter, built.critic.adapter) == (True, False)
     assert llm.options.enable_lora and llm.options.enable_prefix_caching
-    assert llm.options.model == str(find_model("spotlight-base").path)
+    weights = find_model("spotlight-base").path / "model.safetensors"
+    assert (Path(llm.options.model) / "model.safetensors").resolve() == weights.resolve()
 
 
 def test_the_loopback_server_reads_what_was_sent():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
-import shutil
 from typing import Any
 
 import pytest
@@ -129,17 +126,14 @@ def test_a_model_that_vllm_can_not_load_says_why(monkeypatch):
         VLLMEngine(find_model("spotlight"))
 
 
-def test_pictures_that_vllm_would_show_otherwise_are_refused(monkeypatch, tmp_path):
-    fake_vllm.install(monkeypatch, say_box)
-    with pytest.raises(UsageError, match="--max-pixels"):
-        VLLMEngine(find_model("spotlight"), max_pixels=10_000)
-    base = find_model("spotlight-base")
-    copy = shutil.copytree(base.path, tmp_path / "cropped")
-    record = json.loads((copy / "processor_config.json").read_text())
-    record["image_processor"]["do_center_crop"] = True
-    (copy / "processor_config.json").write_text(json.dumps(record))
-    with pytest.raises(VisRLError, match="the center of a picture"):
-        VLLMEngine(dataclasses.replace(base, path=copy))
+def test_a_model_with_a_part_that_vllm_does_not_find_says_so(monkeypatch):
+    def refuse(self: Any, **options: Any) -> None:
+        raise AttributeError("'MllamaProcessor' object has no attribute '_get_num_multimodal_tokens'")
+
+    fake = fake_vllm.install(monkeypatch, say_box)
+    monkeypatch.setattr(fake, "__init__", refuse)
+    with pytest.raises(VisRLError, match="could not load spotlight: 'MllamaProcessor' object has no attribute"):
+        VLLMEngine(find_model("spotlight"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Executor failed."), fake_vllm.VLLMServerError("EngineCore is dead.")])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
-from transformers import AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer
 
 from visrl_data.core.prompts import PromptPart
 
@@ -132,6 +132,26 @@ def read_prompt(text: str) -> list[PromptPart]:
     return parts
 
 
+class Renderer:
+    """Makes of prompts what the model is fed, by the processor of its folder, as vLLM's does."""
+
+    def __init__(self, model: str) -> None:
+        self._processor = AutoProcessor.from_pretrained(model)
+        self.default_cmpl_tok_params = types.SimpleNamespace(with_kwargs=lambda **options: options)
+
+    def render_cmpl(
+        self, prompts: Sequence[Any], tok_params: dict[str, Any], *, skip_mm_cache: bool = False
+    ) -> list[dict[str, Any]]:
+        assert skip_mm_cache, "pictures that are in the cache are left out"
+        return [self._one(prompt, tok_params) for prompt in prompts]
+
+    def _one(self, prompt: Any, options: dict[str, Any]) -> dict[str, Any]:
+        images = prompt["multi_modal_data"]["image"]
+        batch = self._processor(text=prompt["prompt"], images=images, return_tensors="pt", **options)
+        pictures = types.SimpleNamespace(get_data=lambda: {"pixel_values": batch["pixel_values"]})
+        return {"prompt_token_ids": batch["input_ids"][0].tolist(), "mm_kwargs": pictures}
+
+
 Script = Callable[[Sequence[PromptPart], Sequence[Image.Image], int, str | None], str]
 
 
@@ -149,6 +169,7 @@ class LLM:
         self.llm_engine = types.SimpleNamespace(model_config=types.SimpleNamespace(max_model_len=CONTEXT))
         self.calls: list[list[tuple[Any, SamplingParams, LoRARequest | None]]] = []
         self._tokenizer = AutoTokenizer.from_pretrained(self.options.model)
+        self.renderer = Renderer(self.options.model)
         type(self).made.append(self)
 
     def generate(

@@ -3,18 +3,27 @@
 Those whose processor has a video part are built with a stub in its place; what they do to pictures is their own.
 """
 
+import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.tiny_models import (
-    EYE,
+    SMALL,
     TEMPLATE,
+    WIDE,
     NoVideos,
+    eye_of,
+    head_of,
+    heads_of,
     idefics3,
     llava,
     llava_next,
     mllama,
     paligemma,
     qwen,
+    qwen_eye,
+    sections_of,
     text,
     words,
 )
@@ -39,27 +48,27 @@ def qwen_ids(tokenizer):
     return ids(tokenizer, **dict(zip(names, VISION, strict=True)))
 
 
-def qwen2_vl():
+def qwen2_vl(small=SMALL):
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    tokenizer = words(*VISION, "<|box_start|>", "<|box_end|>")
+    tokenizer, width = words(*VISION, "<|box_start|>", "<|box_end|>"), small["hidden_size"]
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=84 * 84),
         tokenizer=tokenizer,
         video_processor=NoVideos(),
         chat_template=TEMPLATE.replace("IMAGE", SEEN),
     )
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
+    rope = {"rope_type": "default", "mrope_section": sections_of(small), "rope_theta": 1e4}
     config = Qwen2VLConfig(
-        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2},
-        text_config={**text(tokenizer), "rope_parameters": rope},
+        vision_config={"depth": 2, "embed_dim": width, "hidden_size": width, "mlp_ratio": 2, "num_heads": 2},
+        text_config={**text(tokenizer, small), "rope_parameters": rope},
         **qwen_ids(tokenizer),
     )
     return processor, Qwen2VLForConditionalGeneration(config)
 
 
-def qwen3_vl():
+def qwen3_vl(small=SMALL):
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -70,17 +79,18 @@ def qwen3_vl():
         video_processor=NoVideos(),
         chat_template=TEMPLATE.replace("IMAGE", SEEN),
     )
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
-    eye = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32}
+    rope = {"rope_type": "default", "mrope_section": sections_of(small), "mrope_interleaved": True, "rope_theta": 1e4}
+    eye = {**qwen_eye(small), "out_hidden_size": small["hidden_size"]}
+    del eye["fullatt_block_indexes"]
     config = Qwen3VLConfig(
         vision_config={**eye, "num_position_embeddings": 36, "deepstack_visual_indexes": [0]},
-        text_config={**text(tokenizer), "head_dim": 16, "rope_parameters": rope},
+        text_config={**text(tokenizer, small), "head_dim": head_of(small), "rope_parameters": rope},
         **qwen_ids(tokenizer),
     )
     return processor, Qwen3VLForConditionalGeneration(config)
 
 
-def llava_onevision():
+def llava_onevision(small=SMALL):
     from transformers import (
         LlavaOnevisionConfig,
         LlavaOnevisionForConditionalGeneration,
@@ -95,8 +105,8 @@ def llava_onevision():
         vision_feature_select_strategy="full", chat_template=TEMPLATE.replace("IMAGE", "<image>"),
     )  # fmt: skip
     config = LlavaOnevisionConfig(
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **EYE},
-        text_config={"model_type": "qwen2", **text(tokenizer)},
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **eye_of(small)},
+        text_config={"model_type": "qwen2", **text(tokenizer, small)},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=grid,
@@ -104,7 +114,7 @@ def llava_onevision():
     return processor, LlavaOnevisionForConditionalGeneration(config)
 
 
-def gemma3():
+def gemma3(small=SMALL):
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
@@ -117,8 +127,8 @@ def gemma3():
         chat_template="<|bos|>" + TEMPLATE.replace("IMAGE", "<start_of_image>"),
     )
     config = Gemma3Config(
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **EYE},
-        text_config={"model_type": "gemma3_text", "head_dim": 16, "query_pre_attn_scalar": 16, **text(tokenizer)},
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **eye_of(small)},
+        text_config={"model_type": "gemma3_text", **heads_of(small), **text(tokenizer, small)},
         mm_tokens_per_image=4,
         image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
         boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
@@ -130,7 +140,7 @@ def gemma3():
     return processor, model
 
 
-def smolvlm():
+def smolvlm(small=SMALL):
     """The caller stands in for num2words, which writes the lengths of videos."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
@@ -144,15 +154,15 @@ def smolvlm():
         chat_template=TEMPLATE.replace("IMAGE", "<image>"),
     )
     config = SmolVLMConfig(
-        vision_config=EYE,
-        text_config={"model_type": "llama", **text(tokenizer)},
+        vision_config=eye_of(small),
+        text_config={"model_type": "llama", **text(tokenizer, small)},
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
     return processor, SmolVLMForConditionalGeneration(config)
 
 
-def internvl():
+def internvl(small=SMALL):
     from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
@@ -167,15 +177,15 @@ def internvl():
         chat_template=TEMPLATE.replace("IMAGE", "<IMG_CONTEXT>"),
     )
     config = InternVLConfig(
-        vision_config={**EYE, "image_size": [56, 56], "patch_size": [14, 14]},
-        text_config={"model_type": "qwen2", **text(tokenizer)},
+        vision_config={**eye_of(small), "image_size": [56, 56], "patch_size": [14, 14]},
+        text_config={"model_type": "qwen2", **text(tokenizer, small)},
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=4,
     )
     return processor, InternVLForConditionalGeneration(config)
 
 
-def minicpm():
+def minicpm(small=SMALL):
     """MiniCPM-V 4.6: sliced pictures, and a language model with linear attention."""
     from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration, MiniCPMV4_6Processor
     from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
@@ -194,8 +204,8 @@ def minicpm():
              "linear_num_value_heads": 2, "head_dim": 16}  # fmt: skip
     rope = {"rope_type": "default", "mrope_section": [1, 1, 0], "rope_theta": 1e4, "partial_rotary_factor": 0.25}
     config = MiniCPMV4_6Config(
-        vision_config={**EYE, "image_size": 112},
-        text_config={"model_type": "qwen3_5_text", **text(tokenizer), **heads, "rope_parameters": rope,
+        vision_config={**eye_of(small), "image_size": 112},
+        text_config={"model_type": "qwen3_5_text", **text(tokenizer, small), **heads, "rope_parameters": rope,
                      "layer_types": ["linear_attention", "full_attention"]},
         insert_layer_id=0,
         image_size=112,
@@ -240,3 +250,47 @@ def save(family, folder, seed=0):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def save_for_vllm(model_type, folder, seed=0):
+    """A model folder that vLLM loads, where torchvision is: real video processors, and names of weights as on the Hub.
+
+    Its weights are large: with the usual small ones the output hardly depends on the input.
+    """
+    torch.manual_seed(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        stand_ins(patch)
+        processor, model = TINY[model_type](WIDE)
+    if model_type in _VIDEOS:
+        name, options = _VIDEOS[model_type]
+        processor.video_processor = getattr(transformers, name)(**options)
+    if model_type == "gemma3":  # vLLM puts these together
+        processor.tokenizer.add_tokens(["\n" * count for count in (2, 3, 4)])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "embed" not in name and "lm_head" not in name:
+                parameter.mul_(8)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    _name_as_on_the_hub(folder / "model.safetensors")
+    return folder
+
+
+_VIDEOS = {
+    "qwen2_vl": ("Qwen2VLVideoProcessor", {}),
+    "qwen2_5_vl": ("Qwen2VLVideoProcessor", {}),
+    "qwen3_vl": ("Qwen3VLVideoProcessor", {"patch_size": 16}),
+    "llava_onevision": ("LlavaOnevisionVideoProcessor", {}),
+    "smolvlm": ("SmolVLMVideoProcessor", {}),
+    "internvl": ("InternVLVideoProcessor", {}),
+    "minicpmv4_6": ("MiniCPMV4_6VideoProcessor", {}),
+}
+
+
+def _name_as_on_the_hub(file):
+    """Models with a tower of CLIP or SigLIP, built from a config, save it without a level of its names."""
+    weights = load_file(file)
+    if "vision_tower.embeddings.position_embedding.weight" in weights:
+        full = "vision_tower.vision_model."
+        weights = {name.replace("vision_tower.", full, 1): value for name, value in weights.items()}
+        save_file(weights, file, metadata={"format": "pt"})

@@ -11,7 +11,20 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|sl_assistant|>' }}{% endif %}"
 )
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-EYE = {**SMALL, "image_size": 56, "patch_size": 14}
+WIDE = {**SMALL, "hidden_size": 64, "intermediate_size": 128}  # heads of 32, which is the least that vLLM runs on a CPU
+
+
+def eye_of(small):
+    return {**small, "image_size": 56, "patch_size": 14}
+
+
+def head_of(small):
+    return small["hidden_size"] // small["num_attention_heads"]
+
+
+def heads_of(small):
+    """Where a configuration has sizes of its own for these."""
+    return {"head_dim": head_of(small), "query_pre_attn_scalar": head_of(small)}
 
 
 def words(*special, bos=None):
@@ -27,11 +40,12 @@ def text(tokenizer, small=SMALL):
     return {"vocab_size": len(tokenizer) + 8, "num_key_value_heads": 2, **small, **ids}
 
 
-def llava(small=SMALL, eye=EYE, image_token="<|sl_image|>"):
+def llava(small=SMALL, eye=None, image_token="<|sl_image|>"):
     """LLaVA-1.5: a CLIP tower, one size of picture. image_token: of Spotlight's tokenizer, or a new one."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+    eye = eye or eye_of(small)
     tokenizer, side = words(image_token), eye["image_size"]
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"height": side, "width": side}, do_center_crop=False),
@@ -46,7 +60,7 @@ def llava(small=SMALL, eye=EYE, image_token="<|sl_image|>"):
     return processor, LlavaForConditionalGeneration(config)
 
 
-def llava_next():
+def llava_next(small=SMALL):
     from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor
     from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
@@ -60,8 +74,13 @@ def llava_next():
         chat_template=TEMPLATE.replace("IMAGE", "<|sl_image|>"),
     )  # fmt: skip
     config = LlavaNextConfig(
-        vision_config={"model_type": "clip_vision_model", "projection_dim": 32, **EYE, "num_hidden_layers": 3},
-        text_config={"model_type": "llama", **text(tokenizer)},
+        vision_config={
+            "model_type": "clip_vision_model",
+            "projection_dim": 32,
+            **eye_of(small),
+            "num_hidden_layers": 3,
+        },
+        text_config={"model_type": "llama", **text(tokenizer, small)},
         image_token_index=tokenizer.convert_tokens_to_ids("<|sl_image|>"),
         image_grid_pinpoints=grid,
         vision_feature_layer=-2,
@@ -69,7 +88,7 @@ def llava_next():
     return processor, LlavaNextForConditionalGeneration(config)
 
 
-def idefics3():
+def idefics3(small=SMALL):
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
@@ -81,15 +100,15 @@ def idefics3():
         chat_template=TEMPLATE.replace("IMAGE", "<image>"),
     )
     config = Idefics3Config(
-        vision_config=EYE,
-        text_config={"model_type": "llama", **text(tokenizer)},
+        vision_config=eye_of(small),
+        text_config={"model_type": "llama", **text(tokenizer, small)},
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
     return processor, Idefics3ForConditionalGeneration(config)
 
 
-def mllama():
+def mllama(small=SMALL):
     from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor
     from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
@@ -99,13 +118,19 @@ def mllama():
         tokenizer=tokenizer,
         chat_template="<|bos|>" + TEMPLATE.replace("IMAGE", "<|image|>"),
     )
-    eye = {**EYE, "attention_heads": 2, "num_global_layers": 1, "max_num_tiles": 2, "vision_output_dim": 64}
+    eye = {
+        **eye_of(small),
+        "attention_heads": 2,
+        "num_global_layers": 1,
+        "max_num_tiles": 2,
+        "vision_output_dim": 2 * small["hidden_size"],
+    }
     rope = {"rope_type": "default", "rope_theta": 1e4}
     config = MllamaConfig(
         vision_config={
             **eye, "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]], "intermediate_layers_indices": [0]
         },
-        text_config={**text(tokenizer), "cross_attention_layers": [1], "rope_parameters": rope},
+        text_config={**text(tokenizer, small), "cross_attention_layers": [1], "rope_parameters": rope},
         image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
     )  # fmt: skip
     model = MllamaForConditionalGeneration(config)
@@ -116,7 +141,7 @@ def mllama():
     return processor, model
 
 
-def paligemma():
+def paligemma(small=SMALL):
     """PaliGemma 2, with a chat template, which its folders on the Hub lack."""
     from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -132,10 +157,20 @@ def paligemma():
         chat_template=plain.replace("'<|sl_assistant|>'", "''").replace("IMAGE", "<image>"),
     )
     config = PaliGemmaConfig(
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, "projection_dim": 32, **EYE},
-        text_config={"model_type": "gemma2", "head_dim": 16, "query_pre_attn_scalar": 16, **text(tokenizer)},
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "vision_use_head": False,
+            "projection_dim": small["hidden_size"],
+            **eye_of(small),
+        },
+        text_config={
+            "model_type": "gemma2",
+            "head_dim": head_of(small),
+            "query_pre_attn_scalar": head_of(small),
+            **text(tokenizer, small),
+        },
         image_token_index=tokenizer.image_token_id,
-        projection_dim=32,
+        projection_dim=small["hidden_size"],
     )
     model = PaliGemmaForConditionalGeneration(config)
     with torch.no_grad():  # untrained, what the projector says is next to nothing
@@ -166,10 +201,18 @@ def stand_in_for_videos(monkeypatch):
     monkeypatch.setattr(processing_utils.transformers_module, "VideoProcessorMixin", NoVideos, raising=False)
 
 
-QWEN_EYE = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "fullatt_block_indexes": [1]}
+def qwen_eye(small):
+    sizes = {name: small[name] for name in ("hidden_size", "intermediate_size")}
+    return {**sizes, "depth": 2, "num_heads": 2, "fullatt_block_indexes": [1]}
 
 
-def qwen(small=SMALL, eye=QWEN_EYE, max_pixels=84 * 84):
+def sections_of(small):
+    """Half a head: of time, height and width."""
+    head = head_of(small)
+    return [head // 8, head * 3 // 16, head * 3 // 16]
+
+
+def qwen(small=SMALL, eye=None, max_pixels=84 * 84):
     """Qwen2.5-VL; the caller stands in for the video processor."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -186,11 +229,9 @@ def qwen(small=SMALL, eye=QWEN_EYE, max_pixels=84 * 84):
         for name, token in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"),
                             ("vision_end", "vision_end"))
     }  # fmt: skip
-    head = small["hidden_size"] // small["num_attention_heads"]
-    sections = [head // 8, head * 3 // 16, head * 3 // 16]  # half a head: of time, height and width
-    rope = {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e4}
+    rope = {"rope_type": "default", "mrope_section": sections_of(small), "rope_theta": 1e4}
     config = Qwen2_5_VLConfig(
-        vision_config={**eye, "out_hidden_size": small["hidden_size"], "window_size": 56},
+        vision_config={**(eye or qwen_eye(small)), "out_hidden_size": small["hidden_size"], "window_size": 56},
         text_config={**text(tokenizer, small), "rope_parameters": rope},
         **ids,
     )  # fmt: skip

@@ -38,6 +38,11 @@ def make_folder(path: Path) -> None:
         raise VisRLError(f"{path} can't be made: {error.filename} is no folder. Choose another --output.") from None
 
 
+def cache_folder(name: str) -> Path:
+    """Return the folder of this name for what can be made again: in $VISRL_CACHE, or in ~/.cache/visrl."""
+    return Path(os.environ.get("VISRL_CACHE") or Path.home() / ".cache" / "visrl") / name
+
+
 def check_own(folder: Path, ours: Collection[str]) -> None:
     """Raise VisRLError when a folder holds anything but these names, its lock and our temporary files."""
     others = sorted(f.name for f in folder.iterdir() if f.name not in {*ours, LOCK} and f.suffix != TEMPORARY)

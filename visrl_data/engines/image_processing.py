@@ -29,14 +29,21 @@ def show_whole(processor: Any, family: Family) -> None:
         return
     size = {"height": images.crop_size["height"], "width": images.crop_size["width"]}
     if family.resize_mode == "padded":
-        from transformers import LlavaImageProcessorPil
-
         kept = ("image_mean", "image_std", "resample", "rescale_factor")
         settings = {name: getattr(images, name) for name in kept}
-        processor.image_processor = LlavaImageProcessorPil(do_pad=True, do_center_crop=False, size=size, **settings)
+        kind = _padding_processor(images)
+        processor.image_processor = kind(do_pad=True, do_center_crop=False, size=size, **settings)
         return
     images.do_center_crop = False
     images.size = size
+
+
+def _padding_processor(images: Any) -> Any:
+    """Return the image processor that pads, on the backend of this one: PIL and torchvision resize differently."""
+    import transformers
+
+    is_pil = type(images).__name__.endswith("Pil")
+    return transformers.LlavaImageProcessorPil if is_pil else transformers.LlavaImageProcessor
 
 
 def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) -> None:

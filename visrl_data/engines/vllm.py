@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from visrl_data.core.errors import UsageError, VisRLError
+from visrl_data.core.errors import VisRLError
 from visrl_data.engines import vllm_cpu_lora
 from visrl_data.engines.decoding import GrammarCompiler, branch_nodes, choice_reply, with_tokens
 from visrl_data.engines.image_processing import picture_size
@@ -37,7 +37,7 @@ from visrl_data.engines.vllm_options import (
     merge_options,
     options_of_replies,
 )
-from visrl_data.models.families import family_at
+from visrl_data.engines.vllm_pictures import adds_special, check_pictures, link_model
 from visrl_data.models.model_folder import ModelFolder
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM accepts as max_lora_rank
@@ -63,7 +63,6 @@ class VLLMEngine:
         trust_remote_code: bool = False,
         options: Options | None = None,
     ) -> None:
-        _check_pictures(folder, max_pixels)
         vllm = import_vllm()
         platform = vllm.platforms.current_platform
         self.folder = folder
@@ -85,18 +84,17 @@ class VLLMEngine:
                 vllm_cpu_lora.install()
             self._lora = vllm.lora.request.LoRARequest("actor", 1, str(folder.path))
             self._options |= {"enable_lora": True, "max_lora_rank": _rank(folder)}
-        if max_pixels:
-            self._options["mm_processor_kwargs"] = {"max_pixels": max_pixels}
         try:
             with _stdout_to_stderr():
                 self._llm = vllm.LLM(
-                    model=str(folder.weights.path),
+                    model=str(link_model(folder.weights, self.processor)),
                     dtype=self.dtype,
                     trust_remote_code=trust_remote_code,
                     **self._options,
                 )
-        except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # vLLM raises anything for a model that it does not know
             raise VisRLError(f"vLLM could not load {folder.id}: {_reason(error)}") from error
+        check_pictures(folder.id, self._llm, self.processor, self._special)
         self._context: int = self._llm.llm_engine.model_config.max_model_len
 
     def identity(self) -> ModelIdentity:
@@ -179,14 +177,13 @@ class VLLMEngine:
         return [outputs[place] for place in range(len(requests))]
 
     def _complete(self, prompts: list[dict[str, Any]], sampling: list[Any], lora: Any) -> list[Any]:
-        bos = self.processor.tokenizer.bos_token
         with self._raise_lost(), raise_refusals(*self._refusals):
             outputs: list[Any] = self._llm.generate(
                 prompts,
                 sampling,
                 use_tqdm=False,
                 lora_request=lora,
-                tokenization_kwargs={"add_special_tokens": not (bos and prompts[0]["prompt"].startswith(bos))},
+                tokenization_kwargs={"add_special_tokens": adds_special(self.processor, prompts[0]["prompt"])},
             )
         return outputs
 
@@ -297,22 +294,6 @@ def _defaults(folder: ModelFolder, cpu: bool) -> dict[str, Any]:
 
     config = _read_json(folder.weights.path / "config.json")
     return default_options(config, cpu, psutil.virtual_memory().available)
-
-
-def _check_pictures(folder: ModelFolder, max_pixels: int | None) -> None:
-    """Raise VisRLError where vLLM, which has image processors of its own, would show other pictures than VisRL does."""
-    path = folder.weights.path
-    if max_pixels and family_at(path).resolution_control != "pixels":
-        raise UsageError(
-            f"--max-pixels: in vLLM it has no effect on {folder.id}. Leave it out, or --engine transformers."
-        )
-    records = [path / name for name in ("preprocessor_config.json", "processor_config.json") if (path / name).is_file()]
-    for record in map(_read_json, records):
-        if record.get("image_processor", record).get("do_center_crop"):
-            raise VisRLError(
-                f"{folder.id}: vLLM shows this model the center of a picture, where VisRL shows it whole and boxes may "
-                "lie at the ends. Use --engine transformers."
-            )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
