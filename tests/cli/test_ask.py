@@ -1,6 +1,8 @@
 """`visrl ask`: pictures and a question in; box, crop and response out, on the terminal, as JSON, as a picture."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,11 +12,13 @@ from tests.helpers.command import visrl
 from visrl_data.core.boxes import Box, iou
 from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.engines.protocol import Role
+from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.evaluation import ask, ask_picture
 from visrl_data.evaluation.config import AskConfig, EvalConfig
 from visrl_data.evaluation.inference import ModelOutput
 from visrl_data.pipeline import model_pair
+from visrl_data.spotlight import ACTOR
 
 
 @pytest.fixture
@@ -174,6 +178,52 @@ def test_a_box_of_the_whole_image_and_a_crop_beside_it(photos):
     part = ModelOutput(box=Box(0.1, 0.1, 0.2, 0.4), crop=(30, 20, 60, 80), response="7")
     sheet = ask_picture.draw_answer(question, part, with_crop=True)
     assert sheet.size == (300 + 6 + 100, 200), "a crop of 30 x 60, as high as the picture"
+
+
+def test_a_model_is_shown_pictures_as_in_its_training(photos, monkeypatch):
+    """The bound that its folder records is the engine's, and is in the JSON."""
+    shutil.copytree(ACTOR, "bounded")
+    record = json.loads(Path("bounded/visrl.json").read_text())
+    Path("bounded/visrl.json").write_text(json.dumps(record | {"max_pixels": 4321}))
+    bounds = []
+
+    def load_role(config, model):
+        bounds.append(config.max_pixels)
+        return Role(ScriptedEngine(scripted_reply), True)
+
+    monkeypatch.setattr(model_pair, "load_role", load_role)
+    for option, bound in ((), 4321), (("--max-pixels", 99), 99):
+        code, out, _ = visrl("ask", "a.png", "What?", "--model", "bounded", "--json", *option)
+        assert code == 0 and json.loads(out)["models"][0]["max_pixels"] == bound
+    assert bounds == [4321, 99]
+
+
+def test_a_model_that_answers_at_once_is_asked_once(photos, monkeypatch):
+    shutil.copytree(ACTOR, "direct")
+    record = json.loads(Path("direct/visrl.json").read_text())
+    Path("direct/visrl.json").write_text(json.dumps(record | {"steps": 1}))
+    requests = []
+
+    def reply(request, seed):
+        requests.append(request)
+        return "seven"
+
+    _answer_by(monkeypatch, reply)
+    code, out, _ = visrl("ask", "a.png", "What?", "--model", "direct")
+    assert (code, out, len(requests)) == (0, "a.png (120 x 90 pixels)\n  response  seven\n", 1)
+
+
+def test_a_request_that_the_model_refuses_has_no_answer(photos, monkeypatch):
+    def reply(request, seed):
+        if request.images[0].size == (120, 90):
+            raise RequestRefused("no such pictures")
+        return "7"
+
+    _answer_by(monkeypatch, reply)
+    code, out, err = visrl("ask", "a.png", "b.jpg", "What?")
+    assert code == 1 and "none: the model's processor or server does not take the request (no such pictures)." in out
+    assert out.count("response") == 1 and "There is no answer." in out
+    assert err.endswith("visrl: 1 of 2 pictures without an answer: a.png.\n")
 
 
 def test_options_are_those_of_an_evaluation():

@@ -64,8 +64,8 @@ def find_models(models: Sequence[str], config: AskConfig) -> list[EvalModel]:
 
 
 def load(model: EvalModel, config: AskConfig) -> Role:
-    """Load a model."""
-    return model_pair.load_role(gen_config(config), model.model)
+    """Load a model, to be shown pictures as in its training."""
+    return model_pair.load_role(dataclasses.replace(gen_config(config), max_pixels=model.max_pixels), model.model)
 
 
 def gen_config(config: AskConfig) -> GenConfig:
@@ -170,4 +170,5 @@ def about_model(model: EvalModel) -> dict[str, Any]:
         "steps": mode.steps,
         "box_space": mode.box_space if mode.steps == 2 else None,
         "crop_rule": rule,
+        "max_pixels": model.max_pixels,
     }
