@@ -108,7 +108,7 @@ def _ask(
                 _print_answer(question, model, result, len(models) > 1)
             if targets is not None:
                 ask_picture.write_picture(targets[i][j], ask_picture.draw_answer(question, result, with_crop))
-                say(f"Box and crop drawn: {targets[i][j]}")
+                say(f"Picture written: {targets[i][j]}")
         del role  # before the next model is loaded
     if as_json:
         about = [ask.about_model(model) for model in eval_models]

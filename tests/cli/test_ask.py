@@ -39,7 +39,7 @@ def test_spotlight_reads_the_drawn_example(tmp_path):
     """The real model: it looks at the shape of the question and reads its digit."""
     target = tmp_path / "scene.png"
     code, out, err = visrl("ask", "-o", target)
-    assert code == 0 and f"Box and crop drawn: {target}" in err
+    assert code == 0 and f"Picture written: {target}" in err
     example = ask.draw_example()
     assert f"  question  {example.question}\n" in out and f"  response  {example.answers[0]}\n" in out
     box = [float(value) for value in out.split("  box ")[1].split("\n")[0].split(",")]
