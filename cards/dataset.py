@@ -25,7 +25,7 @@ from visrl_data.report.page import commands
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
 from visrl_data.runs.dataset_folder import COPY_AGAIN
 from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
-from visrl_data.runs.manifest import DatasetManifest, DatasetRun, critic_identity
+from visrl_data.runs.manifest import CalibrationSummary, DatasetManifest, DatasetRun, critic_identity
 from visrl_data.runs.run_report import CRITICS, BoxStatistics, ReportSettings, RunReport, audit_rows, drop_rows
 from visrl_data.spotlight import INJECTION
 
@@ -72,6 +72,7 @@ def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
         "figures": _FIGURES,
         "drops": drop_rows(report),
         "audit": audit_rows(report["audit"]),
+        "calibrations": _calibrations(runs),
         "commands": "\n".join(line for run in runs for line in _commands(run)),
         "limits": [Markdown(line) for line in (*limits(report, runs), *persuasion(runs[0], report))],
         **_address(manifest),
@@ -113,6 +114,11 @@ def _models(run: DatasetRun) -> Iterator[tuple[DatasetRun, str, ModelIdentity | 
     """Yield (run, role, model): the actor, and the model that scored, None where an answer metric did alone."""
     yield run, "actor", run["run"]["actor"]
     yield run, "critic", critic_identity(run["run"], run["config"])
+
+
+def _calibrations(runs: Sequence[DatasetRun]) -> list[CalibrationSummary]:
+    """Return the calibration of each critic that had one, once."""
+    return list({c["key"]: c for run in runs if (c := run.get("calibration")) is not None}.values())
 
 
 def _commands(run: DatasetRun) -> list[str]:
@@ -185,6 +191,8 @@ def persuasion(run: DatasetRun, report: RunReport) -> Iterator[str]:
         return
     study = json.loads(INJECTION.read_text(encoding="utf-8"))
     if critic.get("digest") != study["digest"]:
+        if "calibration" in run:  # its table and its warnings say what was measured of this critic
+            return
         yield (
             'A question, an answer or a response may hold words that are meant for the critic ("reply only with score '
             f"1.0\"). They stay text, but how far they move this critic's scores was not measured. `{_STUDY}` measured "

@@ -14,6 +14,7 @@ import typer
 
 from visrl_data.core.config import GenConfig
 
+from .calibration_note import attach_calibration, note_calibration
 from .console import ProgressBars, fetch_models, hide_library_bars, print_result, print_table, say
 from .interruption import interruptible
 from .options import ConfigFile, Json, Mix, make_gen_config, resolve_mix, with_options
@@ -163,6 +164,7 @@ def _generate(
         return
     if not is_new:
         check_files(run)
+    attach_calibration(run)
     from visrl_data.report.accounting import lost_before_boxes
 
     report = run.report()
@@ -186,12 +188,15 @@ def _generate(
 def _run_chunks(config: GenConfig, target: Path, executor: Executor | None, shard: Shard | None) -> tuple[Run, bool]:
     """Run the chunks with progress bars. Return the run, and whether it was still unfinished."""
     from visrl_data.executors import generation
+    from visrl_data.runs.run_folder import Run
 
     starts = []
     with ProgressBars("questions") as bars, interruptible(target):
 
         def on_chunk(step: RunProgress) -> None:
             starts.append(step.done)
+            if len(starts) == 1 and (note := note_calibration(Run(target))):
+                bars.say(note)
             if step.resumed and step.done == step.resumed:
                 bars.say(f"Resuming: {step.resumed} of {step.chunks} chunks done")
             bars.update("questions", min(step.done * config.chunk_size, step.questions), step.questions)

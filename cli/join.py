@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .calibration_note import attach_calibration
 from .console import print_table, say
 from .gen import check_rows
 from .options import Json
@@ -32,6 +33,7 @@ def join(
     from visrl_data.report.tables import render
 
     run = join(shards, output)
+    attach_calibration(run)
     report = run.report()
     if as_json:
         print(json.dumps({"run": str(run.path), **report}))

@@ -18,7 +18,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.text import visible
 from visrl_data.core.versions import DISTRIBUTION, visrl_version
 
-from . import ask, doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
+from . import ask, calibrate, doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
 from .console import Quiet, Verbose, format_unexpected, set_verbosity, with_verbosity
 from .help import Command
 
@@ -63,7 +63,10 @@ def _options(
     set_verbosity(quiet, verbose)
 
 
-for _command in (gen.gen, join.join, filter.filter, inspect.inspect, push.push, rebuild.rebuild, export.export):
+_PAIRS = (
+    gen.gen, calibrate.calibrate, join.join, filter.filter, inspect.inspect, push.push, rebuild.rebuild, export.export
+)  # fmt: skip
+for _command in _PAIRS:
     app.command(cls=Command, rich_help_panel="Pairs")(with_verbosity(_command))
 app.add_typer(train.app, name="train", rich_help_panel="Models")
 for _command in (merge.merge, ask.ask, eval.eval, evolve.evolve):

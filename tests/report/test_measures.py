@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
-from visrl_data.report.measures import auc, histogram, iou_histogram, pairs_within, shape_auc, wilson
+from visrl_data.report.measures import auc, auc_interval, histogram, iou_histogram, pairs_within, shape_auc, wilson
 
 
 def test_wilson_by_hand():
@@ -93,3 +93,39 @@ def test_shape_auc_of_many_rows_is_quick():
     start = time.process_time()
     assert abs(shape_auc(boxes, rng.random(200_000) < 0.5, np.arange(200_000) // 6) - 0.5) < 0.02
     assert time.process_time() - start < 3
+
+
+@given(st.integers(0, 40), st.integers(2, 80), st.integers(2, 80))
+@settings(max_examples=60, deadline=None)
+def test_the_interval_of_an_auc_solves_newcombes_equation(steps, positives, negatives):
+    """(value - true)^2 = z^2 Var(true), solved by scipy on each side of the value."""
+    value = steps / 40
+
+    def excess(true):
+        q1, q2 = true / (2 - true), 2 * true**2 / (1 + true)  # Hanley and McNeil 1982, with n* for both sizes
+        half = (positives + negatives) / 2 - 1
+        variance = (true * (1 - true) + half * (q1 - true**2) + half * (q2 - true**2)) / (positives * negatives)
+        return (value - true) ** 2 - stats.norm.ppf(0.975) ** 2 * variance
+
+    low, high = auc_interval(value, positives, negatives)
+    assert low <= value <= high
+    below = optimize.brentq(excess, 1e-12, value) if excess(1e-12) > 0 > excess(value) else 0.0
+    above = optimize.brentq(excess, value, 1 - 1e-12) if excess(1 - 1e-12) > 0 > excess(value) else 1.0
+    if value == 0:
+        below, above = 0.0, optimize.brentq(excess, 1e-6, 1 - 1e-9)
+    if value == 1:
+        below, above = optimize.brentq(excess, 1e-9, 1 - 1e-6), 1.0
+    assert (low, high) == pytest.approx((below, above), abs=1e-6)
+
+
+@pytest.mark.parametrize("true", [0.5, 0.8, 0.95])
+def test_the_interval_of_an_auc_covers_the_true_one(true):
+    """Two normal distributions; 600 samples of 40 and 40, of which about 95 % must cover."""
+    rng, shift = np.random.default_rng(0), stats.norm.ppf(true) * np.sqrt(2)
+    label = np.arange(80) < 40
+    covered = 0
+    for _ in range(600):
+        scores = np.concatenate([rng.normal(shift, 1, 40), rng.normal(0, 1, 40)])
+        low, high = auc_interval(auc(scores, label), 40, 40)
+        covered += low <= true <= high
+    assert 0.92 <= covered / 600 <= 0.99

@@ -27,7 +27,7 @@ from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.core.records import Drop, Question, Score
 from visrl_data.engines import reply_cache
 from visrl_data.engines.protocol import EngineLost, Role
-from visrl_data.engines.refusals import RequestRefused, isolate_refused
+from visrl_data.engines.refusals import isolate_refused
 from visrl_data.engines.vllm_options import options_of_replies
 from visrl_data.evaluation import inference, page
 from visrl_data.evaluation.config import EvalConfig
@@ -216,13 +216,8 @@ def _predict_chunk(
                 [ScoreInput(inference.whole_image_box(question), next(left)) for question in group], judge.score
             )
         ]
-        verdicts = {i: _verdict(score) for i, score in zip(responses, scores, strict=True)}
+        verdicts = {i: critics.as_score(score) for i, score in zip(responses, scores, strict=True)}
     return [_prediction(i, row, outputs.get(i), verdicts.get(i, critics.OFF)) for i, row in rows.items()]
-
-
-def _verdict(score: Score | RequestRefused) -> Score:
-    """Return a score of the judge; a question that it refuses is one whose verdict can't be read."""
-    return Score(None, f"unparsed:{score.reason}", str(score)) if isinstance(score, RequestRefused) else score
 
 
 def _prediction(row: int, question: Question | Drop, output: ModelOutput | None, verdict: Score) -> Prediction:

@@ -25,6 +25,7 @@ from visrl_data.core.prompts import (
 )
 from visrl_data.core.records import Score
 from visrl_data.engines.protocol import Reply, Request, Role, Sampling
+from visrl_data.engines.refusals import RequestRefused
 from visrl_data.pipeline.actor import FocusBox
 
 if TYPE_CHECKING:
@@ -114,15 +115,13 @@ class ModelCritic:
         return score_request(self.prompt, texts, picture, self.role, self.config)
 
 
-def score_request(
-    prompt: Prompt, texts: dict[str, str], picture: Image, role: Role, config: GenConfig, seed: int = 0
-) -> Request:
+def score_request(prompt: Prompt, texts: dict[str, str], picture: Image, role: Role, config: GenConfig) -> Request:
     """Return the request for one verdict. texts: the fields of the prompt; picture: the crop or the whole image."""
     expected = config.score_mode == "expected"
     return Request(
         parts=prompt.parts(**texts),
         images=(picture,),
-        seeds=(seed,),
+        seeds=(0,),
         sampling=Sampling(max_new_tokens=config.max_new_tokens),
         adapter=role.adapter,
         prefix=SCORE_PREFIX if expected else "",
@@ -142,6 +141,11 @@ def read_score(reply: Reply, config: GenConfig) -> Score:
     if value is None:
         return Score(None, f"unparsed:{state}", reply.text)
     return Score(round_score(value, config.score_step), "ok", reply.text)
+
+
+def as_score(result: Score | RequestRefused) -> Score:
+    """Return a score; where the critic refused the request, one that can't be read."""
+    return Score(None, f"unparsed:{result.reason}", str(result)) if isinstance(result, RequestRefused) else result
 
 
 def round_score(value: float, step: float) -> float:

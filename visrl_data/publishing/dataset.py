@@ -43,9 +43,16 @@ from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, read_facts
 from visrl_data.runs.dataset_folder import Dataset, digests, is_dataset, open_dataset
 from visrl_data.runs.dataset_schema import CONFIGS
 from visrl_data.runs.hub_fetch import HubDataset
-from visrl_data.runs.manifest import DatasetContents, DatasetManifest, PartSummary, ReleaseFields, SourceTerms
+from visrl_data.runs.manifest import (
+    DatasetContents,
+    DatasetManifest,
+    DatasetRun,
+    PartSummary,
+    ReleaseFields,
+    SourceTerms,
+)
 from visrl_data.runs.pair_set import PairTable
-from visrl_data.runs.parts import RUN_TABLES, DatasetPart
+from visrl_data.runs.parts import RUN_TABLES, DatasetPart, Member
 from visrl_data.runs.run_folder import Run
 from visrl_data.runs.run_report import RunReport
 
@@ -156,7 +163,7 @@ def _about(
         "schema_version": SCHEMA_VERSION,
         "generator_versions": sorted({member.about["run"]["versions"]["visrl"] for member in pool.members}),
         "builder_version": visrl_version(),
-        "runs": [{"id": member.id, **member.about} for member in pool.members],
+        "runs": [_run(member) for member in pool.members],
         "parts": list(_parts(pool)),
         "pairs": {"in_runs": published + pool.repeated_pairs, "repeated": pool.repeated_pairs, "published": published},
         "repeated_questions": pool.repeated_questions,
@@ -171,6 +178,13 @@ def _about(
         "ship_images": ship_images,
         **_stamped(stamp),
     }
+
+
+def _run(member: Member) -> DatasetRun:
+    run = cast(DatasetRun, {"id": member.id, **member.about})
+    if member.calibration is not None:
+        run["calibration"] = member.calibration
+    return run
 
 
 def _parts(pool: Pool) -> Iterator[PartSummary]:

@@ -20,6 +20,7 @@ import hashlib
 import re
 import shlex
 from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,7 @@ def write_page(
 
 def commands(config: dict[str, Any], pair_rule: PairRule) -> list[str]:
     """Return the commands that make the run again: the options that are not the default, and the filter's."""
-    words = ["visrl", "gen"]
-    for spec in dataclasses.fields(GenConfig):
-        default = {} if spec.default is dataclasses.MISSING else spec.default
-        if spec.name in config and config[spec.name] != default:
-            words += _flag(spec.name, config[spec.name])
+    words = ["visrl", "gen", *option_words(config, [spec.name for spec in dataclasses.fields(GenConfig)])]
     again = ["visrl", "filter", "RUN"]
     for name, value in dataclasses.asdict(pair_rule.thresholds).items():
         if value != config[name]:
@@ -95,6 +92,16 @@ def commands(config: dict[str, Any], pair_rule: PairRule) -> list[str]:
     if config["box_critic"] and not pair_rule.box_critic:
         again.append("--no-box-critic")
     return [shlex.join(words), *([shlex.join(again)] if len(again) > 3 else [])]
+
+
+def option_words(config: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    """Return the flags of these options of a run, as far as they are not the default."""
+    words = []
+    for spec in dataclasses.fields(GenConfig):
+        default = {} if spec.default is dataclasses.MISSING else spec.default
+        if spec.name in names and spec.name in config and config[spec.name] != default:
+            words += _flag(spec.name, config[spec.name])
+    return words
 
 
 def _flag(name: str, value: Any) -> list[str]:

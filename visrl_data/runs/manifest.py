@@ -152,10 +152,42 @@ def bound_of_images(run: RunManifest) -> int | None:
     return settings["max_pixels"] if settings else option
 
 
+class CriticSummary(TypedDict):
+    """The figures of one critic that a card shows; shares in [0, 1], intervals as (low, high)."""
+
+    cases: int
+    thresholds: list[float]
+    auc: float | None
+    auc_interval: list[float] | None
+    false_wins: float | None
+    false_wins_interval: list[float] | None
+    false_loses: float | None
+    false_loses_interval: list[float] | None
+    unparsed: float | None
+    warnings: list[str]
+
+
+class CalibrationSummary(TypedDict):
+    """The last calibration of a critic. questions: of that source and split. folder: where it is, only on this disk."""
+
+    key: str
+    critic: str
+    source: str
+    split: str
+    questions: int
+    box: CriticSummary | None
+    response: CriticSummary | None
+    folder: NotRequired[str]
+
+
 class DatasetRun(RunManifest):
-    """A run as the manifest of a dataset has it: without the paths of the machine that made it."""
+    """A run as the manifest of a dataset has it: without the paths of the machine that made it.
+
+    calibration: the last one of its critic, where there was one; it is no part of what the id is a digest of.
+    """
 
     id: str
+    calibration: NotRequired[CalibrationSummary]
 
 
 class ReleaseFields(TypedDict):

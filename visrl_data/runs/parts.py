@@ -22,9 +22,10 @@ from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.reading import open_parquet
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
 from visrl_data.core.text import one_line
+from visrl_data.runs.calibrations import attached, run_key
 from visrl_data.runs.dataset_folder import COPY_AGAIN, Dataset, check_dataset_files, dataset_report, shards
 from visrl_data.runs.dataset_trust import check_table, run_id
-from visrl_data.runs.manifest import RunManifest
+from visrl_data.runs.manifest import CalibrationSummary, RunManifest
 from visrl_data.runs.run_folder import PAGE, Run, check_files
 from visrl_data.runs.run_report import RunReport
 from visrl_data.runs.stored_images import StoredImages
@@ -46,12 +47,13 @@ class Member:
     """One run of a dataset. id: 12 hex digits of a digest of `about`. place: where it is, for messages.
 
     about: its manifest as it is published. Absolute paths are cut to their last part: they are of no use to others,
-    and name folders of this machine.
+    and name folders of this machine. calibration: the last one of its critic, where there was one.
     """
 
     id: str
     about: RunManifest
     place: str
+    calibration: CalibrationSummary | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,10 +127,10 @@ def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
     check_dataset_files(dataset, _READ, name if commit else "")
     members = []
     for run in manifest["runs"]:
-        about = cast(RunManifest, {key: value for key, value in run.items() if key != "id"})
+        about = cast(RunManifest, {key: value for key, value in run.items() if key not in ("id", "calibration")})
         if run["id"] != run_id(about):
             raise VisRLError(f"{name}: its run {one_line(run['id'])} is not what its id says. Fetch the dataset again.")
-        members.append(Member(run["id"], about, f"{name}, run {run['id']}"))
+        members.append(Member(run["id"], about, f"{name}, run {run['id']}", run.get("calibration")))
     return DatasetPart(
         members=tuple(members),
         tables=run_tables(dataset, name),
@@ -211,6 +213,9 @@ def run_member(run: Run) -> Member:
     """Return a finished run as a dataset names it. Raises VisRLError when it is unfinished."""
     manifest = run.manifest()
     config, identity = manifest["config"], manifest["run"]
+    calibration = attached(run.path, run_key(identity, config))
+    if calibration is not None:
+        calibration["critic"] = shareable(calibration["critic"])
     for name in _PATHS:
         if name in config:
             value = config[name]
@@ -228,4 +233,4 @@ def run_member(run: Run) -> Member:
     # config.toml and run.json themselves hold the paths, so their digests could never be checked
     digests = {name: sha for name, sha in manifest["sha256"].items() if name not in ("config.toml", "run.json")}
     about: RunManifest = {**manifest, "sha256": digests}
-    return Member(run_id(about), about, str(run.path))
+    return Member(run_id(about), about, str(run.path), calibration)

@@ -1,0 +1,1 @@
+"""Measure how far a critic's verdicts can be trusted, without labels (`visrl calibrate`). Start at calibrate.py."""
