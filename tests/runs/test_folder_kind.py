@@ -16,6 +16,7 @@ KINDS = {
     "adapter": ("adapter_config.json", "it is the folder of a model"),
     "unfinished": ("run.json", "not finished. Resume it with: visrl gen --config"),
     "shards": ("shard-2-of-3/run.json", r"Put them together: visrl join .*/shard-\*-of-3 -o"),
+    "calibration": ("conditions.json", "it is the calibration of a critic"),
     "something": ("notes.txt", "it has no manifest.json"),
 }
 

@@ -21,6 +21,10 @@ def describe(path: Path, resume: str) -> str:
     if (path / "predictions").is_dir():
         page = path / "report.html"
         return f"it is an evaluation. {f'Its page: {page}' if page.is_file() else 'The same `visrl eval` resumes it.'}"
+    if (path / "conditions.json").is_file():
+        page = path / "report.html"
+        again = "The same `visrl calibrate` resumes it."
+        return f"it is the calibration of a critic. {f'Its page: {page}' if page.is_file() else again}"
     if not path.is_dir():
         return f"there is no such folder. `visrl gen -o {name}` makes one"
     return "it has no manifest.json. Give a folder that `visrl gen` or `visrl join` finished"
