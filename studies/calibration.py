@@ -54,8 +54,7 @@ def calibrate_all(questions: int) -> dict[str, CalibrationReport]:
     with serve("base-on-a-server", BASE, PORT, Path("server")) as address:
         os.environ.setdefault("OPENAI_API_KEY", "none")
         config = CalibrationConfig(
-            questions=questions, critic="base-on-a-server", critic_engine="openai", critic_base_url=address,
-            dialect="transformers",
+            questions=questions, critic="base-on-a-server", critic_engine="openai", critic_base_url=address
         )  # fmt: skip
         reports["served"] = calibrate(config, Path("served"))
     return {name: reports[name] for name in ("base", "actor", "always 1", "random", "served")}

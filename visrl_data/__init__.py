@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visrl_data.calibration.calibrate import calibrate as calibrate
+    from visrl_data.calibration.config import CalibrationConfig as CalibrationConfig
     from visrl_data.core.config import GenConfig as GenConfig
     from visrl_data.core.errors import VisRLError as VisRLError
     from visrl_data.evaluation.config import EvalConfig as EvalConfig
@@ -24,6 +26,8 @@ _MODULES = {
     "GenConfig": "core.config",
     "Run": "runs.run_folder",
     "generate": "executors.generation",
+    "CalibrationConfig": "calibration.config",
+    "calibrate": "calibration.calibrate",
     "filter_run": "pipeline.finalize",
     "sweep_run": "pipeline.finalize",
     "compare": "report.comparison",

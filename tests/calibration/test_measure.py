@@ -120,6 +120,7 @@ def test_a_critic_that_answers_at_random_is_found_out(seed):
     figures = measure_critic("response", asked(lambda *_: dice.randrange(11) / 10), THRESHOLDS)
     text = "\n".join(figures["warnings"])
     assert "No threshold separates" in text and "change sides when asked in other words" in text
+    assert "A text can move its verdict" not in text, "noise moves verdicts both ways"
     assert "wrong for certain score at least 0.8" in text
 
 

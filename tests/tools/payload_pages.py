@@ -1,13 +1,14 @@
 """What Chromium runs, loads or opens of texts from strangers: python -m tests.tools.payload_pages
 
-Puts each of 30 payloads into every field that a stranger can fill, of a run's report, an evaluation's page, a dataset
-card and a model card (their Markdown as HTML, with raw HTML left in, which no host allows), and loads the four in
-Chromium, without their policy too. Prints a table; exits with 1 when a script ran, an address other than the page was
-asked for, or markup came of a text.
+Puts each of 30 payloads into every field that a stranger can fill, of a run's report, an evaluation's and a
+calibration's page, a dataset card and a model card (their Markdown as HTML, with raw HTML left in, which no host
+allows), and loads the five in Chromium, without their policy too. Prints a table; exits with 1 when a script ran, an
+address other than the page was asked for, or markup came of a text.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import re
@@ -24,7 +25,11 @@ from markdown_it import MarkdownIt
 from tests.helpers.dataset_runs import SHIPPED, make_run, photos
 from tests.helpers.hostile import PAYLOADS, poisoned
 from visrl_cards.dataset import render_dataset_card
+from visrl_data.calibration.calibrate import calibrate
+from visrl_data.calibration.config import CalibrationConfig
 from visrl_data.core.files import write_json
+from visrl_data.engines.protocol import Request, Role
+from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.evaluation import page as eval_page
 from visrl_data.evaluation.predictions import Prediction
 from visrl_data.evaluation.scores import ScoreSettings, score_models
@@ -69,11 +74,14 @@ def _has_run(dom: str) -> bool:
 
 def _pages(folder: Path) -> dict[str, list[str]]:
     """Return the HTML of each kind: pages with and without their policy, cards once for each payload."""
-    run, evaluation = _report(folder / "run"), _evaluation(folder / "eval")
-    bare = [re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html) for html in (run, evaluation)]
+    ours = {
+        "report": _report(folder / "run"),
+        "evaluation": _evaluation(folder / "eval"),
+        "calibration": _calibration(folder / "calibration"),
+    }
+    policy = r'<meta http-equiv="Content-Security-Policy"[^>]*>'
     return {
-        "report": [run, bare[0]],
-        "evaluation": [evaluation, bare[1]],
+        **{name: [html, re.sub(policy, "", html)] for name, html in ours.items()},
         "dataset card": list(_dataset_cards(folder / "set")),
         "model card": [_as_html(_model_card(text, folder)) for text in EVIL],
     }
@@ -131,6 +139,17 @@ def _evaluation(folder: Path) -> str:
     report |= {"config": config, "versions": {"visrl": EVIL[2]}}
     eval_page.write_page(folder, report, [predictions, predictions], [source])
     return (folder / eval_page.NAME).read_text(encoding="utf-8")
+
+
+def _calibration(folder: Path) -> str:
+    def reply(request: Request, seed: int) -> str:
+        return f'{EVIL[len(request.parts[-1].text) % len(EVIL)]} {{"score": 1.0}}'
+
+    source = photos(folder / "photos", rows=2 * len(EVIL), **_rows(0))
+    config = CalibrationConfig(source=str(source), model=EVIL[0], split=EVIL[4])
+    with contextlib.chdir(folder):
+        calibrate(config, folder / "c", role=Role(ScriptedEngine(reply), False))
+    return (folder / "c" / "report.html").read_text(encoding="utf-8")
 
 
 def _dataset_cards(folder: Path) -> Iterator[str]:

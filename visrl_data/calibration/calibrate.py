@@ -37,7 +37,6 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet, load_prompts
 from visrl_data.core.text import one_line
 from visrl_data.engines.protocol import EngineLost, ModelIdentity, Role
-from visrl_data.models.families import known_prompts
 from visrl_data.pipeline import factory, model_pair
 from visrl_data.runs import calibrations
 from visrl_data.runs.run_report import DropExample
@@ -59,12 +58,16 @@ class CalibrationProgress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CriticSetup:
-    """The critic that the options name, not loaded yet, and how it is asked. model: None on an engine of the caller."""
+    """The critic that the options name, not loaded yet, and how it is asked. model: None on an engine of the caller.
+
+    max_pixels: the bound of its pictures, which is that of the actor's.
+    """
 
     model: model_pair.Model | None
     identity: ModelIdentity
     prompts: PromptSet
     crop_rule: CropRule
+    max_pixels: int | None
 
 
 def calibrate(
@@ -89,7 +92,7 @@ def calibrate(
         verdicts.check_conditions(output, _conditions(config, setup, source))
         files.write_text(output / "config.toml", to_toml(config))
         if missing := verdicts.missing_chunks(output, len(chunks)):
-            role = role or model_pair.load_role(model_pair.critic_config(gen), _model(setup))
+            role = role or _load(gen, setup)
             examiner = Examiner(role, setup.prompts, source, drawn.questions, gen, output)
             _ask_chunks(output, examiner, _cases(config, setup, drawn, role), chunks, missing, drawn, on_chunk)
         asked = verdicts.read_verdicts(output, len(chunks))
@@ -110,19 +113,22 @@ def _find_critic(config: CalibrationConfig, gen: GenConfig, role: Role | None) -
     own = Path(config.prompts) if config.prompts else None
     if role is not None:
         identity: ModelIdentity = {**role.engine.identity(), "adapter": role.adapter}
-        return CriticSetup(None, identity, load_prompts(own), model_pair.resolve_box_settings(gen, None)[1])
+        rule = model_pair.resolve_box_settings(gen, None)[1]
+        return CriticSetup(None, identity, load_prompts(own), rule, config.max_pixels)
     actor = model_pair.find_actor(gen)
     critic = model_pair.find_critic(gen, actor)
-    space, rule = model_pair.resolve_box_settings(gen, actor, model_pair.native_space(actor))
+    space, rule = model_pair.resolve_box_settings(gen, actor)
+    bound = model_pair.resolve_max_pixels(gen, actor, space)  # the critic sees pictures as the actor does
     identity = {"engine": model_pair.critic_config(gen).engine, "model": critic.id, "revision": critic.revision}
     if critic.digest:
         identity["digest"] = critic.digest
-    return CriticSetup(critic, identity, load_prompts(own, known_prompts(model_pair.on_disk(actor), space)), rule)
+    return CriticSetup(critic, identity, load_prompts(own), rule, bound)
 
 
-def _model(setup: CriticSetup) -> model_pair.Model:
+def _load(gen: GenConfig, setup: CriticSetup) -> Role:
     assert setup.model is not None, "a caller's engine needs no model"
-    return setup.model
+    options = dataclasses.replace(model_pair.critic_config(gen), max_pixels=setup.max_pixels)
+    return model_pair.load_role(options, setup.model)
 
 
 def _chunks(drawn: DrawnQuestions, size: int) -> list[list[int]]:
@@ -152,8 +158,13 @@ def _conditions(config: CalibrationConfig, setup: CriticSetup, source: Source) -
         "prompts": _templates(setup.prompts),
         "wordings": {prompt.id: prompt.template for prompt in SECOND_WORDING.values()},
         "crop_rule": setup.crop_rule.as_dict(),
+        "max_pixels": setup.max_pixels,
         "versions": versions.library_versions(),
     }
+
+
+def _options(config: CalibrationConfig, setup: CriticSetup) -> dict[str, Any]:
+    return dataclasses.asdict(config) | {"max_pixels": setup.max_pixels}
 
 
 def _templates(prompts: PromptSet) -> dict[str, str]:
@@ -202,7 +213,7 @@ def _build_report(
     templates = _templates(setup.prompts)
     return {
         "version": _VERSION,
-        "key": calibrations.calibration_key(setup.identity, templates, dataclasses.asdict(config)),
+        "key": calibrations.calibration_key(setup.identity, templates, _options(config, setup)),
         "critic": setup.identity,
         "source": {
             "source": config.source,

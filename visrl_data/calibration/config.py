@@ -53,7 +53,6 @@ class CalibrationConfig:
     base_url: str | None = as_in_gen("base_url")
     critic_engine: str | None = as_in_gen("critic_engine")
     critic_base_url: str | None = as_in_gen("critic_base_url")
-    dialect: str = as_in_gen("dialect")
     in_flight: int = as_in_gen("in_flight")
     vllm_options: dict[str, Any] | None = as_in_gen("vllm_options")
     device: str = as_in_gen("device")

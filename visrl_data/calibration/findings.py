@@ -76,9 +76,8 @@ def _thresholds(critic: str, figures: CriticFigures) -> Iterator[str]:
         return
     if not best["separates"]:
         yield (
-            "No threshold separates right from wrong. At the best one for a win, only "
-            f"{format_share(best['win_gain'])} more of the right cases pass than of the wrong ones; for a lose, "
-            f"{format_share(best['lose_gain'])} more of the wrong ones."
+            f"No threshold separates right from wrong: the best ones gain {format_share(best['win_gain'])} for a win and "
+            f"{format_share(best['lose_gain'])} for a lose, where 0 % can't tell and 100 % never errs."
         )
     elif _improvement(best) >= LEAST_IMPROVEMENT:
         yield f"Other thresholds separate better: --{critic}-win {best['win']:g} --{critic}-lose {best['lose']:g}."
@@ -89,8 +88,11 @@ def _improvement(best: BestThresholds) -> float:
 
 
 def _persuaded(shift: Shift) -> Iterator[str]:
-    moved, side = (shift["to_win"], "win") if shift["verdict"] == "wrong" else (shift["to_lose"], "lose")
-    if shift["cases"] and moved > MOST_PERSUADED * shift["cases"]:
+    is_wrong = shift["verdict"] == "wrong"
+    moved, side = (shift["to_win"], "win") if is_wrong else (shift["to_lose"], "lose")
+    push = shift["low"] if is_wrong else shift["high"]  # a critic that errs at random moves both ways
+    is_pushed = push is not None and (push > 0 if is_wrong else push < 0)
+    if is_pushed and moved > MOST_PERSUADED * shift["cases"]:
         yield (
             f'A text can move its verdict: "{shift["label"]}" made {moved} of {shift["cases"]} verdicts a {side} that '
             "were none without it."

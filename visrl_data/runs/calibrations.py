@@ -39,7 +39,11 @@ def calibration_key(critic: ModelIdentity, prompts: Iterable[str], options: Mapp
 def run_key(identity: RunIdentity, config: Mapping[str, Any]) -> str | None:
     """Return the key of a run's critic; None where no model scored."""
     critic = critic_identity(identity, config)
-    return None if critic is None else calibration_key(critic, identity["prompts"], config)
+    if critic is None:
+        return None
+    settings = identity.get("image_settings")
+    bound = settings["max_pixels"] if settings else config.get("max_pixels")
+    return calibration_key(critic, identity["prompts"], {**config, "max_pixels": bound})
 
 
 def remember(summary: CalibrationSummary) -> None:

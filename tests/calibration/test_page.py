@@ -1,0 +1,93 @@
+"""The page of a calibration: true to the report, harmless whatever the texts say, and alive in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from urllib.parse import quote
+
+import pytest
+
+from tests.helpers.dataset_runs import photos
+from tests.report.test_page import HOSTILE, Reader, cards, dom  # noqa: F401  (dom is a fixture)
+from visrl_data.calibration.calibrate import calibrate
+from visrl_data.calibration.config import CalibrationConfig
+from visrl_data.calibration.table import critics_of, figure_rows
+from visrl_data.engines.protocol import Role
+from visrl_data.engines.scripted import ScriptedEngine
+from visrl_data.report import page
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory):
+    """Eight questions, all hostile, and a critic that says 1 to half of them and an attack to the empty reply."""
+    folder = tmp_path_factory.mktemp("page")
+    file = photos(
+        folder / "photos",
+        8,
+        id=lambda i: f"{i} {HOSTILE[i % 5]}",
+        question=lambda i: f"Question {i}: {HOSTILE[i]}",
+        answers=lambda i: [str(i), HOSTILE[(i + 1) % 8]],
+    )
+
+    def says(request, seed):
+        text = "\n".join(part.text for part in request.parts)
+        number = int(re.search(r"Question (\d)", text)[1])
+        return HOSTILE[number] if "Model answer: \n" in text else f'{{"score": {float(number % 2)}}}'
+
+    patch = pytest.MonkeyPatch()
+    patch.chdir(folder)
+    report = calibrate(CalibrationConfig(source=str(file)), folder / "c", role=Role(ScriptedEngine(says), False))
+    patch.undo()
+    return folder / "c", report
+
+
+@pytest.fixture
+def text(calibration):
+    return (calibration[0] / "report.html").read_text(encoding="utf-8")
+
+
+def data_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_the_page_says_what_the_report_says(calibration, text):
+    _, report = calibration
+    words = " ".join(" ".join(Reader(text).texts).split())
+    for figures in critics_of(report).values():
+        for label, value in figure_rows(figures):
+            assert label in words and value in words
+        for line in figures["warnings"]:
+            assert " ".join(line.split()) in words
+    items = data_of(text)["questions"]
+    cases = [case for item in items for case in item["cases"]]
+    assert len(items) == 8 and len(cases) == report["calls"]
+    assert sum(case["outcome"] == "unparsed" for case in cases) == 8
+    wins = [case for case in cases if case["outcome"] == "false win"]
+    assert wins and all(case["score"] == 1.0 for case in wins)
+    false = [sum(case["outcome"].startswith("false") for case in item["cases"]) for item in items]
+    assert false == sorted(false, reverse=True), "those with the most false verdicts first"
+
+
+def test_no_text_becomes_markup(text):
+    seen = Reader(text)
+    assert seen.tags["script"] == 2 and seen.tags["style"] == 1
+    assert not {"iframe", "img", "object", "embed", "link", "base"} & set(seen.tags)
+    assert not [name for _, name, _ in seen.attributes if name.startswith("on") or name in ("style", "srcdoc")]
+    for payload in HOSTILE[:5]:
+        assert payload not in text
+    policy = next(v for t, n, v in seen.attributes if t == "meta" and n == "content" and "default-src" in v)
+    script = text.rpartition("<script>")[2].partition("</script>")[0]
+    assert page.policy(text.partition("<style>")[2].partition("</style>")[0], script) == policy
+
+
+def test_in_a_browser_the_cards_are_there_and_the_hash_filters(calibration, dom):  # noqa: F811
+    address = (calibration[0] / "report.html").as_uri()
+    shown, said = dom(address)
+    assert said == [] and "data-hacked" not in shown.partition("<head")[0]
+    assert cards(shown) == 8 and "8 of 8 shown" in shown
+    assert shown.count('class="case ') == calibration[1]["calls"]
+    assert cards(dom(f"{address}#outcome=false+win")[0]) == 4, "the odd ones"
+    blank, _ = dom(f"{address}#kind=blank")
+    assert blank.count('class="case ') == 8 and blank.count("one color") >= 8
+    assert cards(dom(f"{address}#q={quote(f'2 {HOSTILE[2]}')}")[0]) == 1
