@@ -75,9 +75,10 @@ def _thresholds(critic: str, figures: CriticFigures) -> Iterator[str]:
     if best is None:
         return
     if not best["separates"]:
+        gains = [format_share(best["win_gain"]), format_share(best["lose_gain"])]
         yield (
-            f"No threshold separates right from wrong: the best ones gain {format_share(best['win_gain'])} for a win and "
-            f"{format_share(best['lose_gain'])} for a lose, where 0 % can't tell and 100 % never errs."
+            f"No threshold separates right from wrong: the best gain {gains[0]} for a win and {gains[1]} for a lose, "
+            "where 0 % can't tell and 100 % never errs."
         )
     elif _improvement(best) >= LEAST_IMPROVEMENT:
         yield f"Other thresholds separate better: --{critic}-win {best['win']:g} --{critic}-lose {best['lose']:g}."
