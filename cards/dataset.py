@@ -31,6 +31,7 @@ from visrl_data.spotlight import INJECTION
 
 from .front_matter import front_matter
 from .method import describe_method, has_box_scores, summarize_scoring
+from .training_images import describe_training_images
 
 _FOLDER = Path(__file__).parent
 _STUDY = "python -m studies.spotlight.injection"
@@ -74,6 +75,7 @@ def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
         "audit": audit_rows(report["audit"]),
         "calibrations": _calibrations(runs),
         "commands": "\n".join(line for run in runs for line in _commands(run)),
+        "training_images": describe_training_images(manifest),
         "limits": [Markdown(line) for line in (*limits(report, runs), *persuasion(runs[0], report))],
         **_address(manifest),
     }

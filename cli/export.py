@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .console import print_result
-from .options import Json
+from .options import Json, PadSquare
 
 
 def export(
@@ -18,9 +18,10 @@ def export(
     ],
     form: Annotated[str, typer.Option("--format", metavar="llamafactory|swift|visrl", help="Layout of which trainer.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Empty or new folder.")],
+    pad_square: PadSquare = None,
     as_json: Json = False,
 ) -> None:
-    """Write the pairs as files for LLaMA-Factory, ms-swift or the paper's own code.
+    """Write the pairs as files for LLaMA-Factory, ms-swift or the paper's own code, with settings that train on them.
 
     Examples:
 
@@ -30,14 +31,23 @@ def export(
     """
     from visrl_data.publishing.export import export
 
-    exported = export(source, form, output)
+    exported = export(source, form, output, pad_square)
     if as_json:
-        counts = {name: getattr(exported, name) for name in ("rows", "pictures", "left_out", "empty", "grown")}
+        counts = {
+            name: getattr(exported, name) for name in ("rows", "pictures", "left_out", "empty", "grown", "padded")
+        }
         print(json.dumps({"output": str(exported.folder), **counts}))
         return
     for name, rows in exported.rows.items():
         print_result(f"{name}: {rows} rows")
     print_result(f"{exported.pictures} images in {exported.folder / 'images'}")
+    if exported.padded:
+        print_result(
+            "The images are padded to squares, as the actor was shown them; other trainers would cut their ends off."
+        )
+    run = {"llamafactory": "llamafactory-cli train {}.yaml", "swift": "bash {}.sh"}.get(form)
+    if run:
+        print_result(f"Train with: {run.format(exported.folder / next(iter(exported.rows)))}")
     if exported.left_out:
         print_result(
             f"{exported.left_out} pairs were left out: their images are missing; `visrl rebuild` restores them."

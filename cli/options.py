@@ -27,6 +27,15 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model. Only for models that you trust.")
 ]
 
+PadSquare = Annotated[
+    bool | None,
+    typer.Option(
+        "--pad-square/--no-pad-square",
+        help="Pad the images of training rows to squares. Default: where the actor was shown padded squares.",
+        show_default=False,
+    ),
+]
+
 _TYPES: dict[str, Any] = {
     "str": str,
     "int": int,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import print_result, say
-from .options import Json
+from .options import Json, PadSquare
 
 if TYPE_CHECKING:
     from visrl_data.publishing.release import PushResult
@@ -63,6 +63,7 @@ def push(
     pretty_name: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Title of the card.", rich_help_panel=_CARD)
     ] = None,
+    pad_square: PadSquare = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Keep the dataset in this folder.", rich_help_panel=_CARD),
@@ -123,7 +124,7 @@ def push(
         dry_run=dry_run,
         reload=not no_reload,
     )
-    card = Card(license, ship_images, tuple(language or ()), pretty_name)
+    card = Card(license, ship_images, tuple(language or ()), pretty_name, pad_square)
     published = push(what, hub_id, tag, options, None if card == Card() else card, output, say, with_base)
     print_result(json.dumps(dataclasses.asdict(published)) if as_json else summarize(published))
 

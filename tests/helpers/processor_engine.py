@@ -15,7 +15,9 @@ from visrl_data.models.families import Family
 
 
 class ProcessorEngine(ScriptedEngine):
-    """Boxes by dice, of half the shown picture's sides; other replies as scripted_reply has them."""
+    """Boxes by dice, in pixels and of half the shown picture's sides where the processor resizes to a size of its own;
+    all other replies as scripted_reply has them.
+    """
 
     def __init__(self, processor: Any, family: Family, max_pixels: int | None = None) -> None:
         super().__init__(self._reply_to)
@@ -27,6 +29,8 @@ class ProcessorEngine(ScriptedEngine):
 
     def _reply_to(self, request: Request, seed: int) -> str:
         text = "\n".join(part.text for part in request.parts)
+        if self.image_settings["resize"] != "resized":
+            return scripted_reply(request, seed)
         if [part.kind for part in request.parts] != ["image", "text"] or "Standard answer" in text:
             return scripted_reply(request, seed)
         width, height = self.resized_size(request.images[0])

@@ -8,13 +8,27 @@ engines/image_processing.py reads them off a processor.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
-from visrl_data.core.boxes import lattice_of
+from visrl_data.core.boxes import Size, lattice_of
 from visrl_data.core.conditions import differences, flatten
 from visrl_data.core.errors import VisRLError
+
+
+def _check_bounds(bounds: dict[str, Any]) -> dict[str, Any]:
+    """Refuse bounds of pixels that are no numbers: sizes are computed with them."""
+    for name in ("min_pixels", "max_pixels", "multiple_of"):
+        if name in bounds and not (isinstance(bounds[name], int) and bounds[name] > 0):
+            raise ValueError(f"{name} is {bounds[name]!r}, expected a number above 0")
+    return bounds
+
+
+Bounds = Annotated[dict[str, Any], AfterValidator(_check_bounds)]
 
 
 class ImageSettings(TypedDict):
@@ -28,7 +42,7 @@ class ImageSettings(TypedDict):
     family: str
     resize: str
     center_crop: bool
-    bounds: dict[str, Any]
+    bounds: Bounds
     max_pixels: int | None
 
 
@@ -42,6 +56,22 @@ def describe_images(settings: ImageSettings) -> str:
     words = [settings["resize"], *(["without their ends (center crop)"] if settings["center_crop"] else [])]
     bounds = flatten({name: value for name, value in settings["bounds"].items() if value is not True})
     return ", ".join([*words, *(f"{name} {value}" for name, value in bounds.items())])
+
+
+def resized_size(size: Size, bounds: Mapping[str, Any]) -> Size:
+    """Return the (width, height) to which Qwen's processors resize a picture, by bounds that they have on record.
+
+    Both sides become multiples; a picture above max_pixels is rounded down to them, one below min_pixels up.
+    """
+    step, (width, height) = bounds["multiple_of"], size
+    sides = [max(step, round(side / step) * step) for side in size]
+    if sides[0] * sides[1] > bounds["max_pixels"]:
+        scale = math.sqrt(width * height / bounds["max_pixels"])
+        sides = [max(step, math.floor(side / scale / step) * step) for side in size]
+    elif sides[0] * sides[1] < bounds["min_pixels"]:
+        scale = math.sqrt(bounds["min_pixels"] / (width * height))
+        sides = [math.ceil(side * scale / step) * step for side in size]
+    return sides[0], sides[1]
 
 
 def image_differences(old: ImageSettings, new: ImageSettings) -> dict[str, str]:

@@ -43,6 +43,7 @@ from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, read_facts
 from visrl_data.runs.dataset_folder import Dataset, digests, is_dataset, open_dataset
 from visrl_data.runs.dataset_schema import CONFIGS
 from visrl_data.runs.hub_fetch import HubDataset
+from visrl_data.runs.image_fit import image_fit, stock_size
 from visrl_data.runs.manifest import (
     DatasetContents,
     DatasetManifest,
@@ -96,12 +97,14 @@ def build_dataset(
     *,
     license: str | None = None,
     ship_images: bool | None = None,
+    pad_square: bool | None = None,
 ) -> Dataset:
     """Write the dataset of runs and earlier datasets into `folder`; a dataset that was there is replaced as a whole.
 
     sources: folders of finished runs or of datasets, and datasets of the Hub.
     license: for questions whose source states none. ship_images: None embeds the pictures whose source says
-    that they may be redistributed, True all, False none.
+    that they may be redistributed, True all, False none. pad_square: None pads the pictures of rl1 and rl2 where the
+    actor was shown padded squares.
     Raises VisRLError: runs made in different ways, no pair, no license, a folder that holds something else.
     """
     pool = merge.merge([_part(source) for source in sources])
@@ -115,11 +118,12 @@ def build_dataset(
             yield dataset_rows.candidate_columns(table, questions, pool.members)
 
     pairs = dataset_rows.pair_columns(pool.distinct, questions, pool.members)
+    fit = image_fit(pool.members[0].about, pad_square, stock_size)
     contents = Contents(
-        pairs=PairTable(pairs, pool.prompts, pool.images, terms.shipped),
+        pairs=PairTable(pairs, pool.prompts, pool.images, terms.shipped, fit),
         candidates=candidates,
         runs=pool.tables | {"questions": licenses.fill_licenses(pool.questions, license)},
-        about=_about(pool, terms, images, ship_images, stamp),
+        about=_about(pool, terms, images, ship_images, fit.pad_square, stamp),
         report=pool.report,
         license_text=terms.text,
         report_page=_report_page(pool, terms),
@@ -154,7 +158,7 @@ def _report_page(pool: Pool, terms: LicenseTerms) -> Path | None:
 
 
 def _about(
-    pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None, stamp: Stamp
+    pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images: bool | None, pad_square: bool, stamp: Stamp
 ) -> DatasetContents:
     """Describe the dataset, but for what is known only after writing."""
     published = pool.distinct.num_rows
@@ -176,6 +180,7 @@ def _about(
             "sources": [cast(SourceTerms, dataclasses.asdict(source)) for source in terms.sources],
         },
         "ship_images": ship_images,
+        "pad_square": pad_square,
         **_stamped(stamp),
     }
 

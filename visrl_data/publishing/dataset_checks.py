@@ -126,7 +126,8 @@ def _pictures(dataset: Dataset) -> Iterator[str]:
         dataset, "preferences", ["id", "image", "image_sha256", "image_width", "image_height", "win_crop"]
     ):
         left, top, right, bottom = row["win_crop"]
-        sides[row["id"]] = (right - left, bottom - top)
+        width, height = right - left, bottom - top
+        sides[row["id"]] = (max(width, height),) * 2 if dataset.manifest.get("pad_square") else (width, height)
         if row["image"] is not None:
             size = (row["image_width"], row["image_height"])
             yield _problem(f"preferences {row['id']}", row["image"], row["image_sha256"], size)

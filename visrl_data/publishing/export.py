@@ -6,19 +6,22 @@ the parts of a prompt are joined line by line in their own order, and a question
 broken up (dataset_rows.as_text). Boxes stay the text that the actor writes: ms-swift could convert
 `objects` to the habits of another model, but these pairs are about what this actor writes.
 
-    llamafactory   dataset_info.json, <name>.json (sharegpt, ranking), images/   --dataset_dir DIR
-    swift          <name>.jsonl (messages, rejected_response), images/           --dataset DIR/<name>.jsonl
+    llamafactory   dataset_info.json, <name>.json (sharegpt, ranking), images/   llamafactory-cli train DIR/<name>.yaml
+    swift          <name>.jsonl (messages, rejected_response), images/           bash DIR/<name>.sh
     visrl          export_paper.py
 
-<name> is rl1 (focus rows) or rl2 (focus and response rows), with -validation for the held-out images.
-Picture paths are relative to DIR for LLaMA-Factory, whose media_dir is its dataset_dir, and absolute for
-ms-swift, which documents no other base; such a folder must be exported again when it is moved.
+The settings beside the rows (export_settings.py) show pictures as the actor was shown them. Where a program can't be
+told to, the picture itself is changed: padded to a square, or resized (runs/image_fit.py). <name> is rl1 (focus rows)
+or rl2 (focus and response rows), with -validation for the held-out images. Picture paths are relative to DIR for
+LLaMA-Factory, whose media_dir is its dataset_dir, and absolute for ms-swift, which documents no other base; such a
+folder must be exported again when it is moved.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,12 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.files import check_new, replace_folder, write_json, write_text
 from visrl_data.publishing import dataset_rows, export_paper, merge
 from visrl_data.publishing.export_files import Written, picture_file, prompt_text
+from visrl_data.publishing.export_settings import llamafactory_settings, llamafactory_size, swift_command
 from visrl_data.publishing.rebuild import locate
 from visrl_data.runs import pair_set
 from visrl_data.runs.dataset_folder import check_dataset_files, dataset_pairs, is_dataset, open_dataset
+from visrl_data.runs.image_fit import Program, image_fit, stock_size
+from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import run_part
 
@@ -39,6 +45,7 @@ class ExportResult:
     """What was written. rows: by file; left_out: pairs without a picture; empty: rows whose win (chosen) is empty.
 
     grown: pairs whose crop the crop rule made larger than the box; counted where the trainer cuts the box itself.
+    padded: whether the pictures were padded to squares.
     """
 
     folder: Path
@@ -47,18 +54,24 @@ class ExportResult:
     left_out: int
     empty: int
     grown: int
+    padded: bool
 
 
-def export(source: str | Path, form: str, output: Path) -> ExportResult:
+def export(source: str | Path, form: str, output: Path, pad_square: bool | None = None) -> ExportResult:
     """Write the pairs of a run, a dataset folder or USER/NAME[@TAG] in one of the layouts FORMATS.
 
+    pad_square: None pads pictures to squares where the actor was shown such, but for the paper's own code.
     Raises VisRLError: neither run nor dataset, no pair with a picture, an output folder that is not empty;
     UsageError: another format.
     """
     if form not in FORMATS:
         raise UsageError(f"--format {form}: expected one of {', '.join(FORMATS)}.")
+    if pad_square and form not in _PROGRAMS:
+        raise UsageError(f"--pad-square: the layout {form} takes pictures as they are. Leave it out.")
     check_new(output)
-    pairs = _pairs(source)
+    pairs, run = _pairs(source)
+    if form in _PROGRAMS:
+        pairs = dataclasses.replace(pairs, fit=image_fit(run, pad_square, _PROGRAMS[form]))
     embedded = [sha in pairs.embedded for sha in pairs.pairs["image_sha256"].to_pylist()]
     if not any(embedded):
         raise VisRLError(
@@ -67,6 +80,7 @@ def export(source: str | Path, form: str, output: Path) -> ExportResult:
     with replace_folder(output, check_new) as work:
         (work / "images").mkdir()
         written = FORMATS[form](pairs, work, output.resolve())
+        _write_settings(form, run, work, output.resolve(), written.rows)
     return ExportResult(
         folder=output,
         rows=written.rows,
@@ -74,18 +88,31 @@ def export(source: str | Path, form: str, output: Path) -> ExportResult:
         left_out=embedded.count(False),
         empty=written.empty,
         grown=written.grown,
+        padded=form in _PROGRAMS and pairs.fit.pad_square,
     )
 
 
-def _pairs(source: str | Path) -> PairTable:
+def _write_settings(form: str, run: RunManifest, folder: Path, final: Path, names: Collection[str]) -> None:
+    if form not in _SETTINGS:
+        return
+    ending, write = _SETTINGS[form]
+    for name in names:
+        if not name.endswith("-validation"):
+            write_text(folder / f"{name}{ending}", write(run, name, final, names))
+
+
+def _pairs(source: str | Path) -> tuple[PairTable, RunManifest]:
+    """Return the pairs, and the first of the runs that made them: all were made alike."""
     folder = locate(str(source))
     if is_dataset(folder):
         dataset = open_dataset(folder)
         check_dataset_files(dataset, ("data/preferences/", "data/images/"))
-        return dataset_pairs(dataset)
+        return dataset_pairs(dataset), dataset.manifest["runs"][0]
     pool = merge.merge([run_part(folder)])
     pairs = dataset_rows.pair_columns(pool.distinct, pool.questions, pool.members)
-    return PairTable(pairs, pool.prompts, pool.images, frozenset(pool.images.sizes))
+    run = pool.members[0].about
+    fit = image_fit(run, False, stock_size)
+    return PairTable(pairs, pool.prompts, pool.images, frozenset(pool.images.sizes), fit), run
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,3 +200,8 @@ FORMATS: dict[str, Callable[[PairTable, Path, Path], Written]] = {
     "swift": _swift,
     "visrl": export_paper.write,
 }
+_SETTINGS: dict[str, tuple[str, Callable[[RunManifest, str, Path, Collection[str]], str]]] = {
+    "llamafactory": (".yaml", llamafactory_settings),
+    "swift": (".sh", swift_command),
+}
+_PROGRAMS: dict[str, Program] = {"llamafactory": llamafactory_size, "swift": stock_size}

@@ -27,13 +27,15 @@ class Card:
     """What the user says about a dataset besides its rows.
 
     license: for questions whose source states none. ship_images: None embeds those that may be redistributed,
-    True all, False none. languages: of the questions, as ISO codes.
+    True all, False none. languages: of the questions, as ISO codes. pad_square: whether rl1 and rl2 hold pictures
+    padded to the square; None pads where the actor was shown such.
     """
 
     license: str | None = None
     ship_images: bool | None = None
     languages: tuple[str, ...] = ()
     pretty_name: str | None = None
+    pad_square: bool | None = None
 
 
 def push(
@@ -142,7 +144,14 @@ def _build(sources: Sequence[Path | HubDataset], folder: Path, card: Card, say: 
         languages=card.languages or tuple(earlier.get("languages") or ()),
     )
     try:
-        dataset = build_dataset(sources, folder, stamp, license=card.license, ship_images=card.ship_images)
+        dataset = build_dataset(
+            sources,
+            folder,
+            stamp,
+            license=card.license,
+            ship_images=card.ship_images,
+            pad_square=card.pad_square,
+        )
     except OSError as error:
         if not disk_full(error):
             raise

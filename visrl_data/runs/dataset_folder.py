@@ -19,6 +19,7 @@ from visrl_data.core.prompts import recorded_prompts
 from visrl_data.core.reading import check_shape, open_parquet, read_json
 from visrl_data.runs.dataset_files import KIND, SPLITS, split_files
 from visrl_data.runs.dataset_trust import check_claims, check_schema
+from visrl_data.runs.image_fit import image_fit, stock_size
 from visrl_data.runs.manifest import DatasetManifest
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.run_report import RunReport
@@ -118,8 +119,9 @@ def dataset_pairs(dataset: Dataset) -> PairTable:
     columns = [name for name in PREFERENCES if name != "image"]
     pairs = pa.concat_tables(tables(dataset, "preferences", columns)).replace_schema_metadata(None)
     stored = StoredImages(shards(dataset, "images"))
-    prompts = recorded_prompts(dataset.manifest["runs"][0]["run"]["prompts"])
-    return PairTable(pairs, prompts, stored, frozenset(stored.sizes))
+    run = dataset.manifest["runs"][0]
+    fit = image_fit(run, dataset.manifest.get("pad_square", False), stock_size)
+    return PairTable(pairs, recorded_prompts(run["run"]["prompts"]), stored, frozenset(stored.sizes), fit)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -239,7 +239,10 @@ class PartSummary(TypedDict):
 
 
 class DatasetContents(ReleaseFields):
-    """The manifest of a dataset as far as it is known before the files are written."""
+    """The manifest of a dataset as far as it is known before the files are written.
+
+    pad_square: whether the pictures of rl1 and rl2 are padded to the square; absent in earlier versions.
+    """
 
     kind: str
     schema_version: int
@@ -254,6 +257,7 @@ class DatasetContents(ReleaseFields):
     validation_share: float
     license: DatasetLicense
     ship_images: bool | None
+    pad_square: NotRequired[bool]
 
 
 class RebuiltImages(TypedDict):

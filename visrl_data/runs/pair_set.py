@@ -12,6 +12,7 @@ import pyarrow as pa
 from visrl_data.core.prompts import PromptPart, PromptSet
 from visrl_data.runs import stored_images
 from visrl_data.runs.dataset_files import split_of
+from visrl_data.runs.image_fit import ImageFit
 
 # How models write an image, a turn or a control token: <image>, <|im_end|>, <start_of_turn>, [INST] ...
 _MARKER = re.compile(
@@ -24,13 +25,14 @@ class PairTable:
     """Pairs, and what training examples are built from.
 
     pairs: the columns of PREFERENCES without `image`. embedded: sha256 of the images that `pixels` returns; pairs of
-    other images were published without theirs.
+    other images were published without theirs. fit: how the pictures of training examples are changed.
     """
 
     pairs: pa.Table
     prompts: PromptSet
     pixels: stored_images.Pixels
     embedded: frozenset[str]
+    fit: ImageFit
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,14 @@ def training_examples(pairs: PairTable, responses: bool) -> Iterator[tuple[str, 
         if sha not in pairs.embedded:
             continue
         split, question, original = split_of(sha), as_text(row["question"]), pairs.pixels(sha)
-        whole = stored_images.upright(original)
+        whole = pairs.fit.whole(stored_images.upright(original), row)
         boxes = (row["win_box_text"], row["lose_box_text"])
         parts = pairs.prompts.focus.parts(question=question)
         yield split, TrainingExample(f"{name}-focus" if responses else name, name, "focus", parts, (whole,), *boxes)
         if responses and not row["same_response"]:
             parts = pairs.prompts.answer.parts(question=question)
             # both responses under the WIN box's crop (Eq. 7)
-            images = {"image": whole, "crop": stored_images.crop(original, tuple(row["win_crop"]))}
+            images = {"image": whole, "crop": pairs.fit.crop(stored_images.crop(original, tuple(row["win_crop"])))}
             pictures = tuple(images[part.kind] for part in parts if part.kind != "text")
             responses_of = (as_text(row["win_response"]), as_text(row["lose_response"]))
             yield split, TrainingExample(f"{name}-response", name, "response", parts, pictures, *responses_of)
