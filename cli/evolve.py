@@ -39,6 +39,8 @@ def evolve(
       visrl evolve --rounds 2 --limit 200
 
       visrl evolve --rounds 4 --stages rl1 --source train.jsonl --eval-source held-out.jsonl -o runs/evolve
+
+      visrl evolve --engine vllm --model models/sft --source train.jsonl --eval-source held-out.jsonl -o runs/evolve
     """
     own = {spec.name for spec in dataclasses.fields(EvolveConfig)}
     values = {name: value for name, value in options.items() if value is not None}

@@ -10,6 +10,9 @@
     EVOLVE/eval/                  one evaluation of all models; each predicts once
     EVOLVE/report.json curves.svg rewritten after every round
 
+With --engine vllm pairs and predictions are made in processes of their own: nothing of vLLM is left when training
+begins.
+
 Interrupted, the same command resumes: a run is finished when its manifest exists, a model when its visrl.json does,
 predictions chunk by chunk. More --rounds continue from the last one.
 
@@ -32,9 +35,10 @@ from visrl_data.core.config import GenConfig, current_options, parse_record, to_
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
-from visrl_data.evaluation.eval_report import ALL
+from visrl_data.evaluation.eval_report import ALL, EvalReport
 from visrl_data.evaluation.eval_sources import OTHERS
 from visrl_data.executors import generation
+from visrl_data.executors.child_process import run_in_child
 from visrl_data.models.model_folder import RECORD, find_model, read_record
 from visrl_data.pipeline import factory
 from visrl_data.runs import run_folder
@@ -155,9 +159,18 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
         run_folder.remove_chunks(run)  # left by a kill after the manifest was written
         return run
     total = len(factory.open_questions(config))
-    return generation.generate(
-        config, path, lambda step: progress(path.name, min(step.done * config.chunk_size, total), total)
-    )
+
+    def on_chunk(step: generation.RunProgress) -> None:
+        progress(path.name, min(step.done * config.chunk_size, total), total)
+
+    if _holds_its_memory(config):
+        return run_in_child(generation.generate, config, path, on_step=on_chunk)
+    return generation.generate(config, path, on_chunk)
+
+
+def _holds_its_memory(config: GenConfig) -> bool:
+    """Return whether an engine keeps its memory, which training needs, until its process ends: vLLM does."""
+    return "vllm" in (config.engine, config.critic_engine)
 
 
 def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Path, output: Path) -> Path:
@@ -227,6 +240,25 @@ def _report(output: Path) -> dict[str, Any]:
     return report
 
 
+def _run_evaluation(
+    config: EvolveConfig, gen: GenConfig, output: Path, models: list[str], progress: Progress
+) -> EvalReport:
+    """Evaluate the models that were not yet; return the report on all."""
+    sources, options = [config.eval_source or gen.source], _eval_config(config, gen)
+    where: tuple[Path, dict[str, str]] = (output / "eval", {OTHERS: config.score})
+
+    def on_chunk(step: evaluate.EvalProgress) -> None:
+        if not step.resumed:
+            progress("eval", step.done, step.total)
+
+    if not _holds_its_memory(gen):
+        return evaluate.evaluate(models, sources, options, *where, on_chunk)
+    if len(models) == 1:  # the baseline next: a process holds one set of weights
+        alone = dataclasses.replace(options, baseline=False)
+        run_in_child(evaluate.evaluate, models, sources, alone, *where, on_step=on_chunk)
+    return run_in_child(evaluate.evaluate, models, sources, options, *where, on_step=on_chunk)
+
+
 def _evaluate(
     config: EvolveConfig,
     gen: GenConfig,
@@ -236,14 +268,7 @@ def _evaluate(
     progress: Progress,
 ) -> dict[str, Any]:
     """Evaluate all models so far, and write the report: entry k is model k, which generates round k's pairs."""
-    evaluation = evaluate.evaluate(
-        models,
-        [config.eval_source or gen.source],
-        _eval_config(config, gen),
-        output / "eval",
-        {OTHERS: config.score},
-        lambda step: None if step.resumed else progress("eval", step.done, step.total),
-    )
+    evaluation = _run_evaluation(config, gen, output, models, progress)
     entries = [
         {
             "model": row["model"],

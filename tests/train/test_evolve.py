@@ -124,6 +124,20 @@ def test_restart_trains_from_the_first_model_on_the_new_models_pairs(sft_model, 
     assert Path(run_folder.Run(tmp_path / "e/round1").config()["model"]).name == "round0-rl1"
 
 
+def test_vllm_is_gone_before_training_begins(sft_model, acts, trains, tmp_path, monkeypatch):
+    """Pairs and predictions in processes of their own, each with one set of weights: the baseline apart."""
+    calls = []
+
+    def here(function, *arguments, on_step):
+        calls.append(function.__name__)
+        return function(*arguments, on_step)
+
+    monkeypatch.setattr(evolving, "run_in_child", here)
+    evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model, engine="vllm"), tmp_path / "e")
+    assert calls == ["evaluate", "evaluate", "generate", "evaluate"]
+    assert acts[:2] == ["sft", Path(find_model(str(sft_model)).origin_base).name], "the model, then the baseline"
+
+
 def test_fresh_rounds_ask_the_next_rows(sft_model, acts, trains, tmp_path):
     evolving.evolve(rounds(fresh=True, stages="rl1"), options(sft_model, skip=5), tmp_path / "e")
     ids = [run_folder.Run(tmp_path / f"e/round{k}").table("questions")["id"].to_pylist() for k in (0, 1)]
