@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -13,8 +14,10 @@ from visrl_data.core.boxes import make_frame
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import SCORE_CHOICES, SCORE_PREFIX, PromptPart, PromptSet
+from visrl_data.engines.chat_server import run
 from visrl_data.engines.openai import OpenAIEngine
 from visrl_data.engines.protocol import EngineLost, Request, Sampling
+from visrl_data.engines.served_checks import compare_pictures
 from visrl_data.executors import generation
 from visrl_data.models.served import KEY, ServedModel, find_served_model
 from visrl_data.pipeline.model_pair import find_actor, find_critic, load_model_pair
@@ -168,6 +171,12 @@ def test_a_picture_of_other_tokens_is_noticed(serve, caplog):
     assert "in a prompt of 11 tokens, where the model's own processor makes 40" in caplog.text
     with pytest.raises(VisRLError, match="without limits of the server's own"):
         engine.resized_size(Image.new("RGB", (200, 100)))
+
+
+def test_a_server_that_crops_the_center_is_noticed_though_its_tokens_are_as_many():
+    images = SimpleNamespace(do_center_crop=True, size={"shortest_edge": 336})
+    comparison = compare_pictures(None, None, None, SimpleNamespace(image_processor=images), [])
+    assert "the center of a picture alone" in run(comparison)
 
 
 def test_a_picture_too_large_for_the_context_is_compared_in_small(serve):

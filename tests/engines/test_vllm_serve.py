@@ -7,7 +7,6 @@ Where vLLM is installed (docs/engines.md): `pytest -m vllm tests/engines/test_vl
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -37,7 +36,6 @@ from visrl_data.runs.run_folder import Run
 from visrl_data.spotlight import ACTOR, BASE
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3000)]
-IS_HERE = importlib.util.find_spec("vllm") is not None
 OPTIONS = (
     "--enable-lora", "--lora-modules", f"actor={ACTOR}", "--served-model-name", "base", "--max-lora-rank", "64",
     "--model-impl", "transformers", "--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill",
@@ -142,7 +140,6 @@ def test_constrained_candidates_and_expected_scores_too(served, tmp_path):
 
 def test_a_run_and_its_server_are_killed_and_nothing_received_is_asked_again(served, whole, tmp_path):
     proxy, output = served.proxy, tmp_path / "cut"
-    proxy.chats.clear()
     proxy.answered.clear()
     run = subprocess.Popen(
         command(output, *through(served)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -155,6 +152,7 @@ def test_a_run_and_its_server_are_killed_and_nothing_received_is_asked_again(ser
     run.wait()
     kept = journal.read_bytes().count(b"\n")
     served.kill()
+    unseen = len(proxy.answered) - kept  # on their way when gen was killed
 
     done = subprocess.run(command(output, *through(served)), capture_output=True, text=True)
     assert done.returncode == 1 and "No answer from" in done.stderr, "nobody is there"
@@ -172,14 +170,9 @@ def test_a_run_and_its_server_are_killed_and_nothing_received_is_asked_again(ser
     served.start()
     assert generate(output, *through(served)) == whole
 
-    trials = 2 * 3  # of actor and critic, at each of the starts that found the server
-    again = sum(count - 1 for count in Counter(proxy.chats).values() if count > 1)
-    lost = len(proxy.chats) - len(proxy.answered)
-    print(
-        f"{kept} replies kept at the first kill; {len(proxy.chats)} requests, {again} came again, {lost} got no reply"
-    )
-    answered_twice = sum(count - 1 for count in Counter(proxy.answered).values() if count > 1)
-    assert answered_twice <= 2 * trials + 16, "trials, and what was open or on its way when gen was killed"
+    twice = sum(count - 1 for count in Counter(proxy.answered).values())
+    print(f"{kept} replies kept at the first kill, {unseen} on their way; {len(proxy.answered)} in all, {twice} twice")
+    assert twice <= unseen <= 16, "requests that were open at the kill, and no other"
 
 
 def test_a_refused_request_is_one_question_s(served):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,11 +13,10 @@ from typing import Any
 
 @dataclass
 class Proxy:
-    """port: of the server behind it. chats: digests of the bodies of chat requests, as they came; answered: of those
-    that got a reply of status 200."""
+    """port: of the server behind it. answered: digests of the bodies of chat requests that got a reply of status 200,
+    in order; without the engine's trials, whose text is a question mark."""
 
     port: int
-    chats: list[str] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -30,6 +30,11 @@ class Proxy:
         self._http.server_close()
 
 
+def _is_trial(body: bytes) -> bool:
+    content = json.loads(body)["messages"][0]["content"]
+    return content[-1].get("text") == "?"
+
+
 def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -39,12 +44,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            digest = hashlib.sha256(body).hexdigest()
-            is_chat = self.path.endswith("/chat/completions")
-            if is_chat:
-                proxy.chats.append(digest)
-            if self._forward(body) == 200 and is_chat:
-                proxy.answered.append(digest)
+            is_counted = self.path.endswith("/chat/completions") and not _is_trial(body)
+            if self._forward(body) == 200 and is_counted:
+                proxy.answered.append(hashlib.sha256(body).hexdigest())
 
         def _forward(self, body: bytes) -> int:
             server = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=600)

@@ -72,10 +72,13 @@ async def compare_pictures(
     processor: Any,
     special: Sequence[str],
 ) -> str:
-    """Return how the server's prompt for a picture differs from that of our processor; "" where it does not.
+    """Return how the server shows a picture otherwise than VisRL; "" where nothing is known of it.
 
-    Compared by the number of tokens, where the server counts them.
+    Compared by the number of tokens, where the server counts them. processor: as the server loads it.
     """
+    images = processor.image_processor
+    if getattr(images, "do_center_crop", False) and "shortest_edge" in images.size:
+        return "the server shows the center of a picture alone; serve the folder that `visrl merge` makes"
     for size in _PICTURES:
         request = trial_request(size, Sampling(max_new_tokens=1))
         ours = _prompt_tokens(processor, request, special)
