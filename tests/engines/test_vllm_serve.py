@@ -199,7 +199,7 @@ def test_refused_questions_are_drops(served, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     generate(tmp_path / "run", *through(served, "--source", str(tmp_path / "rows.jsonl"), "--split", "train"))
     drops = Run(tmp_path / "run").table("drops").to_pylist()
-    assert sorted(drop["reason"] for drop in drops) == ["image_too_thin", "too_long"]
+    assert sorted(drop["reason"] for drop in drops) == ["image_too_small", "too_long"]
 
 
 def test_special_tokens_reach_the_server_broken_up(served):
