@@ -24,7 +24,7 @@ def note_calibration(run: Run) -> str | None:
         return _describe(summary)
     if key is None or (config["model"] == "spotlight" and "critic" not in config):
         return None
-    return f"This critic was never calibrated with these prompts. Before the money is spent: {_command(config)}"
+    return f"This critic was never calibrated with these prompts. Is it any good? {_command(config)}"
 
 
 def attach_calibration(run: Run) -> None:

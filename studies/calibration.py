@@ -1,4 +1,4 @@
-"""Five critics under `visrl calibrate`, two of which are none: the table of docs/calibration.md.
+"""Five critics under `visrl calibrate`, two of which are none: the tables of docs/calibration.md.
 
     python -m studies.calibration [--questions 64] [--work studies-work/calibration]
 
@@ -8,7 +8,7 @@
     random      a script that draws one of 0, 0.1, ..., 1
     served      the base on `transformers serve`, reached as any server is
 
-Prints a Markdown table, then the warnings about each. What was asked is kept in the work folder and not asked again.
+Prints two Markdown tables, then the warnings about each. What was asked is kept in the work folder and not asked again.
 """
 
 from __future__ import annotations
@@ -61,19 +61,17 @@ def calibrate_all(questions: int) -> dict[str, CalibrationReport]:
 
 
 def markdown(reports: dict[str, CalibrationReport]) -> str:
-    """Return a table with a column for each critic, for the box critic and for the response critic."""
-    lines = [f"| | {' | '.join(reports)} |", f"|---|{'---|' * len(reports)}"]
-    for critic in ("box", "response"):
-        rows = [dict(figure_rows(critics_of(report)[critic])) for report in reports.values()]
-        rows = [row | {"warnings": str(len(w))} for row, w in zip(rows, _warnings(reports, critic), strict=True)]
-        for label in dict.fromkeys(label for row in rows for label in row):
-            lines.append(f"| {critic}: {label} | {' | '.join(row.get(label, '-') for row in rows)} |")
+    """Return a table for the box critic and one for the response critic, with a column for each report."""
+    return "\n\n".join(_table(critic, [critics_of(report)[critic] for report in reports.values()], list(reports))
+                       for critic in ("box", "response"))  # fmt: skip
+
+
+def _table(critic: str, columns: list[CriticFigures], names: list[str]) -> str:
+    rows = [dict(figure_rows(figures)) | {"warnings": str(len(figures["warnings"]))} for figures in columns]
+    labels = max(rows, key=len)  # all of them: a critic that is asked twice has the most
+    lines = [f"| {critic} critic | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    lines += [f"| {label} | {' | '.join(row.get(label, '-') for row in rows)} |" for label in labels]
     return "\n".join(lines)
-
-
-def _warnings(reports: dict[str, CalibrationReport], critic: str) -> list[list[str]]:
-    figures: list[CriticFigures] = [critics_of(report)[critic] for report in reports.values()]
-    return [one["warnings"] for one in figures]
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from visrl_data.calibration.answers import (
     answer_kind,
     choose_other_answer,
-    dressed,
+    dress_answer,
     is_other_answer,
     may_be_refused,
 )
-from visrl_data.core.metrics import METRICS, normalized
+from visrl_data.core.metrics import METRICS, normalize, normalized
 
 POOL = ["stop", "Stop sign", "the cat", "yes", "no", "7", "seven", "17", "5 kg", "a small red car by the sea", "1,000"]
 
@@ -32,11 +32,12 @@ POOL = ["stop", "Stop sign", "the cat", "yes", "no", "7", "seven", "17", "5 kg",
         ("yes", {"case": "YES", "sentence": "The answer is yes."}),
         ("He went home.", {"case": "HE WENT HOME.", "article": "the He went home."}),
         ("007", {"sentence": "The answer is 007."}),
-        ("²", {"article": "the ²", "sentence": "The answer is ²."}),
+        ("²", {"sentence": "The answer is ²."}),
+        ("B", {"case": "b", "sentence": "The answer is B."}),
     ],
 )  # fmt: skip
 def test_dressed(answer, ways):
-    assert dressed(answer) == ways
+    assert dress_answer(answer) == ways
 
 
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "Zs")), min_size=1, max_size=30).map(str.strip))
@@ -44,9 +45,9 @@ def test_dressed(answer, ways):
 def test_any_answer_can_be_dressed_and_a_change_of_case_is_the_same_answer(answer):
     if not answer:
         return
-    ways = dressed(answer)
+    ways = dress_answer(answer)
     assert answer not in ways.values()
-    if "case" in ways and answer.upper().lower() == answer.lower():
+    if "case" in ways and answer.upper().lower() == answer.lower() and normalize(answer):  # "A" alone is an article
         assert normalized(ways["case"], [answer]) == 1.0
 
 

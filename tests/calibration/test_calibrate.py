@@ -281,7 +281,7 @@ def test_gen_names_the_last_calibration_or_the_command_and_the_card_carries_it(t
     made = make_run(tmp_path / "run", source, **options)
     note = note_calibration(made)
     assert note == (
-        "This critic was never calibrated with these prompts. Before the money is spent: "
+        "This critic was never calibrated with these prompts. Is it any good? "
         f"visrl calibrate --model me/actor --source {source} --max-pixels 5000"
     )
     report, _ = run(source, tmp_path / "c", Judge(lambda request: '{"score": 1.0}'), questions=6, **options)

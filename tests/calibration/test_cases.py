@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from visrl_data.calibration.answers import is_other_answer
-from visrl_data.calibration.cases import ASKED_AGAIN, KINDS, CaseSettings, make_cases
+from visrl_data.calibration.cases import KINDS, RETEST_KINDS, CaseSettings, make_cases
 from visrl_data.core.boxes import Box
 from visrl_data.core.crops import CropRule, crop_pixels
 from visrl_data.core.records import Question
@@ -33,7 +33,7 @@ def kinds(cases, variant=""):
 def test_with_gold_boxes_every_kind_that_applies_is_there(questions):
     cases = make_cases(questions, SETTINGS)
     assert sorted(kinds(cases[3])) == sorted(set(KINDS) - {"case", "article", "unit"})
-    assert sorted(kinds(cases[3], "wording")) == sorted(ASKED_AGAIN)
+    assert sorted(kinds(cases[3], "wording")) == sorted(RETEST_KINDS)
     assert set(kinds(cases[5])) & {"gold", "far", "half", "loose"} == set(), "no label, no such case"
     assert {"case", "article"} <= set(kinds(cases[5]))
 
@@ -73,7 +73,7 @@ def test_a_question_without_an_answer_may_be_refused(questions):
 def test_some_cases_are_asked_twice_where_replies_may_differ(questions):
     cases = make_cases(questions, dataclasses.replace(SETTINGS, repeats=True))
     for row, own in cases.items():
-        assert sorted(kinds(own, "repeat")) == sorted(set(ASKED_AGAIN) & set(kinds(own))), row
+        assert sorted(kinds(own, "repeat")) == sorted(set(RETEST_KINDS) & set(kinds(own))), row
         first = {case.kind: case for case in own if not case.variant}
         assert all(dataclasses.replace(c, variant="") == first[c.kind] for c in own if c.variant)
 

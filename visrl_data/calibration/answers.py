@@ -33,11 +33,11 @@ _NUMBER = re.compile(r"[-+$€£#]?\d[\d.,:/-]*( ?[a-zA-Z%°/]{1,4})?")
 _MOST_WORDS = 8  # of an answer that is put into a sentence
 
 
-def dressed(answer: str) -> dict[str, str]:
+def dress_answer(answer: str) -> dict[str, str]:
     """Return the answer written in other ways, by the kind of change; only those that change it."""
     ways = {
         "case": answer.upper() if answer.upper() != answer else answer.lower(),
-        "article": f"the {answer}" if answer_kind(answer) == "word" and not _has_article(answer) else answer,
+        "article": f"the {answer}" if _takes_article(answer) else answer,
         "sentence": f"The answer is {answer}." if _fits_sentence(answer) else answer,
         "unit": _other_unit(answer),
         "number": _other_number(answer),
@@ -45,8 +45,9 @@ def dressed(answer: str) -> dict[str, str]:
     return {kind: text for kind, text in ways.items() if text != answer}
 
 
-def _has_article(answer: str) -> bool:
-    return answer.lower().split()[0] in ("a", "an", "the")
+def _takes_article(answer: str) -> bool:
+    """Return whether "the" can stand before an answer: it is a word, no letter of a choice, and has no article yet."""
+    return answer_kind(answer) == "word" and len(answer) > 1 and answer.lower().split()[0] not in ("a", "an", "the")
 
 
 def _fits_sentence(answer: str) -> bool:

@@ -24,7 +24,7 @@ from visrl_data.sources.protocol import Source
 
 
 class Examiner:
-    """Ask one critic. drawn: the questions by row, without images. A server's replies are kept in `folder`.
+    """Ask one critic. sample: the questions by row, without images. A server's replies are kept in `folder`.
 
     The cases that are asked twice have replies of their own: else the second would be the first one, kept.
     """
@@ -34,20 +34,20 @@ class Examiner:
         role: Role,
         prompts: PromptSet,
         source: Source,
-        drawn: Mapping[int, Question],
+        sample: Mapping[int, Question],
         config: GenConfig,
         folder: Path,
     ) -> None:
-        self.role, self._source, self._drawn, self._config = role, source, drawn, config
+        self.role, self._source, self._questions, self._config = role, source, sample, config
         self._prompts = {"box": prompts.box_critic, "response": prompts.response_critic}
         self._journals = {again: folder / f"replies{'-again' * again}.jsonl" for again in (False, True)}
 
     def ask(self, cases: Mapping[int, Sequence[ControlCase]]) -> list[CaseVerdict]:
         """Return the verdicts on the cases of some questions, in order. cases: by row. Raises EngineLost."""
-        rows = {self._drawn[row].id: row for row in cases}
+        rows = {self._questions[row].id: row for row in cases}
         return [
             verdict
-            for group in image_groups([self._drawn[row] for row in cases])
+            for group in image_groups([self._questions[row] for row in cases])
             for verdict in self._ask_group([case for question in group for case in cases[rows[question.id]]])
         ]
 
@@ -67,9 +67,9 @@ class Examiner:
         for again in (False, True):
             some = [case for case in cases if (case.variant == "repeat") == again]
             reply_cache.attach([self.role.engine], self._journals[again])
-            shown = [(case, self._drawn[case.row], _picture(case, read)) for case in some]
+            shown = [(case, self._questions[case.row], _picture(case, read)) for case in some]
             scores |= zip(some, map(as_score, isolate_refused(shown, self._ask)), strict=True)
-        return [make_verdict(case, self._drawn[case.row].id, scores[case]) for case in cases]
+        return [make_verdict(case, self._questions[case.row].id, scores[case]) for case in cases]
 
     def _ask(self, shown: Sequence[tuple[ControlCase, Question, Image.Image]]) -> list[Score]:
         requests = []
@@ -84,7 +84,7 @@ class Examiner:
 
     def _read_image(self, row: int) -> Image.Image:
         question = self._source.read(row)
-        if not isinstance(question, Question) or question.image_sha256 != self._drawn[row].image_sha256:
+        if not isinstance(question, Question) or question.image_sha256 != self._questions[row].image_sha256:
             raise VisRLError(f"{question.id}: its row or its image changed while it was asked about. Start again.")
         return images.decode(question.image)
 

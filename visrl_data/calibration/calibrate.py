@@ -26,7 +26,7 @@ from visrl_data.calibration.asking import Examiner
 from visrl_data.calibration.calibration_report import CalibrationReport
 from visrl_data.calibration.cases import SECOND_WORDING, CaseSettings, ControlCase, make_cases
 from visrl_data.calibration.config import CalibrationConfig
-from visrl_data.calibration.drawing import DrawnQuestions, draw_questions
+from visrl_data.calibration.drawing import QuestionSample, draw_sample
 from visrl_data.calibration.measure import measure_critic
 from visrl_data.calibration.summary import summarize
 from visrl_data.calibration.verdicts import CaseVerdict
@@ -85,27 +85,27 @@ def calibrate(
     model_pair.check_engines(gen)
     setup = _find_critic(config, gen, role)
     source = factory.open_questions(gen)
-    drawn = draw_questions(source, config.questions, config.seed)
-    chunks = _chunks(drawn, config.chunk_size)
+    sample = draw_sample(source, config.questions, config.seed)
+    chunks = _chunks(sample, config.chunk_size)
     files.make_folder(output)
     with files.lock_folder(output, lambda: verdicts.check_output(output)):
         verdicts.check_conditions(output, _conditions(config, setup, source))
         files.write_text(output / "config.toml", to_toml(config))
         if missing := verdicts.missing_chunks(output, len(chunks)):
             role = role or _load(gen, setup)
-            examiner = Examiner(role, setup.prompts, source, drawn.questions, gen, output)
-            _ask_chunks(output, examiner, _cases(config, setup, drawn, role), chunks, missing, drawn, on_chunk)
-        asked = verdicts.read_verdicts(output, len(chunks))
-        report = _build_report(config, setup, source, drawn, asked)
+            examiner = Examiner(role, setup.prompts, source, sample.questions, gen, output)
+            _ask_chunks(output, examiner, _cases(config, setup, sample, role), chunks, missing, sample, on_chunk)
+        rows = verdicts.read_verdicts(output, len(chunks))
+        report = _build_report(config, setup, source, sample, rows)
         files.write_json(output / "report.json", report)
-        page.write_page(output, report, asked, drawn.questions, source)
+        page.write_page(output, report, rows, sample.questions, source)
     calibrations.remember(summarize(report, output))
     return report
 
 
 def default_output(config: CalibrationConfig) -> Path:
     """Return calibrations/<source>-<split>-<digest of the options on which verdicts depend>."""
-    digest = hashlib.sha256(json.dumps(config.asked_options(), sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(config.verdict_options(), sort_keys=True).encode()).hexdigest()[:8]
     return calibrations.FOLDER / f"{Path(config.source).stem or 'source'}-{config.split}-{digest}"
 
 
@@ -131,18 +131,18 @@ def _load(gen: GenConfig, setup: CriticSetup) -> Role:
     return model_pair.load_role(options, setup.model)
 
 
-def _chunks(drawn: DrawnQuestions, size: int) -> list[list[int]]:
+def _chunks(sample: QuestionSample, size: int) -> list[list[int]]:
     """Cut the drawn questions into chunks: the rows of each."""
-    rows = list(drawn.questions)
+    rows = list(sample.questions)
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _cases(
-    config: CalibrationConfig, setup: CriticSetup, drawn: DrawnQuestions, role: Role
+    config: CalibrationConfig, setup: CriticSetup, sample: QuestionSample, role: Role
 ) -> dict[int, list[ControlCase]]:
     repeats = not role.engine.deterministic
     settings = CaseSettings(config.critics, setup.crop_rule, config.gold_rule, config.seed, repeats)
-    return make_cases(drawn.questions, settings)
+    return make_cases(sample.questions, settings)
 
 
 def _conditions(config: CalibrationConfig, setup: CriticSetup, source: Source) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _conditions(config: CalibrationConfig, setup: CriticSetup, source: Source) -
 
     critic = {name: value for name, value in setup.identity.items() if name not in ("address", "served")}
     return {
-        "options": config.asked_options(),
+        "options": config.verdict_options(),
         "device": loading.best_device() if config.device == "auto" else config.device,
         "critic": critic,
         "source": {"name": source.name, "rows": len(source), "fingerprint": source.fingerprint()},
@@ -177,13 +177,13 @@ def _ask_chunks(
     cases: Mapping[int, Sequence[ControlCase]],
     chunks: Sequence[Sequence[int]],
     missing: Sequence[int],
-    drawn: DrawnQuestions,
+    sample: QuestionSample,
     on_chunk: Callable[[CalibrationProgress], None],
 ) -> None:
     """Ask about the questions of the missing chunks, and store the verdicts of each chunk."""
     calls = [sum(len(cases[row]) for row in rows) for rows in chunks]
     total, done = sum(calls), sum(calls) - sum(calls[index] for index in missing)
-    on_chunk(CalibrationProgress(done, total, len(drawn.questions), len(drawn.drops)))
+    on_chunk(CalibrationProgress(done, total, len(sample.questions), len(sample.drops)))
     for index in missing:
         try:
             chunk = examiner.ask({row: cases[row] for row in chunks[index]})
@@ -195,21 +195,21 @@ def _ask_chunks(
         verdicts.write_chunk(output, index, chunk)
         examiner.forget()
         done += calls[index]
-        on_chunk(CalibrationProgress(done, total, len(drawn.questions), len(drawn.drops), examiner.take_events()))
+        on_chunk(CalibrationProgress(done, total, len(sample.questions), len(sample.drops), examiner.take_events()))
 
 
 def _build_report(
     config: CalibrationConfig,
     setup: CriticSetup,
     source: Source,
-    drawn: DrawnQuestions,
-    asked: Sequence[CaseVerdict],
+    sample: QuestionSample,
+    rows: Sequence[CaseVerdict],
 ) -> CalibrationReport:
     thresholds = {
         "box": (config.box_win, config.box_lose),
         "response": (config.response_win, config.response_lose),
     }
-    figures = {critic: measure_critic(critic, asked, thresholds[critic]) for critic in config.critics}
+    figures = {critic: measure_critic(critic, rows, thresholds[critic]) for critic in config.critics}
     templates = _templates(setup.prompts)
     return {
         "version": _VERSION,
@@ -220,28 +220,28 @@ def _build_report(
             "name": source.name,
             "split": source.split,
             "rows": len(source),
-            "drawn": len(drawn.rows),
+            "drawn": len(sample.rows),
             "fingerprint": source.fingerprint(),
         },
-        "questions": len(drawn.questions),
-        "dropped": dict(sorted(Counter(drop.reason for drop in drawn.drops).items())),
-        "drop_examples": _examples(drawn),
-        "with_gold_boxes": sum(bool(question.gold_boxes) for question in drawn.questions.values()),
-        "calls": len(asked),
+        "questions": len(sample.questions),
+        "dropped": dict(sorted(Counter(drop.reason for drop in sample.drops).items())),
+        "drop_examples": _examples(sample),
+        "with_gold_boxes": sum(bool(question.gold_boxes) for question in sample.questions.values()),
+        "calls": len(rows),
         "box": figures.get("box"),
         "response": figures.get("response"),
         "prompts": templates,
         "wordings": {prompt.id: prompt.template for prompt in SECOND_WORDING.values()},
         "crop_rule": setup.crop_rule.as_dict(),
-        "deterministic": not any(verdict.variant == "repeat" for verdict in asked),
+        "deterministic": not any(verdict.variant == "repeat" for verdict in rows),
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "versions": versions.library_versions(),
     }
 
 
-def _examples(drawn: DrawnQuestions) -> list[DropExample]:
+def _examples(sample: QuestionSample) -> list[DropExample]:
     """Return the first drop of each reason."""
-    first = {drop.reason: drop for drop in reversed(drawn.drops)}
+    first = {drop.reason: drop for drop in reversed(sample.drops)}
     return [
         {"stage": drop.stage, "reason": reason, "id": drop.id, "detail": one_line(drop.detail)}
         for reason, drop in sorted(first.items())

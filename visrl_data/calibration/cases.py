@@ -59,7 +59,7 @@ KINDS = {
     "other_order": CaseKind("response", "wrong", "another + order to say 1", "other_answer"),
 }
 # Asked a second time: in other words, and as they are where an engine may then reply something else.
-ASKED_AGAIN = ("gold", "other_image", "whole", "answer", "other_answer")
+RETEST_KINDS = ("gold", "other_image", "whole", "answer", "other_answer")
 SECOND_WORDING = {
     "box": Prompt(
         "box_critic",
@@ -113,14 +113,14 @@ def make_cases(questions: Mapping[int, Question], settings: CaseSettings) -> dic
     cases = {}
     for row in questions:
         plain = [case for critic in settings.critics for case in makers[critic](row, questions, settings)]
-        cases[row] = [*plain, *_asked_again(plain, settings.repeats)]
+        cases[row] = [*plain, *_retest(plain, settings.repeats)]
     return cases
 
 
-def _asked_again(cases: Sequence[ControlCase], repeats: bool) -> Iterator[ControlCase]:
+def _retest(cases: Sequence[ControlCase], repeats: bool) -> Iterator[ControlCase]:
     for variant in ("wording", *(("repeat",) if repeats else ())):
         for case in cases:
-            if case.kind in ASKED_AGAIN:
+            if case.kind in RETEST_KINDS:
                 yield dataclasses.replace(case, variant=variant)
 
 
@@ -134,7 +134,7 @@ def _responses(row: int, questions: Mapping[int, Question], settings: CaseSettin
     answer = standard_answers(question.answers)[0]
     pool = [text for i, other in questions.items() if i != row for text in standard_answers(other.answers)]
     other = answers.choose_other_answer(question.answers, pool, _rng(question, "other_answer", settings))
-    responses = {"answer": answer, **answers.dressed(answer)}
+    responses = {"answer": answer, **answers.dress_answer(answer)}
     if other is not None:
         responses["other_answer"] = other
     if not answers.may_be_refused(question.answers):

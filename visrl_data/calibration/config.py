@@ -83,7 +83,7 @@ class CalibrationConfig:
         names = {spec.name for spec in dataclasses.fields(GenConfig)}
         return GenConfig(**{s.name: getattr(self, s.name) for s in dataclasses.fields(self) if s.name in names})
 
-    def asked_options(self) -> dict[str, Any]:
+    def verdict_options(self) -> dict[str, Any]:
         """Return the options on which verdicts depend: thresholds and addresses may change without a new call."""
         values = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if name not in (*THRESHOLDS, *ELSEWHERE)}

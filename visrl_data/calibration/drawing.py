@@ -14,7 +14,7 @@ from visrl_data.sources.protocol import Source
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnQuestions:
+class QuestionSample:
     """rows: those drawn, ascending. questions: by row, without their images; drops: the rows that can't be read."""
 
     rows: tuple[int, ...]
@@ -22,7 +22,7 @@ class DrawnQuestions:
     drops: tuple[Drop, ...]
 
 
-def draw_questions(source: Source, count: int, seed: int) -> DrawnQuestions:
+def draw_sample(source: Source, count: int, seed: int) -> QuestionSample:
     """Draw rows without replacement, by a key of (seed, id), and read them. Raises VisRLError when all are dropped."""
     ids = source.ids()
     keys = ((keyed_seed(seed, "calibrate", name), row) for row, name in enumerate(ids))
@@ -39,7 +39,7 @@ def draw_questions(source: Source, count: int, seed: int) -> DrawnQuestions:
             f"None of the {len(rows)} rows that were drawn could be read.{first} "
             "`visrl gen --estimate` with the same source shows the first row of each reason."
         )
-    return DrawnQuestions(rows, questions, tuple(drops))
+    return QuestionSample(rows, questions, tuple(drops))
 
 
 def _read(source: Source, rows: Sequence[int]) -> Iterator[Question | Drop]:

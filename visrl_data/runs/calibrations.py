@@ -71,7 +71,7 @@ def attach(run: Path, summary: CalibrationSummary) -> None:
     files.write_json(run / NAME, {name: value for name, value in summary.items() if name != "folder"})
 
 
-def attached(run: Path, key: str | None) -> CalibrationSummary | None:
+def read_attached(run: Path, key: str | None) -> CalibrationSummary | None:
     """Return the calibration beside a run if it is of the run's critic. Raises Damaged."""
     if not (run / NAME).is_file():
         return None

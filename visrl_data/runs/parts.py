@@ -22,7 +22,7 @@ from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.reading import open_parquet
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
 from visrl_data.core.text import one_line
-from visrl_data.runs.calibrations import attached, run_key
+from visrl_data.runs.calibrations import read_attached, run_key
 from visrl_data.runs.dataset_folder import COPY_AGAIN, Dataset, check_dataset_files, dataset_report, shards
 from visrl_data.runs.dataset_trust import check_table, run_id
 from visrl_data.runs.manifest import CalibrationSummary, RunManifest
@@ -213,7 +213,7 @@ def run_member(run: Run) -> Member:
     """Return a finished run as a dataset names it. Raises VisRLError when it is unfinished."""
     manifest = run.manifest()
     config, identity = manifest["config"], manifest["run"]
-    calibration = attached(run.path, run_key(identity, config))
+    calibration = read_attached(run.path, run_key(identity, config))
     if calibration is not None:
         calibration["critic"] = shareable(calibration["critic"])
     for name in _PATHS:
