@@ -7,6 +7,7 @@ prompts and seeds from the runs' manifests. A value that the template asks for a
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,11 +22,12 @@ from visrl_data.core.reading import read_json
 from visrl_data.core.text import Markdown, fenced, markdown, markdown_code, markdown_link, one_line
 from visrl_data.engines.protocol import ModelIdentity
 from visrl_data.report.formats import MISSING, format_count, format_number, format_range, format_share
-from visrl_data.report.page import commands
+from visrl_data.report.page import commands, option_words
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
 from visrl_data.runs.dataset_folder import COPY_AGAIN
 from visrl_data.runs.dataset_schema import CONFIGS, PREFERENCES
 from visrl_data.runs.manifest import CalibrationSummary, DatasetManifest, DatasetRun, critic_identity
+from visrl_data.runs.published_options import local_options, published_options
 from visrl_data.runs.run_report import CRITICS, BoxStatistics, ReportSettings, RunReport, audit_rows, drop_rows
 from visrl_data.spotlight import INJECTION
 
@@ -76,6 +78,7 @@ def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
         "calibrations": _calibrations(runs),
         "commands": "\n".join(line for run in runs for line in _commands(run)),
         "training_images": describe_training_images(manifest),
+        "same_again": _same_again(manifest),
         "limits": [Markdown(line) for line in (*limits(report, runs), *persuasion(runs[0], report))],
         **_address(manifest),
     }
@@ -125,14 +128,20 @@ def _calibrations(runs: Sequence[DatasetRun]) -> list[CalibrationSummary]:
 
 def _commands(run: DatasetRun) -> list[str]:
     """Return the commands that make a run again, with the models pinned to their revisions."""
-    config = dict(run["config"])
-    for option, model in (("model", run["run"]["actor"]), ("critic", run["run"]["critic"])):
-        revision = model.get("revision")
-        if revision and "@" not in config.get(option, "@"):
-            config[option] = f"{config[option]}@{revision}"
+    config = published_options(run)
     folder = f"runs/{run['id']}"
     again, *filtered = commands(config, rule_from(run["filter"]))
     return [f"{again} -o {folder}", *(line.replace(" RUN", f" {folder}", 1) for line in filtered)]
+
+
+def _same_again(manifest: DatasetManifest) -> str:
+    """Return the command that takes its options from this version on the Hub; "" where that holds not just one run."""
+    hub_id, tag, runs = manifest["hub_id"], manifest["data_version"], manifest["runs"]
+    if not (hub_id and tag) or len(runs) != 1:
+        return ""
+    values = published_options(runs[0])
+    own = option_words(values, local_options(values))
+    return shlex.join(["visrl", "gen", "--config", f"{hub_id}@{tag}", *own])
 
 
 def limits(report: RunReport, runs: Sequence[DatasetRun]) -> Iterator[str]:

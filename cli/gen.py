@@ -17,7 +17,7 @@ from visrl_data.core.config import GenConfig
 from .calibration_note import attach_calibration, note_calibration
 from .console import ProgressBars, fetch_models, hide_library_bars, print_result, print_table, say
 from .interruption import interruptible
-from .options import ConfigFile, Json, Mix, make_gen_config, resolve_mix, with_options
+from .options import Json, Mix, parse_options, resolve_mix, with_options
 from .push import HubId, Private, Tag, prepare_push, summarize
 
 if TYPE_CHECKING:
@@ -30,12 +30,20 @@ if TYPE_CHECKING:
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run (default: under runs/).")
 ]
+Options = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        help="Options from a file, a URL, or a published dataset (USER/NAME@TAG); flags win over it.",
+    ),
+]
 
 
 @with_options(GenConfig)
 def gen(
     output: Output = None,
-    config: ConfigFile = None,
+    config: Options = None,
     mix: Mix = None,
     no_diversity: Annotated[bool, typer.Option("--no-diversity", help="The same as --diversity off.")] = False,
     estimate: Annotated[
@@ -83,15 +91,18 @@ def gen(
 
       visrl gen --source photos.jsonl --push-to-hub --private
 
+      visrl gen --config user/photos@v1.0 --source photos.jsonl
+
       visrl gen --source photos.jsonl --devices 8 --shard 2/4 -o runs/photos
     """
     from visrl_data.core.errors import UsageError
+    from visrl_data.runs.published_options import resolve_options
 
     if no_diversity:
         options["diversity"] = "off"
     if speed is not None and (not estimate or speed <= 0):
         raise UsageError("--speed needs --estimate and a number of calls a second above 0.")
-    resolved = make_gen_config(config, resolve_mix(options, mix))
+    resolved = resolve_options(config, parse_options(resolve_mix(options, mix)))
     target = output or default_output(resolved)
     if shard and push_to_hub:
         raise UsageError("--shard makes a part of a run: publish the whole run with `visrl push` after `visrl join`.")

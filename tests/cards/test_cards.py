@@ -211,7 +211,8 @@ def test_thresholds_are_those_of_the_last_filter(tmp_path):
 
 def test_the_commands_make_the_runs_again(run, dataset):
     """The command on the card gives the options that the run recorded (with the source's path cut)."""
-    [line] = re.findall(r"^visrl gen .*$", (dataset.folder / "README.md").read_text(), re.MULTILINE)
+    [line, again] = re.findall(r"^visrl gen .*$", (dataset.folder / "README.md").read_text(), re.MULTILINE)
+    assert again.startswith("visrl gen --config ") and "--source questions.jsonl" in again
     words = shlex.split(line)
     assert words[-2:] == ["-o", f"runs/{dataset.manifest['runs'][0]['id']}"]
     command = typer.main.get_command(app).commands["gen"]

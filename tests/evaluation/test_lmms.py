@@ -233,7 +233,7 @@ def test_the_endings_of_the_general_benchmarks_are_cut(plugin, name):
     file, module, function, doc, question = GENERAL[name]
     said = real_task(name, file)["lmms_eval_specific_kwargs"]["default"]
     text = getattr(importlib.import_module(f"lmms_eval.tasks.{module}"), function)(doc, said)
-    found, ending = plugin._cut_ending(text, said["post_prompt"])
+    found, ending = plugin.cut_ending(text, said["post_prompt"])
     assert found.startswith(question) and ending == said["post_prompt"].strip() and ending not in found
 
 

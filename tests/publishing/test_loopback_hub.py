@@ -242,6 +242,14 @@ def test_a_published_version_is_exported_as_its_run_is(results, form):
     assert published == local and published[0] == 0 and published[1]["rl2"] > 0
 
 
+def test_the_same_run_again_from_its_published_options(results):
+    """The pairs of the run, to the byte; its source, a file, is named by the user, as the card says."""
+    refused, code, same_pairs = results["from_the_command_line"]["same run"]
+    assert refused[0] == 2 and "was made with --source questions.jsonl" in refused[2]
+    assert (code, same_pairs) == (0, True)
+    assert "\nvisrl gen --config user/run@v1.0 --source questions.jsonl\n" in results["from_the_command_line"]["card"]
+
+
 def test_gen_publishes_its_run(results):
     code, published = results["from_the_command_line"]["made"]
     assert code == 0, published

@@ -98,7 +98,13 @@ def from_the_command_line(world: World) -> dict:
     source, target = str(world.folder / "photos/questions.jsonl"), str(world.folder / "made")
     with scripted_generate():
         generated = visrl("gen", "--source", source, "-o", target, "--push-to-hub", "--private", "--json")
+        once_more = ["gen", "--config", "user/run@v1.0"]
+        refused = visrl(*once_more, "-o", str(world.folder / "again"))
+        same = visrl(*once_more, "--source", source, "-o", str(world.folder / "again"), "--json")
+    pairs_of = [world.folder / name / "pairs.parquet" for name in ("run", "again")]
     return {
+        "same run": [refused, same[0], same[0] or pairs_of[0].read_bytes() == pairs_of[1].read_bytes()],
+        "card": world.hub.dataset("user/run").resolve("v1.0").files["README.md"].data.decode() if result else "",
         "no_room": no_room,
         "made": [generated[0], json.loads(generated[1])["published"] if not generated[0] else generated[2]],
         "made_private": world.hub.dataset("user/made").private,
