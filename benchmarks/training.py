@@ -162,7 +162,7 @@ def stock(job: TrainingJob, folder: str) -> Any:
 
     from visrl_data.publishing.dataset_rows import training_rows
     from visrl_data.runs.dataset_schema import CONFIGS
-    from visrl_data.runs.image_fit import ImageFit, stock_size
+    from visrl_data.runs.image_fit import ImageFit
     from visrl_data.runs.pair_set import PairTable
 
     pairs, pictures = random_pairs(job.pairs)
@@ -172,7 +172,7 @@ def stock(job: TrainingJob, folder: str) -> Any:
         | {"same_response": not pair.has_response}
         for pair in pairs
     ]
-    fit = ImageFit("unit", False, None, stock_size)
+    fit = ImageFit("unit", False, None, ())
     table = PairTable(pa.Table.from_pylist(columns), PromptSet(), pictures.__getitem__, frozenset(pictures), fit)
     rows = [row for _, row in training_rows(table, job.stage)]
     model, processor = policy(job)

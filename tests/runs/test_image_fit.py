@@ -13,7 +13,7 @@ from visrl_data.core.boxes import Box, make_frame, needs_resized_size
 from visrl_data.core.image_settings import resized_size
 from visrl_data.engines.image_processing import limit_pixels, picture_size, read_settings, show_whole
 from visrl_data.models.families import family_of
-from visrl_data.publishing.export_settings import llamafactory_size
+from visrl_data.publishing.export_settings import llamafactory_size, swift_size
 from visrl_data.runs.image_fit import ImageFit, image_bounds, pad_to_square, shown_size, stock_size
 from visrl_data.runs.stored_images import png
 
@@ -81,10 +81,10 @@ def test_the_red_corner_is_the_box_for_each_family(name, bound):
     text = frame.text(frame.to_cells(CORNER))
     row = {"box_space": family.box_space, "win_box_text": text, "win_box": frame.to_unit(frame.parse(text)[0]).xyxy}
     assert red_share(processor, picture) == pytest.approx(0.08, abs=0.02), "shown by visrl"
-    for program in (stock_size, llamafactory_size):
-        fit = ImageFit(family.box_space, how["resize"] == "padded", how, program)
+    for programs in ((stock_size,), (llamafactory_size,), (swift_size, stock_size)):
+        fit = ImageFit(family.box_space, how["resize"] == "padded", how, programs)
         data = fit.whole(png(picture), row)
-        seen = shown_by_llamafactory(data, how) if program is llamafactory_size else Image.open(BytesIO(data))
+        seen = shown_by_llamafactory(data, how) if llamafactory_size in programs else Image.open(BytesIO(data))
         assert red_share(stock(name), seen) == pytest.approx(0.08, abs=0.02), "shown by a stock processor"
         if needs_resized_size(family.box_space):
             assert picture_size(stock(name), seen) == shown == shown_size(row)
@@ -115,6 +115,15 @@ def test_llamafactorys_sizes_are_those_that_were_measured_on_it():
     assert llamafactory_size((1100, 900), settings()) == resized_size((1100, 900), QWEN) == (1092, 896)
     assert resized_size((1100, 900), QWEN | {"max_pixels": 768 * 768}) == (840, 672), "visrl's with the same number"
     assert llamafactory_size((8, 4000), settings())[0] >= 28
+
+
+def test_ms_swift_counts_in_tokens():
+    """MAX_PIXELS of 602112 was measured on it; 800000 is 1020 tokens and a part of one, which is left out."""
+    assert swift_size((1100, 900), settings(max_pixels=602_112)) == (840, 700)
+    assert swift_size((1020 * 28, 28), settings(max_pixels=800_000)) == (1020 * 28, 28)
+    sizes = [(width, 900) for width in range(400, 1400)]
+    few, tokens = settings(max_pixels=800_000), settings(max_pixels=1020 * 784)
+    assert [swift_size(size, few) for size in sizes] == [resized_size(size, tokens["bounds"]) for size in sizes]
 
 
 def test_padding_is_llavas_own():

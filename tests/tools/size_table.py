@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from visrl_data.core.boxes import Size
 from visrl_data.core.image_settings import ImageSettings, resized_size
-from visrl_data.publishing.export_settings import llamafactory_size
+from visrl_data.publishing.export_settings import llamafactory_size, swift_size
 from visrl_data.runs.image_fit import STOCK_MAX_PIXELS, Program, stock_size
 
 PICTURES = ((1100, 900), (4000, 3000))
@@ -29,10 +29,10 @@ def shown(size: Size, settings: ImageSettings) -> Size:
     return resized_size(size, settings["bounds"])
 
 
-def exported(size: Size, settings: ImageSettings, program: Program) -> Size:
-    """At what size a program shows the picture of an export, which is resized where the program would not do it."""
-    whole = size if program(size, settings) == shown(size, settings) else shown(size, settings)
-    return program(whole, settings)
+def exported(size: Size, settings: ImageSettings, *programs: Program) -> Size:
+    """At what size the last program shows the picture of an export for all, which is resized where one would not."""
+    kept = all(program(size, settings) == shown(size, settings) for program in programs)
+    return programs[-1](size if kept else shown(size, settings), settings)
 
 
 def rows() -> list[tuple[str, list[str]]]:
@@ -40,6 +40,8 @@ def rows() -> list[tuple[str, list[str]]]:
     cases = [(size, record(bound)) for bound in BOUNDS for size in PICTURES]
     same = [text(shown(*case)) for case in cases]
     stock = [text(exported(*case, stock_size)) for case in cases]
+    swift = [text(exported(*case, stock_size, swift_size)) for case in cases]
+    without = [text(exported(*case, swift_size, stock_size)) for case in cases]
     llamafactory = [text(exported(*case, llamafactory_size)) for case in cases]
     smaller = [text(shown(size, record(OTHER))) for size, _ in cases]
     return [
@@ -50,7 +52,8 @@ def rows() -> list[tuple[str, list[str]]]:
         ("`visrl merge`, loaded by stock transformers", same),
         ("TRL with the stock processor, on `rl1` of the published set", stock),
         ("LLaMA-Factory by the export's YAML", llamafactory),
-        ("ms-swift by the export's script, or with no bound at all", stock),
+        ("ms-swift by the export's script", swift),
+        ("ms-swift on the export, without the script's environment", without),
         ("`visrl train rl1 --max-pixels 401408`: the boxes are rewritten", smaller),
     ]
 

@@ -30,7 +30,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.files import check_new, replace_folder, write_json, write_text
 from visrl_data.publishing import dataset_rows, export_paper, merge
 from visrl_data.publishing.export_files import Written, picture_file, prompt_text
-from visrl_data.publishing.export_settings import llamafactory_settings, llamafactory_size, swift_command
+from visrl_data.publishing.export_settings import llamafactory_settings, llamafactory_size, swift_command, swift_size
 from visrl_data.publishing.rebuild import locate
 from visrl_data.runs import pair_set
 from visrl_data.runs.dataset_folder import check_dataset_files, dataset_pairs, is_dataset, open_dataset
@@ -71,7 +71,7 @@ def export(source: str | Path, form: str, output: Path, pad_square: bool | None 
     check_new(output)
     pairs, run = _pairs(source)
     if form in _PROGRAMS:
-        pairs = dataclasses.replace(pairs, fit=image_fit(run, pad_square, _PROGRAMS[form]))
+        pairs = dataclasses.replace(pairs, fit=image_fit(run, pad_square, *_PROGRAMS[form]))
     embedded = [sha in pairs.embedded for sha in pairs.pairs["image_sha256"].to_pylist()]
     if not any(embedded):
         raise VisRLError(
@@ -204,4 +204,5 @@ _SETTINGS: dict[str, tuple[str, Callable[[RunManifest, str, Path, Collection[str
     "llamafactory": (".yaml", llamafactory_settings),
     "swift": (".sh", swift_command),
 }
-_PROGRAMS: dict[str, Program] = {"llamafactory": llamafactory_size, "swift": stock_size}
+# ms-swift also without its environment: the bounds are then those of a stock processor.
+_PROGRAMS: dict[str, tuple[Program, ...]] = {"llamafactory": (llamafactory_size,), "swift": (swift_size, stock_size)}

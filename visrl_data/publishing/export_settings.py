@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.core.boxes import Size
-from visrl_data.core.image_settings import ImageSettings, describe_images
+from visrl_data.core.image_settings import ImageSettings, describe_images, resized_size
 from visrl_data.models.model_folder import ALIASES
 from visrl_data.runs.image_fit import image_bounds, stock_size, swift_environment
 from visrl_data.runs.manifest import RunManifest
@@ -77,6 +77,13 @@ def llamafactory_size(size: Size, settings: ImageSettings) -> Size:
     width = height * _CUT_RATIO if width > height * _LONGEST_RATIO else width
     height = width * _CUT_RATIO if height > width * _LONGEST_RATIO else height
     return stock_size((width, height), settings)
+
+
+def swift_size(size: Size, settings: ImageSettings) -> Size:
+    """Return the size at which ms-swift, by its environment, shows a picture: it counts the bounds in whole tokens."""
+    token = settings["bounds"]["multiple_of"] ** 2
+    bounds = {name: settings["bounds"][name] // token * token for name in ("min_pixels", "max_pixels")}
+    return resized_size(size, settings["bounds"] | bounds)
 
 
 def llamafactory_settings(run: RunManifest, name: str, final: Path, names: Collection[str]) -> str:

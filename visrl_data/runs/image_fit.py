@@ -23,7 +23,6 @@ from visrl_data.runs.stored_images import png
 
 STOCK_MAX_PIXELS = 16384 * 28 * 28  # of Qwen2-VL's and Qwen2.5-VL's processors, and of programs that load them
 _PADDING = (122, 116, 104)  # CLIP's mean color, with which LLaVA-1.5 was trained
-_QWEN2_STEP = 28  # pixels: of a token's side in Qwen2-VL and Qwen2.5-VL; later ones have 32
 _PROBE = (1 << 20, 1 << 20)
 
 Program = Callable[[Size, ImageSettings], Size]
@@ -32,12 +31,15 @@ Program = Callable[[Size, ImageSettings], Size]
 
 @dataclass(frozen=True, slots=True)
 class ImageFit:
-    """box_space: of the rows. pad_square: pad all pictures. settings: how the actor was shown them, if on record."""
+    """box_space: of the rows. pad_square: pad all pictures. settings: how the actor was shown them, if on record.
+
+    programs: a picture stays as it is where each of them shows it as the actor was shown it.
+    """
 
     box_space: str
     pad_square: bool
     settings: ImageSettings | None
-    program: Program
+    programs: tuple[Program, ...]
 
     def whole(self, data: bytes, row: Mapping[str, Any]) -> bytes:
         """Return the picture of a row of PREFERENCES, encoded."""
@@ -45,21 +47,27 @@ class ImageFit:
             return pad_to_square(data)
         if not needs_resized_size(self.box_space):
             return data
-        shown, settings = shown_size(row), self.settings
-        if settings and settings["resize"] == "resized" and self.program(_size(data), settings) == shown:
+        shown = shown_size(row)
+        if self._is_shown_at(_size(data), shown):
             return data
         return _encode(_open(data).resize(shown, Image.Resampling.BICUBIC), data)
+
+    def _is_shown_at(self, size: Size, shown: Size) -> bool:
+        settings = self.settings
+        if settings is None or settings["resize"] != "resized":
+            return False
+        return all(program(size, settings) == shown for program in self.programs)
 
     def crop(self, data: bytes) -> bytes:
         """Return a crop, encoded."""
         return pad_to_square(data) if self.pad_square else data
 
 
-def image_fit(run: RunManifest, pad_square: bool | None, program: Program) -> ImageFit:
+def image_fit(run: RunManifest, pad_square: bool | None, *programs: Program) -> ImageFit:
     """Return the fit for rows of this run. pad_square: None pads where the actor was shown padded squares."""
     identity = run["run"]
     pad = needs_padding(run) if pad_square is None else pad_square
-    return ImageFit(identity["box_space"], pad, identity.get("image_settings"), program)
+    return ImageFit(identity["box_space"], pad, identity.get("image_settings"), programs)
 
 
 def needs_padding(run: RunManifest) -> bool:
@@ -82,14 +90,11 @@ def image_bounds(settings: ImageSettings | None) -> tuple[int, int]:
 
 
 def swift_environment(settings: ImageSettings | None) -> list[str]:
-    """Return what ms-swift reads from the environment: Qwen's bounds, of Qwen3-VL and later in tokens."""
+    """Return what ms-swift reads from the environment: the bounds of Qwen's families."""
     if settings is None or "max_pixels" not in settings["bounds"]:
         return []
     least, most = image_bounds(settings)
-    step = settings["bounds"]["multiple_of"]
-    if step == _QWEN2_STEP:
-        return [f"MAX_PIXELS={most}", f"MIN_PIXELS={least}"]
-    return [f"IMAGE_MAX_TOKEN_NUM={most // step**2}", f"IMAGE_MIN_TOKEN_NUM={least // step**2}"]
+    return [f"MAX_PIXELS={most}", f"MIN_PIXELS={least}"]
 
 
 def shown_size(row: Mapping[str, Any]) -> Size:
