@@ -123,10 +123,12 @@ def test_a_published_set_holds_the_same_pictures_and_says_so(runs, tmp_path):
     built = build_dataset([runs["padded"]], tmp_path / "set")
     check_dataset(built.folder)
     assert built.manifest["pad_square"] is True
+    assert any("padded to squares" in note for note in built.notes)
     card = (built.folder / "README.md").read_text()
     assert "The pictures are padded to squares" in card and "TRL 0.29 or later" in card
     plain = build_dataset([runs["padded"]], tmp_path / "plain", pad_square=False)
     check_dataset(plain.folder)
+    assert any("--pad-square" in note for note in plain.notes)
     assert "Stock processors of LLaVA-1.5 cut the ends" in (plain.folder / "README.md").read_text()
     pixels = build_dataset([runs["pixels"]], tmp_path / "pixels")
     check_dataset(pixels.folder)

@@ -43,7 +43,7 @@ from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, read_facts
 from visrl_data.runs.dataset_folder import Dataset, digests, is_dataset, open_dataset
 from visrl_data.runs.dataset_schema import CONFIGS
 from visrl_data.runs.hub_fetch import HubDataset
-from visrl_data.runs.image_fit import image_fit, stock_size
+from visrl_data.runs.image_fit import ImageFit, image_fit, needs_padding, stock_size
 from visrl_data.runs.manifest import (
     DatasetContents,
     DatasetManifest,
@@ -128,7 +128,7 @@ def build_dataset(
         license_text=terms.text,
         report_page=_report_page(pool, terms),
     )
-    notes = tuple(_notes(pool, terms, images, ship_images))
+    notes = (*_notes(pool, terms, images, ship_images), *_image_notes(pool, fit))
     return dataclasses.replace(write_dataset(contents, Path(folder)), notes=notes)
 
 
@@ -231,6 +231,17 @@ def _notes(pool: Pool, terms: LicenseTerms, images: frozenset[str], ship_images:
         yield f"{overruled} images are published because you said so, although their source says that they may not."
     if pool.repeated_questions or pool.repeated_pairs:
         yield f"Left out as repeated: {pool.repeated_questions} questions, {pool.repeated_pairs} pairs."
+
+
+def _image_notes(pool: Pool, fit: ImageFit) -> Iterator[str]:
+    """Yield how the pictures of rl1 and rl2 differ from the originals, or should."""
+    if fit.pad_square:
+        yield (
+            "The images of rl1 and rl2 are padded to squares, as the actor was shown them; stock processors would cut "
+            "their ends off. --no-pad-square leaves them as they are."
+        )
+    elif needs_padding(pool.members[0].about):
+        yield "Stock processors cut the ends of the images of rl1 and rl2 off, where boxes may lie: --pad-square."
 
 
 def _stamped(stamp: Stamp) -> ReleaseFields:
