@@ -120,7 +120,13 @@ def test_inputs_differ_by_tokens_sizes_or_pixels(changes, words):
     assert words in difference and bool(words) == bool(difference)
 
 
-def test_tiles_of_zeros_and_bytes_are_read_as_what_they_stand_for():
+def test_pixels_are_compared_in_the_dtype_that_the_model_gets():
+    own = ModelInput([1], torch.rand(100))
+    assert compare(own, ModelInput([1], own.pixels.bfloat16())) == ""
+    assert "other pixels" in compare(own, ModelInput([1], (own.pixels + 0.02).bfloat16()))
+
+
+def test_padding_and_bytes_are_read_as_what_they_stand_for():
     images = load_processor(find_model("spotlight-base"), None, False).image_processor
     patches = torch.randint(0, 256, (5, 12), dtype=torch.uint8)
     normalized = (patches.float() * images.rescale_factor - 0.5) / 0.5
@@ -130,3 +136,8 @@ def test_tiles_of_zeros_and_bytes_are_read_as_what_they_stand_for():
     tiles[1, 2] = 0
     flat = vllm_pictures._pixels({"pixel_values": [tiles[0], tiles[1, :2]]}, images)
     assert torch.equal(vllm_pictures._pixels({"pixel_values": tiles}, images), flat)
+    narrow, wide = torch.rand(3, 4, 5) + 0.1, torch.rand(3, 4, 8) + 0.1
+    padded = torch.stack([torch.nn.functional.pad(narrow, (0, 3)), wide])
+    side_by_side = torch.cat([narrow, wide], dim=-1)[None]
+    fused, apart = (vllm_pictures._pixels({"pixel_values": values}, images) for values in (side_by_side, padded))
+    assert torch.equal(fused, apart)

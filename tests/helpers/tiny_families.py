@@ -200,9 +200,11 @@ def minicpm(small=SMALL):
         tokenizer=tokenizer,
         chat_template=TEMPLATE.replace("IMAGE", "<|image_pad|>"),
     )
-    heads = {"linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2,
-             "linear_num_value_heads": 2, "head_dim": 16}  # fmt: skip
-    rope = {"rope_type": "default", "mrope_section": [1, 1, 0], "rope_theta": 1e4, "partial_rotary_factor": 0.25}
+    head = head_of(small)
+    heads = {"linear_key_head_dim": head, "linear_value_head_dim": head, "linear_num_key_heads": 2,
+             "linear_num_value_heads": 2, "head_dim": head}  # fmt: skip
+    sections = [head // 16, head // 16, 0]
+    rope = {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e4, "partial_rotary_factor": 0.25}
     config = MiniCPMV4_6Config(
         vision_config={**eye_of(small), "image_size": 112},
         text_config={"model_type": "qwen3_5_text", **text(tokenizer, small), **heads, "rope_parameters": rope,
@@ -264,6 +266,10 @@ def save_for_vllm(model_type, folder, seed=0):
     if model_type in _VIDEOS:
         name, options = _VIDEOS[model_type]
         processor.video_processor = getattr(transformers, name)(**options)
+    if model_type == "llava":  # as on the Hub
+        processor.image_processor.do_center_crop = True
+        processor.image_processor.size = {"shortest_edge": 56}
+        processor.image_processor.crop_size = {"height": 56, "width": 56}
     if model_type == "gemma3":  # vLLM puts these together
         processor.tokenizer.add_tokens(["\n" * count for count in (2, 3, 4)])
     with torch.no_grad():

@@ -192,7 +192,7 @@ class VLLMEngine:
         """Raise what vLLM says when a part of it died, or when memory ran out, as EngineLost."""
         try:
             yield
-        except (MemoryError, RuntimeError, self._vllm.exceptions.VLLMServerError) as error:
+        except (AssertionError, MemoryError, RuntimeError, self._vllm.exceptions.VLLMServerError) as error:
             hint = ""
             if is_out_of_memory(error):
                 hint = " Leave vLLM less of the memory: --vllm-options gpu_memory_utilization=0.8."

@@ -35,7 +35,7 @@ from visrl_data.models.model_folder import ModelFolder
 
 _SETTINGS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _PROBES = (((640, 480), (50, 40)), ((300, 900),), ((900, 200),))  # an image and a crop; a tall and a wide image
-_TOLERANCE = 1e-3  # of normalized pixels; one level of 255 is over 0.01
+TOLERANCE = 1e-3  # of normalized pixels; one level of 255 is over 0.01
 
 
 def link_model(model: ModelFolder, processor: Any) -> Path:
@@ -92,7 +92,7 @@ def _write_links(model: Path, content: Mapping[str, bytes], folder: Path) -> Non
 class ModelInput:
     """What a model is fed for one prompt: token ids, and the normalized pixels of its pictures, in order.
 
-    pixels: float32 (values,), without tiles of zeros, which pad a picture of fewer tiles than another.
+    pixels: (values,), without columns of zeros, which pad a picture of fewer or of smaller tiles than another.
     """
 
     ids: list[int]
@@ -124,8 +124,13 @@ def compare(own: ModelInput, other: ModelInput) -> str:
         return f"other tokens ({len(other.ids)}, not {len(own.ids)})"
     if len(own.pixels) != len(other.pixels):
         return f"pictures of other sizes ({len(other.pixels):,} values, not {len(own.pixels):,})"
-    gap = float((own.pixels - other.pixels).abs().max())
-    return f"other pixels (by up to {gap:.3g})" if gap > _TOLERANCE else ""
+    gap = pixel_gap(own, other)
+    return f"other pixels (by up to {gap:.3g})" if gap > TOLERANCE else ""
+
+
+def pixel_gap(own: ModelInput, other: ModelInput) -> float:
+    """Return the largest difference of a pixel, in the dtype of the other: a model gets its own as that, too."""
+    return float((own.pixels.to(other.pixels.dtype).float() - other.pixels.float()).abs().max())
 
 
 def own_input(processor: Any, text: str, images: Sequence[Image.Image]) -> ModelInput:
@@ -158,14 +163,17 @@ def _pixels(inputs: Mapping[str, Any], images: Any) -> Any:
     import torch
 
     [values] = [value for name, value in inputs.items() if name.startswith("pixel_values")]
-    tiles = [_tiles(value) for value in (values if isinstance(values, list) else [values])]
-    tiles = [_normalized(rows, images) if rows.dtype == torch.uint8 else rows.float() for rows in tiles]
-    return torch.cat([rows[rows.abs().amax(dim=1) > 0].flatten() for rows in tiles])
+    tensors = [_columns(value) for value in (values if isinstance(values, list) else [values])]
+    tensors = [_normalized(rows, images) if rows.dtype == torch.uint8 else rows for rows in tensors]
+    return torch.cat([rows[rows.abs().amax(dim=1) > 0].flatten() for rows in tensors])
 
 
-def _tiles(values: Any) -> Any:
-    """Return pixels in rows: of one tile (channels, height, width) each, or of one patch as Qwen's come."""
-    return values.flatten(0, -4).flatten(1) if values.dim() > 3 else values.reshape(-1, values.shape[-1])
+def _columns(values: Any) -> Any:
+    """Return pixels in rows: of one patch each, as Qwen's come, or of one column of a tile (channels, height, width).
+
+    By columns because MiniCPM-V's slices are side by side in one tensor here, and apart with padding there.
+    """
+    return values if values.dim() == 2 else values.movedim(-1, -3).flatten(-2).flatten(0, -2)
 
 
 def _normalized(patches: Any, images: Any) -> Any:
