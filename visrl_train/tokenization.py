@@ -28,7 +28,7 @@ from visrl_data.core.boxes import box_tokens
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.image_processing import picture_size
-from visrl_data.engines.messages import plain_text, prompt_text
+from visrl_data.engines.messages import adds_special, plain_text, prompt_text
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, RequestRefused, RequestTooLong, raise_refusals
 
@@ -110,8 +110,7 @@ class Turns:
     def _encode_joined(self, turns: Sequence[Turn], prompts: list[str], replies: list[str]) -> dict[str, torch.Tensor]:
         """Encode prompt and reply as one text."""
         texts = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
-        bos = self.processor.tokenizer.bos_token
-        special = not (bos and texts[0].startswith(bos))
+        special = adds_special(self.processor, texts[0])
         batch = self._process(turns, text=texts, add_special_tokens=special)
         mask = torch.zeros_like(batch["attention_mask"])
         lengths = batch["attention_mask"].sum(dim=1).tolist()

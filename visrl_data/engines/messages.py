@@ -49,6 +49,12 @@ def prompt_text(request: Request, processor: Any, special: Sequence[str]) -> str
     return prompt + request.prefix
 
 
+def adds_special(processor: Any, text: str) -> bool:
+    """Return whether the tokenizer must add its beginning of text: not where the chat template has."""
+    bos = processor.tokenizer.bos_token
+    return not (bos and text.startswith(bos))
+
+
 def plain_text(text: str, special: Sequence[str]) -> str:
     """Break up special tokens (the longest first): a question that holds `<image>` stays a text that says so."""
     for token in special:

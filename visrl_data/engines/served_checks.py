@@ -13,7 +13,7 @@ from PIL import Image
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.chat_server import ChatServer
-from visrl_data.engines.messages import prompt_text
+from visrl_data.engines.messages import adds_special, prompt_text
 from visrl_data.engines.protocol import EngineLost, Reply, Request, Sampling
 from visrl_data.engines.reply_cache import Refusal
 
@@ -91,9 +91,8 @@ async def compare_pictures(
 def _prompt_tokens(processor: Any, request: Request, special: Sequence[str]) -> int:
     """Return the number of tokens of a request's prompt, as the engines that run here read it."""
     text = prompt_text(request, processor, special)
-    bos = processor.tokenizer.bos_token
-    add_special = not (bos and text.startswith(bos))
-    batch = processor(text=[text], images=[[*request.images]], add_special_tokens=add_special, return_tensors="pt")
+    special_tokens = adds_special(processor, text)
+    batch = processor(text=[text], images=[[*request.images]], add_special_tokens=special_tokens, return_tensors="pt")
     return int(batch["input_ids"].shape[1])
 
 

@@ -28,7 +28,7 @@ from visrl_data.engines.batching import batches
 from visrl_data.engines.decoding import GrammarCompiler, KeyedSampler, branch_nodes, choice_reply
 from visrl_data.engines.image_processing import copy_pinpoints, picture_size
 from visrl_data.engines.loading import best_device, image_settings, load_model, load_processor, pick_dtype
-from visrl_data.engines.messages import prompt_text
+from visrl_data.engines.messages import adds_special, prompt_text
 from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, accepts_image_features
 from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.quantization import NF4, four_bits
@@ -161,7 +161,7 @@ class TransformersEngine:
                 text=texts,
                 images=[list(request.images) for request in batch],
                 padding=True,
-                add_special_tokens=self._adds_special(texts[0]),
+                add_special_tokens=adds_special(self.processor, texts[0]),
                 return_tensors="pt",
             )
         self._check_lengths(inputs["attention_mask"].sum(dim=1).tolist(), batch[0])
@@ -171,11 +171,6 @@ class TransformersEngine:
     def _check_lengths(self, lengths: list[int], request: Request) -> None:
         """Raise RequestTooLong when a prompt does not fit the context, before any memory is taken for it."""
         check_length(max(lengths), request.sampling.max_new_tokens, self._context)
-
-    def _adds_special(self, text: str) -> bool:
-        """Return whether the tokenizer must add its beginning of text: not where the chat template has."""
-        bos = self.processor.tokenizer.bos_token
-        return not (bos and text.startswith(bos))
 
     def _text(self, request: Request) -> str:
         return prompt_text(request, self.processor, self._special)
@@ -208,7 +203,7 @@ class TransformersEngine:
     def _prefill(self, batch: Sequence[Request]) -> PrefixCache:
         assert self._prefiller is not None
         texts = [self._text(request) for request in batch]
-        special = self._adds_special(texts[0])
+        special = adds_special(self.processor, texts[0])
         prompts = self._prefiller.tokenize(texts, [r.images for r in batch], batch[0].adapter, special)
         self._check_lengths([len(prompt.ids) for prompt in prompts.distinct], batch[0])
         return self._prefiller.prefill(prompts)

@@ -26,7 +26,7 @@ from visrl_data.engines import vllm_cpu_lora
 from visrl_data.engines.decoding import GrammarCompiler, branch_nodes, choice_reply, with_tokens
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.loading import image_settings, load_processor
-from visrl_data.engines.messages import prompt_text
+from visrl_data.engines.messages import adds_special, prompt_text
 from visrl_data.engines.protocol import EngineLost, ModelIdentity, Reply, Request, Usage
 from visrl_data.engines.refusals import check_length, is_out_of_memory, raise_refusals
 from visrl_data.engines.torch_extensions import unfit_extensions
@@ -37,7 +37,7 @@ from visrl_data.engines.vllm_options import (
     merge_options,
     options_of_replies,
 )
-from visrl_data.engines.vllm_pictures import adds_special, check_pictures, link_model
+from visrl_data.engines.vllm_pictures import check_pictures, link_model
 from visrl_data.models.model_folder import ModelFolder
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM accepts as max_lora_rank

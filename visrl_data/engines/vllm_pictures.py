@@ -28,7 +28,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import cache_folder
 from visrl_data.core.prompts import PromptPart
 from visrl_data.core.text import one_line
-from visrl_data.engines.messages import prompt_text
+from visrl_data.engines.messages import adds_special, prompt_text
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.models.model_files import read_object
 from visrl_data.models.model_folder import ModelFolder
@@ -150,12 +150,6 @@ def vllm_input(llm: Any, processor: Any, text: str, images: Sequence[Image.Image
     return ModelInput(
         list(rendered["prompt_token_ids"]), _pixels(rendered["mm_kwargs"].get_data(), processor.image_processor)
     )
-
-
-def adds_special(processor: Any, text: str) -> bool:
-    """Return whether the tokenizer must add its beginning of text: not where the chat template has."""
-    bos = processor.tokenizer.bos_token
-    return not (bos and text.startswith(bos))
 
 
 def _pixels(inputs: Mapping[str, Any], images: Any) -> Any:
