@@ -1,4 +1,4 @@
-"""What `visrl gen` and `visrl join` say of the last calibration of a run's critic, in one line."""
+"""What `visrl gen` says of the last calibration of a run's critic, in one line."""
 
 from __future__ import annotations
 
@@ -25,14 +25,6 @@ def note_calibration(run: Run) -> str | None:
     if key is None or (config["model"] == "spotlight" and "critic" not in config):
         return None
     return f"This critic was never calibrated with these prompts. Is it any good? {_command(config)}"
-
-
-def attach_calibration(run: Run) -> None:
-    """Put the last calibration of a finished run's critic beside it, for the card of its dataset."""
-    from visrl_data.runs.calibrations import attach, last_calibration, run_key
-
-    if summary := last_calibration(run_key(run.identity(), run.config())):
-        attach(run.path, summary)
 
 
 def _command(config: dict[str, object]) -> str:

@@ -14,7 +14,7 @@ import typer
 
 from visrl_data.core.config import GenConfig
 
-from .calibration_note import attach_calibration, note_calibration
+from .calibration_note import note_calibration
 from .console import ProgressBars, fetch_models, hide_library_bars, print_result, print_table, say
 from .interruption import interruptible
 from .options import Json, Mix, parse_options, resolve_mix, with_options
@@ -153,6 +153,7 @@ def _generate(
     config: GenConfig, output: Path, execution: Execution, as_json: bool, publish: Callable[[], PushResult] | None
 ) -> None:
     from visrl_data.executors.shards import parse_shard
+    from visrl_data.runs.calibrations import attach_last
     from visrl_data.runs.run_folder import Run, check_files
 
     shard = parse_shard(execution.shard) if execution.shard else None
@@ -175,7 +176,7 @@ def _generate(
         return
     if not is_new:
         check_files(run)
-    attach_calibration(run)
+    attach_last(run)
     from visrl_data.report.accounting import lost_before_boxes
 
     report = run.report()

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from .calibration_note import attach_calibration
 from .console import print_table, say
 from .gen import check_rows
 from .options import Json
@@ -31,9 +30,10 @@ def join(
     """
     from visrl_data.executors.shards import join
     from visrl_data.report.tables import render
+    from visrl_data.runs.calibrations import attach_last
 
     run = join(shards, output)
-    attach_calibration(run)
+    attach_last(run)
     report = run.report()
     if as_json:
         print(json.dumps({"run": str(run.path), **report}))

@@ -42,6 +42,7 @@ from visrl_data.executors.child_process import run_in_child
 from visrl_data.models.model_folder import RECORD, find_model, read_record
 from visrl_data.pipeline import factory
 from visrl_data.runs import run_folder
+from visrl_data.runs.calibrations import attach_last
 from visrl_data.runs.run_folder import Run
 from visrl_train.evolve_config import EvolveConfig
 from visrl_train.evolve_curves import curves
@@ -81,6 +82,7 @@ def evolve(
         for k in range(config.rounds):
             say(f"Round {k}: gen with {models[-1]}")
             run = _generate(_round_config(config, gen, models[-1], k), output / f"round{k}", progress)
+            attach_last(run)
             rounds.append(_round_figures(run, rounds))
             model = models[0] if config.restart else models[-1]
             for stage in config.stages.split(","):

@@ -11,9 +11,10 @@ from tests.conftest import draw_photo
 from tests.helpers import loopback_openai
 from tests.helpers.command import visrl
 from tests.helpers.dataset_runs import SHIPPED, make_run, photos
+from tests.helpers.hostile import PAYLOADS, structure
 from tests.tools.killing import content, start
 from visrl_cards.dataset import render_dataset_card
-from visrl_cli.calibration_note import attach_calibration, note_calibration
+from visrl_cli.calibration_note import note_calibration
 from visrl_data.calibration import calibrate as calibration
 from visrl_data.calibration.config import CalibrationConfig
 from visrl_data.core.errors import UsageError, VisRLError
@@ -22,7 +23,7 @@ from visrl_data.engines.protocol import Role
 from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.publishing.dataset import Stamp, build_dataset
-from visrl_data.runs.calibrations import last_calibration, run_key
+from visrl_data.runs.calibrations import FOLDER, attach_last, last_calibration, run_key
 from visrl_data.runs.run_folder import Run
 
 RIGHT = {"7", "seven", "SEVEN", "the seven", "The answer is 7.", "The answer is seven."}
@@ -289,7 +290,7 @@ def test_gen_names_the_last_calibration_or_the_command_and_the_card_carries_it(t
     note = note_calibration(made)
     assert "6 questions of questions (train)" in note and "100.0 % false wins" in note and "warnings" in note
     assert f"{tmp_path}/c/report.html" in note and "\n" not in note
-    attach_calibration(made)
+    attach_last(made)
     assert str(tmp_path) not in (made.path / "calibration.json").read_text(), "no path of this machine"
     dataset = build_dataset([made.path], tmp_path / "set", Stamp("v1", "me/x", "x"))
     [published] = dataset.manifest["runs"]
@@ -317,12 +318,33 @@ def test_a_calibration_counts_for_its_own_critic_and_prompts_only(tmp_path):
     other["critic"]["digest"] = "another"
     assert run_key(other, made.config()) != report["key"]
     assert run_key(made.identity(), made.config() | {"box_critic": False, "response_critic": "exact"}) is None
-    attach_calibration(made)
+    attach_last(made)
     file = made.path / "calibration.json"
     file.write_text(file.read_text().replace(report["key"], "another"))
     assert (
         "calibration" not in build_dataset([made.path], tmp_path / "set", Stamp("v1", "me/x", "x")).manifest["runs"][0]
     )
+
+
+def test_a_strangers_calibration_adds_no_markup_to_a_card(tmp_path):
+    source = photos(tmp_path / "photos", 24, **SHIPPED)
+    run(source, tmp_path / "c", Judge(lambda request: '{"score": 1.0}'), questions=6)
+    made = make_run(tmp_path / "run", source)
+    attach_last(made)
+    dataset = build_dataset([made.path], tmp_path / "set", Stamp("v1", "me/x", "x"))
+    plain = structure(render_dataset_card(dataset.folder, dataset.manifest))
+    [published] = dataset.manifest["runs"]
+    for payload in PAYLOADS:
+        texts = {"critic": payload, "source": payload, "split": payload}
+        published["calibration"] |= texts
+        published["calibration"]["box"]["warnings"] = [payload] * len(published["calibration"]["box"]["warnings"])
+        assert structure(render_dataset_card(dataset.folder, dataset.manifest)) == plain, payload
+
+
+def test_a_folder_that_can_not_be_written_costs_the_note_alone(questions, tmp_path, caplog):
+    FOLDER.write_text("in the way")
+    report, _ = run(questions, tmp_path / "c")
+    assert report["calls"] and "so `visrl gen` won't show it" in caplog.text
 
 
 def test_the_shipped_pair_is_not_nagged_about(tmp_path):

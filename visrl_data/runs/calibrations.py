@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from visrl_data.core import files
 from visrl_data.core.reading import Damaged, read_json
 from visrl_data.engines.protocol import ModelIdentity
 from visrl_data.runs.manifest import CalibrationSummary, RunIdentity, critic_identity
+from visrl_data.runs.run_folder import Run
 
+logger = logging.getLogger(__name__)
 FOLDER = Path("calibrations")
 NAME = "calibration.json"
 _OPTIONS = {"score_mode": "text", "quantize": None, "max_pixels": None, "constrain": False}  # with their defaults
@@ -47,9 +50,12 @@ def run_key(identity: RunIdentity, config: Mapping[str, Any]) -> str | None:
 
 
 def remember(summary: CalibrationSummary) -> None:
-    """Make this the last calibration of its critic."""
-    files.make_folder(FOLDER / "last")
-    files.write_json(_path(summary["key"]), summary)
+    """Make this the last calibration of its critic; warn where this folder can't be written."""
+    try:
+        (FOLDER / "last").mkdir(parents=True, exist_ok=True)
+        files.write_json(_path(summary["key"]), summary)
+    except OSError as error:
+        logger.warning("%s can't be written (%s), so `visrl gen` won't show it.", FOLDER / "last", error.strerror)
 
 
 def last_calibration(key: str | None) -> CalibrationSummary | None:
@@ -66,9 +72,10 @@ def _path(key: str) -> Path:
     return FOLDER / "last" / f"{key}.json"
 
 
-def attach(run: Path, summary: CalibrationSummary) -> None:
-    """Put a calibration beside a run, without the paths of this machine."""
-    files.write_json(run / NAME, {name: value for name, value in summary.items() if name != "folder"})
+def attach_last(run: Run) -> None:
+    """Put the last calibration of a finished run's critic beside it, without the paths of this machine."""
+    if summary := last_calibration(run_key(run.identity(), run.config())):
+        files.write_json(run.path / NAME, {name: value for name, value in summary.items() if name != "folder"})
 
 
 def read_attached(run: Path, key: str | None) -> CalibrationSummary | None:
