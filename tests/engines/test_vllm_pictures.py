@@ -73,6 +73,13 @@ def test_the_folder_is_the_same_for_the_same_settings_and_made_anew_where_links_
     assert again == links and (again / "model.safetensors").exists()
 
 
+def test_a_cache_that_can_not_be_written_is_named(cache, tmp_path):
+    cache.parent.write_text("no folder")
+    model = find_model("spotlight-base")
+    with pytest.raises(VisRLError, match="could not be written.*Set VISRL_CACHE"):
+        link_model(model, load_processor(model, None, False))
+
+
 def test_pinpoints_are_in_the_configuration_too(cache, tmp_path):
     model = find_model(str(save(llava_next, tmp_path / "model")))
     links = link_model(model, load_processor(model, 112 * 56, False))
@@ -90,7 +97,7 @@ def test_a_model_that_crops_the_center_is_shown_whole_pictures(cache, monkeypatc
 def test_other_pictures_are_refused_before_anything_is_generated(cache, monkeypatch, tmp_path):
     fake_vllm.install(monkeypatch, say_nothing)
     monkeypatch.setattr("visrl_data.engines.vllm.link_model", lambda model, processor: model.path)
-    with pytest.raises(VisRLError, match=r"of 640 x 480 and 50 x 40 pixels .* other pixels .* --engine transformers"):
+    with pytest.raises(VisRLError, match="640 x 480 and 50 x 40 pixels .* other pixels .* --engine transformers"):
         VLLMEngine(find_model(str(cropped(tmp_path / "model"))))
 
 

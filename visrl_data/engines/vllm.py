@@ -84,10 +84,11 @@ class VLLMEngine:
                 vllm_cpu_lora.install()
             self._lora = vllm.lora.request.LoRARequest("actor", 1, str(folder.path))
             self._options |= {"enable_lora": True, "max_lora_rank": _rank(folder)}
+        links = link_model(folder.weights, self.processor)
         try:
             with _stdout_to_stderr():
                 self._llm = vllm.LLM(
-                    model=str(link_model(folder.weights, self.processor)),
+                    model=str(links),
                     dtype=self.dtype,
                     trust_remote_code=trust_remote_code,
                     **self._options,

@@ -41,13 +41,18 @@ TOLERANCE = 1e-3  # of normalized pixels; one level of 255 is over 0.01
 def link_model(model: ModelFolder, processor: Any) -> Path:
     """Return a folder with links to a model's files, and with the settings of `processor` in place of its own.
 
-    It is the same folder each time, because vLLM finds its compiled graphs by the path of a model.
+    It is the same folder each time, because vLLM finds its compiled graphs by the path of a model. Raises VisRLError.
     """
     content = {**_settings(processor), **_config(model, processor)}
     key = json.dumps([str(model.path), model.digest, {name: content[name].decode() for name in sorted(content)}])
     folder = cache_folder("vllm") / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not (folder.is_dir() and all(file.exists() for file in folder.iterdir())):
-        _write_links(model.path, content, folder)
+        try:
+            _write_links(model.path, content, folder)
+        except OSError as error:
+            raise VisRLError(
+                f"Links to {model.id} for vLLM could not be written: {error}. Set VISRL_CACHE to a folder of yours."
+            ) from error
     return folder
 
 
@@ -113,8 +118,9 @@ def check_pictures(model: str, llm: Any, processor: Any, special: Sequence[str])
         if difference:
             shapes = " and ".join(f"{width} x {height}" for width, height in sizes)
             raise VisRLError(
-                f"{model}: of {shapes} pixels vLLM shows this model {difference}, so its boxes and scores would be "
-                "about other pictures than those that VisRL trains on. Use --engine transformers."
+                f"{model}: for pictures of {shapes} pixels vLLM feeds this model {difference}, unlike the transformers "
+                "engine. Boxes and scores would be about other pictures than those that VisRL trains on. "
+                "Use --engine transformers."
             )
 
 
