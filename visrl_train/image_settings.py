@@ -44,11 +44,11 @@ def choose_images(name: str, config: PairsConfig, pairs: PairSet, folder: ModelF
     rewritten = has_boxes and config.max_pixels is not None and needs_resized_size(pairs.box_space)
     space = pairs.box_space if has_boxes and not rewritten else ""
     records = (
-        (pairs.name, pairs.image_settings, "Give --max-pixels, and the boxes are rewritten for that size."),
-        (folder.id, trained_images(folder, bound, trust), _advice(folder)),
+        (f"The actor of {pairs.name}", pairs.image_settings, None),
+        (f"In training, {folder.id}", trained_images(folder, bound, trust), folder.max_pixels),
     )
-    for subject, record, advice in records:
-        note = check_images(f"The model of {subject}", record, now, space, advice) if record else None
+    for subject, record, own_bound in records:
+        note = check_images(subject, record, now, space, _advice(space, own_bound)) if record else None
         if note:
             _print(config, f"{note}{' The boxes are rewritten for the new size.' if rewritten else ''}")
     if pairs.image_settings is None and has_boxes:
@@ -61,15 +61,18 @@ def choose_own_images(config: TrainConfig, folder: ModelFolder) -> ImageSettings
     bound = folder.max_pixels if config.max_pixels is None else config.max_pixels
     now = load_image_settings(folder, bound, config.trust_remote_code)
     record = trained_images(folder, bound, config.trust_remote_code)
-    if record and (note := check_images(f"The model of {folder.id}", record, now, "", "")):
+    if record and (note := check_images(f"In training, {folder.id}", record, now, "", "")):
         _print(config, note)
     return now
 
 
-def _advice(folder: ModelFolder) -> str:
-    if folder.max_pixels is None:
-        return "Make new pairs with this model, or give --max-pixels: the boxes are then rewritten for that size."
-    return f"Give --max-pixels {folder.max_pixels}, its own: the boxes are then rewritten for that size."
+def _advice(box_space: str, own_bound: int | None) -> str:
+    """Say what helps. own_bound: the --max-pixels that the model was trained with."""
+    if not needs_resized_size(box_space):
+        return "Train the model that made the pairs, or make new pairs with this one."
+    if own_bound is not None:
+        return f"Give --max-pixels {own_bound}, its own: the boxes are then rewritten for that size."
+    return "Make new pairs with this model, or give --max-pixels: the boxes are then rewritten for that size."
 
 
 def _print(config: TrainConfig, line: str) -> None:

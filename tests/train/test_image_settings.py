@@ -16,9 +16,12 @@ from visrl_data.core import images
 from visrl_data.core.boxes import Box, make_frame
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.image_processing import picture_size
 from visrl_data.engines.loading import load_processor
 from visrl_data.engines.protocol import Role
+from visrl_data.evaluation.config import EvalConfig
+from visrl_data.evaluation.eval_models import find_eval_models
 from visrl_data.executors import generation
 from visrl_data.models.families import family_of
 from visrl_data.models.model_folder import find_model
@@ -94,7 +97,7 @@ def test_boxes_of_another_size_are_refused_by_the_records(run, base, tmp_path):
     ):
         choose_images("rl1", Rl1Config(), pairs, model)
     other = save(lambda: qwen(max_pixels=112 * 112), tmp_path / "other")
-    with pytest.raises(VisRLError, match=r"pixels was shown .*max_pixels 7056 -> 12544.*Give --max-pixels"):
+    with pytest.raises(VisRLError, match=r"pixels was shown .*max_pixels 7056 -> 12544.*give --max-pixels"):
         choose_images("rl1", Rl1Config(), pairs, find_model(str(other)))
     assert choose_images("dpo-answers", Rl1Config(), pairs, find_model(str(other))), "no box, nothing to move"
 
@@ -156,6 +159,29 @@ def test_generation_shows_pictures_as_the_model_was_trained(base, tmp_path, capl
         resolve_max_pixels(larger, model, "resized_pixels")
     assert resolve_max_pixels(larger, model, "per_mille_json") == 70 * 70
     assert "Boxes in per_mille_json mean the same either way" in caplog.text
+
+
+def test_pairs_of_the_padded_square_do_not_train_a_model_that_does_not_pad(run, base):
+    pairs = read_pairs(str(run))
+    padded = pairs.image_settings | {"resize": "padded", "bounds": {"size": {"height": 336, "width": 336}}}
+    pairs = dataclasses.replace(pairs, box_space="unit_padded_square", image_settings=padded)
+    for config in (Rl1Config(), Rl1Config(max_pixels=SMALL)):
+        with pytest.raises(VisRLError, match="The actor of .* padded -> resized.*make new pairs with this one"):
+            choose_images("rl1", config, pairs, find_model(str(base)))
+
+
+def test_an_evaluation_shows_pictures_as_each_model_was_trained(base, tmp_path):
+    """The original model beside it too, so that the two are compared on the same pictures."""
+    origin = {"id": str(base), "digest": find_model(str(base)).digest}
+    trained(base, tmp_path / "small", max_pixels=SMALL, origin_base=origin)
+    trained(base, tmp_path / "whole", max_pixels=None, origin_base=origin)
+    names = [str(tmp_path / name) for name in ("small", "whole")]
+    rows = find_eval_models(names, EvalConfig(), PromptSet())
+    assert [(row.name, row.max_pixels) for row in rows] == [
+        ("small", SMALL), ("whole", None), ("qwen, no box", SMALL)
+    ]  # fmt: skip
+    with pytest.raises(VisRLError, match="In training, .*small was shown pictures differently.*Leave --max-pixels out"):
+        find_eval_models(names, EvalConfig(max_pixels=70 * 70), PromptSet())
 
 
 def test_a_squashed_picture_is_refused_for_boxes_of_the_padded_square(tmp_path):
