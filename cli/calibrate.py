@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visrl_data.calibration.config import CalibrationConfig
+from visrl_data.core.config import GenConfig
 
 from .console import ProgressBars, hide_library_bars, print_table, say
 from .interruption import interruptible
@@ -42,6 +44,8 @@ def calibrate(
 
       visrl calibrate --model Qwen/Qwen2.5-VL-7B-Instruct --source questions.jsonl
 
+      visrl calibrate --config runs/photos/config.toml
+
       visrl calibrate --critic-engine openai --critic-base-url https://critic.example/v1 --critic big-model
     """
     from visrl_data.core.config import check_trust, make_config, read_options
@@ -49,7 +53,14 @@ def calibrate(
     values = parse_options(resolve_mix(options, mix))
     options_of_file, where = read_options(config), f"--config {config}"
     check_trust(options_of_file, values, where)
-    _run(make_config(CalibrationConfig, options_of_file, values, where, "visrl calibrate"), output, as_json)
+    own = _without_others(options_of_file)
+    _run(make_config(CalibrationConfig, own, values, where, "visrl calibrate"), output, as_json)
+
+
+def _without_others(options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what only `visrl gen` has, so that the config.toml of a run can be given as it is."""
+    names, of_gen = ({spec.name for spec in dataclasses.fields(kind)} for kind in (CalibrationConfig, GenConfig))
+    return {name: value for name, value in options.items() if name in names or name not in of_gen}
 
 
 def _run(config: CalibrationConfig, output: Path | None, as_json: bool) -> None:

@@ -347,6 +347,19 @@ def test_a_folder_that_can_not_be_written_costs_the_note_alone(questions, tmp_pa
     assert report["calls"] and "so `visrl gen` won't show it" in caplog.text
 
 
+def test_the_options_of_a_run_are_those_of_its_calibration(questions, tmp_path, monkeypatch):
+    made = make_run(tmp_path / "run", questions, attempts=2, response_win=0.7, crop_min_side=0.2)
+    given = []
+    monkeypatch.setattr("visrl_cli.calibrate._run", lambda config, output, as_json: given.append(config))
+    assert visrl("calibrate", "--config", made.path / "config.toml", "--questions", 5)[0] == 0
+    [config] = given
+    assert (config.source, config.response_win, config.crop_min_side) == (str(questions), 0.7, 0.2)
+    assert config.questions == 5
+    (tmp_path / "own.toml").write_text("nonsense = 1\n")
+    code, _, err = visrl("calibrate", "--config", tmp_path / "own.toml")
+    assert code == 2 and "unknown option 'nonsense'" in err and len(given) == 1
+
+
 def test_the_shipped_pair_is_not_nagged_about(tmp_path):
     made = make_run(tmp_path / "run", "spotlight", limit=2)
     assert note_calibration(made) is None
