@@ -76,7 +76,7 @@ async def request_tree(
     if any(ids is None for ids in tokens.values()):
         raise _unsupported(server, "it does not tokenize")
     branches = branch_nodes(lambda text, **_: {"input_ids": tokens[text]}, prefix, choices)
-    texts = {path: prefix + (await server.detokenize(client, [*path]) if path else "") for path in branches}
+    texts = {path: prefix + (await server.detokenize(client, [*path]) or "" if path else "") for path in branches}
     tree = ScoreTree(choices, branches, texts)
     plain = await server.request(client, trial)
     replies = [await server.request(client, body) for body in tree.bodies(trial["messages"], server.model.id)]

