@@ -187,6 +187,10 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 paths = ["/load_model", "/reset"] if server.program == "transformers" else []
                 self._send(200, json.dumps({"paths": dict.fromkeys(paths, {})}), {})
                 return
+            if server.program == "transformers":  # fails without a cache of the Hub, and then closes the connection
+                self._send(500, "Internal Server Error", {"Content-Type": "text/plain"})
+                self.close_connection = True
+                return
             row = {"object": "model", "created": 0, "owned_by": server.program}
             rows = [{"id": name, **row, **server.listings.get(name, {})} for name in server.models]
             self._send(200, json.dumps({"object": "list", "data": rows}), {})

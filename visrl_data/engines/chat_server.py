@@ -110,7 +110,8 @@ class ChatServer:
 
     async def is_transformers_serve(self, client: openai.AsyncOpenAI) -> bool:
         """Return whether the server is `transformers serve`, by the routes that it lists."""
-        routes = (await self._get(client, f"{self._root}/openapi.json")).get("paths")
+        # Tried again: a server that failed to list its models may have closed the connection.
+        routes = (await self._get(client, f"{self._root}/openapi.json", retries=2)).get("paths")
         return isinstance(routes, dict) and {"/load_model", "/reset"} <= routes.keys()
 
     async def tokenize(self, client: openai.AsyncOpenAI, text: str) -> list[int] | None:
@@ -138,8 +139,8 @@ class ChatServer:
     def _root(self) -> str:
         return self.model.address.removesuffix("/v1")
 
-    async def _get(self, client: openai.AsyncOpenAI, url: str) -> dict[str, Any]:
-        return await self._answer(client.with_options(max_retries=0).get(url, cast_to=object))
+    async def _get(self, client: openai.AsyncOpenAI, url: str, retries: int = 0) -> dict[str, Any]:
+        return await self._answer(client.with_options(max_retries=retries).get(url, cast_to=object))
 
     async def _post(self, client: openai.AsyncOpenAI, url: str, body: dict[str, Any]) -> dict[str, Any]:
         return await self._answer(client.post(url, cast_to=object, body=body))
