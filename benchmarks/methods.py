@@ -55,7 +55,7 @@ class MethodResult:
     """What a method generated. candidates: question id and index -> box text, response, box score, response score.
 
     seconds of each stage; without those that a method does not separate. chunks, events: of the factory,
-    the seconds of each chunk, and what befell it (a batch halved for want of memory).
+    the seconds of each chunk, and what befell it (a batch halved for want of memory); pairs, cached_prompt_tokens: too.
     """
 
     questions: int
@@ -66,6 +66,8 @@ class MethodResult:
     candidates: dict[str, tuple[Any, ...]]
     chunks: tuple[float, ...] = ()
     events: tuple[str, ...] = ()
+    pairs: int = 0
+    cached_prompt_tokens: int = 0
 
 
 def plain(built: Factory, times: int = 1) -> MethodResult:
@@ -92,7 +94,9 @@ def whole_factory(built: Factory, output: Path) -> MethodResult:
     candidates = {f"{row['question_id']}/{row['index']}": tuple(row[name] for name in columns) for row in rows}
     chunks = tuple(record["seconds"] for record in times)
     events = tuple(event for record in times for event in record["events"])
-    return MethodResult(len(built.source), calls, read, written, stages, candidates, chunks, events)
+    cached = sum(record.get("cached_prompt_tokens", 0) for record in times)
+    pairs = run.report()["yields"]["all"]["pairs"]
+    return MethodResult(len(built.source), calls, read, written, stages, candidates, chunks, events, pairs, cached)
 
 
 class _Script:
@@ -111,21 +115,21 @@ class _Script:
         image = images.decode(question.image)
         frame = bind_frame(image, self.built.box_space, self.built.actor)
         drawn = Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
-        short = dataclasses.replace(drawn, max_new_tokens=_response_tokens(config))
+        short = dataclasses.replace(drawn, max_new_tokens=response_tokens(config))
         greedy = Sampling(max_new_tokens=config.max_new_tokens)
         answer = standard_answer(question.answers)
         box_grammar, score_grammar = (frame.grammar, SCORE_GRAMMAR) if config.constrain else ("", "")
         actor, critic = self.built.actor, self.built.critic
         for attempt in range(config.attempts):
             self._clock = time.perf_counter()
-            seeds = [self._seed(question, attempt, slot, "focus") for slot in (0, 1)]
+            seeds = [reply_seed(config, question, attempt, slot, "focus") for slot in (0, 1)]
             prompt = (prompts.focus.parts(question=text), (image,))
-            replies = [self.ask(actor, *prompt, drawn, seed, box_grammar) for seed in seeds]
+            replies = [self.ask(actor, *prompt, drawn, seed, box_grammar).text for seed in seeds]
             self._lap("focus")
-            for slot, cells in enumerate(self.final_boxes(question, attempt, frame, replies)):
+            for slot, cells in enumerate(final_boxes(config, question, attempt, frame, replies)):
                 crop = image.crop(crop_pixels(frame.to_unit(cells), image.size, self.built.crop_rule))
                 parts = prompts.answer.parts(question=text)
-                seed = self._seed(question, attempt, slot, "answer")
+                seed = reply_seed(config, question, attempt, slot, "answer")
                 response = self.ask(actor, parts, (image, crop), short, seed).text
                 self._lap("answer")
                 parts = prompts.box_critic.parts(question=text, answer=answer)
@@ -135,17 +139,6 @@ class _Script:
                 scores = [parse_score(box_score)[0], parse_score(score)[0]]
                 self._lap("judge")
                 self.candidates[f"{question.id}/{2 * attempt + slot}"] = (frame.text(cells), response, *scores)
-
-    def final_boxes(self, question: Question, attempt: int, frame: Frame, replies: Sequence[Reply]) -> list[Cells]:
-        """Return the two boxes of an attempt (Eq. 3); none when neither reply holds one."""
-        boxes = [frame.parse(reply.text)[0] for reply in replies]
-        valid = [cells for cells in boxes if cells is not None]
-        if not valid:
-            return []
-        second = valid[1] if len(valid) == 2 else None
-        seed = self._seed(question, attempt, 1, "diversity")
-        slack = self.config.iou_max, self.config.area_slack
-        return [valid[0], choose_second_box(valid[0], second, [], frame, *slack, seed).cells]
 
     def ask(
         self, role: Role, parts: Sequence[Any], pictures: tuple[Any, ...], drawn: Sampling, seed: int, grammar: str = ""
@@ -184,16 +177,31 @@ class _Script:
         written = tokenizer.decode(ids[0, length:], skip_special_tokens=True).strip()
         return Reply(written, "", length, ids.shape[1] - length)
 
-    def _seed(self, question: Question, attempt: int, slot: int, purpose: str) -> int:
-        return keyed_seed(self.config.seed, self.config.round, question.id, attempt, slot, purpose)
-
     def _lap(self, stage: str) -> None:
         now = time.perf_counter()
         self.stages[stage] += now - self._clock
         self._clock = now
 
 
-def _response_tokens(config: GenConfig) -> int:
+def final_boxes(
+    config: GenConfig, question: Question, attempt: int, frame: Frame, replies: Sequence[str]
+) -> list[Cells]:
+    """Return the two boxes of an attempt (Eq. 3); none when neither reply holds one."""
+    boxes = [frame.parse(reply)[0] for reply in replies]
+    valid = [cells for cells in boxes if cells is not None]
+    if not valid:
+        return []
+    second = valid[1] if len(valid) == 2 else None
+    slack = config.iou_max, config.area_slack
+    seed = reply_seed(config, question, attempt, 1, "diversity")
+    return [valid[0], choose_second_box(valid[0], second, [], frame, *slack, seed).cells]
+
+
+def reply_seed(config: GenConfig, question: Question, attempt: int, slot: int, purpose: str) -> int:
+    return keyed_seed(config.seed, config.round, question.id, attempt, slot, purpose)
+
+
+def response_tokens(config: GenConfig) -> int:
     """Return the limit of a response; only an untrained model runs with --constrain here."""
     return RESPONSE_TOKENS if config.constrain else config.max_new_tokens
 
@@ -215,13 +223,13 @@ def crutches(built: Factory) -> Iterator[None]:
         )
 
     with (
-        mock.patch.object(Frame, "grammar", property(_listed)),
+        mock.patch.object(Frame, "grammar", property(listed_grammar)),
         mock.patch.object(engine, "generate", lambda requests: run([cut(request) for request in requests])),
     ):
         yield
 
 
-def _listed(frame: Frame) -> str:
+def listed_grammar(frame: Frame) -> str:
     """Return a grammar of some boxes in this image, between a tenth and six tenths of its sides."""
     low_x, low_y, high_x, high_y = frame.bounds
     rng = generator(keyed_seed(frame.space, *frame.bounds))

@@ -43,11 +43,10 @@ def _print_versions(is_set: bool) -> None:
     if not is_set:
         return
     print(f"visrl {visrl_version()}\npython {platform.python_version()}")
-    for requirement in importlib.metadata.requires(DISTRIBUTION) or []:
-        [name] = re.findall(r"^[\w.-]+", requirement)
-        if 'extra == "test"' not in requirement:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an extra that is not installed
-                print(name, importlib.metadata.version(name))
+    needed = [text for text in importlib.metadata.requires(DISTRIBUTION) or [] if 'extra == "test"' not in text]
+    for name in dict.fromkeys(re.findall(r"^[\w.-]+", "\n".join(needed), re.MULTILINE)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an extra that is not installed
+            print(name, importlib.metadata.version(name))
     raise typer.Exit
 
 

@@ -87,10 +87,12 @@ def test_the_listed_boxes_of_an_untrained_model_are_valid():
     tokenizer = build_tokenizer()
     for space, size in (("resized_pixels_json", (640, 480)), ("unit_padded_square", (480, 640))):
         frame = boxes.make_frame(space, size, (644, 476))
-        texts = [piece.replace('\\"', '"')[1:-1] for piece in methods._listed(frame)[len("start: ") :].split(" | ")]
+        texts = [
+            piece.replace('\\"', '"')[1:-1] for piece in methods.listed_grammar(frame)[len("start: ") :].split(" | ")
+        ]
         assert len(texts) == methods.LISTED and len(set(texts)) > 100
         assert {frame.parse(text)[1] for text in texts} == {"ok"}
-        GrammarCompiler(tokenizer, [tokenizer.eos_token_id]).matchers([methods._listed(frame)], len(tokenizer))
+        GrammarCompiler(tokenizer, [tokenizer.eos_token_id]).matchers([methods.listed_grammar(frame)], len(tokenizer))
 
 
 def test_pictures_have_true_sizes(tmp_path: Path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import logging
 import os
 from typing import Any
 
@@ -14,7 +17,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.protocol import EngineLost, Request, Sampling
 from visrl_data.engines.refusals import RequestRefused, RequestTooLong
-from visrl_data.engines.vllm import VLLMEngine
+from visrl_data.engines.vllm import VLLMEngine, import_vllm
 from visrl_data.engines.vllm_options import default_options, model_impl, options_of_replies, parse_vllm_options
 from visrl_data.models.model_folder import find_model
 from visrl_data.pipeline import model_pair
@@ -144,6 +147,14 @@ def test_a_dead_part_of_vllm_is_a_lost_engine(monkeypatch, error):
         engine.generate([ask()])
 
 
+def test_a_dead_process_of_several_is_a_lost_engine_without_a_dump_of_the_inputs(monkeypatch):
+    engine, fake = make_engine(monkeypatch, tensor_parallel_size=2)
+    fake.made[0].error = RuntimeError("cancelled")
+    with pytest.raises(EngineLost, match="cancelled. If a process of its own died"):
+        engine.generate([ask()])
+    assert logging.getLogger("vllm.logging_utils.dump_input").disabled
+
+
 def test_a_lack_of_memory_says_what_to_lower(monkeypatch):
     engine, fake = make_engine(monkeypatch)
     fake.made[0].error = MemoryError("out of memory")
@@ -200,3 +211,22 @@ def test_a_prompt_that_leaves_no_room_for_a_reply_is_too_long(monkeypatch):
     monkeypatch.setattr(engine, "_context", 70)
     with pytest.raises(RequestTooLong):
         engine.generate([ask("where is it, if it is anywhere?")])
+
+
+@pytest.mark.vllm
+def test_the_stand_in_has_no_name_that_vllm_lacks():
+    """What keeps it honest, where vLLM is installed: its classes and calls take what the real ones take."""
+    vllm = import_vllm()
+    for fake in (fake_vllm.EngineArgs, fake_vllm.SamplingParams, fake_vllm.StructuredOutputsParams):
+        assert names(fake) <= names(getattr(vllm, fake.__name__, None) or getattr(vllm.sampling_params, fake.__name__))
+    outputs = importlib.import_module("vllm.outputs")
+    assert names(fake_vllm.RequestOutput) <= names(outputs.RequestOutput)
+    assert names(fake_vllm.CompletionOutput) <= names(outputs.CompletionOutput)
+    assert names(fake_vllm.LoRARequest) <= names(vllm.lora.request.LoRARequest)
+    assert names(fake_vllm.LLM.generate) <= names(vllm.LLM.generate)
+    for error in ("VLLMClientError", "VLLMServerError"):
+        assert issubclass(getattr(vllm.exceptions, error), Exception)
+
+
+def names(call: Any) -> set[str]:
+    return set(inspect.signature(call).parameters)

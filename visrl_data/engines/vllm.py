@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import os
 import sys
@@ -197,6 +198,8 @@ class VLLMEngine:
             hint = ""
             if is_out_of_memory(error):
                 hint = " Leave vLLM less of the memory: --vllm-options gpu_memory_utilization=0.8."
+            elif self._options.get("tensor_parallel_size", 1) > 1:
+                hint = " If a process of its own died (see above), memory may have run out there."
             raise EngineLost(f"vLLM stopped on {self._device}: {_reason(error)}.{hint}") from error
 
     def _reply(self, output: Any) -> Reply:
@@ -264,6 +267,8 @@ def import_vllm() -> Any:
             f"The vllm engine could not be imported: {_reason(error)}. On a machine with a GPU: pip install '.[vllm]'; "
             "for a CPU see docs/engines.md. Without vLLM, --engine transformers runs here, --engine openai on a server."
         ) from error
+    if os.environ["VLLM_LOGGING_LEVEL"] == "ERROR":  # else a failure is followed by all inputs, the pixels too
+        logging.getLogger("vllm.logging_utils.dump_input").disabled = True
     if unfit_extensions():
         inspect_models_here()
     return vllm

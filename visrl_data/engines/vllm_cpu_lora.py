@@ -57,6 +57,7 @@ def _product(inputs: torch.Tensor, weights: torch.Tensor, indices: torch.Tensor,
     for number, matrix in enumerate(weights.flatten(0, -3).to(dtype)):
         rows = indices == number
         if rows.all():
-            return inputs @ matrix.T
+            torch.matmul(inputs, matrix.T, out=product)
+            return product
         product[rows] = inputs[rows] @ matrix.T
     return product

@@ -78,8 +78,8 @@ def generate(
                     on_chunk(RunProgress(done, len(chunk_ids), resumed, questions, tuple(chunk.record["events"])))
             except EngineLost as error:
                 raise VisRLError(
-                    f"{error}\n{done} of {len(chunk_ids)} chunks are done; the replies received since then are kept "
-                    f"too. When it answers again, resume with: {run_folder.resume_command(run.path)}"
+                    f"{error}\n{done} of {len(chunk_ids)} chunks are done; what a server replied since then is kept "
+                    f"too. When it runs again, resume with: {run_folder.resume_command(run.path)}"
                 ) from error
             if not shard and done == len(chunk_ids):
                 finalize.finish(run, config, [run.chunk_path(i) for i in chunk_ids])
