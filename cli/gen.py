@@ -89,6 +89,8 @@ def gen(
 
       visrl gen --mix paper:metadata/ --images-root cot_images.tar --limit 1000
 
+      visrl gen --engine openai --base-url http://localhost:8000/v1 --model actor --source photos.jsonl
+
       visrl gen --source photos.jsonl --push-to-hub --private
 
       visrl gen --config user/photos@v1.0 --source photos.jsonl
