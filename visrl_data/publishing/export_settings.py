@@ -62,7 +62,9 @@ def start_model(run: RunManifest) -> StartModel:
 
 
 def _place(name: str) -> str:
-    return str(ALIASES[name]) if name in ALIASES else name
+    """Return where a model lies: the whole path of a folder here, since the training may start in another one."""
+    folder = ALIASES.get(name, Path(name))
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def llamafactory_size(size: Size, settings: ImageSettings) -> Size:
