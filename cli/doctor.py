@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import print_result
+from .doctor_checks import check, print_checks
 from .options import Json
 
 # module -> (what needs it, the command that installs it)
@@ -56,7 +56,7 @@ def doctor(
     if engine is not None:
         from .doctor_vllm import check_vllm
 
-        _print_checks(check_vllm(engine, model or "spotlight"), as_json)
+        print_checks(check_vllm(engine, model or "spotlight"), as_json)
         return
     if model is not None:
         from .doctor_model import describe_model, print_model
@@ -64,25 +64,7 @@ def doctor(
         facts = describe_model(model, max_pixels, dtype, trust_remote_code)
         print(json.dumps(facts)) if as_json else print_model(facts)
         return
-    _print_checks([*_devices(), *_libraries(), _spotlight(), _disk(), _token()], as_json)
-
-
-def _print_checks(checks: list[dict[str, Any]], as_json: bool) -> None:
-    """Print the checks; exit with 1 when something that is needed is missing."""
-    is_ok = all(check["ok"] or not check["needed"] for check in checks)
-    if as_json:
-        print(json.dumps({"ok": is_ok, "checks": checks}))
-    else:
-        for check in checks:
-            mark = "ok     " if check["ok"] else "missing" if check["needed"] else "absent "
-            print_result(f"{mark} {check['what']}" + (f"\n        -> {check['fix']}" if check["fix"] else ""))
-    if not is_ok:
-        raise typer.Exit(1)
-
-
-def check(what: str, ok: bool = True, fix: str = "", needed: bool = True) -> dict[str, Any]:
-    """Return a line of the list. fix: the command that mends it."""
-    return {"what": what, "ok": ok, "fix": "" if ok else fix, "needed": needed}
+    print_checks([*_devices(), *_libraries(), _spotlight(), _disk(), _token()], as_json)
 
 
 def _devices() -> list[dict[str, Any]]:

