@@ -201,7 +201,7 @@ def minicpm(small=SMALL):
         chat_template=TEMPLATE.replace("IMAGE", "<|image_pad|>"),
     )
     head = head_of(small)
-    heads = {"linear_key_head_dim": head, "linear_value_head_dim": head, "linear_num_key_heads": 2,
+    heads = {"linear_key_head_dim": 4 * head, "linear_value_head_dim": 4 * head, "linear_num_key_heads": 2,
              "linear_num_value_heads": 2, "head_dim": head}  # fmt: skip
     sections = [head // 16, head // 16, 0]
     rope = {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e4, "partial_rotary_factor": 0.25}

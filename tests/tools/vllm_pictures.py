@@ -35,7 +35,7 @@ OPTIONS = {"kv_cache_memory_bytes": 2**28, "max_model_len": 1024}
 LINEAR = ("minicpmv4_6",)
 # In pixels: less than the tiny models' own bounds, and about one tile and a half.
 MAX_PIXELS = {"llava_next": 6272, "idefics3": 4000, "smolvlm": 4000, "internvl": 6272, "qwen2_vl": 4000,
-              "qwen2_5_vl": 4000, "qwen3_vl": 5000, "minicpmv4_6": 12544}  # fmt: skip
+              "qwen2_5_vl": 4000, "qwen3_vl": 5000}  # fmt: skip
 # Model types for which the two are equal; the others are refused, for a reason with these words.
 EQUAL = ("spotlight", "llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "idefics3", "smolvlm",
          "internvl", "minicpmv4_6")  # fmt: skip
