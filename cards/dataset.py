@@ -22,6 +22,7 @@ from visrl_data.core.reading import read_json
 from visrl_data.core.text import Markdown, fenced, markdown, markdown_code, markdown_link, one_line
 from visrl_data.engines.protocol import ModelIdentity
 from visrl_data.report.formats import MISSING, format_count, format_number, format_range, format_share
+from visrl_data.report.human_audit import dataset_audit, human_lines, human_rows
 from visrl_data.report.page import commands, option_words
 from visrl_data.runs.dataset_files import SPLITS, read_facts, split_files
 from visrl_data.runs.dataset_folder import COPY_AGAIN
@@ -59,6 +60,7 @@ def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
     facts = read_facts(folder, CONFIGS)
     name = one_line(manifest["pretty_name"] or f"VisRL preference pairs: {', '.join(_sources(manifest)[:3])}")
     runs = manifest["runs"]
+    human = dataset_audit(folder, report["settings"])
     values = {
         "head": Markdown(front_matter(manifest, facts, name)),
         "name": name,
@@ -75,6 +77,9 @@ def render_dataset_card(folder: Path, manifest: DatasetManifest) -> str:
         "figures": _FIGURES,
         "drops": drop_rows(report),
         "audit": audit_rows(report["audit"]),
+        "human": human,
+        "human_rows": human_rows(human) if human else [],
+        "human_lines": human_lines(human) if human else [],
         "calibrations": _calibrations(runs),
         "commands": "\n".join(line for run in runs for line in _commands(run)),
         "training_images": describe_training_images(manifest),

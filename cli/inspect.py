@@ -22,7 +22,7 @@ def inspect(
     open_page: Annotated[bool, typer.Option("--open", help="Open the run's report.html in the browser.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print a run's yields, drops by reason, scores and its WP/LN audit; or two of them side by side.
+    """Print a run's yields, drops by reason, scores and its WP/LN audits; or two of them side by side.
 
     Of two: the differences in options, models, prompts and versions; all figures; and what became of the questions
     that both have.
@@ -48,12 +48,15 @@ def inspect(
     target = open_target(run, say)
     if open_page:
         _open(run, target.page)
+    from visrl_data.report.human_audit import target_audit
+
+    human = target_audit(target)
     if as_json:
-        print(json.dumps(target.report))
+        print(json.dumps(target.report if human is None else {**target.report, "human_audit": human}))
         return
     from visrl_data.report.tables import render
 
-    print_table(render(target.report))
+    print_table(render(target.report, human))
     if target.page:
         print_result(f"Charts and images: {target.page}")
 

@@ -18,7 +18,23 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.text import visible
 from visrl_data.core.versions import DISTRIBUTION, visrl_version
 
-from . import ask, calibrate, doctor, eval, evolve, export, filter, gen, inspect, join, merge, push, rebuild, train
+from . import (
+    ask,
+    audit,
+    calibrate,
+    doctor,
+    eval,
+    evolve,
+    export,
+    filter,
+    gen,
+    inspect,
+    join,
+    merge,
+    push,
+    rebuild,
+    train,
+)
 from .console import Quiet, Verbose, format_unexpected, set_verbosity, with_verbosity
 from .help import Command
 
@@ -63,7 +79,8 @@ def _options(
 
 
 _PAIRS = (
-    gen.gen, calibrate.calibrate, join.join, filter.filter, inspect.inspect, push.push, rebuild.rebuild, export.export
+    gen.gen, calibrate.calibrate, join.join, filter.filter, inspect.inspect, audit.audit,
+    push.push, rebuild.rebuild, export.export,
 )  # fmt: skip
 for _command in _PAIRS:
     app.command(cls=Command, rich_help_panel="Pairs")(with_verbosity(_command))

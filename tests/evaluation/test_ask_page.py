@@ -20,10 +20,9 @@ from PIL import Image
 
 from tests.conftest import draw_photo, scripted_reply
 from tests.helpers.command import visrl
-from visrl_data.core.errors import VisRLError
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.evaluation import ask, ask_page
+from visrl_data.evaluation import ask, ask_page, loopback
 from visrl_data.evaluation.config import AskConfig
 
 needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="pip install '.[web]'")
@@ -43,17 +42,6 @@ def test_what_belongs_to_the_terminal_is_refused(arguments):
     assert code == 2 and "--port needs --web" in err
 
 
-def test_a_port_that_is_taken_is_one_message():
-    with ask_page._listen(0) as listener:
-        listener.listen()
-        port = listener.getsockname()[1]
-        with pytest.raises(VisRLError, match=f"--port {port}: Address already in use. Choose another one"), \
-                ask_page._listen(port):  # fmt: skip
-            pass
-    with pytest.raises(VisRLError, match="--port 70000"), ask_page._listen(70_000):
-        pass
-
-
 @pytest.fixture(scope="module")
 def page():
     """The address of a page with two models: the script of dice, and one that writes markup and no boxes."""
@@ -63,7 +51,7 @@ def page():
     config = AskConfig()
     models = ask.find_models(["spotlight", "spotlight-base"], config)
     roles = [Role(ScriptedEngine(reply), True) for reply in (scripted_reply, lambda request, seed: "<b>bold</b>")]
-    with ask_page._listen(0) as listener, ask_page._upload_folder():
+    with loopback.listen(0) as listener, ask_page._upload_folder():
         server = uvicorn.Server(uvicorn.Config(ask_page.build_app(models, roles, config), log_level="critical"))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

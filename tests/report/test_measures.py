@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from visrl_data.report.measures import auc, auc_interval, histogram, iou_histogram, pairs_within, shape_auc, wilson
+from visrl_data.report.measures import (
+    auc,
+    auc_interval,
+    cohen_kappa,
+    finite_wilson,
+    histogram,
+    iou_histogram,
+    pairs_within,
+    shape_auc,
+    wilson,
+)
 
 
 def test_wilson_by_hand():
@@ -129,3 +139,23 @@ def test_the_interval_of_an_auc_covers_the_true_one(true):
         low, high = auc_interval(auc(scores, label), 40, 40)
         covered += low <= true <= high
     assert 0.92 <= covered / 600 <= 0.99
+
+
+def test_an_interval_shrinks_with_the_share_of_the_population_that_was_drawn():
+    assert finite_wilson(25, 50, 0.0) == pytest.approx((0.366, 0.634), abs=5e-4)
+    assert finite_wilson(25, 50, 50 / 60) == pytest.approx((0.443, 0.557), abs=5e-4)
+    assert finite_wilson(20, 50, 1.0) == (0.4, 0.4)
+    assert finite_wilson(0, 0, 0.5) is None
+    # one draw is worth one draw, whatever the population
+    assert finite_wilson(1, 1, 0.5) == pytest.approx(wilson(1, 1))
+
+
+def test_kappa_is_agreement_beyond_chance():
+    """Cohen's own layout: 20 both yes, 15 both no, 5 and 10 apart: (0.7 - 0.5) / 0.5."""
+    first = np.repeat([True, False, True, False], [20, 15, 5, 10])
+    second = np.repeat([True, False, False, True], [20, 15, 5, 10])
+    assert cohen_kappa(first, second) == pytest.approx(0.4)
+    assert cohen_kappa(first, first) == pytest.approx(1.0)
+    assert cohen_kappa(first, ~first) < 0
+    assert cohen_kappa(np.ones(3, bool), np.ones(3, bool)) is None
+    assert cohen_kappa(np.zeros(0, bool), np.zeros(0, bool)) is None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.records import Question
 from visrl_data.core.text import visible
 from visrl_data.engines.protocol import Role
-from visrl_data.evaluation import ask
+from visrl_data.evaluation import ask, loopback
 from visrl_data.evaluation.ask_picture import draw_answer
 from visrl_data.evaluation.config import AskConfig
 from visrl_data.evaluation.eval_models import EvalModel
@@ -32,7 +31,6 @@ from visrl_data.evaluation.inference import ModelOutput
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HOST = "127.0.0.1"
 # Of Gradio: no requests to its makers, no history of what was asked.
 _SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
 # Its scripts compile templates (eval), and its styles are inline. No address but this server's.
@@ -62,32 +60,16 @@ def check_installed() -> None:
 
 def serve(models: Sequence[EvalModel], config: AskConfig, port: int, say: Callable[[str], None]) -> None:
     """Load the models and serve the page until Ctrl-C, which raises KeyboardInterrupt. Raises VisRLError."""
-    import uvicorn
-
     if config.engine == "vllm" and len(models) > 1:
         raise UsageError("--web --engine vllm: vLLM takes the whole GPU for one model. Give one --model.")
-    with _listen(port) as listener, _upload_folder():
+    with loopback.listen(port) as listener, _upload_folder():  # before the models are loaded
         roles = []
         for model in models:
             say(f"Loading {model.name}")
             roles.append(ask.load(model, config))
-        options = uvicorn.Config(build_app(models, roles, config), log_level="critical", timeout_graceful_shutdown=1)
-        say(f"Open http://{HOST}:{listener.getsockname()[1]} in a browser on this machine. Ctrl-C closes it.")
-        uvicorn.Server(options).run([listener])
-
-
-@contextlib.contextmanager
-def _listen(port: int) -> Iterator[socket.socket]:
-    """Take the port before the models are loaded. Raises VisRLError when it is taken."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    with listener:
-        try:
-            listener.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise VisRLError(f"--port {port}: {reason}. Choose another one, such as --port {port + 1}.") from None
-        yield listener
+        app = build_app(models, roles, config)
+        say(f"Open {loopback.address(listener)} in a browser on this machine. Ctrl-C closes it.")
+        loopback.run_server(app, listener)
 
 
 @contextlib.contextmanager
@@ -105,7 +87,7 @@ def build_app(models: Sequence[EvalModel], roles: Sequence[Role], config: AskCon
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(loopback.NAMES))
 
     system = ["system-ui", "sans-serif"]
     theme = gradio.themes.Base(font=system, font_mono=["ui-monospace", "monospace"])
@@ -113,7 +95,7 @@ def build_app(models: Sequence[EvalModel], roles: Sequence[Role], config: AskCon
         app,
         _build_page(models, roles, config),
         path="/",
-        server_name=HOST,
+        server_name=loopback.HOST,
         footer_links=[],
         max_file_size=images.MAX_IMAGE_BYTES,
         ssr_mode=False,

@@ -72,6 +72,19 @@ def write_results(run: Run, rule: PairRule) -> None:
     files.write_json(run.manifest_path, manifest)
 
 
+def rewrite_page(path: Path) -> Path:
+    """Write the page of a finished run again, with what people have marked since; return its path."""
+    with files.lock_folder(path):
+        run = Run(path)
+        run_folder.check_files(run, but=("images/",))
+        tables = run.table("questions"), run.table("candidates", COLUMNS), run.pairs(), run.unpaired()
+        page.write_page(run, run.report(), *tables)
+        manifest = run.manifest()
+        manifest["sha256"] |= run_folder.digests(run, [page.NAME])
+        files.write_json(run.manifest_path, manifest)
+    return path / page.NAME
+
+
 def _made_from(run: Run) -> dict[str, str]:
     """Return the digests of what a filter does not write: once stated, they stay, whatever becomes of the files."""
     if run.is_finished:

@@ -12,6 +12,7 @@
     report.json  report.html     of the runs; the page of a single run, when it shows nothing that stays at home
     LICENSE                      when there are several licenses, or one that the Hub does not know
     runs/                        questions, drops and pairs of the runs, which a later merge reads
+    audit/marks.parquet          what people marked in `visrl audit`, where they did
     manifest.json                runs, models, versions, counts, digests; written last
 
 The same runs and options give the same bytes. A config without a row (rl1, rl2 and images of a dataset that
@@ -52,6 +53,7 @@ from visrl_data.runs.manifest import (
     ReleaseFields,
     SourceTerms,
 )
+from visrl_data.runs.marks import TABLE
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import RUN_TABLES, DatasetPart, Member
 from visrl_data.runs.run_folder import Run
@@ -86,6 +88,7 @@ class Contents:
     runs: dict[str, pa.Table]
     about: DatasetContents
     report: RunReport
+    marks: pa.Table
     license_text: str = ""
     report_page: Path | None = None
 
@@ -125,6 +128,7 @@ def build_dataset(
         runs=pool.tables | {"questions": licenses.fill_licenses(pool.questions, license)},
         about=_about(pool, terms, images, ship_images, fit.pad_square, stamp),
         report=pool.report,
+        marks=pool.marks,
         license_text=terms.text,
         report_page=_report_page(pool, terms),
     )
@@ -259,6 +263,9 @@ def write_dataset(contents: Contents, folder: Path) -> Dataset:
         (work / "runs").mkdir()
         for name, table in contents.runs.items():
             write_table(work / "runs" / f"{name}.parquet", table.cast(RUN_TABLES[name]).combine_chunks())
+        if contents.marks.num_rows:
+            (work / TABLE).parent.mkdir()
+            write_table(work / TABLE, contents.marks)
         write_json(work / "report.json", contents.report)
         if contents.report_page:
             shutil.copyfile(contents.report_page, work / "report.html")

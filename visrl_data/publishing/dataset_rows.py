@@ -27,10 +27,11 @@ from datasets import Features
 from visrl_data.core.files import ROWS
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.protocol import ModelIdentity
-from visrl_data.publishing.merge import pair_ids, question_places
+from visrl_data.publishing.merge import question_places
 from visrl_data.runs.dataset_files import SPLITS, split_of
 from visrl_data.runs.dataset_schema import CANDIDATES, CONFIGS, PREFERENCES, QUESTION_COLUMNS
 from visrl_data.runs.manifest import critic_identity
+from visrl_data.runs.pair_ids import pair_ids
 from visrl_data.runs.pair_set import PairTable, rows_of, training_examples
 from visrl_data.runs.parts import Member
 

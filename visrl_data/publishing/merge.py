@@ -7,7 +7,6 @@ gives word for word.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ from visrl_data.core.records import CANDIDATE_SCHEMA, QUESTION_SCHEMA
 from visrl_data.report import run_statistics
 from visrl_data.runs import parts
 from visrl_data.runs.manifest import RunManifest, bound_of_images
+from visrl_data.runs.marks import join_marks
+from visrl_data.runs.pair_ids import distinct_pairs, first_of, pair_ids, rows
 from visrl_data.runs.parts import DatasetPart, Member
 from visrl_data.runs.run_report import RunReport
 from visrl_data.runs.stored_images import StoredImages
@@ -48,7 +49,8 @@ class Pool:
 
     parts: each without the runs of an earlier one. tables: RUN_TABLES of all parts; questions without repeats,
     and their drops and pairs. distinct: the pairs without repeats. report: of the questions, before repeated pairs
-    are left out. published: sha256 of the pictures that a merged dataset shows.
+    are left out. published: sha256 of the pictures that a merged dataset shows. marks: what people
+    marked of the distinct pairs.
     """
 
     parts: tuple[DatasetPart, ...]
@@ -58,6 +60,7 @@ class Pool:
     report: RunReport
     images: StoredImages
     published: frozenset[str]
+    marks: pa.Table
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -91,9 +94,9 @@ def merge(sources: Sequence[DatasetPart]) -> Pool:
         unrecorded = {"image_settings"} - (first["run"].keys() & second["run"].keys())
         check_same(subject, _conditions(first), _conditions(second), advice, _MODEL_MAY_DIFFER | unrecorded)
     everything = _all(pool_parts, "questions")
-    questions = everything.filter(_first_of(_question_keys(everything, members)))
+    questions = everything.filter(first_of(_question_keys(everything, members)))
     pairs = _of_questions(_all(pool_parts, "pairs"), questions, "question_id")
-    distinct = pairs.filter(_first_of(_pair_keys(pairs)))
+    distinct = distinct_pairs(pairs)
     if not distinct.num_rows:
         name = members[0].place
         raise VisRLError(
@@ -109,8 +112,15 @@ def merge(sources: Sequence[DatasetPart]) -> Pool:
         repeated_questions=total - questions.num_rows,
         report=_report(pool_parts, tables, whole=everything.num_rows == questions.num_rows),
         images=StoredImages(file for part in sources for file in part.images),
+        marks=_marks_of(sources, distinct),
         published=frozenset(StoredImages(file for part in sources if part.dataset for file in part.images).sizes),
     )
+
+
+def _marks_of(sources: Sequence[DatasetPart], pairs: pa.Table) -> pa.Table:
+    """Return what people marked of these pairs."""
+    marks = join_marks(*(part.marks for part in sources))
+    return marks.filter(pc.is_in(marks["pair_id"], value_set=pa.array(pair_ids(pairs), pa.string())))
 
 
 def _without_earlier(sources: Sequence[DatasetPart]) -> Iterator[DatasetPart]:
@@ -131,7 +141,7 @@ def _drops(pool_parts: Sequence[DatasetPart], questions: pa.Table) -> pa.Table:
     drops = _all(pool_parts, "drops")
     is_source = pc.equal(drops["stage"], "source")
     at_source = drops.filter(is_source)
-    at_source = at_source.filter(_first_of([json.dumps(row) for row in _rows(at_source, ("source", "id", "reason"))]))
+    at_source = at_source.filter(first_of([json.dumps(row) for row in rows(at_source, ("source", "id", "reason"))]))
     return pa.concat_tables([at_source, _of_questions(drops.filter(pc.invert(is_source)), questions, "id")])
 
 
@@ -174,33 +184,11 @@ def _conditions(about: RunManifest) -> dict[str, Any]:
     }
 
 
-def _first_of(keys: list[str]) -> pa.Array:
-    """Mark where a key occurs for the first time."""
-    first = {key: i for i, key in reversed(list(enumerate(keys)))}
-    return pa.array([first[key] == i for i, key in enumerate(keys)], pa.bool_())
-
-
 def _question_keys(questions: pa.Table, members: Sequence[Member]) -> list[str]:
     """Return keys that are equal for the same question with the same seeds."""
     seeds = {member.id: [member.about["config"][name] for name in ("seed", "round")] for member in members}
     columns = ("run", "source", "split", "id", "question", "answers", "image_sha256")
-    return [json.dumps([seeds[run], *rest]) for run, *rest in _rows(questions, columns)]
-
-
-def _pair_keys(pairs: pa.Table) -> list[str]:
-    """Return keys that are equal for the same picture, question, boxes and responses."""
-    sides = (f"{side}_{name}" for side in ("win", "lose") for name in ("box_text", "response"))
-    return [json.dumps(row) for row in _rows(pairs, ("image_sha256", "question", *sides))]
-
-
-def pair_ids(pairs: pa.Table) -> list[str]:
-    """Return ids that stay between versions: the question's, and 8 hex digits for picture, boxes and responses."""
-    keys = [hashlib.sha256(key.encode()).hexdigest()[:8] for key in _pair_keys(pairs)]
-    return [f"{name}-{key}" for name, key in zip(pairs["question_id"].to_pylist(), keys, strict=True)]
-
-
-def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(table[name].to_pylist() for name in columns), strict=True)
+    return [json.dumps([seeds[run], *rest]) for run, *rest in rows(questions, columns)]
 
 
 def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> RunReport:

@@ -19,6 +19,7 @@ from visrl_data.publishing import model_release, release_plan
 from visrl_data.publishing.release import Folder, PushOptions, PushResult, default_hub_id, publish
 from visrl_data.runs.dataset_folder import is_dataset, open_dataset
 from visrl_data.runs.hub_fetch import MERGED, HubDataset, fetch_dataset, is_hub_name
+from visrl_data.runs.marks import published_folder
 from visrl_data.runs.run_folder import Run
 
 
@@ -72,8 +73,11 @@ def push(
         if kind == "run":
             Run(Path(one)).manifest()  # an unfinished run is refused before any request to the Hub
     versions = [str(one).partition("@")[0] for one, kind in zip(what, kinds, strict=True) if kind == "published"]
-    if alone == "published" and (hub_id or versions[0]) == versions[0]:
-        raise UsageError(f"{what[0]} is published already. Name what to merge with it, or another --hub-id for a copy.")
+    if alone == "published" and (hub_id or versions[0]) == versions[0] and not published_folder(versions[0]).is_dir():
+        raise UsageError(
+            f"{what[0]} is published already. Name what to merge with it, or another --hub-id for a copy; or look at "
+            f"it with `visrl audit {what[0]}`: marks are a reason for a new version."
+        )
     name = default_hub_id(hub_id or next(iter(versions), None), Path(what[0]).resolve().name)
     options = dataclasses.replace(options or PushOptions(), kind="model" if alone == "model" else "dataset")
     if alone == "dataset":

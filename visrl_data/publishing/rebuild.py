@@ -28,6 +28,7 @@ from visrl_data.runs.dataset_folder import (
 from visrl_data.runs.dataset_trust import known_fields
 from visrl_data.runs.hub_fetch import fetch_dataset, is_hub_name
 from visrl_data.runs.manifest import DatasetContents, DatasetManifest
+from visrl_data.runs.marks import read_dataset_marks
 from visrl_data.runs.pair_set import PairTable
 from visrl_data.runs.parts import run_tables
 from visrl_data.runs.stored_images import Pixels
@@ -49,7 +50,7 @@ def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = Fals
     Raises VisRLError: no dataset, no such folder, or images missing (each named), unless `allow_missing`.
     """
     dataset = open_dataset(Path(source))
-    check_dataset_files(dataset, ("data/", "runs/", "report.json"))
+    check_dataset_files(dataset, ("data/", "runs/", "audit/", "report.json"))
     if Path(output).resolve() == dataset.folder.resolve():
         raise VisRLError(f"--output {output} is the dataset itself; give the complete one another folder.")
     needed = missing_images(dataset)
@@ -64,6 +65,7 @@ def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = Fals
         runs=run_tables(dataset, dataset.folder.name),
         about=_about(dataset, search, missing),
         report=dataset_report(dataset),
+        marks=read_dataset_marks(dataset.folder),
         license_text=_text(dataset.folder / "LICENSE"),
     )
     return RebuildResult(write_dataset(contents, Path(output)), len(search.images), missing, search.wrong)

@@ -22,7 +22,7 @@ from visrl_data.publishing.model_release import STAGE_FILES, matches, model_file
 
 # What a release puts on the Hub, and therefore deletes there when a later one no longer has it. Other files stay.
 OWNED = {
-    "dataset": ("data/*", "card/*", "runs/*", "manifest.json", "report.*", "LICENSE"),
+    "dataset": ("data/*", "card/*", "runs/*", "audit/*", "manifest.json", "report.*", "LICENSE"),
     "model": STAGE_FILES,
 }
 # The file by which a repository is known as one of ours.

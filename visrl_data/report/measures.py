@@ -18,7 +18,7 @@ _RIDGE = 1e-2
 _NEWTON_STEPS = 15
 
 
-def wilson(count: float, total: int) -> tuple[float, float] | None:
+def wilson(count: float, total: float) -> tuple[float, float] | None:
     """Return the 95 % interval of a share (Wilson 1927). 8 of 10 gives (0.490, 0.943), 0 of 10 (0, 0.278)."""
     if total == 0:
         return None
@@ -26,6 +26,32 @@ def wilson(count: float, total: int) -> tuple[float, float] | None:
     center = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def finite_wilson(count: float, total: int, drawn: float) -> tuple[float, float] | None:
+    """Return the 95 % interval of a share in a finite population, of which the share `drawn` was drawn without repeats.
+
+    Wilson's interval of as many draws with repeats as are worth the same, total * (N - 1) / (N - total) for the N that
+    `total` is that share of. 25 of 50 from very many gives (0.366, 0.634), from 60 (0.443, 0.557), from 50 0.5 alone.
+    """
+    if total == 0:
+        return None
+    if drawn >= 1:
+        return count / total, count / total
+    worth = (total - drawn) / (1 - drawn)
+    return wilson(count / total * worth, worth)
+
+
+def cohen_kappa(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Return how far two people agree beyond chance (Cohen 1960), of what they said of the same things, yes or no.
+
+    20 times both yes, 15 both no, 5 and 10 apart gives 0.4. None where both said the same of everything.
+    """
+    if not first.size:
+        return None
+    agreement, (p, q) = float((first == second).mean()), (float(first.mean()), float(second.mean()))
+    chance = p * q + (1 - p) * (1 - q)
+    return None if chance == 1 else (agreement - chance) / (1 - chance)
 
 
 def share_difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float, float] | None:

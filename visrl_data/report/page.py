@@ -1,9 +1,9 @@
 """Write report.html: the report, and a gallery of pairs to judge it by, as one page that needs nothing else.
 
-After the report and before the manifest; written by every `visrl gen` and `visrl filter`, opened by
-`visrl inspect RUN --open`. Every figure of a run is in report.json; the page adds where boxes lie and how
-scores spread over the labels (page_figures.py), and a sample of questions with all that became of them
-(page_sample.py).
+After the report and before the manifest; written by every `visrl gen` and `visrl filter`, and again after `visrl
+audit`; opened by `visrl inspect RUN --open`. Every figure of a run is in report.json; the page adds where boxes lie and
+how scores spread over the labels (page_figures.py), what people marked (human_audit.py), and a sample of questions
+with all that became of them (page_sample.py).
 
 Questions, replies and names are hostile text here: Jinja2 escapes what a template puts out, the gallery's
 data are JSON that HTML can't read, the page's script writes text nodes only, and the page's own policy
@@ -36,7 +36,10 @@ from visrl_data.core.text import embedded, shown
 from visrl_data.report import page_figures, page_flow, page_sample
 from visrl_data.report.accounting import value_counts
 from visrl_data.report.formats import format_count, format_number, format_range, format_share
+from visrl_data.report.human_audit import audit_by_people, human_lines, human_rows
 from visrl_data.runs.manifest import critic_identity
+from visrl_data.runs.marks import FOLDER as MARKS
+from visrl_data.runs.marks import read_marks
 from visrl_data.runs.run_folder import Run
 from visrl_data.runs.run_report import RunReport, drop_rows
 
@@ -57,6 +60,7 @@ def write_page(
     sample = page_sample.draw_sample(run, questions, pairs, unpaired, settings)
     gallery = {"positive_iou": settings["positive_iou"], "pairs": sample.pairs, "unpaired": sample.unpaired}
     sources = sorted(report["yields"]["by_source"].items(), key=lambda entry: (-entry[1]["rows_read"], entry[0]))
+    human = audit_by_people(pairs, read_marks(run.path / MARKS), settings)
     style, script = asset("page.css"), asset("page_parts.js") + asset("page.js")
     values = {
         "report": report,
@@ -72,6 +76,9 @@ def write_page(
         "frame": page_figures.FRAME,
         "heat": page_figures.heat_maps(questions, candidates, pairs),
         "grid": page_figures.GRID,
+        "human": human,
+        "human_rows": human_rows(human) if human else [],
+        "human_lines": human_lines(human) if human else [],
         "sample": sample,
         "side": page_sample.PICTURE_SIDE,
         "gallery": embedded(gallery),

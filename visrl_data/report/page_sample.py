@@ -28,6 +28,7 @@ from visrl_data.core.seeds import keyed_seed
 from visrl_data.core.text import embedded, shown
 from visrl_data.runs.run_folder import TABLES, Run
 from visrl_data.runs.run_report import ReportSettings
+from visrl_data.runs.stored_images import read_images
 
 MOST_PAIRS = 200
 MOST_UNPAIRED = 50
@@ -35,7 +36,6 @@ MOST_BYTES = 11_000_000  # of pictures and texts on the page; the unpaired get a
 PICTURE_SIDE = 480  # pixels of the longer side
 JPEG_QUALITY = 80
 FEW_COLORS = 4096  # a drawing: worth trying as PNG
-_BATCH = 4  # pictures held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,35 +227,29 @@ def _rows_of(run: Run, name: str, condition: pc.Expression) -> pa.Table:
 
 def read_pictures(run: Run, images_sha256: set[str]) -> dict[str, str]:
     """Return a small copy of each of these images, by sha256; a few originals are in memory at a time."""
-    pictures = {}
-    for shard in run.shards("images"):
-        file = pq.ParquetFile(shard)
-        for group in range(file.num_row_groups):
-            names = file.read_row_group(group, ["sha256"])["sha256"].to_pylist()
-            if images_sha256.isdisjoint(names):
-                continue
-            for batch in file.iter_batches(_BATCH, [group], ["sha256", "bytes"]):
-                for name, data in zip(batch["sha256"].to_pylist(), batch["bytes"], strict=True):
-                    if name in images_sha256:
-                        pictures[name] = small_picture(data.as_py())
-    return pictures
+    return {name: small_picture(data) for name, data in read_images(run.shards("images"), images_sha256)}
 
 
 def small_picture(data: bytes) -> str:
-    """Return a data: URI of the original image, at most PICTURE_SIDE pixels long; "" when it can't be read.
+    """Return a data: URI of the original image, at most PICTURE_SIDE pixels long; "" when it can't be read."""
+    try:
+        kind, small = shrink(images.decode(data), PICTURE_SIDE)
+    except images.BadImage:  # stored by a version of Pillow that read it
+        return ""
+    return f"data:{kind};base64,{base64.b64encode(small).decode()}"
+
+
+def shrink(picture: Image.Image, side: int) -> tuple[str, bytes]:
+    """Return the media type and bytes of a picture, scaled down to at most `side` pixels.
 
     JPEG, or PNG where that is smaller. The same bytes for the same version of Pillow.
     """
-    try:
-        picture = images.decode(data)
-    except images.BadImage:  # stored by a version of Pillow that read it
-        return ""
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
-    forms = {"jpeg": _encoded(picture, "JPEG", quality=JPEG_QUALITY)}
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    forms = {"image/jpeg": _encoded(picture, "JPEG", quality=JPEG_QUALITY)}
     if picture.getcolors(FEW_COLORS) is not None:
-        forms["png"] = _encoded(picture, "PNG")
-    form = min(forms, key=lambda name: len(forms[name]))
-    return f"data:image/{form};base64,{base64.b64encode(forms[form]).decode()}"
+        forms["image/png"] = _encoded(picture, "PNG")
+    kind = min(forms, key=lambda name: len(forms[name]))
+    return kind, forms[kind]
 
 
 def _encoded(picture: Image.Image, form: str, **options: int) -> bytes:

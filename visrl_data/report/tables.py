@@ -18,6 +18,7 @@ from visrl_data.report.formats import (
     stack,
     text_group,
 )
+from visrl_data.report.human_audit import HumanAudit, human_lines, human_rows
 from visrl_data.runs.run_report import (
     CRITICS,
     MEAN_IOUS,
@@ -44,11 +45,21 @@ _SHAPE_AUCS = {
 }
 
 
-def render(report: RunReport) -> RenderableType:
-    """Return the tables of a report."""
+def render(report: RunReport, human: HumanAudit | None = None) -> RenderableType:
+    """Return the tables of a report, and of the audit by people where there is one."""
     drops = text_group(_drops(report), *drop_lines(report["drops"].get("examples", [])))
     yields = text_group(_yields(report), *_attempts(report))
-    return stack(yields, drops, _critics(report), _boxes(report), text_group(*_audit(report)))
+    audits = [text_group(*_audit(report)), *([render_human(human)] if human else [])]
+    return stack(yields, drops, _critics(report), _boxes(report), *audits)
+
+
+def render_human(audit: HumanAudit) -> RenderableType:
+    """Return the table of an audit by people, and the lines under it."""
+    table = make_table("Audit by people", ("boxes and responses", "pairs", "of", "%", "95 % interval"))
+    for name, share in human_rows(audit):
+        cells = (format_count(share["count"]), format_count(share["total"]), format_number(share["percent"], 1))
+        table.add_row(name, *cells, format_range(share["low"], share["high"], 1))
+    return text_group(table, *human_lines(audit))
 
 
 def _yields(report: RunReport) -> Table:

@@ -22,10 +22,11 @@ from visrl_data.runs.dataset_files import CONFIG_NAMES, SCHEMA_VERSION
 
 _FILE = re.compile(
     r"README\.md|LICENSE|report\.(?:json|html)|card/(?:scores|boxes|example)\.png|runs/(?:questions|drops|pairs)\.parquet"
+    r"|audit/marks\.parquet"
     rf"|data/(?:{'|'.join(CONFIG_NAMES)})/(?:train|validation)-\d{{5}}-of-\d{{5}}\.parquet"
 )
 _DIGEST = re.compile("[0-9a-f]{64}")
-_TABLES = ("data", "runs")  # folders in which every file is one of the manifest
+_TABLES = ("data", "runs", "audit")  # folders in which every file is one of the manifest
 
 
 def run_id(about: Mapping[str, Any]) -> str:

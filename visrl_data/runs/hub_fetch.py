@@ -11,7 +11,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.hub_access import HubFailure, attempt, careful_client, hub_api
 
 # What merging reads of a dataset (parts.py); the training rows are built again.
-MERGED = ("manifest.json", "report.json", "runs/*", "data/candidates/*", "data/images/*")
+MERGED = ("manifest.json", "report.json", "runs/*", "audit/*", "data/candidates/*", "data/images/*")
 
 
 @dataclass(frozen=True, slots=True)

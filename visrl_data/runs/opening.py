@@ -20,7 +20,7 @@ from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.run_folder import Run, check_files
 from visrl_data.runs.run_report import RunReport
 
-_DOWNLOADED = ("manifest.json", "report.json", "runs/*")
+_DOWNLOADED = ("manifest.json", "report.json", "runs/*", "audit/*")
 _TABLES = {
     "questions": ["id", "image_sha256", "question", "answers"],
     "pairs": ["question_id", "win_box", "win_response", "lose_box", "lose_response"],
@@ -102,6 +102,6 @@ def _dataset(name: str, folder: Path) -> InspectionTarget:
     report = dataset_report(dataset)
     if folder == Path(name):  # of one on the Hub only some files are fetched
         check_whole(dataset)
-    check_dataset_files(dataset, ("runs/", "report.json"), "" if folder == Path(name) else name)
+    check_dataset_files(dataset, ("runs/", "audit/", "report.json"), "" if folder == Path(name) else name)
     runs = {run["id"]: run for run in dataset.manifest["runs"]}
     return InspectionTarget(name, "dataset", folder, report, runs)

@@ -26,6 +26,7 @@ from visrl_data.runs.calibrations import read_attached, run_key
 from visrl_data.runs.dataset_folder import COPY_AGAIN, Dataset, check_dataset_files, dataset_report, shards
 from visrl_data.runs.dataset_trust import check_table, run_id
 from visrl_data.runs.manifest import CalibrationSummary, RunManifest
+from visrl_data.runs.marks import FOLDER, join_marks, published_folder, read_dataset_marks, read_marks
 from visrl_data.runs.run_folder import PAGE, Run, check_files
 from visrl_data.runs.run_report import RunReport
 from visrl_data.runs.stored_images import StoredImages
@@ -39,7 +40,7 @@ RUN_TABLES = {
     "pairs": PAIR_SCHEMA.append(_RUN),
 }
 _PATHS = ("model", "critic", "source", "images_root", "prompts")
-_READ = ("report.json", "runs/", "data/candidates/", "data/images/")  # of a dataset folder
+_READ = ("report.json", "runs/", "audit/", "data/candidates/", "data/images/")  # of a dataset folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class DatasetPart:
     """A run or a dataset to merge. tables: those of RUN_TABLES. candidates, images: parquet files.
 
     dataset: USER/NAME@TAG or the folder's name, "" for a run. commit: of a dataset on the Hub, else "". page: the
-    report.html of a run.
+    report.html of a run. marks: what people marked of its pairs (marks.MARK_SCHEMA).
     """
 
     members: tuple[Member, ...]
@@ -69,6 +70,7 @@ class DatasetPart:
     candidates: tuple[Path, ...]
     images: tuple[Path, ...]
     report: RunReport
+    marks: pa.Table
     page: Path | None = None
     dataset: str = ""
     commit: str = ""
@@ -101,6 +103,7 @@ def run_part(path: Path) -> DatasetPart:
         candidates=tuple(run.shards("candidates")),
         images=images,
         report=run.report(),
+        marks=read_marks(run.path / FOLDER),
         page=_page(run),
     )
 
@@ -137,6 +140,7 @@ def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
         candidates=_checked_candidates(dataset, name),
         images=tuple(shards(dataset, "images")),
         report=dataset_report(dataset),
+        marks=join_marks(read_dataset_marks(dataset.folder), read_marks(published_folder(name))),
         dataset=name,
         commit=commit,
     )
@@ -230,7 +234,9 @@ def run_member(run: Run) -> Member:
             model["model"] = shareable(model["model"])
     if "origin_base" in identity:
         identity["origin_base"]["id"] = shareable(identity["origin_base"]["id"])
-    # config.toml and run.json themselves hold the paths, so their digests could never be checked
-    digests = {name: sha for name, sha in manifest["sha256"].items() if name not in ("config.toml", "run.json")}
+    # config.toml and run.json themselves hold the paths, so their digests could never be checked; the page shows what
+    # people marked, which makes no other run of it
+    left_out = ("config.toml", "run.json", PAGE)
+    digests = {name: sha for name, sha in manifest["sha256"].items() if name not in left_out}
     about: RunManifest = {**manifest, "sha256": digests}
     return Member(run_id(about), about, str(run.path), calibration)

@@ -8,6 +8,7 @@
     pairs.parquet  report.json
     times.jsonl       how long each chunk took, and its events; in no digest
     calibration.json  the last calibration of the critic, where there is one (calibrations.py); in no digest
+    audit/NAME.jsonl  what people marked in `visrl audit` (marks.py); in no digest
     manifest.json     counts and digests of all of the above; written last
 
 Compaction reads the chunks in order and writes with fixed settings, so the shards of a finished run are

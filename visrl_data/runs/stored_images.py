@@ -7,7 +7,7 @@ bytes are passed on unchanged; a crop is a lossless PNG of the original image.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -25,6 +25,7 @@ Pixels = Callable[[str], bytes]
 """sha256 of an original image's encoded bytes -> those bytes."""
 
 _ADVICE = "Put back a copy of the run or the dataset."
+_BATCH = 4  # pictures held at a time
 _CACHED_GROUPS = 2  # row groups kept in memory: questions about one image are neighbors
 
 
@@ -64,6 +65,31 @@ class StoredImages:
         self._cache.move_to_end((shard, group))
         data: bytes = self._cache[shard, group][row].as_py()
         return data
+
+
+def read_images(shards: Iterable[Path], wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (sha256, encoded bytes) of the wanted images, as they are stored; a few are in memory at a time."""
+    for shard in shards:
+        with report_damage(shard, _ADVICE), pq.ParquetFile(shard) as file:
+            column = "bytes" if "bytes" in file.schema_arrow.names else "image"
+            for group in range(file.num_row_groups):
+                names = file.read_row_group(group, ["sha256"])["sha256"].to_pylist()
+                if not any(name in wanted for name in names):
+                    continue
+                for batch in file.iter_batches(_BATCH, [group], ["sha256", column]):
+                    table = pa.Table.from_batches([batch])
+                    for name, data in zip(table["sha256"].to_pylist(), _encoded(table), strict=True):
+                        if name in wanted:
+                            yield name, data.as_py()
+
+
+def stored_names(shards: Iterable[Path]) -> set[str]:
+    """Return the sha256 of all stored images, without reading one."""
+    names: set[str] = set()
+    for shard in shards:
+        with report_damage(shard, _ADVICE):
+            names.update(pq.read_table(shard, columns=["sha256"])["sha256"].to_pylist())
+    return names
 
 
 def _encoded(table: pa.Table) -> pa.ChunkedArray:
