@@ -8,16 +8,25 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.helpers import tiny_families
 from tests.helpers.dataset_runs import SHIPPED, make_run, photos
-from tests.peers.environments import Environment, make_environment
+from tests.helpers.processor_engine import ProcessorEngine
+from tests.peers.environments import ROOT, Environment, make_environment
+from visrl_data.core.config import GenConfig
+from visrl_data.engines.image_processing import limit_pixels, picture_size
+from visrl_data.engines.protocol import Role
+from visrl_data.executors import generation
+from visrl_data.models.families import family_of
 
 # Above each program's own requirements: torch and, but for "plain", torchvision.
 REQUIREMENTS = {
     "llamafactory": ["llamafactory==0.9.5"],
-    "swift": ["ms-swift==4.6.0"],
+    "swift": ["ms-swift==4.6.0", "qwen_vl_utils"],
     "trl-oldest": ["trl==0.29.1", "peft", "pillow"],
     "trl-newest": ["trl==1.16.0", "peft", "pillow"],
+    "lmms": [f"{ROOT}[lmms]", "pytest", "pytest-timeout", "hypothesis", "scipy"],
     "plain": ["transformers>=5.0,<6", "peft", "pillow"],
 }
 
@@ -44,8 +53,6 @@ def peers_run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """tiny_model(family, max_pixels=...): a folder with random weights, with the settings of a video processor too."""
-    from tests.helpers import tiny_families
-
     root = tmp_path_factory.mktemp("tiny")
 
     def make(name: str, max_pixels: int | None = None) -> Path:
@@ -68,5 +75,25 @@ def tiny_model(tmp_path_factory):
             settings["video_processor"] = {"video_processor_type": "Qwen2VLVideoProcessor"}
         path.write_text(json.dumps(settings, indent=2))
         return folder
+
+    return make
+
+
+@pytest.fixture
+def pixel_run(tmp_path):
+    """pixel_run(max_pixels): a run with boxes in pixels of what Qwen2-VL's processor shows, and that size."""
+
+    def make(bound: int | None) -> tuple[Path, list[int]]:
+        family = family_of("qwen2_vl")
+        with pytest.MonkeyPatch.context() as patch:
+            tiny_families.stand_ins(patch)
+            processor, _ = tiny_families.qwen2_vl()
+        if bound:
+            limit_pixels(processor, family, bound, "it")
+        engine = ProcessorEngine(processor, family, bound)
+        source = photos(tmp_path / "photos", 24, **SHIPPED)
+        config = GenConfig(source=str(source), box_space="resized_pixels", box_win=0.5, box_lose=0.4)
+        run = generation.generate(config, tmp_path / "run", roles=(Role(engine, True), Role(engine, False)))
+        return run.path, list(picture_size(processor, Image.new("RGB", (120, 90))))
 
     return make

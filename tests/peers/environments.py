@@ -71,10 +71,11 @@ class Environment:
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
         }
+        path = f"{self.programs}:{kept['PATH']}"
         done = subprocess.run(
-            [self.programs / command[0], *command[1:]],
+            [shutil.which(command[0], path=path) or command[0], *command[1:]],
             cwd=cwd,
-            env={**kept, **fixed, "PATH": f"{self.programs}:{kept['PATH']}", **settings},
+            env={**kept, **fixed, "PATH": path, **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -32,7 +32,7 @@ def make_model_class() -> type:
     """Return the class, made on VLMEvalKit's own base class."""
     from vlmeval.vlm.base import BaseModel
 
-    class VisRL(BaseModel):  # type: ignore[misc]  # its base has no types
+    class VisRL(BaseModel):
         """`"class": "VisRL", "pretrained": MODEL`, and options of `visrl eval` (two_pass.OPTIONS)."""
 
         INTERLEAVE = True
