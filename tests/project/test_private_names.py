@@ -29,6 +29,7 @@ NAMES = {
 }
 VLLM_NAMES = {"_run_in_subprocess": "vllm.model_executor.models.registry"}
 ANNOTATIONS = {"_Hash"}  # hashlib's, for the type checker alone
+PUBLIC = {"_exit"}  # os's, documented for the end of a child process
 PACKAGES = ("visrl_data", "visrl_train", "cli", "cards")
 
 
@@ -63,7 +64,7 @@ def used_and_ours(source):
 def test_no_other_private_name_is_used():
     modules = [used_and_ours(path.read_text("utf-8")) for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
     ours = set().union(*(ours for _, ours in modules))
-    assert set().union(*(used for used, _ in modules)) - ours <= {*NAMES, *VLLM_NAMES, *ANNOTATIONS}
+    assert set().union(*(used for used, _ in modules)) - ours <= {*NAMES, *VLLM_NAMES, *ANNOTATIONS, *PUBLIC}
 
 
 def test_another_private_name_would_be_found():

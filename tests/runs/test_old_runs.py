@@ -6,14 +6,13 @@ Its report.html is left out for its size. A release that changes the run folder 
 import dataclasses
 import json
 import shutil
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.command import visrl
 from visrl_data.core.conditions import differences
-from visrl_data.core.config import GenConfig, make_config, to_toml
+from visrl_data.core.config import GenConfig, make_config, parse_record, to_toml
 from visrl_data.publishing.dataset import build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.runs import run_folder
@@ -75,7 +74,7 @@ def test_rl1_trains_on_it(run, tmp_path):
 
 def test_its_options_are_understood():
     """By `visrl gen --config RUN/config.toml`, which resumes a run or makes another one like it."""
-    stored = tomllib.loads((OLD_RUN / "config.toml").read_text())
+    stored = parse_record((OLD_RUN / "config.toml").read_text())
     config = make_config(GenConfig, stored, {}, where="config.toml", command="visrl gen")
     assert {name: getattr(config, name) for name in stored} == stored
 

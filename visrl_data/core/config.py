@@ -100,7 +100,7 @@ class GenConfig:
     max_attempts: int | None = option(
         None, "Go on, N attempts at a time and to this number at most, while a question has no pair; default: N.", low=1
     )
-    stop_early: bool = option(False, "Make attempts one by one and end a question's with its first pair.")
+    stop_early: bool | None = option(None, "Make attempts one by one and end a question's with its first pair.")
     temperature: float = option(2.0, "Temperature of the actor in both passes (reference code: 2.0).", low=0.0)
     top_p: float = option(0.7, "Top-p of the actor, above 0 (reference code: 0.7); 1 is off.", above=0.0, high=1.0)
     top_k: int = option(50, "Top-k of the actor (reference code: 50); 0 is off.", low=0)
