@@ -32,7 +32,7 @@ def make_model_class() -> type:
     """Return the class, made on VLMEvalKit's own base class."""
     from vlmeval.vlm.base import BaseModel
 
-    class VisRL(BaseModel):
+    class TwoPassVLM(BaseModel):
         """`"class": "VisRL", "pretrained": MODEL`, and options of `visrl eval` (two_pass.OPTIONS)."""
 
         INTERLEAVE = True
@@ -44,7 +44,7 @@ def make_model_class() -> type:
         def generate_inner(self, message: list[dict[str, str]], dataset: str | None = None) -> str:
             return answer(self.model, message, dataset)
 
-    return VisRL
+    return TwoPassVLM
 
 
 def answer(model: TwoPassModel, message: list[dict[str, str]], dataset: str | None) -> str:
