@@ -32,7 +32,7 @@ def script_of(folder, model, model_type):
         r"--model \S+", f"--model {shlex.quote(str(model))} --model_type {model_type} --template {model_type}", text
     )
     (folder / "tiny.sh").write_text(f"{text.rstrip()} {TINY}\n")
-    bounds = dict(re.findall(r"^(\w+)=(\S+) \\$", text, re.MULTILINE))
+    bounds = dict(re.findall(r"^\s*(\w+)=(\S+) \\$", text, re.MULTILINE))
     return folder / "tiny.sh", bounds
 
 
