@@ -24,6 +24,7 @@ from tests.helpers.auditor import mark_everything, sender
 from tests.helpers.browser import Tab, open_browser
 from tests.helpers.command import visrl
 from tests.helpers.dataset_runs import make_run, photos
+from tests.helpers.hostile import PAYLOADS
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.images import decode
 from visrl_data.evaluation import audit, loopback
@@ -293,6 +294,22 @@ def test_in_a_browser_an_old_page_says_so_and_stores_nothing(run, tab, tmp_path)
         assert [line["verdict"] for line in lines(tmp_path)] == ["wrong", "right"]
     tab.press("1")
     tab.wait("document.getElementById('message').textContent.includes('not running any more')")
+
+
+def test_in_a_browser_no_text_acts(run, tab, tmp_path, monkeypatch):
+    payload = "\n".join(PAYLOADS[:12]).replace("alert(1)", "document.documentElement.dataset.ran = 1")
+    rows = {"question": payload, "answers": [payload], "win_response": payload, "lose_response": payload}
+    draw = audit.draw
+    monkeypatch.setattr(
+        audit, "draw", lambda *given: [dataclasses.replace(p, row={**p.row, **rows}) for p in draw(*given)]
+    )
+    with serving(run, tmp_path) as address:
+        tab.open(address)
+        tab.wait("document.querySelectorAll('.pane').length === 2")
+        assert tab.evaluate("document.documentElement.dataset.ran") is None
+        foreign = "document.querySelectorAll('main script, main b, h1 *, iframe, object, embed').length"
+        assert tab.evaluate(foreign) == 0 and tab.log == []
+        assert payload[:20] in tab.evaluate("document.getElementById('question').textContent")
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -24,7 +24,7 @@ _FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no
 
 
 class Tab:
-    """One page of a browser. log: what its console and its network complained of."""
+    """One page of a browser. log: what its console and its network complained of since the page was opened."""
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
@@ -59,6 +59,7 @@ class Tab:
             time.sleep(0.05)
 
     def open(self, url: str) -> None:
+        self.wire.events.clear()
         self.call("Page.navigate", url=url)
         self.wait(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 

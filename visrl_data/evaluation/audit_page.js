@@ -35,6 +35,7 @@ function show() {
   at("answers").querySelector("p").textContent = item.answers.join(" / ");
   at("picture").replaceChildren(wholeImage(item));
   at("sides").replaceChildren(...[0, 1].map((place) => pane(item, place)));
+  scrollTo(0, 0);
   showMarks();
 }
 
@@ -46,6 +47,7 @@ function showMarks() {
     const one = [Number(group.dataset.place), group.dataset.part];
     const active = String(steps(item)[step]) === String(one);
     group.classList.toggle("active", active);
+    if (active && step) group.scrollIntoView({ block: "nearest" });
     for (const button of group.querySelectorAll("button")) {
       button.setAttribute("aria-pressed", button.dataset.verdict === markOf(item, one));
     }
