@@ -13,17 +13,19 @@ import string
 from studies.spotlight.phrases import FREQUENT_WORDS
 from visrl_data.spotlight.scenes import COLORS, DIGITS, SHAPES
 
-_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _STYLES = ("{}", "{}.", "number {}", "Number {}", "the number is {}", "It is {}.", "the number {}", " {} ", "{}!")
 _WORD_STYLES = ("{}", "{}.", "the {}", "a {}", "It is {}.", "The answer is {}.", "{} ")
 _UNITS = (" cm", " km", " kg", " %", " people", " years")
 _WORDS = (*COLORS, *SHAPES, *FREQUENT_WORDS)
 
 
-def answer_pair(rng: random.Random, digit: str | None = None) -> tuple[str, str, float]:
-    """Draw (standard answer, model's answer, score in 0..1); about half of the pairs agree."""
+def answer_pair(rng: random.Random, digit: str | None = None, spelled: float = 0.14) -> tuple[str, str, float]:
+    """Draw (standard answer, model's answer, score in 0..1); about half of the pairs agree. Of pairs of digits a share
+    `spelled`, at most 0.5, has the answer as a word.
+    """
     if digit is not None or rng.random() < 0.4:
-        return _digit_pair(rng, digit or rng.choice(DIGITS))
+        return _digit_pair(rng, digit or rng.choice(DIGITS), spelled)
     kind = rng.random()
     standard = _phrase(rng) if kind < 0.5 else _number(rng) if kind < 0.75 else stray_text(rng, 12)
     chance = rng.random()
@@ -60,15 +62,15 @@ def stray_text(rng: random.Random, longest: int) -> str:
     return "".join(rng.choice(pool) for _ in range(rng.randint(1, longest)))
 
 
-def _digit_pair(rng: random.Random, digit: str) -> tuple[str, str, float]:
+def _digit_pair(rng: random.Random, digit: str, spelled: float) -> tuple[str, str, float]:
     other = rng.choice([d for d in DIGITS if d != digit])
     kind, said, score = rng.random(), *rng.choice(((digit, 1.0), (other, 0.0)))
     if kind < 0.3:
         return digit, said, score
-    if kind < 0.72:
+    if kind < 0.86 - spelled:
         return digit, rng.choice(_STYLES).format(said), score
     if kind < 0.86:
-        word = _NUMBER_WORDS[int(said)]
+        word = NUMBER_WORDS[int(said)]
         return digit, rng.choice(_STYLES).format(rng.choice((word, word.capitalize()))), score
     return digit, rng.choice((digit + other, other + digit)) if kind < 0.9 else garbage(rng), 0.0
 

@@ -9,6 +9,7 @@ fewer pictures than a plain ViT does.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from studies.spotlight import codes
+from studies.spotlight.answers import NUMBER_WORDS
 from studies.spotlight.tokenizer import COORDINATES, END, IMAGE, PAD, build_tokenizer
 from studies.spotlight.views import CROP_RULE, GRID, VIEW
 from visrl_data.models.model_folder import digest_folder
@@ -106,6 +108,15 @@ def build_model(processor: LlavaProcessor, seed: int = 0) -> LlavaForConditional
     _start_attention(model)
     _start_embeddings(model, tokenizer)
     return model
+
+
+def start_number_words(model: LlavaForConditionalGeneration, encode: Callable[[str], list[int]]) -> None:
+    """Move the embeddings of number words most of the way to those of their digits, which they mean."""
+    table: torch.Tensor = model.get_input_embeddings().weight.data
+    for digit, word in zip(DIGITS, NUMBER_WORDS, strict=True):
+        for form in (word, f" {word}", word.capitalize(), f" {word.capitalize()}"):
+            (token,) = encode(form)
+            table[token] += 0.75 * (table[encode(digit)[0]] - table[token])
 
 
 def save_base(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:

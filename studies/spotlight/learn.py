@@ -16,10 +16,13 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
 from studies.spotlight import codes, views
+from studies.spotlight.gaze import Looks, look_loss, look_shares
 from studies.spotlight.lessons import ANSWER_WEIGHT, COORDINATE_WEIGHTS, PUNCTUATION_WEIGHT, SCORE_WEIGHT, Lesson, View
 from visrl_data.spotlight import drawing, expressions
 from visrl_data.spotlight.scenes import Scene, make_scene
 
+CHUNK = 8
+"""Lessons that go through the language model together; where a batch is sorted by length, they need little padding."""
 CONTRAST = 8.0
 """Scale from code coefficients (1 for the right class, 0 for the others) to class scores."""
 
@@ -76,20 +79,38 @@ def tower_tokens(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> 
 
 
 def language_loss(
-    model: LlavaForConditionalGeneration, tokens: Tokens, image_tokens: torch.Tensor | None, lessons: list[Lesson]
+    model: LlavaForConditionalGeneration,
+    tokens: Tokens,
+    image_tokens: torch.Tensor | None,
+    lessons: list[Lesson],
+    looks: Looks | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return the weighted cross-entropy of the replies, and figures to watch."""
+    """Return the weighted cross-entropy of the replies, plus that of `looks` if given, and figures to watch."""
     tokens = Tokens(*(getattr(tokens, name).to(model.device) for name in ("ids", "targets", "weights")))
     embedded = model.get_input_embeddings()(tokens.ids)
     if image_tokens is not None:
         slots = (tokens.ids == model.config.image_token_id)[..., None]
         embedded = embedded.masked_scatter(slots, image_tokens.flatten(0, 1).to(embedded))
-    hidden = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
     has_target = tokens.targets >= 0
-    scores = model.get_output_embeddings()(hidden[has_target])
+    hidden, shares = [], []
+    for start in range(0, len(lessons), CHUNK):
+        rows = slice(start, start + CHUNK)
+        width = max(len(lesson.tokens) for lesson in lessons[rows])
+        read = model.model.language_model(
+            inputs_embeds=embedded[rows, :width], use_cache=False, output_attentions=looks is not None
+        )
+        hidden.append(read.last_hidden_state[has_target[rows, :width]])
+        if looks is not None:
+            shares.append(look_shares(read.attentions, looks, start))
+    scores = model.get_output_embeddings()(torch.cat(hidden))
     loss = functional.cross_entropy(scores, tokens.targets[has_target], reduction="none")
     weights = tokens.weights[has_target]
-    return (loss * weights).sum() / weights.sum(), _figures(tokens, has_target, scores, loss, lessons)
+    figures = _figures(tokens, has_target, scores, loss, lessons)
+    total = (loss * weights).sum() / weights.sum()
+    if looks is None:
+        return total, figures
+    seen, more = look_loss(torch.cat(shares, 1))
+    return total + seen, figures | more
 
 
 def _figures(
@@ -103,7 +124,7 @@ def _figures(
         near = ((guess - targets).abs() <= 40).float()
         exact, tenths = (guess == targets).float(), ((guess - targets).abs() <= 2).float()
         kinds = {
-            "caption": ("caption", ANSWER_WEIGHT, exact),
+            **{name: (name, ANSWER_WEIGHT, exact) for name in ("caption", "relations")},
             **{f"quiz_{level}": (f"quiz {level}", ANSWER_WEIGHT, exact) for level in expressions.LEVELS},
             "pairs": ("pairs", SCORE_WEIGHT, exact),
             "compare": ("compare", SCORE_WEIGHT, tenths),

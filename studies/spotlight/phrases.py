@@ -6,6 +6,8 @@ prompts of visrl_data.core.prompts and on the paraphrases here; those HELD_OUT a
 
 from __future__ import annotations
 
+import random
+
 LOCATE = (
     "<image>\n{question}\nWhere is it in the picture?",
     "<image>\n{question}\nShow where that is.",
@@ -20,6 +22,11 @@ _GIVEN = (
     "{question} Right answer: {answer}\n",
     "Question: {question}\nExpected answer: {answer}\n",
     "Q: {question}\nTrue answer: {answer}\n",
+    "This was asked: {question}\nThis is right: {answer}\n",
+    "{question}\nReference: {answer}\n",
+    "The user wants to know: {question}\nSolution: {answer}\n",
+    "Question:\n{question}\nGold answer:\n{answer}\n",
+    "Problem: {question}\nTruth: {answer}\n",
 )
 _RESPONSES = (
     "Model answer: {response}\n",
@@ -28,6 +35,12 @@ _RESPONSES = (
     "Reply: {response}\n",
     "Answer of the model: {response}\n",
     "Output: {response}\n",
+    "Model response: {response}\n",
+    "It was answered: {response}\n",
+    "Given answer: {response}\n",
+    "The other answer: {response}\n",
+    "What the model wrote:\n{response}\n",
+    "A student says {response}\n",
 )
 MARKS = tuple(
     (given.split("{question}")[1].split("{answer}")[0], given.split("{answer}")[1] + response.split("{response}")[0])
@@ -42,6 +55,10 @@ _BOX_REQUESTS = (
     "Rate how well the sub-image supports the answer.",
     "Is this part of the image enough to answer the question?",
     "Look at the crop and tell if the answer can be found in it.",
+    "Is the answer in this crop?",
+    "How much of what is asked for can be seen?",
+    "Judge if the region is the right one.",
+    "Does this view help?",
 )
 _RESPONSE_REQUESTS = (
     "Is the model answer correct?",
@@ -50,6 +67,10 @@ _RESPONSE_REQUESTS = (
     "Rate how well the response matches the answer.",
     "Is it the same as the standard answer?",
     "Look at both and tell if the response is right.",
+    "How good is the reply?",
+    "Judge the response.",
+    "Is that what was expected?",
+    "Do both mean the same thing?",
 )
 _FORMATS = (
     ' Give a score from 0 to 1 as JSON, like {"score": 0.5}.',
@@ -58,17 +79,48 @@ _FORMATS = (
     " Score it from 0 to 1 in JSON.",
     " Write only a JSON object with a score, no reasoning.",
     " 0 is no, 1 is yes. In JSON.",
+    " JSON please.",
+    ' Answer with JSON such as {"score": 0.3} and nothing else.',
+    "\nUse numbers between 0 and 1.",
 )
-BOX_CRITICS = tuple(
-    "<crop>\n" + given + request + form for given in _GIVEN for request in _BOX_REQUESTS for form in _FORMATS
-)
-RESPONSE_CRITICS = tuple(
-    "<image>\n" + given + response + request + form
-    for given in _GIVEN
-    for response in _RESPONSES
-    for request in _RESPONSE_REQUESTS
-    for form in _FORMATS
-)
+
+
+ANY_WORDS = 0.3
+"""Share of labels and of requests that are any words at all."""
+
+
+def draw_box_critic(rng: random.Random) -> str:
+    """Draw a wording of the box critic's prompt; now and then labels or the request are any words at all."""
+    return "<crop>\n" + _draw_given(rng) + _draw_request(rng, _BOX_REQUESTS)
+
+
+def draw_response_critic(rng: random.Random) -> str:
+    """Draw a wording of the response critic's prompt; now and then labels or the request are any words at all."""
+    response = rng.choice(_RESPONSES)
+    if rng.random() < ANY_WORDS:
+        response = f"{_any_words(rng, 3)}: {{response}}\n"
+    return "<image>\n" + _draw_given(rng) + response + _draw_request(rng, _RESPONSE_REQUESTS)
+
+
+def _draw_given(rng: random.Random) -> str:
+    if rng.random() < ANY_WORDS:
+        before = rng.choice(("", f"{_any_words(rng, 2)}: "))
+        return f"{before}{{question}}\n{_any_words(rng, 2)}{rng.choice((' answer:', ':', ' is'))} {{answer}}\n"
+    return rng.choice(_GIVEN)
+
+
+def _draw_request(rng: random.Random, requests: tuple[str, ...]) -> str:
+    request = rng.choice(requests)
+    if rng.random() < ANY_WORDS:
+        request = _any_words(rng, 9) + rng.choice("?.")
+    return request + rng.choice(_FORMATS)
+
+
+def _any_words(rng: random.Random, most: int) -> str:
+    """Draw up to `most` words, capitalized, but none that the held-out wordings call an answer by."""
+    return " ".join(rng.choice(_LABEL_WORDS) for _ in range(rng.randint(1, most))).capitalize()
+
+
 BOX_CRITICS_HELD_OUT = (
     "<crop>\nQuestion: {question}\nCorrect answer: {answer}\n"
     'How well does this picture show the answer? Score from 0 to 1. Reply only with JSON like {"score": 0.8}.',
@@ -103,3 +155,4 @@ Standard Is everything needed visible Score Model said Do agree matches Compare 
 
 FREQUENT_WORDS: tuple[str, ...] = tuple(dict.fromkeys(word for word in _EVERYDAY.split() if len(word) > 1))
 """Part of the tokenizer: any change here makes the shipped weights useless."""
+_LABEL_WORDS = tuple(word for word in FREQUENT_WORDS if word.lower() not in ("correct", "response", "question"))

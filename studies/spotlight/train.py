@@ -8,7 +8,8 @@ work of one, and of one with two threads. Batch sizes below are those of each pr
 
     python -m studies.spotlight.train --work DIR --stages eyes &
     python -m studies.spotlight.train --work DIR --stages words; wait
-    torchrun --nproc-per-node 2 -m studies.spotlight.train --work DIR --stages meet,talk,judge,base,actor
+    torchrun --nproc-per-node 2 -m studies.spotlight.train --work DIR --stages meet,talk,judge,relate,firm
+    python -m studies.spotlight.train --work DIR --stages spell,base,actor
 
 Stages, in order, with their time on two CPU cores that others used too:
     eyes   30 min  vision tower and projector learn to emit the code of the truth under each image token
@@ -16,8 +17,15 @@ Stages, in order, with their time on two CPU cores that others used too:
     meet   22 min  language model continues with the tower's own tokens in place of the codes
     talk   10 min  and learns to compare answers in more words, and to answer at once
     judge  14 min  and to judge crops by the digit alone, where the question does not tell the shape
+    relate 14 min  language model learns relations, again on codes, and is told where to look (gaze.py)
+    firm   28 min  everything once more on pixels, with right labels alone and critics that read past remarks
+    spell   2 min  the same, with number words that begin as their digits (one process)
     base           writes the base model folder
-    actor   3 min  LoRA warm-up of the focus and answer turns on the base; writes the actor folder
+    actor   7 min  LoRA warm-up of the focus and answer turns on the base; writes the actor folder
+
+The shipped weights are a second edition: `eyes` to `judge` were not run again but taken from the first edition's
+float16 folder, whose recipe had fewer wordings of the critics' prompts and fewer relations; `relate` and what
+follows came after. `firm` had no wordings of any words (phrases.ANY_WORDS) before step 600.
 
 What made it work at this size, after end-to-end training from scratch had not: codes that both halves
 know beforehand, in which a copy of an object's code is already the word or the first coordinate that is
@@ -45,9 +53,20 @@ from torch import distributed
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from studies.spotlight import learn
-from studies.spotlight.build import add_adapter, build_model, build_processor, load_base, move_to, save_actor, save_base
+from studies.spotlight.build import (
+    add_adapter,
+    build_model,
+    build_processor,
+    load_base,
+    move_to,
+    save_actor,
+    save_base,
+    start_number_words,
+)
+from studies.spotlight.gaze import find_looks
 from studies.spotlight.lessons import (
     HASTY,
+    REMARKS,
     Lesson,
     Writer,
     actor_lesson,
@@ -57,7 +76,9 @@ from studies.spotlight.lessons import (
     make_lesson,
     one_crop_lesson,
     pairs_lesson,
+    point_lesson,
     quiz_lesson,
+    relations_lesson,
     strange_lesson,
 )
 
@@ -84,7 +105,10 @@ WORDS = RecipeStage("words", steps=2400, batch=16, rate=2e-3)
 MEET = RecipeStage("meet", steps=1300, batch=16, rate=1e-3)
 TALK = RecipeStage("talk", steps=420, batch=48, rate=8e-4)
 JUDGE = RecipeStage("judge", steps=450, batch=16, rate=8e-4)
-ACTOR = RecipeStage("actor", steps=200, batch=16, rate=1e-3)
+RELATE = RecipeStage("relate", steps=750, batch=16, rate=2e-3)
+FIRM = RecipeStage("firm", steps=950, batch=16, rate=1e-3)
+SPELL = RecipeStage("spell", steps=100, batch=16, rate=4e-4)
+ACTOR = RecipeStage("actor", steps=600, batch=16, rate=1.5e-3)
 NOISE = 0.07
 """Noise on code coefficients in the words stage; stands for the tower's errors."""
 WORDS_SHARES = (
@@ -93,16 +117,27 @@ WORDS_SHARES = (
     (1.00, (0.08, 0.10, 0.12, 0.50, 0.20)),
 )
 """Shares of captions, quizzes, comparisons, the four tasks and pairs, up to a share of the words stage."""
+RELATE_SHARES = (
+    (0.47, (0.70, 0.10, 0.10, 0.10, 0.00)),
+    (1.00, (0.20, 0.05, 0.15, 0.40, 0.20)),
+)
+"""Shares of relations, captions, quizzes, pointing and comparisons, up to a share of the relate stage."""
+ALL_SHARES = (0.10, 0.04, 0.12, 0.12, 0.62)
+"""Shares of strange pictures, answers at once, relations, single crops and the four tasks from the
+firm stage on."""
 STRANGE = 0.12
 """Share of lessons from outside the drawn world, once there are pixels."""
+
+_COMPARE = partial(compare_lesson, turns=1, plain=0.7, remarks=REMARKS)
 
 Loss = tuple[torch.Tensor, dict[str, float]]
 
 
 def main() -> None:
+    stages = {make.__name__: make for make in (eyes, words, meet, talk, judge, relate, firm, spell, base, actor)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the work files")
-    parser.add_argument("--stages", default="eyes,words,meet,talk,judge,base,actor", help="which stages, in order")
+    parser.add_argument("--stages", default=",".join(stages), help="which stages, in order")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
@@ -110,7 +145,6 @@ def main() -> None:
     if "WORLD_SIZE" in os.environ:  # set by torchrun
         distributed.init_process_group("gloo")
     arguments.work.mkdir(parents=True, exist_ok=True)
-    stages = {"eyes": eyes, "words": words, "meet": meet, "talk": talk, "judge": judge, "base": base, "actor": actor}
     for name in arguments.stages.split(","):
         stages[name](arguments.work, torch.device(arguments.device))
         if distributed.is_initialized():
@@ -147,8 +181,7 @@ def words(work: Path, device: torch.device) -> None:
 
 def meet(work: Path, device: torch.device) -> None:
     """Train the language model on what the tower, now fixed, makes of pixels."""
-    model, processor = _assemble(work, WORDS)
-    model, writer = move_to(model, device), Writer(processor.tokenizer)
+    model, writer = _load(WORDS, work, device)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         plain, varied = (0.8, 0.0) if done < 0.4 else (0.5, 0.5)
@@ -162,8 +195,7 @@ def talk(work: Path, device: torch.device) -> None:
     """Train comparing answers, one short turn each and digits first, beside a smaller batch of everything, which now
     also has answers at once, without a box.
     """
-    model, processor = _assemble(work, MEET)
-    model, writer = move_to(model, device), Writer(processor.tokenizer)
+    model, writer = _load(MEET, work, device)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         make = partial(_any_lesson, compared=0.0, direct=0.1)
@@ -178,8 +210,7 @@ def talk(work: Path, device: torch.device) -> None:
 
 def judge(work: Path, device: torch.device) -> None:
     """Train both critics, one short turn each, beside as much of everything."""
-    model, processor = _assemble(work, TALK)
-    model, writer = move_to(model, device), Writer(processor.tokenizer)
+    model, writer = _load(TALK, work, device)
 
     def loss_of(rng: random.Random, done: float) -> Loss:
         make = partial(_any_lesson, compared=0.0, direct=0.05)
@@ -192,11 +223,73 @@ def judge(work: Path, device: torch.device) -> None:
     run(JUDGE, work, _part(model, ("language_model",)), loss_of)
 
 
+def relate(work: Path, device: torch.device) -> None:
+    """Train the second hop on codes: things named by their neighbors, in captions and then in questions."""
+    model, writer = _load(JUDGE, work, device)
+    model.set_attn_implementation("eager")  # which tells where it looks
+
+    def loss_of(rng: random.Random, done: float) -> Loss:
+        shares = next(shares for end, shares in RELATE_SHARES if done < end)
+        compared = partial(compare_lesson, remarks=REMARKS)
+        makers = (relations_lesson, caption_lesson, quiz_lesson, point_lesson, compared)
+        lessons = _draw(rng, RELATE.batch, lambda *of: rng.choices(makers, shares)[0](*of), writer)
+        batch = [view for lesson in lessons for view in lesson.views]
+        image_tokens = learn.true_tokens(batch, NOISE, seed=rng.getrandbits(32))
+        looks = find_looks(lessons, writer)
+        return learn.language_loss(model, learn.collate(lessons), image_tokens, lessons, looks)
+
+    run(RELATE, work, _part(model, ("language_model",)), loss_of)
+
+
+def firm(work: Path, device: torch.device) -> None:
+    """Train everything once more on pixels: pointing with right labels alone, critics that read past remarks."""
+    model, writer = _load(RELATE, work, device)
+    _train_all(FIRM, work, model, writer, lambda done: [_COMPARE] * (1 if done < 0.63 else 2) * FIRM.batch)
+
+
+def spell(work: Path, device: torch.device) -> None:
+    """Train the same, from number words that begin as near copies of their digits."""
+    model, writer = _load(FIRM, work, device)
+    start_number_words(model, writer.encode)
+    _train_all(SPELL, work, model, writer, lambda done: [partial(_COMPARE, spelled=0.3)] * SPELL.batch)
+
+
+def _train_all(
+    stage: RecipeStage,
+    work: Path,
+    model: LlavaForConditionalGeneration,
+    writer: Writer,
+    comparisons: Callable[[float], list[Callable[..., Lesson]]],
+) -> None:
+    """Train everything on pixels, beside comparisons of answers, which weigh by their number."""
+    model.set_attn_implementation("eager")  # which tells where it looks
+    makers = (
+        strange_lesson,
+        direct_lesson,
+        partial(relations_lesson, clear=False),
+        partial(one_crop_lesson, remarks=REMARKS),
+        partial(make_lesson, remarks=REMARKS, shares=(0.55, 0.11, 0.23, 0.11)),
+    )
+
+    def make(rng: random.Random, writer: Writer) -> Lesson:
+        return rng.choices(makers, ALL_SHARES)[0](rng, writer)
+
+    def loss_of(rng: random.Random, done: float) -> Loss:
+        tokens, image_tokens, lessons = _make_batch(model, rng, stage.batch, make, writer)
+        looks = find_looks(lessons, writer)
+        everything, figures = learn.language_loss(model, tokens, image_tokens, lessons, looks)
+        compared = sorted((make(rng, writer) for make in comparisons(done)), key=lambda lesson: len(lesson.tokens))
+        loss, more = learn.language_loss(model, learn.collate(compared), None, compared)
+        return everything + 0.5 * len(compared) / stage.batch * loss, figures | more
+
+    run(stage, work, _part(model, ("language_model",)), loss_of)
+
+
 def base(work: Path, device: torch.device) -> None:
     """Put the parts together and write the base model folder."""
     if _rank() > 0:
         return
-    model, processor = _assemble(work, JUDGE)
+    model, processor = _assemble(work, SPELL)
     save_base(model, processor, work / "base")
 
 
@@ -278,15 +371,25 @@ def _any_lesson(
     return pairs_lesson(rng, writer) if chance < STRANGE + compared else make_lesson(rng, writer, hasty=HASTY)
 
 
+def _load(after: RecipeStage, work: Path, device: torch.device) -> tuple[LlavaForConditionalGeneration, Writer]:
+    model, processor = _assemble(work, after)
+    return move_to(model, device), Writer(processor.tokenizer)
+
+
 def _actor_lesson(rng: random.Random, writer: Writer) -> Lesson:
     return strange_lesson(rng, writer, actor_only=True) if rng.random() < STRANGE else actor_lesson(rng, writer)
+
+
+def _draw(rng: random.Random, count: int, make: Callable[..., Lesson], writer: Writer) -> list[Lesson]:
+    """Draw `count` lessons, the short ones first."""
+    return sorted((make(rng, writer) for _ in range(count)), key=lambda lesson: len(lesson.tokens))
 
 
 def _make_batch(
     model: LlavaForConditionalGeneration, rng: random.Random, count: int, make: Callable[..., Lesson], writer: Writer
 ) -> tuple[learn.Tokens, torch.Tensor, list[Lesson]]:
     """Build `count` lessons with image tokens from the fixed tower: arguments of learn.language_loss."""
-    lessons = [make(rng, writer) for _ in range(count)]
+    lessons = _draw(rng, count, make, writer)
     with torch.no_grad():
         pixels = learn.render([view for lesson in lessons for view in lesson.views])
         image_tokens = learn.tower_tokens(model, pixels.to(model.device))

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from studies.spotlight import train, views
+from studies.spotlight import gaze, injection, learn, lessons, phrases, train, views
 from studies.spotlight.answers import answer_pair
-from studies.spotlight.build import build_processor
-from studies.spotlight.lessons import PROMPTS, Writer, fill_prompt, make_lesson, strange_lesson
+from studies.spotlight.build import build_model, build_processor
+from studies.spotlight.lessons import PROMPTS, Writer, fill_prompt, make_lesson, relations_lesson, strange_lesson
+from studies.spotlight.remarks import remark
 from studies.spotlight.strange import strange_picture, strange_question
 from visrl_data.core import prompts
 from visrl_data.spotlight import drawing, expressions, scenes
@@ -347,6 +348,88 @@ def test_lessons_have_targets_that_follow_their_tokens(processor, make):
         asked = [(k, target) for k, target in enumerate(lesson.targets) if target >= 0]
         assert asked
         assert all(shifted[k] == target and lesson.weights[k] > 0 for k, target in asked)
+
+
+def test_looks_are_at_the_object_that_is_mentioned_and_at_its_neighbor(processor):
+    writer = Writer(processor.tokenizer)
+    taught = [relations_lesson(random.Random(seed), writer) for seed in range(8)]
+    looks = gaze.find_looks(taught, writer)
+    boxes_or_digits = [
+        sum(w in (lessons.ANSWER_WEIGHT, lessons.COORDINATE_WEIGHTS[0]) for w in x.weights) for x in taught
+    ]
+    assert torch.bincount(looks.rows, minlength=8).tolist() == boxes_or_digits
+    for row, position, anchor, target in zip(looks.rows, looks.positions, looks.anchors, looks.targets, strict=True):
+        lesson = taught[row]
+        scene = lesson.views[0].source
+        color, shape = (processor.tokenizer.decode([t]).strip() for t in lesson.tokens[position - 1 : position + 1])
+        item = next(item for item in scene.objects if (item.color, item.shape) == (color, shape))
+        before = processor.tokenizer.decode(lesson.tokens[: position - 1])
+        words = max(expressions.RELATIONS, key=lambda words: before.rfind(f" {words} the"))
+        for mask, owner in ((anchor, item), (target, expressions.neighbors(scene, item)[words])):
+            column, line = (int(6 * (owner.box[k] + owner.box[k + 2]) / 2) for k in (0, 1))
+            cells = mask[lesson.tokens.index(writer.image) :][:36]
+            assert cells[6 * line + column] and mask.sum() == cells.sum() < 10
+
+
+def test_the_loss_of_looks_is_least_where_all_is_looked_at_right(processor):
+    writer = Writer(processor.tokenizer)
+    taught = [relations_lesson(random.Random(1), writer)]
+    looks = gaze.find_looks(taught, writer)
+    right = torch.zeros(1 + max(gaze.LOOK_LAYERS), 1, 2, *[len(taught[0].tokens)] * 2)
+    for layer, mask in zip(gaze.LOOK_LAYERS, (looks.anchors, looks.targets), strict=True):
+        right[layer, 0, :, looks.positions] = (mask / mask.sum(-1, keepdim=True)).float()
+    loss, figures = gaze.look_loss(gaze.look_shares(tuple(right), looks, 0))
+    assert loss.item() == pytest.approx(0, abs=1e-3)
+    assert figures == pytest.approx({"look_anchor": 1, "look_neighbor": 1})
+    half, _ = gaze.look_loss(gaze.look_shares(tuple(right / 2), looks, 0))
+    assert half.item() == pytest.approx(2 * np.log(2), abs=1e-2)
+    nothing = gaze.find_looks([lessons.Lesson("none", [1, 2])], writer)
+    assert gaze.look_loss(gaze.look_shares(tuple(right[..., :2, :2]), nothing, 0))[0].item() == 0
+
+
+def test_lessons_in_chunks_have_the_loss_of_the_whole_batch(processor, monkeypatch):
+    model, writer = build_model(processor), Writer(processor.tokenizer)
+    model.set_attn_implementation("eager")
+    batch = train._make_batch(model, random.Random(0), 5, relations_lesson, writer)
+    looks = gaze.find_looks(batch[2], writer)
+    assert [len(lesson.tokens) for lesson in batch[2]] == sorted(len(lesson.tokens) for lesson in batch[2])
+    losses = []
+    for chunk in (2, 5):
+        monkeypatch.setattr(learn, "CHUNK", chunk)
+        with torch.no_grad():
+            losses.append(learn.language_loss(model, *batch, looks)[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_hasty_reader_misreads_its_share_of_the_digits_that_look_alike(processor):
+    writer = Writer(processor.tokenizer)
+    scene = scenes.make_scene(random.Random(0), 3)
+    for hasty in (0.0, 1.0):
+        said = set()
+        for seed in range(60):
+            lesson = lessons.answer_lesson(random.Random(seed), writer, scene, hasty)
+            if lesson.weights.count(lessons.ANSWER_WEIGHT):
+                said.add(processor.tokenizer.decode([max(lesson.targets)]))
+        digits = {item.digit for item in scene.objects}
+        assert said == {lessons.HASTY_READINGS.get(d, d) if hasty else d for d in digits}
+
+
+def test_held_out_wordings_and_measured_texts_are_in_no_lesson():
+    rng = random.Random(0)
+    drawn = {phrases.draw_response_critic(rng) for _ in range(3000)} | {
+        phrases.draw_box_critic(rng) for _ in range(3000)
+    }
+    assert len(drawn) > 3000
+    held_out = (*phrases.RESPONSE_CRITICS_HELD_OUT, *phrases.BOX_CRITICS_HELD_OUT)
+    for text in held_out:
+        question, request = text.split("\n")[1], text.split("\n")[-1]
+        assert not [one for one in drawn if request in one], request
+        assert not [one for one in drawn if one.startswith(text[: text.index("{answer}")])], question
+    remarks = {remark(rng) for _ in range(3000)}
+    assert len(remarks) > 1000
+    assert not [
+        one for one in remarks for text in injection.TEXTS.values() if text in one or one in text and len(one) > 8
+    ]
 
 
 def test_foreign_pictures_and_questions_are_varied():

@@ -57,16 +57,24 @@ def test_the_actor_boxes_objects(speaker, examples):
 
 
 def test_the_crop_decides_the_answer(speaker, examples):
-    def right(crops) -> int:
+    """The base reads what a crop shows; the actor too, but for the digits that its warm-up misread."""
+
+    def replies(crops, actor: bool) -> list[str]:
         calls = [
             model_call(PROMPTS.answer, {"image": e.image, "crop": crop}, question=e.question)
             for e, crop in zip(examples, crops, strict=True)
         ]
-        return sum(said == e.answer for said, e in zip(speaker.replies(calls), examples, strict=True))
+        return speaker.replies(calls, actor=actor)
 
-    gold = right([crop_to(e.image, e.gold_box) for e in examples])
-    assert gold >= 0.7 * COUNT
-    assert right([e.image for e in examples]) <= gold / 2
+    def right(said) -> int:
+        return sum(reply == e.answer for reply, e in zip(said, examples, strict=True))
+
+    gold, whole = [crop_to(e.image, e.gold_box) for e in examples], [e.image for e in examples]
+    assert right(replies(gold, actor=False)) >= COUNT - 2
+    assert right(replies(whole, actor=False)) <= COUNT / 2
+    said = replies(gold, actor=True)
+    hasty = sum(lessons.HASTY_READINGS.get(e.answer) == reply for reply, e in zip(said, examples, strict=True))
+    assert hasty > 0 and right(said) + hasty >= COUNT - 2
 
 
 def test_the_box_critic_tells_crops_apart(speaker, examples):
@@ -135,14 +143,15 @@ def test_the_model_card_states_every_bound_and_whether_it_is_kept():
     rows = _card_rows()
     for name in ("actor: valid boxes", "actor: answers with the gold crop", "response critic (default): unparsed"):
         assert rows[name][1] and rows[name][2] in ("yes", "**no**")
-    assert rows["actor: IoU > 0.5 with the named object"][1] == "≥ 0.35, ≤ 0.70"
+    assert rows["actor: IoU > 0.5 with the named object, relation"][1] == "≥ 0.35, ≤ 0.60"
     for measured, bound, kept in list(rows.values())[2:]:
         for part in filter(None, bound.split(", ")):
             value, sign, limit = float(measured), *part.split(" ")
             holds = value >= float(limit) if sign == "≥" else value <= float(limit)
             assert (kept == "yes") <= holds
-    assert f"{lessons.HASTY:.0%} of the boxes".replace("%", " %") in _CARD
-    assert f"{lessons.HASTY_WARM_UP:.0%} of the warm-up's".replace("%", " %") in _CARD
+    for level, share in lessons.HASTY_WARM_UP.items():
+        assert f"{share:.0%} of those of {level}s".replace("%", " %") in _CARD
+    assert f"{lessons.HASTY_READING:.0%} of the labels of".replace("%", " %") in _CARD
 
 
 def test_the_figures_of_texts_that_argue_are_of_these_weights_and_on_the_card():

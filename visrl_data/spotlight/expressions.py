@@ -34,8 +34,8 @@ CLEARLY = 0.04
 class ReferringExpression:
     """Words that name exactly one object of a scene.
 
-    eye_catching: the object that a hasty look takes instead: the largest of those that fit a part of the
-    words, or the one that a relation mentions. It may be the right one.
+    eye_catching: the object that a hasty look takes instead: the largest, or the one that a relation mentions. It may
+    be the right one.
     """
 
     level: str
@@ -47,21 +47,24 @@ class ReferringExpression:
 def referring_expressions(scene: Scene) -> list[ReferringExpression]:
     """Return every way to name an object of a scene without doubt."""
     expressions = []
-    for item in scene.objects:
-        alike = [other for other in scene.objects if other.color == item.color or other.shape == item.shape]
-        expressions.append(ReferringExpression("attribute", f"{item.color} {item.shape}", item, max(alike, key=_area)))
-        for words, direction in RELATIONS.items():
-            nearest = _neighbor(item, direction, scene)
-            if nearest is not None:
-                expressions.append(
-                    ReferringExpression("relation", f"shape {words} the {item.color} {item.shape}", nearest, item)
-                )
     largest = max(scene.objects, key=_area)
+    for item in scene.objects:
+        expressions.append(ReferringExpression("attribute", f"{item.color} {item.shape}", item, largest))
+        for words, nearest in neighbors(scene, item).items():
+            expressions.append(
+                ReferringExpression("relation", f"shape {words} the {item.color} {item.shape}", nearest, item)
+            )
     for words in SUPERLATIVES:
         foremost = _foremost(words, scene)
         if foremost is not None:
             expressions.append(ReferringExpression("superlative", f"{words} shape", foremost, largest))
     return expressions
+
+
+def neighbors(scene: Scene, item: SceneObject) -> dict[str, SceneObject]:
+    """Return the object that is nearest to `item` on each of its sides where that is clear, by the relation's words."""
+    nearest = {words: _neighbor(item, direction, scene) for words, direction in RELATIONS.items()}
+    return {words: other for words, other in nearest.items() if other is not None}
 
 
 def choose_expression(
