@@ -61,7 +61,8 @@ def usage_code(record: ModelRecord, model: str, revision: str | None) -> str:
 
 
 def _prompts(record: ModelRecord) -> dict[str, str]:
-    prompts = recorded_prompts(record.get("prompts", {}))
+    recorded = record.get("prompts", {}).items()
+    prompts = recorded_prompts({prompt: text for prompt, text in recorded if not prompt.startswith("direct@")})
     templates = {"focus": prompts.focus, "answer": prompts.answer, "direct": Prompt("direct", DIRECT)}
     return {name: _arguments(prompt.parts(question="\0")) for name, prompt in templates.items()}
 

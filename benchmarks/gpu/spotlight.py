@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu.parts import Row, attempt
 from studies.spotlight import train
 
-STAGES = ("eyes", "words", "meet", "talk", "judge", "relate", "firm", "actor")
+STAGES = ("eyes", "words", "meet", "talk", "judge", "relate", "firm", "spell", "actor")
 FIRST = 4  # steps that warm up, and tell how many fit
 SECONDS = {"cuda": 6.0, "cpu": 2.0}
 
