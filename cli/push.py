@@ -76,6 +76,15 @@ def push(
             rich_help_panel=_HUB,
         ),
     ] = False,
+    space: Annotated[
+        bool,
+        typer.Option(
+            "--space",
+            help="Show the report of the run, with its gallery, in a static Space, NAME-report. All images must be "
+            "published.",
+            rich_help_panel=_HUB,
+        ),
+    ] = False,
     branch: Annotated[str, typer.Option(metavar="NAME", help="Branch of the commit.", rich_help_panel=_HUB)] = "main",
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Open a pull request; tag it after its merge.", rich_help_panel=_HUB)
@@ -109,6 +118,8 @@ def push(
 
       visrl push user/photos@v1.0 runs/photos2 --tag v1.1
 
+      visrl push runs/photos --space
+
       visrl push models/rl2 --private
 
       visrl push models/rl2 --with-base
@@ -125,7 +136,7 @@ def push(
         reload=not no_reload,
     )
     card = Card(license, ship_images, tuple(language or ()), pretty_name, pad_square)
-    published = push(what, hub_id, tag, options, None if card == Card() else card, output, say, with_base)
+    published = push(what, hub_id, tag, options, None if card == Card() else card, output, say, with_base, space)
     print_result(json.dumps(dataclasses.asdict(published)) if as_json else summarize(published))
 
 
@@ -151,7 +162,9 @@ def prepare_push(
 
 
 def summarize(published: PushResult) -> str:
-    """Return one line about what was published."""
+    """Return a line about what was published, and one about the Space beside it."""
+    if published.space:
+        return f"{summarize(dataclasses.replace(published, space=None))}\n{summarize(published.space)}"
     address = f"{published.url}/tree/{published.tag}" if published.tag else published.url
     if published.state == "dry-run":
         return f"Would publish {published.hub_id} as {published.tag}: {len(published.changes)} changes."

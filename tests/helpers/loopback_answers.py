@@ -85,7 +85,9 @@ def create(hub: Holdings, request: Request) -> Answer:
     name, kind = f"{body.get('organization') or USER}/{body['name']}", body.get("type", "model") + "s"
     if not name.startswith(f"{USER}/"):
         raise Refused(403, f"You don't have the rights to create a {kind[:-1]} under this namespace")
-    url = f"{hub.url}/{'datasets/' if kind == 'datasets' else ''}{name}"
+    if kind == "spaces" and body.get("sdk") != "static":
+        raise Refused(400, "a Space needs an sdk; this Hub has static ones only")
+    url = f"{hub.url}/{'' if kind == 'models' else f'{kind}/'}{name}"
     if (kind, name) in hub.repos:
         return json_answer({"error": "You already created this repo", "url": url}, 409)
     hub.create(kind, name, body.get("visibility") == "private")
@@ -238,7 +240,7 @@ def commit(hub: Holdings, request: Request) -> Answer:
     ref = f"pr/{number}" if opens_pr else f"heads/{branch}"
     message = f"{header['summary']}\n\n{header.get('description') or ''}".strip()
     commit = repo.commit(ref, files, message, head.oid)
-    page = f"{hub.url}/{'datasets/' if repo.kind == 'datasets' else ''}{repo.id}"
+    page = f"{hub.url}/{'' if repo.kind == 'models' else f'{repo.kind}/'}{repo.id}"
     answer = {"success": True, "commitOid": commit.oid, "commitUrl": f"{page}/commit/{commit.oid}", "hookOutput": ""}
     return json_answer(answer | ({"pullRequestUrl": f"{page}/discussions/{number}"} if opens_pr else {}))
 

@@ -9,6 +9,12 @@ from pathlib import Path
 USER = "user"
 LFS_SUFFIXES = (".parquet", ".safetensors", ".arrow", ".bin", ".png")
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
+# What the Hub puts into a new static Space.
+SPACE_TEMPLATE = {
+    "README.md": b"---\ntitle: Report\nsdk: static\npinned: false\n---\n",
+    "index.html": b"<!doctype html>\n<title>My static Space</title>\n",
+    "style.css": b"body { padding: 2rem; }\n",
+}
 BEGIN = 1_700_000_000  # seconds; commits are dated one second apart
 
 

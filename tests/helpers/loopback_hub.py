@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote
 
 from tests.helpers import loopback_answers as answers
 from tests.helpers.loopback_answers import TOKEN, Answer, Refused, Request
-from tests.helpers.loopback_git import GITATTRIBUTES, Blob, Repo
+from tests.helpers.loopback_git import GITATTRIBUTES, SPACE_TEMPLATE, Blob, Repo
 
 Route = Callable[["LoopbackHub", Request], Answer]
 
@@ -102,16 +102,17 @@ class LoopbackHub:
 
     def create(self, kind: str, name: str, private: bool = False) -> Repo:
         repo = self.repos[kind, name] = Repo(kind, name, private)
-        repo.commit("heads/main", {".gitattributes": Blob(GITATTRIBUTES, len(GITATTRIBUTES))}, "initial commit")
+        files = {".gitattributes": GITATTRIBUTES, **(SPACE_TEMPLATE if kind == "spaces" else {})}
+        repo.commit("heads/main", {path: Blob(data, len(data)) for path, data in files.items()}, "initial commit")
         return repo
 
     def fault(self, kind: str) -> Fault | None:
         return next((fault for fault in self.faults if fault.strikes(kind)), None)
 
 
-_REPO = r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)"
+_REPO = r"/api/(?P<kind>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)"
 _REV = r"(?P<rev>[^/]+)"
-_PAGE = r"/(?:(?P<kind>datasets)/)?(?P<id>[^/]+/[^/]+)"
+_PAGE = r"/(?:(?P<kind>datasets|spaces)/)?(?P<id>[^/]+/[^/]+)"
 
 # kind of request, method, pattern of the path (still percent-encoded), answer
 ROUTES: list[tuple[str, str, str, Route]] = [

@@ -496,12 +496,23 @@ def test_a_failing_build_keeps_the_dataset_that_was_there(spot, tmp_path, monkey
 def test_no_path_of_this_machine_goes_out(tmp_path):
     source = photos(tmp_path / "private" / "photos", **SHIPPED)
     run = make_run(tmp_path / "run", source, images_root=str(source.parent))
-    (run.path / "report.html").write_text(f"visrl gen --source {source}")
+    assert str(source.parent) in (run.path / "report.html").read_text()
     made = build_dataset([run.path], tmp_path / "set")
     everything = b"".join(file_bytes(made.folder).values())
     assert str(tmp_path).encode() not in everything
     assert b"--source questions.jsonl" in everything
-    assert not (made.folder / "report.html").exists(), "the page holds the command with its paths"
+    page = (made.folder / "report.html").read_text()
+    assert "visrl gen --source questions.jsonl --images-root photos" in page, "made again without the paths"
+
+
+def test_the_page_tells_no_server_and_no_detail_of_a_lost_row(tmp_path):
+    source = photos(tmp_path / "photos", **SHIPPED)
+    with source.open("a") as file:
+        file.write(json.dumps({"id": "lost", "question": "?", "answers": ["x"], "image": "gone.png", **SHIPPED}) + "\n")
+    run = make_run(tmp_path / "run", source, critic_base_url="http://example.org:8000/v1").path
+    own, published = (run / "report.html").read_text(), build_dataset([run], tmp_path / "set").folder / "report.html"
+    for word in ("example.org", "gone.png"):
+        assert word in own and word not in published.read_text()
 
 
 def test_the_page_of_a_run_goes_along_when_its_pictures_may(spot, tmp_path):
@@ -510,7 +521,8 @@ def test_the_page_of_a_run_goes_along_when_its_pictures_may(spot, tmp_path):
     assert (build_dataset([run], tmp_path / "set").folder / "report.html").read_bytes() == page
     assert not (build_dataset([run], tmp_path / "set", ship_images=False).folder / "report.html").exists()
     (run / "report.html").write_text("<script>")
-    assert not (build_dataset([run], tmp_path / "set").folder / "report.html").exists(), "not what visrl wrote"
+    published = build_dataset([run], tmp_path / "set").folder / "report.html"
+    assert published.read_bytes() == page, "made from the run's tables, whatever its own page became"
 
 
 def test_another_tag_changes_no_row(spot, built, tmp_path):

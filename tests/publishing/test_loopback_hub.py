@@ -223,6 +223,64 @@ def test_an_adapter_on_the_shipped_model_goes_out_with_its_base(results):
     assert result["no base"][0] == 2 and "is no adapter, or its base is on the Hub" in result["no base"][2]
 
 
+def test_a_space_goes_out_after_its_dataset_and_links_it(results):
+    result = results["space"]
+    assert result["dry"][0] == 0 and result["nothing"] == []
+    assert "Would publish user/shown-report as v1.0: 3 changes." in result["dry"][1]
+    assert result["files"] == [".gitattributes", "README.md", "index.html", "report.json"], "no template is left"
+    assert (
+        result["same page"] and "sdk: static\n" in result["readme"] and "datasets:\n- user/shown\n" in result["readme"]
+    )
+    assert "https://huggingface.co/datasets/user/shown/tree/v1.0" in result["readme"]
+    assert "<https://huggingface.co/spaces/user/shown-report>" in result["card"]
+    assert result["commits"] == ["Release v1.1", "Release v1.0", "initial commit"], "one a version"
+    assert "tree/v1.1" in result["second"]
+
+
+def test_the_page_of_a_space_names_no_folder_and_no_lost_row(results):
+    assert results["space"]["page"] == [True, False]
+
+
+def test_a_space_that_failed_leaves_the_dataset_and_the_same_command_finishes(results):
+    result = results["space"]
+    code, out, err = result["failed"]
+    assert (code, out) == (1, "") and "The dataset is on the Hub: " in err and "user/shown/tree/v1.0" in err
+    assert "the same command with --tag v1.0 finishes it" in err and "(403" in err
+    assert result["after the fault"] == [["heads/main"], ["heads/main", "tags/v1.0"]]
+    finished = result["finished"]
+    assert [finished["state"], finished["space"]["state"], finished["space"]["tag"]] == [
+        "unchanged",
+        "published",
+        "v1.0",
+    ]
+    assert result["sent"] == ["POST /api/spaces/user/shown-report/commit/main"], "no data again"
+    assert result["again"][1].count("Unchanged: ") == 2 and result["sent again"] == []
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "message"),
+    [
+        ("pictures", 1, "some of its images are not published: nobody said that they may be redistributed"),
+        ("taken", 1, "user/taken-report holds files that no `visrl push` put there"),
+        ("hidden", 1, "user/hidden-set-report exists and is public, and what it shows is private"),
+        ("several", 2, "--space shows the report of a single run"),
+        ("merged", 1, "has no report.html"),
+        ("proposed", 2, "--space shows a version on main"),
+        ("edited", 1, "is not the page that this visrl wrote"),
+        ("model", 2, "--space shows the report of a single run"),
+        ("token", 1, "index.html, line"),
+    ],
+)
+def test_a_space_that_may_not_be_is_refused_before_the_dataset_is_sent(results, case, code, message):
+    result = results["no_space"]
+    assert result[case][:2] == [code, ""] and message in result[case][2] and "Traceback" not in result[case][2]
+    assert result["sent"] == []
+
+
+def test_the_space_of_a_private_dataset_is_private(results):
+    assert results["no_space"]["private"] == [0, True, True]
+
+
 def test_nothing_on_the_hub_names_a_folder_or_a_token(results):
     assert results["leaked"] == []
 

@@ -51,6 +51,19 @@ def test_a_dataset_is_sent_whole_but_for_work_files(tmp_path):
     ]
 
 
+def test_the_template_of_a_new_space_is_nobodys(tmp_path):
+    for name in ("README.md", "index.html", "report.json"):
+        (tmp_path / name).write_text(name)
+    there = {"README.md": "1", "index.html": "2", "style.css": "3"}
+    plan = plan_files(release_plan.local_files(tmp_path, "space"), there, "space")
+    assert (paths(plan.add), paths(plan.change), plan.delete) == (
+        ["report.json"], ["README.md", "index.html"], ("style.css",),
+    )  # fmt: skip
+    assert release_plan.unknown_files(plan, there, "space", untouched=True) == []
+    assert release_plan.unknown_files(plan, there, "space") == ["index.html", "style.css"]
+    assert release_plan.unknown_files(plan, there | {"report.json": "4"}, "space") == [], "an earlier release of ours"
+
+
 @pytest.mark.parametrize(("kind", "gone"), [("dataset", "README.md"), ("dataset", "manifest.json"),
                                             ("model", "visrl.json"), ("model", "model.safetensors")])  # fmt: skip
 def test_a_folder_that_is_not_finished_is_refused(tmp_path, kind, gone):

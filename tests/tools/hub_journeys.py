@@ -17,6 +17,7 @@ from tests.helpers.hub_world import World, scripted_generate, small_files
 from tests.helpers.loopback_answers import TOKEN
 from tests.helpers.loopback_hub import Fault
 from tests.helpers.release_folders import make_model
+from tests.tools.hub_spaces import SPACES
 
 
 def model(world: World) -> dict:
@@ -264,5 +265,5 @@ def _plain(shard: bytes) -> bytes:
 
 
 JOURNEYS: tuple[Callable[[World], Any], ...] = (
-    model, with_base, from_the_command_line, exported, merged, put_back, leaked,
+    model, with_base, from_the_command_line, exported, merged, put_back, *SPACES, leaked,
 )  # fmt: skip

@@ -9,7 +9,7 @@
 
     data/<config>/<split>-00000-of-0000N.parquet
     README.md  card/             the card and its pictures
-    report.json  report.html     of the runs; the page of a single run, when it shows nothing that stays at home
+    report.json  report.html     of the runs; the page of a single run, when all of its pictures may be published
     LICENSE                      when there are several licenses, or one that the Hub does not know
     runs/                        questions, drops and pairs of the runs, which a later merge reads
     audit/marks.parquet          what people marked in `visrl audit`, where they did
@@ -23,7 +23,6 @@ embeds no picture) and a split without one are left out, since the Hub's viewer 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,7 @@ from visrl_data.publishing import dataset_rows, licenses, merge
 from visrl_data.publishing.dataset_shards import grouped, write_config
 from visrl_data.publishing.licenses import LicenseTerms
 from visrl_data.publishing.merge import Pool
+from visrl_data.report.page import render_page
 from visrl_data.runs import dataset_files, parts
 from visrl_data.runs.dataset_files import KIND, SCHEMA_VERSION, read_facts
 from visrl_data.runs.dataset_folder import Dataset, digests, is_dataset, open_dataset
@@ -65,7 +65,7 @@ class Stamp:
     """What a dataset says besides its rows.
 
     data_version: the tag that it will get. hub_id: USER/NAME. languages: of the questions, as ISO codes.
-    previous, changes: the tag before, and lines that say what is new since.
+    previous, changes: the tag before, and lines that say what is new since. space: the Space that shows its report.
     """
 
     data_version: str | None = None
@@ -74,6 +74,7 @@ class Stamp:
     languages: tuple[str, ...] = ()
     previous: str | None = None
     changes: tuple[str, ...] = ()
+    space: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +91,7 @@ class Contents:
     report: RunReport
     marks: pa.Table
     license_text: str = ""
-    report_page: Path | None = None
+    report_page: str = ""
 
 
 def build_dataset(
@@ -144,21 +145,20 @@ def _part(source: Path | HubDataset) -> DatasetPart:
     return parts.run_part(source)
 
 
-def _report_page(pool: Pool, terms: LicenseTerms) -> Path | None:
-    """Return the page of a single run.
+def _report_page(pool: Pool, terms: LicenseTerms) -> str:
+    """Return the page of a single run, "" where some picture may not be published.
 
-    It shows pictures, the run's own command, and what was wrong with rows of the source: all of it must be public.
+    The run's own page has its command, with paths and servers, and what was wrong with rows of the source: this one
+    is made of what is published of both.
     """
-    page = pool.parts[0].page
-    if page is None or len(pool.parts) > 1 or not page.is_file():
-        return None
-    run = Run(page.parent)
-    options = run.config().values()
-    values = [text for value in options for text in (value.values() if isinstance(value, dict) else [value])]
-    is_private = any(parts.shareable(text) != text for text in values if isinstance(text, str))
-    examples = run.report()["drops"].get("examples", [])
-    is_private |= any(example["stage"] == "source" and example["detail"] for example in examples)
-    return None if is_private or set(pool.questions["image_sha256"].to_pylist()) - terms.shipped else page
+    part = pool.parts[0]
+    if part.run is None or len(pool.parts) > 1 or set(pool.questions["image_sha256"].to_pylist()) - terms.shipped:
+        return ""
+    from visrl_data.pipeline.finalize import COLUMNS
+
+    run, about = Run(part.run), part.members[0].about
+    tables = run.table("questions"), run.table("candidates", COLUMNS), run.pairs(), run.unpaired()
+    return render_page(run, about["config"], about["run"], merge.shareable_report(part.report), *tables)
 
 
 def _about(
@@ -249,8 +249,12 @@ def _image_notes(pool: Pool, fit: ImageFit) -> Iterator[str]:
 
 
 def _stamped(stamp: Stamp) -> ReleaseFields:
-    fields = dataclasses.asdict(stamp).items()
-    return cast(ReleaseFields, {key: list(value) if isinstance(value, tuple) else value for key, value in fields})
+    fields = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(stamp).items()
+    }
+    if stamp.space is None:
+        del fields["space"]
+    return cast(ReleaseFields, fields)
 
 
 def write_dataset(contents: Contents, folder: Path) -> Dataset:
@@ -268,7 +272,7 @@ def write_dataset(contents: Contents, folder: Path) -> Dataset:
             write_table(work / TABLE, contents.marks)
         write_json(work / "report.json", contents.report)
         if contents.report_page:
-            shutil.copyfile(contents.report_page, work / "report.html")
+            write_text(work / "report.html", contents.report_page)
         if contents.license_text:
             write_text(work / "LICENSE", contents.license_text)
         facts = read_facts(work, CONFIGS)
@@ -284,7 +288,9 @@ def write_dataset(contents: Contents, folder: Path) -> Dataset:
 
 def restamp(dataset: Dataset, stamp: Stamp) -> Dataset:
     """Put another tag and its changes on a finished folder: the card and the manifest change, no row does."""
-    manifest: DatasetManifest = {**dataset.manifest, **_stamped(stamp)}
+    manifest = cast(DatasetManifest, {**dataset.manifest, **_stamped(stamp)})
+    if stamp.space is None:
+        manifest.pop("space", None)
     _describe(dataset.folder, manifest)
     return dataclasses.replace(dataset, manifest=manifest)
 

@@ -34,7 +34,7 @@ _HISTORY = 1000  # commits in which the last tag is looked for
 
 @dataclass(frozen=True, slots=True)
 class RepoRef:
-    """A branch of a repository. kind: dataset or model. say: told when something is tried again."""
+    """A branch of a repository. kind: dataset, model or space. say: told when something is tried again."""
 
     api: HfApi = field(repr=False)
     id: str
@@ -44,7 +44,7 @@ class RepoRef:
 
     @property
     def url(self) -> str:
-        return f"{self.api.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+        return f"{self.api.endpoint}/{'' if self.kind == 'model' else f'{self.kind}s/'}{self.id}"
 
     @property
     def address(self) -> dict[str, Any]:
@@ -63,6 +63,7 @@ class RepoState:
     """What a repository holds. head: commit of the branch, or of main where there is no such branch yet.
 
     files: path -> digest at the head. tags: name -> commit. exists: False for one that is to be created.
+    untouched: a Space in which nobody has committed anything yet.
     """
 
     exists: bool = False
@@ -71,6 +72,7 @@ class RepoState:
     has_branch: bool = False
     files: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    untouched: bool = False
 
 
 def look(repo: RepoRef) -> RepoState:
@@ -87,7 +89,14 @@ def look(repo: RepoRef) -> RepoState:
         has_branch=f"refs/heads/{repo.branch}" in refs,
         files=list_files(repo, head) if head else {},
         tags={ref.removeprefix("refs/tags/"): at for ref, at in refs.items() if ref.startswith("refs/tags/")},
+        untouched=repo.kind == "space" and _titles(repo) == ["initial commit"],
     )
+
+
+def _titles(repo: RepoRef) -> list[str]:
+    """Read the titles of the commits on main."""
+    commits = repo.read("reading the history", lambda: repo.api.list_repo_commits(**repo.address), AGAIN)
+    return [entry.title for entry in commits]
 
 
 def read_refs(repo: RepoRef, pull_requests: bool = False) -> dict[str, str] | None:
@@ -173,6 +182,8 @@ def create_repository(repo: RepoRef, private: bool) -> RepoState:
     """Create the repository. An empty one stays when a later step fails; a rerun uses it."""
 
     arguments = {**repo.address, "private": private or None}
+    if repo.kind == "space":
+        arguments["space_sdk"] = "static"
     repo.write("creating the repository", lambda: repo.api.create_repo(**arguments, exist_ok=True))
     state = look(repo)
     if not state.exists or (private and not state.private):

@@ -194,7 +194,7 @@ def _question_keys(questions: pa.Table, members: Sequence[Member]) -> list[str]:
 def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whole: bool) -> RunReport:
     """Read the report of a single run; compute one over several parts, one without its repeats, or a dataset."""
     if len(pool_parts) == 1 and whole and not pool_parts[0].dataset:
-        return _shareable_report(pool_parts[0].report)
+        return shareable_report(pool_parts[0].report)
     from visrl_data.pipeline.finalize import COLUMNS
 
     about = pool_parts[0].members[0].about
@@ -213,10 +213,10 @@ def _report(pool_parts: Sequence[DatasetPart], tables: dict[str, pa.Table], whol
     )
     for example in report["drops"]["examples"]:
         example["id"] = example["id"].partition(":")[2]  # as the dataset has it, without the run
-    return _shareable_report(report)
+    return shareable_report(report)
 
 
-def _shareable_report(report: RunReport) -> RunReport:
+def shareable_report(report: RunReport) -> RunReport:
     """Return a report without the details of rows dropped at the source: they quote the row, paths included."""
     for example in report["drops"].get("examples", []):
         if example["stage"] == "source":

@@ -15,7 +15,7 @@ from typing import Any
 
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.hub_access import MAKE_ROOM, Say, disk_full
-from visrl_data.publishing import model_release, release_plan
+from visrl_data.publishing import model_release, release_plan, space
 from visrl_data.publishing.release import Folder, PushOptions, PushResult, default_hub_id, publish
 from visrl_data.runs.dataset_folder import is_dataset, open_dataset
 from visrl_data.runs.hub_fetch import MERGED, HubDataset, fetch_dataset, is_hub_name
@@ -48,13 +48,15 @@ def push(
     output: Path | None = None,
     say: Say = lambda _: None,
     with_base: bool = False,
+    with_space: bool = False,
 ) -> PushResult:
     """Publish runs merged into one dataset, a dataset folder or a model folder.
 
     what: folders, and USER/NAME@TAG for datasets of the Hub that are merged with the others.
     hub_id: by default that of the first dataset of the Hub, else the user's own name and the name of the first
     folder. output: where a dataset that is built here is kept; without it, it is built in a temporary folder.
-    with_base: publish the model under an adapter first, as HUB_ID-base, and name it there. Raises VisRLError.
+    with_base: publish the model under an adapter first, as HUB_ID-base, and name it there. with_space: show the
+    report of the run in a Space, HUB_ID-report. Raises VisRLError.
     """
     kinds = [kind_of(one) for one in what]
     alone = kinds[0] if len(kinds) == 1 else ""
@@ -65,6 +67,8 @@ def push(
         raise UsageError(f"{what[0]} is a {alone} folder; --output and the options of the card are for runs.{instead}")
     if with_base and alone != "model":
         raise UsageError("--with-base is for an adapter, which is published alone.")
+    if with_space:
+        space.check_request(kinds, options or PushOptions())
     if tag is not None:
         release_plan.check_tag(tag)
     for one, kind in zip(what, kinds, strict=True):
@@ -81,7 +85,7 @@ def push(
     name = default_hub_id(hub_id or next(iter(versions), None), Path(what[0]).resolve().name)
     options = dataclasses.replace(options or PushOptions(), kind="model" if alone == "model" else "dataset")
     if alone == "dataset":
-        return publish(_dataset(Path(what[0]), name), name, tag, options, say)
+        return _publish_dataset(Path(what[0]), name, tag, options, with_space, say)
     with tempfile.TemporaryDirectory(prefix="visrl-push-") as temporary:
         if alone == "model":
             return _push_model(Path(what[0]), name, tag, options, Path(temporary), with_base, say)
@@ -92,7 +96,17 @@ def push(
             for one, kind in zip(what, kinds, strict=True)
         ]
         folder = _build(sources, output or Path(temporary) / "dataset", card or Card(), say)
-        return publish(_dataset(folder, name), name, tag, options, say)
+        return _publish_dataset(folder, name, tag, options, with_space, say)
+
+
+def _publish_dataset(
+    folder: Path, hub_id: str, tag: str | None, options: PushOptions, with_space: bool, say: Say
+) -> PushResult:
+    """Publish a dataset folder, alone or with its Space."""
+    if with_space:
+        dataset = _dataset(folder, hub_id, space.space_id(hub_id))
+        return space.publish_both(dataset, hub_id, tag, options, say)
+    return publish(_dataset(folder, hub_id), hub_id, tag, options, say)
 
 
 def _refuse_links(folder: Path) -> None:
@@ -198,7 +212,7 @@ def _model(folder: Path, copy: Path, hub_id: str) -> Folder:
     return Folder(copy, lambda tag, previous, changes: model_release.stamp(folder, copy, f"{hub_id}@{tag}"))
 
 
-def _dataset(folder: Path, hub_id: str) -> Folder:
+def _dataset(folder: Path, hub_id: str, space_id: str | None = None) -> Folder:
     """Take a dataset folder with its stamp and its gates. What its card says besides stays."""
     from visrl_data.publishing.dataset import Stamp, restamp
     from visrl_data.publishing.dataset_checks import check_dataset
@@ -212,6 +226,6 @@ def _dataset(folder: Path, hub_id: str) -> Folder:
     title, languages = dataset.manifest.get("pretty_name"), tuple(dataset.manifest.get("languages") or ())
 
     def stamp(tag: str, previous: str, changes: tuple[str, ...]) -> None:
-        restamp(dataset, Stamp(tag, hub_id, title, languages, previous or None, changes))
+        restamp(dataset, Stamp(tag, hub_id, title, languages, previous or None, changes, space_id))
 
     return Folder(folder, stamp, lambda: check_dataset(folder))

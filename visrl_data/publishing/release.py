@@ -31,7 +31,7 @@ from visrl_data.publishing.release_plan import CardChange, FilePlan, LocalFile, 
 class PushOptions:
     """How to publish.
 
-    kind: dataset or model. private: make the repository private, and refuse one that is public.
+    kind: dataset, model or space. private: make the repository private, and refuse one that is public.
     branch: where the commit goes. create_pr: propose it as a pull request, without a tag.
     reload: download everything again before the tag; otherwise the Hub's own digests are trusted.
     """
@@ -61,7 +61,7 @@ class Folder:
 class PushResult:
     """state: published | tagged (the commit was there) | unchanged (the tag too) | proposed | dry-run.
 
-    changes: the differences, a line each. pull_request: its address, when proposed.
+    changes: the differences, a line each. pull_request: its address, when proposed. space: the Space beside a dataset.
     """
 
     hub_id: str
@@ -72,6 +72,7 @@ class PushResult:
     url: str
     changes: tuple[str, ...] = ()
     pull_request: str | None = None
+    space: PushResult | None = None
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ def publish(
     options: PushOptions = PushOptions(),
     say: Say = lambda _: None,
 ) -> PushResult:
-    """Publish a finished dataset or model folder as one commit and one tag.
+    """Publish a finished dataset, model or Space folder as one commit and one tag.
 
     tag: None takes the tag that the same content has, or else the next of v1.0, v1.1, ... (v2.0 after a
     breaking change). say: told each step. Raises VisRLError: what went wrong, what the Hub holds, what to do.
@@ -252,10 +253,11 @@ def _refuse(release: Release, state: RepoState) -> None:
     repo, options = release.repo, release.options
     if options.private and state.exists and not state.private:
         raise VisRLError(
-            f"{repo.id} exists and is public, and you asked for --private. Nothing was sent. Make it private at "
-            f"{repo.url}/settings, or choose another --hub-id."
+            f"{repo.id} exists and is public, and "
+            f"{'what it shows is private' if repo.kind == 'space' else 'you asked for --private'}. Nothing was sent. "
+            f"Make it private at {repo.url}/settings, or choose another --hub-id."
         )
-    if unknown := release_plan.unknown_files(release.plan, state.files, repo.kind):
+    if unknown := release_plan.unknown_files(release.plan, state.files, repo.kind, state.untouched):
         raise VisRLError(
             f"{repo.id} holds files that no `visrl push` put there and this one would replace or delete: "
             f"{some(unknown)}. Nothing was sent. Choose another --hub-id."

@@ -20,14 +20,17 @@ from visrl_data.core.files import file_digest
 from visrl_data.models.model_folder import RECORD
 from visrl_data.publishing.model_release import STAGE_FILES, matches, model_files
 
+# What the Hub puts into a new static Space, beside README.md.
+TEMPLATE = ("index.html", "style.css")
 # What a release puts on the Hub, and therefore deletes there when a later one no longer has it. Other files stay.
 OWNED = {
     "dataset": ("data/*", "card/*", "runs/*", "audit/*", "manifest.json", "report.*", "LICENSE"),
     "model": STAGE_FILES,
+    "space": ("report.json", *TEMPLATE),
 }
 # The file by which a repository is known as one of ours.
-MARK = {"dataset": "manifest.json", "model": RECORD}
-_TEXT = (".md", ".json", ".jsonl", ".toml", ".txt", ".svg", ".jinja")
+MARK = {"dataset": "manifest.json", "model": RECORD, "space": "report.json"}
+_TEXT = (".md", ".html", ".json", ".jsonl", ".toml", ".txt", ".svg", ".jinja")
 _REGULAR = 10 * 2**20  # bytes; the Hub takes no larger file but as a large one
 _LARGE = 2**20  # bytes; smaller files can be written twice within a tick of the file system's clock
 _REPO_NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
@@ -94,7 +97,7 @@ def local_files(folder: Path, kind: str) -> tuple[LocalFile, ...]:
     else:
         paths = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file()}
     paths = {path: f for path, f in paths.items() if not _is_hidden(path)}
-    needed = ["README.md", MARK[kind]] if kind == "dataset" else [MARK[kind]]
+    needed = [MARK[kind]] if kind == "model" else ["README.md", MARK[kind]]
     missing = [name for name in needed if name not in paths]
     if kind == "model" and not any(path.endswith(".safetensors") for path in paths):
         missing.append("*.safetensors")
@@ -144,11 +147,15 @@ def is_same(file: LocalFile, digest: str) -> bool:
     return digest in (file.sha256, file.blob)
 
 
-def unknown_files(plan: FilePlan, there: Mapping[str, str], kind: str) -> list[str]:
-    """Return the files that this release would overwrite or delete in a repository that no release was pushed to."""
+def unknown_files(plan: FilePlan, there: Mapping[str, str], kind: str, untouched: bool = False) -> list[str]:
+    """Return the files that this release would overwrite or delete in a repository that no release was pushed to.
+
+    untouched: it holds what the Hub puts into a new one, and nothing else.
+    """
     if MARK[kind] in there:
         return []
-    return sorted({*(file.path for file in plan.change), *plan.delete} - {"README.md"})
+    known = {"README.md", *(TEMPLATE if untouched else ())}
+    return sorted({*(file.path for file in plan.change), *plan.delete} - known)
 
 
 def leaks(files: Iterable[LocalFile]) -> list[str]:

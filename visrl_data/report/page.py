@@ -37,7 +37,7 @@ from visrl_data.report import page_figures, page_flow, page_sample
 from visrl_data.report.accounting import value_counts
 from visrl_data.report.formats import format_count, format_number, format_range, format_share
 from visrl_data.report.human_audit import audit_by_people, human_lines, human_rows
-from visrl_data.runs.manifest import critic_identity
+from visrl_data.runs.manifest import RunIdentity, critic_identity
 from visrl_data.runs.marks import FOLDER as MARKS
 from visrl_data.runs.marks import read_marks
 from visrl_data.runs.run_folder import Run
@@ -51,12 +51,27 @@ _FOLDER = Path(__file__).parent
 def write_page(
     run: Run, report: RunReport, questions: pa.Table, candidates: pa.Table, pairs: pa.Table, unpaired: pa.Table
 ) -> None:
-    """Write the page of a compacted run under one filter setting.
+    """Write the page of a compacted run under one filter setting."""
+    text = render_page(run, run.config(), run.identity(), report, questions, candidates, pairs, unpaired)
+    files.write_text(run.path / NAME, text)
 
-    report: of that setting; unpaired: the filter's drops; candidates: boxes, origins and scores
-    are enough, the texts of those that are shown are read from the run.
+
+def render_page(
+    run: Run,
+    config: dict[str, Any],
+    identity: RunIdentity,
+    report: RunReport,
+    questions: pa.Table,
+    candidates: pa.Table,
+    pairs: pa.Table,
+    unpaired: pa.Table,
+) -> str:
+    """Return the page of a compacted run under one filter setting.
+
+    config, identity: the run's, or what of them may be published. report: of that setting; unpaired: the filter's
+    drops; candidates: boxes, origins and scores are enough, the texts of those that are shown are read from the run.
     """
-    config, settings = run.config(), report["settings"]
+    settings = report["settings"]
     sample = page_sample.draw_sample(run, questions, pairs, unpaired, settings)
     gallery = {"positive_iou": settings["positive_iou"], "pairs": sample.pairs, "unpaired": sample.unpaired}
     sources = sorted(report["yields"]["by_source"].items(), key=lambda entry: (-entry[1]["rows_read"], entry[0]))
@@ -64,8 +79,8 @@ def write_page(
     style, script = asset("page.css"), asset("page_parts.js") + asset("page.js")
     values = {
         "report": report,
-        "run": run.identity(),
-        "critic": critic_identity(run.identity(), config),
+        "run": identity,
+        "critic": critic_identity(identity, config),
         "config": config,
         "commands": commands(config, rule_from(settings)),
         "licenses": Counter(value_counts(questions["license"])).most_common(10),
@@ -86,7 +101,7 @@ def write_page(
         "script": script,
         "policy": policy(style, script),
     }
-    files.write_text(run.path / NAME, environment().get_template("page.html.j2").render(values))
+    return environment().get_template("page.html.j2").render(values)
 
 
 def commands(config: dict[str, Any], pair_rule: PairRule) -> list[str]:

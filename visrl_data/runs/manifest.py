@@ -191,7 +191,10 @@ class DatasetRun(RunManifest):
 
 
 class ReleaseFields(TypedDict):
-    """What a release writes into the manifest of a dataset. previous: the tag before this one."""
+    """What a release writes into the manifest of a dataset.
+
+    previous: the tag before this one. space: the Space that shows its report, where there is one.
+    """
 
     data_version: str | None
     hub_id: str | None
@@ -199,6 +202,7 @@ class ReleaseFields(TypedDict):
     languages: list[str]
     previous: str | None
     changes: list[str]
+    space: NotRequired[str]
 
 
 class SourceTerms(TypedDict):

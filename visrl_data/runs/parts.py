@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.files import ROWS, file_digest
+from visrl_data.core.files import ROWS
 from visrl_data.core.reading import open_parquet
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
 from visrl_data.core.text import one_line
@@ -61,8 +61,8 @@ class Member:
 class DatasetPart:
     """A run or a dataset to merge. tables: those of RUN_TABLES. candidates, images: parquet files.
 
-    dataset: USER/NAME@TAG or the folder's name, "" for a run. commit: of a dataset on the Hub, else "". page: the
-    report.html of a run. marks: what people marked of its pairs (marks.MARK_SCHEMA).
+    dataset: USER/NAME@TAG or the folder's name, "" for a run. commit: of a dataset on the Hub, else "". run: the
+    folder of a run. marks: what people marked of its pairs (marks.MARK_SCHEMA).
     """
 
     members: tuple[Member, ...]
@@ -71,7 +71,7 @@ class DatasetPart:
     images: tuple[Path, ...]
     report: RunReport
     marks: pa.Table
-    page: Path | None = None
+    run: Path | None = None
     dataset: str = ""
     commit: str = ""
 
@@ -104,14 +104,8 @@ def run_part(path: Path) -> DatasetPart:
         images=images,
         report=run.report(),
         marks=read_marks(run.path / FOLDER),
-        page=_page(run),
+        run=run.path,
     )
-
-
-def _page(run: Run) -> Path | None:
-    """Return the page of a run as visrl made it, None where it was changed: scripts of others are not published."""
-    page, digest = run.path / PAGE, run.manifest()["sha256"].get(PAGE)
-    return page if page.is_file() and file_digest(page) == digest else None
 
 
 def dataset_part(dataset: Dataset, name: str, commit: str = "") -> DatasetPart:
