@@ -322,7 +322,7 @@ def test_no_room_for_the_dataset_is_told(results):
 
 def test_a_published_version_and_a_run_are_the_next_version(results):
     result = results["merged"]
-    assert result["dry"][:2] == [0, "Would publish user/line as v1.1: 25 changes.\n"]
+    assert result["dry"][:2] == [0, "Would publish user/line as v1.1: 26 changes.\n"]
     assert "fetching user/line@v1.0: the Hub has a fault (500" in result["dry"][2], "tried again"
     assert result["state"] == [0, "user/line", "published", "v1.1"], "where the version came from, without --hub-id"
     assert result["v1.0 stays"] and result["rows"] == result["expected"] and result["rows"][0] < result["rows"][1]
@@ -351,7 +351,8 @@ def test_a_set_without_pictures_is_made_whole_from_the_hub(results):
     rows, pictures = result["published"]
     assert rows > 0 == pictures and result["pixels on the Hub"] == []
     assert result["rebuilt"] == [0, 12]
-    assert result["other files"] == ["README.md", "manifest.json"], "else the bytes of a build with all pictures"
+    other = ["README.md", "manifest.json", "report.html"]
+    assert result["other files"] == other, "else the bytes of a build with all pictures; the page is the run's"
     assert result["rl1"][0] == result["rl1"][1] > 0, "and it loads"
 
 
