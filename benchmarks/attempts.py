@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.process import alone, quiet
+from benchmarks.process import alone
 from visrl_data.core.config import GenConfig
 
 PLANS: dict[str, dict[str, Any]] = {
@@ -54,7 +54,6 @@ def measure(plan: str, seed: int, questions: int) -> PlanCell:
     from visrl_data.runs import run_folder
 
     torch.set_num_threads(1)
-    quiet()
     config = GenConfig(limit=questions, seed=seed, **PLANS[plan])
     with tempfile.TemporaryDirectory() as scratch:
         started = time.process_time()

@@ -68,6 +68,8 @@ def test_its_dataset_passes_all_checks(run, tmp_path):
 def test_rl1_trains_on_it(run, tmp_path):
     options = ("--epochs", "1", "--batch-size", "8", "--accumulation", "1", "--device", "cpu")
     code, _, err = visrl("train", "rl1", "--data", run, *options, "-o", tmp_path / "rl1")
+    assert code == 1 and "whose files have changed since" in err, "the shipped model of then is another one"
+    code, _, err = visrl("train", "rl1", "--data", run, "--model", "spotlight", *options, "-o", tmp_path / "rl1")
     assert code == 0, err
     assert json.loads((tmp_path / "rl1" / "visrl.json").read_text())["stage"] == "rl1"
 
