@@ -8,44 +8,28 @@ what the cells are for, workspace.py how commands are run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
+from studies import stability
+from studies.attribution import grid, losses
+from studies.methods import ROUNDS, TESTED, TESTED_STAGES, Figures, evolve, first_models, pairs, train
 from studies.serving import serve
 from studies.workspace import Workspace
 from visrl_data.models.model_folder import ALIASES
 
-QUESTIONS = 400
-"""Questions of a run: about 300 pairs."""
-TESTED = 500
-"""Questions of an evaluation, from split test."""
-TESTED_STAGES = 2000
-"""Questions of the evaluation of the stages: their differences are small."""
 SFT_ROWS = (0, 25, 50, 100, 200, 400, 800)
-ROUNDS = 4
 PORT = 8790
 """Port of the served critic of seed 0; seed k uses PORT + k."""
 
-Figures = dict[str, Any]
 
+def stages(split: str, limit: int) -> Callable[[Workspace], Figures]:
+    """Return the cell of Tables 2 and 4: the base without a box, SFT, +RL1, +RL1+RL2, and RL2 without RL1."""
+    names, label = ("sft", "rl1", "rl2", "rl2-alone", "base"), "stages" if split == "test" else f"stages-{split}"
 
-def evolve(workspace: Workspace, rounds: int, stages: str = "rl1,rl2") -> Path:
-    """Run so many rounds of `visrl evolve` from the shipped actor; more rounds continue fewer."""
-    options = ("--limit", str(QUESTIONS), "--eval-limit", str(TESTED), "--stages", stages)
-    return workspace.run(f"evolve-{stages.replace(',', '-')}", "evolve", "--rounds", str(rounds), *options)
+    def cell(workspace: Workspace) -> Figures:
+        models = ["spotlight", *first_models(workspace), str(train(workspace, "rl2", "--without-rl1"))]
+        return workspace.scores(label, models, limit, names=names, split=split)
 
-
-def pairs(workspace: Workspace, name: str, *options: str) -> Path:
-    """Run `visrl gen` on the shipped actor with other options than those of the full method."""
-    return workspace.run(f"runs/{name}", "gen", "--limit", str(QUESTIONS), *options)
-
-
-def stages(workspace: Workspace) -> Figures:
-    """Evaluate the base without a box, the SFT model, +RL1, +RL1+RL2, and RL2 without RL1 (Tables 2 and 4)."""
-    first = evolve(workspace, 1)
-    models = ["spotlight", *(str(first / "models" / f"round0-{stage}") for stage in ("rl1", "rl2"))]
-    models.append(str(train(workspace, "rl2", "--without-rl1")))
-    return workspace.scores("stages", models, TESTED_STAGES, names=("sft", "rl1", "rl2", "rl2-alone", "base"))
+    return cell
 
 
 def validity(rows: int) -> Callable[[Workspace], Figures]:
@@ -59,12 +43,6 @@ def validity(rows: int) -> Callable[[Workspace], Figures]:
         return workspace.scores(f"sft-{rows}", [model], TESTED, ("--no-baseline",), names=("model",))
 
     return cell
-
-
-def train(workspace: Workspace, recipe: str, *options: str) -> Path:
-    """Train a model on the pairs of the first round with another recipe."""
-    name = "-".join([recipe, *(option.strip("-") for option in options)])
-    return workspace.run(f"models/{name}", "train", recipe, "--data", str(evolve(workspace, 1) / "round0"), *options)
 
 
 def baseline(recipe: str, *options: str) -> Callable[[Workspace], Figures]:
@@ -90,6 +68,13 @@ def served_critic(workspace: Workspace) -> Figures:
     return workspace.pair_quality(run)
 
 
+def full_sft_critic(workspace: Workspace) -> Figures:
+    """Audit pairs whose critic had an SFT of all its weights, which touches what it knew of scoring (Table 6)."""
+    sft = ("train", "sft", "--full", "--split", "sft", "--limit", str(SFT_ROWS[-1]), "--validation", "0")
+    critic = workspace.run(f"models/full-sft-{SFT_ROWS[-1]}", *sft)
+    return workspace.pair_quality(pairs(workspace, "full-sft-critic", "--critic", str(critic)))
+
+
 def quality_of_round(k: int) -> Callable[[Workspace], Figures]:
     """Return the same for the pairs of round k, on the same questions; round 0 is the full method."""
     return lambda workspace: workspace.pair_quality(evolve(workspace, k + 1) / f"round{k}")
@@ -101,7 +86,10 @@ def curve(stages: str) -> Callable[[Workspace], Figures]:
 
 
 CELLS: dict[str, Callable[[Workspace], Figures]] = {
-    "stages": stages,
+    "stages": stages("test", TESTED_STAGES),
+    "stages-transfer": stages("transfer", TESTED),
+    "grid": grid,
+    "losses": losses,
     **{f"validity-{rows}": validity(rows) for rows in SFT_ROWS},
     "rl2-alone": baseline("rl2", "--without-rl1"),
     "sft-answers": baseline("sft-answers"),
@@ -113,9 +101,16 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "pairs-no-diversity": quality("no-diversity", "--no-diversity"),
     "pairs-no-box-critic": quality("no-box-critic", "--no-box-critic"),
     "pairs-sft-critic": quality("sft-critic", "--critic", "spotlight"),
+    "pairs-full-sft-critic": full_sft_critic,
     "pairs-exact-match": quality("exact-match", "--response-critic", "normalized"),
     "pairs-served-critic": served_critic,
     "pairs-round2": quality_of_round(1),
     "rounds": curve("rl1,rl2"),
     "rounds-rl1": curve("rl1"),
+    "rounds-restart": stability.restart("rl1,rl2"),
+    "rounds-restart-rl1": stability.restart("rl1"),
+    "rounds-lower": stability.lower("rl1,rl2"),
+    "rounds-lower-rl1": stability.lower("rl1"),
+    "rounds-pooled": stability.pooled("rl1,rl2"),
+    "rounds-pooled-rl1": stability.pooled("rl1"),
 }

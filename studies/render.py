@@ -12,9 +12,12 @@ from pathlib import Path
 import jinja2
 
 from studies import tables
-from studies.cells import QUESTIONS, TESTED, TESTED_STAGES
+from studies.methods import QUESTIONS, TESTED, TESTED_STAGES
 
 ROOT = Path(__file__).parent.parent
+SIZES = {"questions": QUESTIONS, "tested": TESTED, "tested_stages": TESTED_STAGES}
+FIRST_SIZES = {"questions": 400, "tested": 500, "tested_stages": 2000}
+"""Sizes of the cells of the first edition of the weights."""
 
 
 def render(results: Path) -> str:
@@ -23,9 +26,8 @@ def render(results: Path) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     template = environment.from_string((Path(__file__).parent / "template.md").read_text(encoding="utf-8"))
     seeds = sorted({seed for seeds in cells.values() for seed in seeds})
-    return template.render(
-        tables=tables, cells=cells, seeds=seeds, questions=QUESTIONS, tested=TESTED, tested_stages=TESTED_STAGES
-    )
+    first = tables.is_first_edition(results)
+    return template.render(tables=tables, cells=cells, seeds=seeds, first=first, **(FIRST_SIZES if first else SIZES))
 
 
 def main() -> None:

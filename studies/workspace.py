@@ -15,8 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from studies.outcomes import outcomes, pair_outcomes
 from visrl_data.models.model_folder import digest_folder
+from visrl_train.metrics_log import read_metrics
+
+RESULTS = Path(__file__).parent.parent / "results"
+PARTS = 10
+"""Values of a curve over a training."""
 
 
 @dataclass
@@ -24,13 +31,14 @@ class Workspace:
     """Runs commands in `folder`; their paths are relative to it.
 
     commands: output -> command line, of all that the current cell depends on. dependencies: command line -> the same
-    for its output.
+    for its output. results: the folder of finished cells, for a cell that needs another's figures.
     """
 
     folder: Path
     seed: int
     commands: dict[str, str] = field(default_factory=dict)
     dependencies: dict[str, dict[str, str]] = field(default_factory=dict)
+    results: Path = RESULTS
 
     def run(self, output: str, *command: str) -> Path:
         """Run a command and return its output, relative to the folder. Raises CalledProcessError."""
@@ -63,11 +71,18 @@ class Workspace:
             )
 
     def scores(
-        self, name: str, models: Sequence[str], limit: int, options: Sequence[str] = (), *, names: Sequence[str]
+        self,
+        name: str,
+        models: Sequence[str],
+        limit: int,
+        options: Sequence[str] = (),
+        *,
+        names: Sequence[str],
+        split: str = "test",
     ) -> dict[str, Any]:
         """Evaluate models: {name: {level or "all": figures, "outcomes": ...}}; the baseline comes last."""
         flags = [word for model in models for word in ("--model", model)]
-        folder = self.run(f"evals/{name}", "eval", *flags, "--split", "test", "--limit", str(limit), *options)
+        folder = self.run(f"evals/{name}", "eval", *flags, "--split", split, "--limit", str(limit), *options)
         report = json.loads((self.folder / folder / "report.json").read_text(encoding="utf-8"))
         kept = ("answer", "box_accuracy", "mean_iou", "valid", "answer_difference", "box_accuracy_difference")
         return {
@@ -108,6 +123,36 @@ class Workspace:
             ]
         }
 
+    def curve_of(self, name: str, models: Sequence[str], runs: Sequence[Path], limit: int) -> dict[str, Any]:
+        """Return the same for models, and the runs that all but the last made, of commands other than evolve."""
+        rows = [str(k) for k in range(len(models))]
+        scores = self.scores(name, models, limit, ("--no-baseline",), names=rows)
+        made: list[dict[str, Any]] = [self.pair_quality(run) for run in runs]
+        made += [{} for _ in models[len(runs) :]]
+        kept = ("pair_outcomes", "pairs", "WP-LN")
+        return {
+            "models": [
+                {
+                    "all": {name: scores[row]["all"][name] for name in ("answer", "box_accuracy", "valid")},
+                    "outcomes": scores[row]["outcomes"],
+                    **{key: quality.get(key) for key in kept},
+                }
+                for row, quality in zip(rows, made, strict=True)
+            ]
+        }
+
+    def likelihoods(self, model: str, beta: float) -> dict[str, dict[str, list[float]]]:
+        """Return by how much a training changed log pi of chosen and rejected, in nats per turn, as curves.
+
+        beta: that of the training, whose log holds beta times the change.
+        """
+        records = read_metrics(self.folder / model / "metrics.jsonl")
+        steps = [step for step in ("focus", "response") if any(f"{step}/reward_chosen" in one for one in records)]
+        return {
+            step: {side: _course(records, f"{step}/reward_{side}", beta) for side in ("chosen", "rejected")}
+            for step in steps
+        }
+
     def digests(self) -> dict[str, str]:
         """Return sha256 of what the cell depends on: a run's manifest, a model's files, an evaluation's report."""
         digests = {}
@@ -116,3 +161,8 @@ class Workspace:
             files = [folder / name for name in ("manifest.json", "report.json") if (folder / name).is_file()]
             digests[output] = hashlib.sha256(files[0].read_bytes()).hexdigest() if files else digest_folder(folder)
         return digests
+
+
+def _course(records: Sequence[dict[str, Any]], name: str, beta: float) -> list[float]:
+    values = [record[name] / beta for record in records if name in record]
+    return [float(np.mean(part)) for part in np.array_split(values, min(PARTS, len(values)))]

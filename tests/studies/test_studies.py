@@ -11,6 +11,7 @@ from studies import __main__ as study
 from studies import render, tables
 from studies.cells import CELLS
 from studies.outcomes import difference_interval, outcomes, pair_interval, pair_outcomes
+from studies.weights import shipped_weights
 from studies.workspace import Workspace
 from visrl_data.core.config import GenConfig
 from visrl_data.evaluation import evaluate
@@ -26,9 +27,9 @@ def figures(box: float, answer: float) -> dict:
     return {level: shares | {"valid": 1.0} for level in tables.LEVELS} | {"outcomes": dict.fromkeys(levels, right)}
 
 
-def keep(folder: Path, cell: str, seed: int, found: dict) -> None:
+def keep(folder: Path, cell: str, seed: int, found: dict, **more: dict) -> None:
     folder.mkdir(exist_ok=True)
-    (folder / f"{cell}-{seed}.json").write_text(json.dumps({"cell": cell, "seed": seed, "figures": found}))
+    (folder / f"{cell}-{seed}.json").write_text(json.dumps({"cell": cell, "seed": seed, "figures": found} | more))
 
 
 def keep_stages(folder: Path, rl1: list[float]) -> None:
@@ -127,6 +128,37 @@ def test_results_show_every_cell_that_is_there(tmp_path):
     assert "Table 5" not in text and "Seeds: 0, 1, 2" in text
 
 
+def test_cells_of_the_shipped_weights_displace_those_of_others(tmp_path):
+    keep_stages(tmp_path, [0.6, 0.61])
+    keep(tmp_path, "validity-0", 0, {"model": figures(0.0, 0.0)}, weights={"base": "0", "actor": "0"})
+    assert tables.is_first_edition(tmp_path) and "first edition" in render.render(tmp_path)
+    keep(tmp_path, "validity-0", 1, {"model": figures(0.3, 0.0)}, weights=shipped_weights())
+    text = render.render(tmp_path)
+    assert "| 0 | 100.0 | 30.0 |" in text and "Table 2:" not in text and "first edition" not in text
+
+
+def test_losses_grid_and_transfer_are_shown_when_there(tmp_path):
+    change = {step: {"chosen": [-0.5, 1.25], "rejected": [-1.0, -7.5]} for step in ("focus", "response")}
+    trained = {row: figures(0.6, 0.6) | {"likelihoods": change} for row in tables.ROWS[1:]}
+    trained["paper-rl1"]["likelihoods"] = {"focus": change["focus"]}
+    options = {"rate": "1e-4", "beta": "0.1", "epochs": "3"}
+    trial = {"stage": "rl1", "options": options, "valid": 0.5, "box_accuracy": 0.4, "answer": 0.3} | change
+    rows = {row: figures(0.5, 0.5) for row in ("sft", "rl1", "rl2", "rl2-alone", "base")}
+    for cell, found in {
+        "stages": rows,
+        "stages-transfer": rows,
+        "losses": trained | {"sft": figures(0.5, 0.5)},
+        "grid": {"trials": [trial], "rl1": options, "rl2": options},
+    }.items():
+        keep(tmp_path, cell, 0, found, weights=shipped_weights())
+    text = render.render(tmp_path)
+    assert "| model | attribute | relation | superlative | all | transfer |" in text
+    assert "| RL1, the paper's DPO | 100.0 | 60.0 | 60.0 | 1.25 | -7.50 |  |  |" in text
+    assert "| rl1 (chosen) | 1e-4 | 0.1 | 3 | 50.0 | 40.0 | 30.0 | +1.25 | -7.50 |" in text
+    assert "| RL1 raises box accuracy over SFT, by the paper's loss | +10.0 |" in text
+    assert text.count("| RL1, the paper's DPO |") == 3
+
+
 def test_the_results_page_is_current():
     assert (render.ROOT / "RESULTS.md").read_text(encoding="utf-8") == render.render(render.ROOT / "results")
 
@@ -171,6 +203,14 @@ def test_a_cell_names_the_commands_behind_it_and_shares_their_output(workspace, 
     ]
     assert two["commands"] == one["commands"][:1]
     assert set(one["digests"]) == {"runs/full", "models/a"} and two["digests"].items() < one["digests"].items()
+
+
+def test_a_cell_of_other_weights_is_computed_again(workspace, tmp_path, monkeypatch):
+    monkeypatch.setitem(study.CELLS, "first", lambda at: {"at": str(at.run("runs/full", "gen"))})
+    keep(tmp_path / "results", "first", 3, {"at": "of the first edition"})
+    study.fill(workspace, "first", tmp_path / "results")
+    cell = json.loads((tmp_path / "results/first-3.json").read_text())
+    assert cell["figures"] == {"at": "runs/full"} and cell["weights"] == shipped_weights()
 
 
 def test_a_cell_that_fails_leaves_no_file(workspace, tmp_path, monkeypatch):

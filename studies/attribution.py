@@ -1,0 +1,91 @@
+"""Take the loss apart: the paper's DPO, DPO + the win's likelihood, and the win's likelihood alone, on the same pairs.
+
+The product offers all three with two options of `visrl train rl1` and `rl2`:
+
+    paper   --win-nll 0, at the hyperparameters that the cell `grid` chose on split val
+    both    --win-nll 1 at Spotlight's preset: the models of the first round
+    win     --win-nll 1 with beta 1e-6, at the preset: the gradient of the DPO term is at most beta times that of the
+            log-likelihoods, so what is left is the win's likelihood (rejection-sampling fine-tuning). Not 0, so
+            that both log-likelihoods can be read from the logged rewards, which are beta times their change.
+
+RL2 starts from the RL1 model of the same loss.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from studies.methods import CHOSEN_ON, TESTED_STAGES, Figures, first_models, train
+from studies.workspace import Workspace
+
+RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3")
+BETAS = ("0.03", "0.1", "0.3")
+EPOCHS = ("1", "3")
+START = {"rate": "1e-4", "beta": "0.1", "epochs": "3"}
+"""Where the search begins; it varies the learning rate first, then beta, then the epochs, and keeps the best."""
+NO_PREFERENCE = "1e-6"
+PRESET_BETA = "0.1"
+ROWS = ("sft", "paper-rl1", "paper-rl2", "both-rl1", "both-rl2", "win-rl1", "win-rl2")
+
+Choice = dict[str, str]
+
+
+def grid(workspace: Workspace) -> Figures:
+    """Choose learning rate, beta and epochs of the paper's loss for RL1, then the learning rate for RL2."""
+    trials: list[Figures] = []
+    choice = START
+    for name, values in (("rate", RATES), ("beta", BETAS), ("epochs", EPOCHS)):
+        found = [_trial(workspace, "rl1", choice | {name: value}) for value in values]
+        trials += [trial for trial in found if trial not in trials]
+        choice = _best(found)["options"]
+    start = paper_loss(workspace, "rl1", choice)
+    second = [_trial(workspace, "rl2", choice | {"rate": rate}, "--model", start) for rate in RATES]
+    return {"trials": trials + second, "rl1": choice, "rl2": _best(second)["options"]}
+
+
+def paper_loss(workspace: Workspace, recipe: str, choice: Choice, *options: str) -> str:
+    """Train with the paper's loss, without the win's likelihood; return the model."""
+    betas = ("--beta-b", "--beta-r") if recipe == "rl2" else ("--beta-b",)
+    flags = [word for beta in betas for word in (beta, choice["beta"])]
+    rest = ("--learning-rate", choice["rate"], "--epochs", choice["epochs"], "--win-nll", "0")
+    return str(train(workspace, recipe, *flags, *rest, *options))
+
+
+def losses(workspace: Workspace) -> Figures:
+    """Evaluate SFT, and RL1 and RL1 + RL2 under each of the three losses; beside them, what the likelihoods did."""
+    choice = chosen(workspace)
+    paper = [paper_loss(workspace, "rl1", choice["rl1"])]
+    paper.append(paper_loss(workspace, "rl2", choice["rl2"], "--model", paper[0]))
+    flags = ("--beta-b", NO_PREFERENCE)
+    win = [str(train(workspace, "rl1", *flags))]
+    win.append(str(train(workspace, "rl2", *flags, "--beta-r", NO_PREFERENCE, "--model", win[0])))
+    models = [*paper, *first_models(workspace), *win]
+    figures = workspace.scores("losses", ["spotlight", *models], TESTED_STAGES, ("--no-baseline",), names=ROWS)
+    betas = (choice["rl1"]["beta"], choice["rl2"]["beta"], PRESET_BETA, PRESET_BETA, NO_PREFERENCE, NO_PREFERENCE)
+    for row, model, beta in zip(ROWS[1:], models, betas, strict=True):
+        figures[row]["likelihoods"] = workspace.likelihoods(model, float(beta))
+    return figures | {"choice": choice}
+
+
+def chosen(workspace: Workspace) -> dict[str, Choice]:
+    """Read the choice of the cell `grid`, made with seed 0 and used with all. Raises FileNotFoundError."""
+    path = workspace.results / "grid-0.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the hyperparameters are not chosen yet. Run: python -m studies --cells grid")
+    figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    return {stage: figures[stage] for stage in ("rl1", "rl2")}
+
+
+def _trial(workspace: Workspace, recipe: str, choice: Choice, *options: str) -> dict[str, Any]:
+    model = paper_loss(workspace, recipe, choice, *options)
+    name = "-".join([recipe, *choice.values()])
+    evaluation = workspace.scores(
+        f"grid-{name}", [model], CHOSEN_ON, ("--no-baseline",), names=("model",), split="val"
+    )  # fmt: skip
+    figures = {key: evaluation["model"]["all"][key] for key in ("valid", "box_accuracy", "answer")}
+    return {"stage": recipe, "options": choice} | figures | workspace.likelihoods(model, float(choice["beta"]))
+
+
+def _best(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    return max(trials, key=lambda trial: trial["answer"])
