@@ -24,6 +24,7 @@ BETAS = ("0.03", "0.1", "0.3")
 EPOCHS = ("1", "3")
 START = {"rate": "1e-4", "beta": "0.1", "epochs": "3"}
 """Where the search begins; it varies the learning rate first, then beta, then the epochs, and keeps the best."""
+OPTIONS = tuple(START)
 NO_PREFERENCE = "1e-6"
 PRESET_BETA = "0.1"
 ROWS = ("sft", "paper-rl1", "paper-rl2", "both-rl1", "both-rl2", "win-rl1", "win-rl2")
@@ -49,7 +50,7 @@ def paper_loss(workspace: Workspace, recipe: str, choice: Choice, *options: str)
     betas = ("--beta-b", "--beta-r") if recipe == "rl2" else ("--beta-b",)
     flags = [word for beta in betas for word in (beta, choice["beta"])]
     rest = ("--learning-rate", choice["rate"], "--epochs", choice["epochs"], "--win-nll", "0")
-    return str(train(workspace, recipe, *flags, *rest, *options))
+    return str(train(workspace, recipe, *flags, *rest, *options, name=f"paper-{_label(recipe, choice)}"))
 
 
 def losses(workspace: Workspace) -> Figures:
@@ -58,8 +59,9 @@ def losses(workspace: Workspace) -> Figures:
     paper = [paper_loss(workspace, "rl1", choice["rl1"])]
     paper.append(paper_loss(workspace, "rl2", choice["rl2"], "--model", paper[0]))
     flags = ("--beta-b", NO_PREFERENCE)
-    win = [str(train(workspace, "rl1", *flags))]
-    win.append(str(train(workspace, "rl2", *flags, "--beta-r", NO_PREFERENCE, "--model", win[0])))
+    win = [str(train(workspace, "rl1", *flags, name="win-rl1"))]
+    flags += ("--beta-r", NO_PREFERENCE, "--model", win[0])
+    win.append(str(train(workspace, "rl2", *flags, name="win-rl2")))
     models = [*paper, *first_models(workspace), *win]
     figures = workspace.scores("losses", ["spotlight", *models], TESTED_STAGES, ("--no-baseline",), names=ROWS)
     betas = (choice["rl1"]["beta"], choice["rl2"]["beta"], PRESET_BETA, PRESET_BETA, NO_PREFERENCE, NO_PREFERENCE)
@@ -79,12 +81,15 @@ def chosen(workspace: Workspace) -> dict[str, Choice]:
 
 def _trial(workspace: Workspace, recipe: str, choice: Choice, *options: str) -> dict[str, Any]:
     model = paper_loss(workspace, recipe, choice, *options)
-    name = "-".join([recipe, *choice.values()])
     evaluation = workspace.scores(
-        f"grid-{name}", [model], CHOSEN_ON, ("--no-baseline",), names=("model",), split="val"
+        f"grid-{_label(recipe, choice)}", [model], CHOSEN_ON, ("--no-baseline",), names=("model",), split="val"
     )  # fmt: skip
     figures = {key: evaluation["model"]["all"][key] for key in ("valid", "box_accuracy", "answer")}
     return {"stage": recipe, "options": choice} | figures | workspace.likelihoods(model, float(choice["beta"]))
+
+
+def _label(recipe: str, choice: Choice) -> str:
+    return "-".join([recipe, *(choice[name] for name in OPTIONS)])
 
 
 def _best(trials: list[dict[str, Any]]) -> dict[str, Any]:

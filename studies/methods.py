@@ -36,9 +36,9 @@ def pairs(workspace: Workspace, name: str, *options: str) -> Path:
     return workspace.run(f"runs/{name}", "gen", "--limit", str(QUESTIONS), *options)
 
 
-def train(workspace: Workspace, recipe: str, *options: str) -> Path:
-    """Train a model on the pairs of the first round with another recipe; its name holds the options."""
-    name = "-".join([recipe, *(option.strip("-").replace("/", "-") for option in options)])
+def train(workspace: Workspace, recipe: str, *options: str, name: str | None = None) -> Path:
+    """Train a model on the pairs of the first round with another recipe; by default its name holds the options."""
+    name = name or "-".join([recipe, *(option.strip("-") for option in options)])
     return workspace.run(f"models/{name}", "train", recipe, "--data", str(evolve(workspace, 1) / "round0"), *options)
 
 

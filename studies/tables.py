@@ -16,7 +16,7 @@ from typing import Any
 
 from scipy import stats
 
-from studies.attribution import ROWS
+from studies.attribution import OPTIONS, ROWS
 from studies.cells import SFT_ROWS
 from studies.methods import ROUNDS
 from studies.outcomes import difference_interval, pair_interval
@@ -182,7 +182,7 @@ def grid(figures: Any) -> str:
         mark = " (chosen)" if trial["options"] == figures[trial["stage"]] else ""
         accuracies = [f"{100 * trial[name]:.1f}" for name in ("valid", "box_accuracy", "answer")]
         changes = [f"{trial['focus'][side][-1]:+.2f}" for side in ("chosen", "rejected")]
-        rows.append((trial["stage"] + mark, *trial["options"].values(), *accuracies, *changes))
+        rows.append((trial["stage"] + mark, *(trial["options"][name] for name in OPTIONS), *accuracies, *changes))
     return table(
         ("stage", "learning rate", "beta", "epochs", "valid boxes", "box accuracy", "answer accuracy", "box, chosen",
          "box, rejected"), rows

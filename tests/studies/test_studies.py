@@ -141,7 +141,7 @@ def test_losses_grid_and_transfer_are_shown_when_there(tmp_path):
     change = {step: {"chosen": [-0.5, 1.25], "rejected": [-1.0, -7.5]} for step in ("focus", "response")}
     trained = {row: figures(0.6, 0.6) | {"likelihoods": change} for row in tables.ROWS[1:]}
     trained["paper-rl1"]["likelihoods"] = {"focus": change["focus"]}
-    options = {"rate": "1e-4", "beta": "0.1", "epochs": "3"}
+    options = {"beta": "0.1", "epochs": "3", "rate": "1e-4"}  # as they lie in a file, in order of name
     trial = {"stage": "rl1", "options": options, "valid": 0.5, "box_accuracy": 0.4, "answer": 0.3} | change
     rows = {row: figures(0.5, 0.5) for row in ("sft", "rl1", "rl2", "rl2-alone", "base")}
     for cell, found in {
