@@ -18,7 +18,7 @@ from scipy import stats
 
 from studies.attribution import OPTIONS, ROWS
 from studies.cells import SFT_ROWS
-from studies.methods import ROUNDS
+from studies.methods import ROUNDS, TESTED_STAGES
 from studies.outcomes import difference_interval, pair_interval
 from studies.weights import shipped_weights
 
@@ -201,6 +201,9 @@ def baselines(cells: dict[str, Seeds]) -> str:
     rows = [(title, show(cells[name], "model all answer")) for name, title in BASELINES.items() if name in cells]
     if "rounds" in cells:  # model 1 of the rounds is the full method, evaluated on the same questions as the others
         rows.append(("RL1, then RL2 (full)", show(cells["rounds"], "models 1 all answer")))
+    if "losses" in cells:
+        title = f"RL1, then RL2, by the paper's DPO ({TESTED_STAGES} questions)"
+        rows.append((title, show(cells["losses"], "paper-rl2 all answer")))
     return table(("method", "answer accuracy"), rows)
 
 
