@@ -213,6 +213,18 @@ def test_a_cell_of_other_weights_is_computed_again(workspace, tmp_path, monkeypa
     assert cell["figures"] == {"at": "runs/full"} and cell["weights"] == shipped_weights()
 
 
+def test_hyperparameters_are_chosen_once_and_before_the_other_cells(tmp_path, monkeypatch):
+    made = []
+    for name in ("losses", "grid"):
+        monkeypatch.setitem(study.CELLS, name, lambda at, name=name: made.append((name, at.seed)) or {})
+    folders = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
+    monkeypatch.setattr("sys.argv", ["studies", "--cells", "losses,grid", "--seeds", "1,2", *folders])
+    study.main()
+    assert made == [("grid", 0), ("losses", 1), ("losses", 2)]
+    study.main()
+    assert len(made) == 3
+
+
 def test_a_cell_that_fails_leaves_no_file(workspace, tmp_path, monkeypatch):
     def broken(_) -> dict:
         raise RuntimeError("no")
