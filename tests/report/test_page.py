@@ -138,6 +138,25 @@ class Reader(html.parser.HTMLParser):
         self.texts.append(data)
 
 
+def check_inert(text):
+    """Check that no hostile text became markup; return the page as a browser would see it."""
+    seen = Reader(text)
+    assert seen.tags["script"] == 2 and seen.tags["style"] == 1
+    assert not {"iframe", "img", "object", "embed", "link", "base"} & set(seen.tags)
+    assert not [name for _, name, _ in seen.attributes if name.startswith("on") or name in ("style", "srcdoc")]
+    for payload in HOSTILE[:5]:
+        assert payload not in text
+    return seen
+
+
+def check_policy(text):
+    """Check that the page's policy allows its own script and style, and no other."""
+    policy = next(v for t, n, v in Reader(text).attributes if t == "meta" and n == "content" and "default-src" in v)
+    script = text.rpartition("<script>")[2].partition("</script>")[0]
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    assert page.policy(style, script) == policy
+
+
 def test_the_page_is_a_result_with_a_digest(run):
     assert page.NAME in run.manifest()["sha256"]
     assert list(run.path.glob("*.tmp")) == []
@@ -259,12 +278,7 @@ def test_lost_attempts_are_part_of_the_history(run):
 
 
 def test_hostile_text_stays_text(text):
-    seen = Reader(text)
-    assert seen.tags["script"] == 2 and seen.tags["style"] == 1
-    assert not {"iframe", "img", "object", "embed", "link", "base"} & set(seen.tags)
-    assert not [name for _, name, _ in seen.attributes if name.startswith("on") or name in ("style", "srcdoc")]
-    for payload in HOSTILE[:5]:
-        assert payload not in text
+    seen = check_inert(text)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\u2066-\u2069\ufeff]", text)
     assert HOSTILE[0] in "".join(seen.texts), "it is shown, as text"
     assert "{{ 7 * 7 }}" in json.dumps(text) and "long " * 1000 not in text
@@ -279,10 +293,7 @@ def test_the_page_asks_for_nothing(text):
 
 
 def test_the_policy_names_the_script_and_the_style_that_are_there(text):
-    policy = next(v for t, n, v in Reader(text).attributes if t == "meta" and n == "content" and "default-src" in v)
-    script = text.rpartition("<script>")[2].partition("</script>")[0]
-    style = text.partition("<style>")[2].partition("</style>")[0]
-    assert page.policy(style, script) == policy
+    check_policy(text)
 
 
 def test_the_same_run_has_the_same_page(run, text):
