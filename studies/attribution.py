@@ -19,7 +19,7 @@ from typing import Any
 from studies.methods import CHOSEN_ON, TESTED_STAGES, Figures, first_models, train
 from studies.workspace import Workspace
 
-RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3")
+RATES = ("1e-6", "1e-5", "3e-5", "1e-4", "3e-4", "1e-3")
 BETAS = ("0.03", "0.1", "0.3")
 EPOCHS = ("1", "3")
 START = {"rate": "1e-4", "beta": "0.1", "epochs": "3"}
