@@ -6,7 +6,8 @@ each, and all rows share its features. While tower and projector are frozen, the
 policy, whose forward comes first.
 
 Works where the model calls get_image_features for the images of a batch in reading order and gets them back one by
-one: `encodes_once` in visrl_data/models/families.py. Other families encode every image.
+one, those for its first layers too (deepstack): `encodes_once` in visrl_data/models/families.py. Other families encode
+every image.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from visrl_data.engines.prefix_cache import ImageFeatures
 from visrl_data.models.families import family_of
 
 
@@ -34,19 +35,19 @@ def encoded_once(model: Any, pictures: torch.Tensor | None) -> Iterator[None]:
         yield
         return
     encode = inner.get_image_features
-    features: list[Any] = []
+    features: list[ImageFeatures] = []
     indices = pictures.tolist()
     first = [indices.index(number) for number in range(max(indices) + 1)]
     is_frozen = not any(
         p.requires_grad for name, p in inner.named_parameters() if not name.startswith("language_model.")
     )
 
-    def once(*args: Any, **options: Any) -> BaseModelOutputWithPooling:
+    def once(*args: Any, **options: Any) -> ImageFeatures:
         if not features or not is_frozen:
             arguments = inspect.signature(encode).bind(*args, **options).arguments
             arguments |= arguments.pop("kwargs", {})
-            features[:] = [encode(**arguments | select(arguments, first)).pooler_output]
-        return BaseModelOutputWithPooling(pooler_output=_expand(features[0], indices))
+            features[:] = [_features(encode(**arguments | select(arguments, first)))]
+        return _expand(features[0], indices)
 
     inner.get_image_features = once
     try:
@@ -75,6 +76,19 @@ def select(inputs: dict[str, Any], indices: list[int]) -> dict[str, Any]:
     return {name: inputs[name][indices] for name in ("pixel_values", "image_sizes") if inputs.get(name) is not None}
 
 
-def _expand(features: Any, indices: list[int]) -> Any:
-    """Expand (M, tokens, D), or M tensors (tokens, D), of the distinct images to all N."""
+def _features(output: Any) -> ImageFeatures:
+    """Return what the decoder reads of an output; its other tensors are freed."""
+    layers = getattr(output, "deepstack_features", ())
+    return ImageFeatures(pooler_output=output.pooler_output, deepstack_features=layers)
+
+
+def _expand(features: ImageFeatures, indices: list[int]) -> ImageFeatures:
+    """Expand the features of the distinct images to all N."""
+    pooled: Any = _pick(features.pooler_output, indices)
+    layers = [_pick(layer, indices) for layer in features.deepstack_features]
+    return ImageFeatures(pooler_output=pooled, deepstack_features=layers)
+
+
+def _pick(features: Any, indices: list[int]) -> Any:
+    """Pick from (M, tokens, D), or from M tensors (tokens, D)."""
     return features[indices] if isinstance(features, torch.Tensor) else [features[i] for i in indices]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.conftest import draw_photo
-from tests.helpers.tiny_families import TINY, stand_ins
+from tests.helpers.tiny_families import TINY, VARIANTS, stand_ins
 from tests.tools.family_table import model_folder
 from visrl_data.core.prompts import SCORE_CHOICES, SCORE_PREFIX, PromptSet
 from visrl_data.engines import batching, prefix_cache
@@ -15,7 +15,7 @@ from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.models.families import family_of
 from visrl_data.models.model_folder import find_model
 
-SHARING = [name for name in TINY if family_of(name).shares_prefix]
+SHARING = [name for name in TINY | VARIANTS if family_of(name).shares_prefix]
 HOT = Sampling(temperature=1.5, top_k=20, max_new_tokens=6)
 PROMPTS = PromptSet()
 
@@ -109,7 +109,7 @@ def test_kept_features_are_bounded(engine_of, monkeypatch):
 
 
 def seen(tokens):
-    return EncodedImage(None, torch.zeros(tokens, 2), None)
+    return EncodedImage(None, torch.zeros(tokens, 2))
 
 
 def test_a_beginning_never_cuts_a_picture_and_leaves_a_token():

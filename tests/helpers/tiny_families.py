@@ -68,8 +68,9 @@ def qwen2_vl(small=SMALL):
     return processor, Qwen2VLForConditionalGeneration(config)
 
 
-def qwen3_vl(small=SMALL):
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+def qwen3_vl(small=SMALL, model_type="qwen3_vl", **more):
+    """Qwen3-VL: features of its tower's first layer go into the first layer of the language model (deepstack)."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     tokenizer = words(*VISION)
@@ -82,12 +83,18 @@ def qwen3_vl(small=SMALL):
     rope = {"rope_type": "default", "mrope_section": sections_of(small), "mrope_interleaved": True, "rope_theta": 1e4}
     eye = {**qwen_eye(small), "out_hidden_size": small["hidden_size"]}
     del eye["fullatt_block_indexes"]
-    config = Qwen3VLConfig(
+    config = AutoConfig.for_model(
+        model_type,
         vision_config={**eye, "num_position_embeddings": 36, "deepstack_visual_indexes": [0]},
-        text_config={**text(tokenizer, small), "head_dim": head_of(small), "rope_parameters": rope},
+        text_config={**text(tokenizer, small), "head_dim": head_of(small), "rope_parameters": rope, **more},
         **qwen_ids(tokenizer),
     )
-    return processor, Qwen3VLForConditionalGeneration(config)
+    return processor, AutoModelForImageTextToText.from_config(config)
+
+
+def qwen3_vl_moe(small=SMALL):
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": small["intermediate_size"]}
+    return qwen3_vl(small, "qwen3_vl_moe", **experts)
 
 
 def llava_onevision(small=SMALL):
@@ -233,6 +240,8 @@ TINY = {
     "internvl": internvl,
     "minicpmv4_6": minicpm,
 }
+# Other types of these families.
+VARIANTS = {"qwen3_vl_moe": qwen3_vl_moe}
 
 
 def stand_ins(monkeypatch):

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import draw_photo
-from tests.helpers.tiny_families import TINY, stand_ins
+from tests.helpers.tiny_families import TINY, VARIANTS, stand_ins
 from visrl_data.core.config import GenConfig, Thresholds
 from visrl_data.engines.image_processing import picture_size, picture_tokens
 from visrl_data.engines.loading import load_processor
@@ -66,7 +66,7 @@ class Row:
 def model_folder(model_type: str, folder: Path, seed: int) -> Path:
     """Save a tiny random model with large weights: with the usual small ones the output hardly depends on the input."""
     torch.manual_seed(seed)
-    processor, model = TINY[model_type]()
+    processor, model = (TINY | VARIANTS)[model_type]()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2 and "embed" not in name and "lm_head" not in name:

@@ -11,7 +11,8 @@
 The last token of a prompt is left out: sampling or scoring from the cache runs it first, and gets its logits.
 
 Which families: `shares_prefix` in models/families.py. It takes plain causal attention, an image placeholder that
-is one token repeated, and a model that accepts ready-made image features (`mm_encoder_outputs`).
+is one token repeated, and a model that accepts ready-made image features (`mm_encoder_outputs`), with those that
+Qwen3-VL adds to the hidden states of its first layers (deepstack).
 """
 
 from __future__ import annotations
@@ -32,20 +33,34 @@ from visrl_data.engines.refusals import PROCESSOR_ERRORS, raise_refusals
 KEPT_BYTES = 1 << 30  # of features, on the model's device; and of the images that they are of, as RGB
 
 
+@dataclass
+class ImageFeatures(BaseModelOutputWithPooling):
+    """What get_image_features of any family returns, as far as a decoder reads it.
+
+    pooler_output: the features of each image, in place of its tokens. deepstack_features: one such list for each of
+    the decoder's first layers, after which it is added; empty for families without.
+    """
+
+    deepstack_features: Any = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
-    """An image as the model sees it. features: (tokens, D); grid: (1, 3) patches, for families that need it.
+    """An image as the model sees it.
 
-    The same image, by the same weights, is the same object.
+    features: (tokens, D). deepstack: such features for each of the decoder's first layers. grid: (1, 3) patches, for
+    families that need it. The same image, by the same weights, is the same object.
     """
 
     image: Image  # referenced, so that its id is not given to another object
     features: torch.Tensor
-    grid: torch.Tensor | None
+    deepstack: tuple[torch.Tensor, ...] = ()
+    grid: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        return max(self.features.nbytes, 3 * self.image.width * self.image.height)
+        features = sum(part.nbytes for part in (self.features, *self.deepstack))
+        return max(features, 3 * self.image.width * self.image.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +150,16 @@ class Prefiller:
         names = ("pixel_values", "image_grid_thw", "image_sizes")
         inputs = {name: batch[name].to(self._device) for name in names if name in batch}
         inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
-        features = self._inner.get_image_features(**inputs, return_dict=True).pooler_output
+        output = self._inner.get_image_features(**inputs, return_dict=True)
+        deepstack = getattr(output, "deepstack_features", ())
         grids = inputs.get("image_grid_thw")
         return [
-            EncodedImage(picture, features[i], None if grids is None else grids[i : i + 1])
+            EncodedImage(
+                picture,
+                output.pooler_output[i],
+                tuple(layer[i] for layer in deepstack),
+                None if grids is None else grids[i : i + 1],
+            )
             for i, picture in enumerate(pictures)
         ]
 
@@ -234,15 +255,14 @@ class Prefiller:
         pictures: Sequence[tuple[EncodedImage, ...]],
     ) -> Any:
         """Return the cache after these tokens. mask: of these and of all before."""
-        features: Any = [image.features for shown in pictures for image in shown]
-        ready = {"image": BaseModelOutputWithPooling(pooler_output=features)} if features else None
+        images = [image for shown in pictures for image in shown]
         output = self._inner(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            mm_encoder_outputs=ready,
+            mm_encoder_outputs={"image": _join(images)} if images else None,
         )
         return output.past_key_values
 
@@ -250,6 +270,13 @@ class Prefiller:
         """Set the state of models that keep their positions' deltas, for decoding these rows."""
         if prefix.deltas is not None:
             self._inner.rope_deltas = prefix.deltas[rows]
+
+
+def _join(images: Sequence[EncodedImage]) -> ImageFeatures:
+    """Return the features of images in the form in which a model takes them."""
+    features: Any = [image.features for image in images]
+    layers = [list(layer) for layer in zip(*(image.deepstack for image in images), strict=True)]
+    return ImageFeatures(pooler_output=features, deepstack_features=layers)
 
 
 def group_by_prefix(prompts: Sequence[TokenizedPrompt], image_id: int) -> tuple[list[list[int]], list[int]]:

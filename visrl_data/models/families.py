@@ -98,8 +98,8 @@ FAMILIES = (
     ),
     Family(
         "Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), "Qwen/Qwen3-VL-8B-Instruct",
-        box_space="per_mille_json", trained_on_boxes=True, focus=_JSON, resize_mode="resized",
-        resolution_control="pixels", requires=_VIDEO,
+        box_space="per_mille_json", trained_on_boxes=True, focus=_JSON, shares_prefix=True, resize_mode="resized",
+        resolution_control="pixels", encodes_once=True, requires=_VIDEO,
     ),
     Family(
         "Qwen3.5", ("qwen3_5", "qwen3_5_moe"), "Qwen/Qwen3.5-4B",
