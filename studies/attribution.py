@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from studies.methods import CHOSEN_ON, TESTED_STAGES, Figures, first_models, train
+from studies.methods import CHOSEN_ON, TESTED, TESTED_STAGES, Figures, first_models, train
 from studies.workspace import Workspace
 
 RATES = ("1e-6", "1e-5", "3e-5", "1e-4", "3e-4", "1e-3")
@@ -45,19 +45,34 @@ def grid(workspace: Workspace) -> Figures:
     return {"trials": trials + second, "rl1": choice, "rl2": _best(second)["options"]}
 
 
-def paper_loss(workspace: Workspace, recipe: str, choice: Choice, *options: str) -> str:
+def paper_loss(workspace: Workspace, recipe: str, choice: Choice, *options: str, label: str = "paper") -> str:
     """Train with the paper's loss, without the win's likelihood; return the model."""
-    betas = ("--beta-b", "--beta-r") if recipe == "rl2" else ("--beta-b",)
-    flags = [word for beta in betas for word in (beta, choice["beta"])]
-    rest = ("--learning-rate", choice["rate"], "--epochs", choice["epochs"], "--win-nll", "0")
-    return str(train(workspace, recipe, *flags, *rest, *options, name=f"paper-{_label(recipe, choice)}"))
+    name = f"{label}-{_label(recipe, choice)}"
+    return str(train(workspace, recipe, *paper_flags(recipe, choice), *options, name=name))
+
+
+def paper_flags(recipe: str, choice: Choice) -> list[str]:
+    """Return the options of a training with the paper's loss."""
+    rest = ["--learning-rate", choice["rate"], "--epochs", choice["epochs"], "--win-nll", "0"]
+    return [*beta_flags(recipe, choice["beta"]), *rest]
+
+
+def beta_flags(recipe: str, beta: str) -> list[str]:
+    """Return the options that set beta of every term of a recipe."""
+    return [word for flag in (("--beta-b", "--beta-r") if recipe == "rl2" else ("--beta-b",)) for word in (flag, beta)]
+
+
+def paper_models(workspace: Workspace) -> list[str]:
+    """Train with the paper's loss on the pairs of the first round: RL1, and RL1 + RL2."""
+    choice = chosen(workspace)
+    rl1 = paper_loss(workspace, "rl1", choice["rl1"])
+    return [rl1, paper_loss(workspace, "rl2", choice["rl2"], "--model", rl1)]
 
 
 def losses(workspace: Workspace) -> Figures:
     """Evaluate SFT, and RL1 and RL1 + RL2 under each of the three losses; beside them, what the likelihoods did."""
     choice = chosen(workspace)
-    paper = [paper_loss(workspace, "rl1", choice["rl1"])]
-    paper.append(paper_loss(workspace, "rl2", choice["rl2"], "--model", paper[0]))
+    paper = paper_models(workspace)
     flags = ("--beta-b", NO_PREFERENCE)
     win = [str(train(workspace, "rl1", *flags, name="win-rl1"))]
     flags += ("--beta-r", NO_PREFERENCE, "--model", win[0])
@@ -68,6 +83,18 @@ def losses(workspace: Workspace) -> Figures:
     for row, model, beta in zip(ROWS[1:], models, betas, strict=True):
         figures[row]["likelihoods"] = workspace.likelihoods(model, float(beta))
     return figures | {"choice": choice}
+
+
+def paper_transfer(workspace: Workspace) -> Figures:
+    """Evaluate the models of the paper's loss on the questions of cell `stages-transfer`."""
+    names, models = ("paper-rl1", "paper-rl2"), paper_models(workspace)
+    return workspace.scores("losses-transfer", models, TESTED, ("--no-baseline",), names=names, split="transfer")
+
+
+def paper_rl2_alone(workspace: Workspace) -> Figures:
+    """Evaluate RL2 without RL1 by the paper's loss, at the hyperparameters of its RL2."""
+    model = paper_loss(workspace, "rl2", chosen(workspace)["rl2"], "--without-rl1", label="paper-alone")
+    return workspace.scores("paper-rl2-alone", [model], TESTED, ("--no-baseline",), names=("model",))
 
 
 def chosen(workspace: Workspace) -> dict[str, Choice]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from studies import stability
-from studies.attribution import grid, losses
+from studies.attribution import grid, losses, paper_rl2_alone, paper_transfer
 from studies.methods import ROUNDS, TESTED, TESTED_STAGES, Figures, evolve, first_models, pairs, train
 from studies.serving import serve
 from studies.workspace import Workspace
@@ -90,8 +90,10 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "stages-transfer": stages("transfer", TESTED),
     "grid": grid,
     "losses": losses,
+    "losses-transfer": paper_transfer,
     **{f"validity-{rows}": validity(rows) for rows in SFT_ROWS},
     "rl2-alone": baseline("rl2", "--without-rl1"),
+    "rl2-alone-paper": paper_rl2_alone,
     "sft-answers": baseline("sft-answers"),
     "dpo-answers": baseline("dpo-answers"),
     "kto-answers": baseline("kto-answers"),
@@ -105,12 +107,17 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "pairs-exact-match": quality("exact-match", "--response-critic", "normalized"),
     "pairs-served-critic": served_critic,
     "pairs-round2": quality_of_round(1),
+    "pairs-round2-paper": stability.paper_round2,
     "rounds": curve("rl1,rl2"),
     "rounds-rl1": curve("rl1"),
+    "rounds-paper": stability.paper("rl1,rl2"),
+    "rounds-paper-rl1": stability.paper("rl1"),
     "rounds-restart": stability.restart("rl1,rl2"),
     "rounds-restart-rl1": stability.restart("rl1"),
     "rounds-lower": stability.lower("rl1,rl2"),
     "rounds-lower-rl1": stability.lower("rl1"),
+    "rounds-beta": stability.beta("rl1,rl2"),
+    "rounds-beta-rl1": stability.beta("rl1"),
     "rounds-pooled": stability.pooled("rl1,rl2"),
     "rounds-pooled-rl1": stability.pooled("rl1"),
 }

@@ -43,6 +43,17 @@ def outcomes(evaluation: Path, digest: str, steps: int) -> Outcomes:
     return by_level
 
 
+def first_questions(outcomes: Outcomes, like: Outcomes) -> Outcomes:
+    """Return the outcomes of the questions that another evaluation has too: the first ones of each level."""
+    sizes = {level: min(len(bits) for bits in figures.values()) for level, figures in like.items()}
+    return {level: {name: bits[: sizes[level]] for name, bits in of.items()} for level, of in outcomes.items()}
+
+
+def accuracy(outcomes: Outcomes, figure: str) -> float:
+    """Return the mean of the levels' shares of right answers or boxes, in [0, 1]."""
+    return float(np.mean([_bits(level[figure]).mean() for level in outcomes.values()]))
+
+
 def difference_interval(above: Sequence[Outcomes], below: Sequence[Outcomes], figure: str) -> tuple[float, float]:
     """Return the 95 % paired bootstrap interval over the questions of the mean difference, in [-1, 1] (macro mean).
 

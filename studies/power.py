@@ -16,8 +16,10 @@ from pathlib import Path
 
 from scipy import stats
 
-from studies import tables
+from studies.claims import CLAIMS, LOSS_CLAIMS
+from studies.comparison import ACCURACIES, Comparison, compare
 from studies.methods import QUESTIONS, TESTED, TESTED_STAGES
+from studies.values import Seeds, load, table
 from studies.workspace import RESULTS
 
 POWER = 0.8
@@ -52,7 +54,7 @@ def spread_of(half: float, seeds: int) -> float:
     return half * math.sqrt(seeds) / float(stats.t.ppf(0.975, seeds - 1))
 
 
-def smallest(found: tables.Comparison, planned: int) -> float:
+def smallest(found: Comparison, planned: int) -> float:
     """Return the smallest difference that the planned questions and SEEDS seeds show with the power."""
     over_questions = NEEDED * _standard_error(found.over_questions) * math.sqrt(found.questions / planned)
     if found.half is None:
@@ -67,9 +69,9 @@ def _standard_error(interval: tuple[float, float]) -> float:
     return (high - low) / (2 * float(stats.norm.ppf(0.975)))
 
 
-def row(cells: dict[str, tables.Seeds], text: str, above: str, below: str, figure: str) -> tuple[str, ...]:
+def row(cells: dict[str, Seeds], text: str, above: str, below: str, figure: str) -> tuple[str, ...]:
     """Return the row of a claim, empty when its cells are not there."""
-    found = tables.compare(cells, above, below, figure)
+    found = compare(cells, above, below, figure)
     if found is None:
         return ()
     questions = questions_needed(found.mean, found.over_questions, found.questions)
@@ -80,23 +82,24 @@ def row(cells: dict[str, tables.Seeds], text: str, above: str, below: str, figur
         f"{found.questions} x {found.seeds}",
         f"{math.ceil(questions):,}" if questions <= MOST_QUESTIONS else f"> {MOST_QUESTIONS:,}",
         "" if found.half is None else str(seeds or f"> {MOST_SEEDS}"),
-        "" if figure == "pairs" else f"{smallest(found, _planned(above, figure)):.1f}",
+        "" if figure == "pairs" else f"{smallest(found, _planned(above, below, figure)):.1f}",
     )
 
 
-def _planned(cell: str, figure: str) -> int:
-    if figure not in ("answer", "box_accuracy"):
+def _planned(above: str, below: str, figure: str) -> int:
+    """Return the questions that both sides will be evaluated on, or those of a run."""
+    if figure not in ACCURACIES:
         return QUESTIONS
-    return TESTED_STAGES if cell.split()[0] in ("stages", "losses") else TESTED
+    return min(TESTED_STAGES if side.split()[0] in ("stages", "losses") else TESTED for side in (above, below))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    cells = tables.load(parser.parse_args().results)
+    cells = load(parser.parse_args().results)
     head = ("claim", "difference", "questions x seeds", "questions needed", "seeds needed", "smallest shown")
-    rows = [row(cells, *claim) for claim in (*tables.CLAIMS, *tables.LOSS_CLAIMS)]
-    print(tables.table(head, [line for line in rows if line]))
+    rows = [row(cells, *claim) for claim in (*CLAIMS, *LOSS_CLAIMS)]
+    print(table(head, [line for line in rows if line]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Render RESULTS.md from results/*.json: python -m studies.render [--check]
+"""Render RESULTS.md from results/*.json: python -m studies.render [--check] [--results DIR] [--output FILE]
 
-Every number is computed; the text around them is template.md. --check: exit with 1 when RESULTS.md is out of date.
+Every number is computed; the text around them is template.md. A table is there when its cells are, of however many
+seeds. --check: exit with 1 when the file is out of date.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import jinja2
 
-from studies import tables
+from studies import claims, paper, tables, values
 from studies.methods import QUESTIONS, TESTED, TESTED_STAGES
+from studies.workspace import RESULTS
 
-ROOT = Path(__file__).parent.parent
+ROOT = RESULTS.parent
 SIZES = {"questions": QUESTIONS, "tested": TESTED, "tested_stages": TESTED_STAGES}
 FIRST_SIZES = {"questions": 400, "tested": 500, "tested_stages": 2000}
 """Sizes of the cells of the first edition of the weights."""
@@ -22,23 +24,26 @@ FIRST_SIZES = {"questions": 400, "tested": 500, "tested_stages": 2000}
 
 def render(results: Path) -> str:
     """Return the text of RESULTS.md."""
-    cells = tables.load(results)
+    cells = values.load(results)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     template = environment.from_string((Path(__file__).parent / "template.md").read_text(encoding="utf-8"))
     seeds = sorted({seed for seeds in cells.values() for seed in seeds})
-    first = tables.is_first_edition(results)
-    return template.render(tables=tables, cells=cells, seeds=seeds, first=first, **(FIRST_SIZES if first else SIZES))
+    first = values.is_first_edition(results)
+    modules = {"tables": tables, "claims": claims, "paper": paper, "count": values.count}
+    return template.render(cells=cells, seeds=seeds, first=first, **modules, **(FIRST_SIZES if first else SIZES))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the cells")
+    parser.add_argument("--output", type=Path, default=ROOT / "RESULTS.md", help="file to write, or to check")
     args = parser.parse_args()
-    text, path = render(ROOT / "results"), ROOT / "RESULTS.md"
+    text, path = render(args.results), args.output
     if not args.check:
         path.write_text(text, encoding="utf-8")
     elif not path.exists() or path.read_text(encoding="utf-8") != text:
-        sys.exit("RESULTS.md is out of date. Run: python -m studies.render")
+        sys.exit(f"{path} is out of date. Run the same command without --check.")
 
 
 if __name__ == "__main__":

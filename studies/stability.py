@@ -1,22 +1,23 @@
-"""Ask what keeps rounds of evolution stable: restart from SFT, a learning rate that falls, pairs pooled over rounds.
+"""Ask what keeps rounds stable: restart from SFT, a learning rate that falls, a beta that grows, pairs pooled.
 
-`visrl evolve` goes on from the last round's model with the same learning rate; `--restart` trains each round from the
-SFT model. The other two variants are made of `visrl gen` and `visrl train`, on the questions of evolve and from its
-first round.
+`visrl evolve` goes on from the last round's model with the same options; `--restart` trains each round from the
+SFT model. The other variants, and the rounds by the paper's loss, are made of `visrl gen` and `visrl train`, on the
+questions of evolve and from the pairs of its first round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from studies.attribution import PRESET_BETA, beta_flags, chosen, paper_flags, paper_models
 from studies.methods import ROUNDS, TESTED, Figures, evolve, pairs
 from studies.workspace import Workspace
 
-Round = tuple[str, list[Path]]
-"""The last model, and the runs so far."""
 RATE = 3e-4
 """The learning rate of Spotlight's preset."""
+Options = Callable[[str, list[Path]], Sequence[str]]
+"""The options of a stage's training, from its name and the runs so far."""
 
 
 def restart(stages: str) -> Callable[[Workspace], Figures]:
@@ -27,34 +28,78 @@ def restart(stages: str) -> Callable[[Workspace], Figures]:
 def lower(stages: str) -> Callable[[Workspace], Figures]:
     """Return the cell of rounds whose learning rate is half of that of the round before."""
 
-    def options(model: str, runs: list[Path]) -> tuple[str, list[str]]:
-        rate = f"{RATE / 2 ** (len(runs) - 1):g}"
-        return model, ["--data", str(runs[-1]), "--learning-rate", rate]
+    def options(stage: str, runs: list[Path]) -> Sequence[str]:
+        return "--data", str(runs[-1]), "--learning-rate", f"{RATE / 2 ** (len(runs) - 1):g}"
 
-    return lambda workspace: _rounds(workspace, "lower", stages, options)
+    return lambda workspace: _rounds(workspace, "lower", stages, _first(workspace, stages), options)
+
+
+def beta(stages: str) -> Callable[[Workspace], Figures]:
+    """Return the cell of rounds whose beta is twice that of the round before: each may leave its reference less."""
+
+    def options(stage: str, runs: list[Path]) -> Sequence[str]:
+        value = f"{float(PRESET_BETA) * 2 ** (len(runs) - 1):g}"
+        return "--data", str(runs[-1]), *beta_flags(stage, value)
+
+    return lambda workspace: _rounds(workspace, "beta", stages, _first(workspace, stages), options)
 
 
 def pooled(stages: str) -> Callable[[Workspace], Figures]:
     """Return the cell of rounds that train from the SFT model on the pairs of all rounds so far."""
 
-    def options(model: str, runs: list[Path]) -> tuple[str, list[str]]:
-        return "spotlight", [word for run in runs for word in ("--data", str(run))]
+    def options(stage: str, runs: list[Path]) -> Sequence[str]:
+        return [word for run in runs for word in ("--data", str(run))]
 
-    return lambda workspace: _rounds(workspace, "pooled", stages, options)
+    return lambda workspace: _rounds(workspace, "pooled", stages, _first(workspace, stages), options, restarts=True)
+
+
+def paper(stages: str) -> Callable[[Workspace], Figures]:
+    """Return the cell of rounds by the paper's loss, at the hyperparameters that the cell `grid` chose."""
+
+    def cell(workspace: Workspace) -> Figures:
+        choice = chosen(workspace)
+
+        def options(stage: str, runs: list[Path]) -> Sequence[str]:
+            return "--data", str(runs[-1]), *paper_flags(stage, choice[stage])
+
+        model = paper_models(workspace)[stages.count(",")]
+        return _rounds(workspace, "paper", stages, (model, evolve(workspace, 1) / "round0"), options)
+
+    return cell
+
+
+def paper_round2(workspace: Workspace) -> Figures:
+    """Audit the pairs of the second of these rounds, by RL1 and RL2 (Table 6)."""
+    return workspace.pair_quality(_pairs(workspace, "paper-rl1-rl2", 1, paper_models(workspace)[1]))
+
+
+def _first(workspace: Workspace, stages: str) -> tuple[str, Path]:
+    """Return the model and the run of the first round of evolve."""
+    folder = evolve(workspace, 1, stages)
+    return str(folder / "models" / f"round0-{stages.split(',')[-1]}"), folder / "round0"
 
 
 def _rounds(
-    workspace: Workspace, name: str, stages: str, options: Callable[[str, list[Path]], tuple[str, list[str]]]
+    workspace: Workspace,
+    name: str,
+    stages: str,
+    first: tuple[str, Path],
+    options: Options,
+    *,
+    restarts: bool = False,
 ) -> Figures:
     """Run the rounds after the first, each on the pairs of the last model, and evaluate all models."""
-    first = evolve(workspace, 1, stages)
-    models, runs = ["spotlight", str(first / "models" / f"round0-{stages.split(',')[-1]}")], [first / "round0"]
+    models, runs = ["spotlight", first[0]], [first[1]]
     label = f"{name}-{stages.replace(',', '-')}"
     for k in range(1, ROUNDS):
-        runs.append(pairs(workspace, f"{label}-{k}", "--model", models[-1]))
-        model, data = options(models[-1], runs)
+        runs.append(_pairs(workspace, label, k, models[-1]))
+        model = "spotlight" if restarts else models[-1]
         for stage in stages.split(","):
             output = f"models/{label}-{k}-{stage}"
-            model = str(workspace.run(output, "train", stage, "--model", model, *data))
+            model = str(workspace.run(output, "train", stage, "--model", model, *options(stage, runs)))
         models.append(model)
     return workspace.curve_of(f"rounds-{label}", models, runs, TESTED)
+
+
+def _pairs(workspace: Workspace, label: str, k: int, model: str) -> Path:
+    return pairs(workspace, f"{label}-{k}", "--model", model)

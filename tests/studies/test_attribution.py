@@ -39,7 +39,7 @@ def test_the_grid_chooses_on_the_validation_split_one_option_after_the_other(wor
     assert figures["rl1"] == {"rate": "1e-4", "beta": "0.3", "epochs": "1"}
     assert figures["rl2"] == figures["rl1"]
     trials = [tuple(trial["options"].values()) for trial in figures["trials"] if trial["stage"] == "rl1"]
-    assert len(trials) == len(set(trials)) == 8
+    assert len(trials) == len(set(trials)) == 9
     assert {split for _, split in workspace.evaluated} == {"val"}
 
 
@@ -86,3 +86,41 @@ def test_likelihoods_are_the_rewards_without_their_beta(tmp_path):
     assert set(course) == {"focus"} and len(course["focus"]["chosen"]) == 10
     assert course["focus"]["chosen"][-1] == pytest.approx(-18.5)
     assert course["focus"]["rejected"][0] == pytest.approx(-1.0)
+
+
+@pytest.fixture
+def choice(tmp_path) -> dict[str, dict[str, str]]:
+    figures = {
+        "rl1": {"rate": "3e-5", "beta": "0.3", "epochs": "1"},
+        "rl2": {"rate": "1e-5", "beta": "0.3", "epochs": "1"},
+    }
+    (tmp_path / "grid-0.json").write_text(json.dumps({"figures": figures}))
+    return figures
+
+
+def test_beta_doubles_in_every_term(workspace):
+    stability.beta("rl1,rl2")(workspace)
+    trained = [line for line in workspace.commands.values() if line.startswith("visrl train")]
+    assert ["--beta-b 0.2 -o" in trained[0], "--beta-b 0.4 --beta-r 0.4" in trained[3]] == [True, True]
+    assert not any("--win-nll" in line for line in trained)
+
+
+def test_rounds_by_the_papers_loss_begin_with_its_models_and_stay_with_it(workspace, choice):
+    models = stability.paper("rl1,rl2")(workspace)["models"]
+    lines = list(workspace.commands.values())
+    trained = [line for line in lines if line.startswith("visrl train")]
+    assert len(models) == 5 and len(trained) == 8 and all("--win-nll 0" in line for line in trained)
+    assert "--model models/paper-rl2-1e-5-0.3-1 --data runs/paper-rl1-rl2-1 " in trained[2]
+    assert ["--learning-rate 3e-5" in trained[2], "--learning-rate 1e-5" in trained[3]] == [True, True]
+    first_round = dict(workspace.commands)
+    stability.paper_round2(workspace)
+    assert workspace.commands == first_round  # the audit is of pairs that the rounds made
+
+
+def test_the_papers_loss_is_evaluated_on_transfer_and_without_rl1(workspace, choice):
+    attribution.paper_transfer(workspace)
+    attribution.paper_rl2_alone(workspace)
+    trained = [line for line in workspace.commands.values() if line.startswith("visrl train rl2")]
+    assert workspace.evaluated == [("losses-transfer", "transfer"), ("paper-rl2-alone", "test")]
+    assert ["--without-rl1" in line for line in trained] == [False, True]
+    assert len({line.split(" -o ")[1] for line in trained}) == 2

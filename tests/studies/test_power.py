@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from studies import power, tables
+from studies import power
+from studies.comparison import Comparison
+from studies.values import mean_and_half
 
 
 def test_questions_needed_follow_the_normal_test():
@@ -22,11 +24,11 @@ def test_seeds_needed_are_those_of_the_t_test():
 
 
 def test_the_spread_between_seeds_is_that_of_the_interval():
-    _, half = tables.mean_and_half([1.0, 2.0, 3.0])
+    _, half = mean_and_half([1.0, 2.0, 3.0])
     assert power.spread_of(half, 3) == pytest.approx(1)
 
 
 def test_the_smallest_difference_falls_with_the_questions():
-    found = tables.Comparison(1.0, 0.0, (-0.96, 2.96), 3, 500)
+    found = Comparison(1.0, 0.0, (-0.96, 2.96), 3, 500)
     assert power.smallest(found, 500) == pytest.approx(2.8, abs=0.01)
     assert power.smallest(found, 2000) == pytest.approx(1.4, abs=0.01)

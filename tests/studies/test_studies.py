@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from studies import __main__ as study
-from studies import render, tables
+from studies import claims, render, tables, values
 from studies.cells import CELLS
 from studies.outcomes import difference_interval, outcomes, pair_interval, pair_outcomes
 from studies.weights import shipped_weights
@@ -41,9 +41,9 @@ def keep_stages(folder: Path, rl1: list[float]) -> None:
 
 def test_mean_and_interval_are_students():
     """By hand: mean 2, s = 1, t(0.975, 2) = 4.3027, so half = 4.3027 / sqrt(3)."""
-    mean, half = tables.mean_and_half([1.0, 2.0, 3.0])
+    mean, half = values.mean_and_half([1.0, 2.0, 3.0])
     assert (mean, half) == (2.0, pytest.approx(2.4841, abs=1e-4))
-    assert tables.mean_and_half([5.0]) == (5.0, None)
+    assert values.mean_and_half([5.0]) == (5.0, None)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_mean_and_interval_are_students():
 def test_a_claim_is_judged_by_its_intervals(tmp_path, rl1, difference, over_seeds, verdict):
     keep_stages(tmp_path, rl1)
     row = [cell.strip() for cell in claim_row(tmp_path, "RL1 raises box accuracy over SFT")]
-    assert (row[1], row[2], row[4]) == (difference, over_seeds, verdict)
+    assert (row[1], row[2], row[6]) == (difference, over_seeds, verdict)
 
 
 def claim_row(results: Path, claim: str) -> list[str]:
-    lines = tables.claims(tables.load(results)).splitlines()
+    lines = claims.verdicts(values.load(results)).splitlines()
     return next(line for line in lines if line.startswith(f"| {claim} |")).strip("| ").split("|")
 
 
@@ -77,7 +77,7 @@ def test_seeds_that_agree_do_not_confirm_what_other_questions_could_turn(tmp_pat
             cell["figures"]["rl1"]["outcomes"][level] = cell["figures"]["sft"]["outcomes"][level]
         (tmp_path / f"stages-{seed}.json").write_text(json.dumps(cell))
     row = claim_row(tmp_path, "RL1 raises box accuracy over SFT")
-    assert row[2].strip() == "+0.3 to +0.3" and row[4].strip() == "open"
+    assert row[2].strip() == "+0.3 to +0.3" and row[6].strip() == "open"
 
 
 def test_an_interval_over_questions_pairs_them():
@@ -111,30 +111,26 @@ def test_outcomes_are_read_from_an_evaluation(tmp_path):
 
 def test_a_claim_without_its_cells_is_not_judged(tmp_path):
     keep_stages(tmp_path, [0.6])
-    assert [cell.strip() for cell in claim_row(tmp_path, "good pairs grow in round 2")][1:] == [
-        "",
-        "",
-        "",
-        "not run yet",
-    ]
+    row = [cell.strip() for cell in claim_row(tmp_path, "good pairs grow in round 2")]
+    assert row[1:] == ["", "", "", "", "+3.2", "not run yet"]
 
 
 def test_results_show_every_cell_that_is_there(tmp_path):
     keep_stages(tmp_path, [0.6, 0.61, 0.62])
     keep(tmp_path, "validity-0", 0, {"model": figures(0.0, 0.0)})
     text = render.render(tmp_path)
-    assert "| + RL1 | 61.0 ± 2.5 | 61.0 ± 2.5 | 61.0 ± 2.5 | 61.0 ± 2.5 |" in text
-    assert "| 0 | 100.0 | 0.0 |" in text
+    assert "| + RL1 | 61.0 ± 2.5 | 61.0 ± 2.5 | 61.0 ± 2.5 | 61.0 ± 2.5 | 3 |" in text
+    assert "| 0 | 100.0 | 0.0 | 1 |" in text
     assert "Table 5" not in text and "Seeds: 0, 1, 2" in text
 
 
 def test_cells_of_the_shipped_weights_displace_those_of_others(tmp_path):
     keep_stages(tmp_path, [0.6, 0.61])
     keep(tmp_path, "validity-0", 0, {"model": figures(0.0, 0.0)}, weights={"base": "0", "actor": "0"})
-    assert tables.is_first_edition(tmp_path) and "first edition" in render.render(tmp_path)
+    assert values.is_first_edition(tmp_path) and "first edition" in render.render(tmp_path)
     keep(tmp_path, "validity-0", 1, {"model": figures(0.3, 0.0)}, weights=shipped_weights())
     text = render.render(tmp_path)
-    assert "| 0 | 100.0 | 30.0 |" in text and "Table 2:" not in text and "first edition" not in text
+    assert "| 0 | 100.0 | 30.0 | 1 |" in text and "Table 2:" not in text and "first edition" not in text
 
 
 def test_losses_grid_and_transfer_are_shown_when_there(tmp_path):
@@ -152,9 +148,9 @@ def test_losses_grid_and_transfer_are_shown_when_there(tmp_path):
     }.items():
         keep(tmp_path, cell, 0, found, weights=shipped_weights())
     text = render.render(tmp_path)
-    assert "| model | attribute | relation | superlative | all | transfer |" in text
+    assert "| model | attribute | relation | superlative | all | seeds | transfer | seeds |" in text
     assert "| RL1, the paper's DPO | 100.0 | 60.0 | 60.0 | 1.25 | -7.50 |  |  |" in text
-    assert "| rl1 (chosen) | 1e-4 | 0.1 | 3 | 50.0 | 40.0 | 30.0 | +1.25 | -7.50 |" in text
+    assert "| rl1 (chosen) | 1e-4 | 0.1 | 3 | 50.0 | 40.0 | 30.0 | +1.25 | -7.50 | +1.25 | -7.50 |" in text
     assert "| RL1 raises box accuracy over SFT, by the paper's loss | +10.0 |" in text
     assert text.count("| RL1, the paper's DPO |") == 3
 

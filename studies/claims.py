@@ -1,0 +1,120 @@
+"""List the paper's claims and what the method's parts are compared with; judge them by the cells.
+
+Used by template.md and power.py. A claim is (text, the larger side, the smaller side, the figure); comparison.py says
+what a side is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from studies import paper
+from studies.comparison import ACCURACIES, compare, span
+from studies.values import Seeds, show, table
+
+CLAIMS = (
+    ("RL1 raises box accuracy over SFT", "stages rl1", "stages sft", "box_accuracy"),
+    ("RL2 raises box accuracy over RL1", "stages rl2", "stages rl1", "box_accuracy"),
+    ("RL1 raises answer accuracy over SFT", "stages rl1", "stages sft", "answer"),
+    ("RL2 raises answer accuracy over RL1", "stages rl2", "stages rl1", "answer"),
+    ("RL1 and RL2 raise box accuracy over SFT", "stages rl2", "stages sft", "box_accuracy"),
+    ("RL1 and RL2 raise answer accuracy over SFT", "stages rl2", "stages sft", "answer"),
+    ("SFT answers better than the base without a box", "stages sft", "stages base", "answer"),
+    ("the full method answers better than RL2 alone", "stages rl2", "stages rl2-alone", "answer"),
+    ("the full method points better than RL2 alone", "stages rl2", "stages rl2-alone", "box_accuracy"),
+    ("RL2 alone answers better than answer-only SFT", "rl2-alone model", "sft-answers model", "answer"),
+    ("RL2 alone answers better than answer-only DPO", "rl2-alone model", "dpo-answers model", "answer"),
+    ("RL2 alone answers better than answer-only KTO", "rl2-alone model", "kto-answers model", "answer"),
+    ("RL2 alone answers better than answer-only RLOO", "rl2-alone model", "rloo-model model", "answer"),
+    ("good pairs (WP-LN) fall without the diversity controller", "pairs-full", "pairs-no-diversity", "WP-LN"),
+    ("good pairs fall further without the box critic", "pairs-no-diversity", "pairs-no-box-critic", "WP-LN"),
+    ("good pairs fall without the box critic", "pairs-full", "pairs-no-box-critic", "WP-LN"),
+    ("good pairs grow in round 2", "pairs-round2", "pairs-full", "WP-LN"),
+    ("four rounds raise box accuracy over SFT", "rounds models 4", "rounds models 0", "box_accuracy"),
+    ("four rounds raise answer accuracy over SFT", "rounds models 4", "rounds models 0", "answer"),
+    ("box accuracy grows from round 1 to round 4", "rounds models 4", "rounds models 1", "box_accuracy"),
+    ("answer accuracy grows from round 1 to round 4", "rounds models 4", "rounds models 1", "answer"),
+    ("the number of pairs grows over the rounds", "rounds models 3", "rounds models 0", "pairs"),
+)
+LOSS_CLAIMS = (
+    ("RL1 raises box accuracy over SFT, by the paper's loss", "losses paper-rl1", "losses sft", "box_accuracy"),
+    ("RL1 raises box accuracy over SFT, by the win's likelihood", "losses win-rl1", "losses sft", "box_accuracy"),
+    ("RL1: both point better than the win's likelihood alone", "losses both-rl1", "losses win-rl1", "box_accuracy"),
+    ("RL1: both point better than the paper's loss", "losses both-rl1", "losses paper-rl1", "box_accuracy"),
+    ("RL2 raises answer accuracy over RL1, by the paper's loss", "losses paper-rl2", "losses paper-rl1", "answer"),
+    ("RL2 raises answer accuracy over RL1, by the win's likelihood", "losses win-rl2", "losses win-rl1", "answer"),
+    ("RL2: both answer better than the win's likelihood alone", "losses both-rl2", "losses win-rl2", "answer"),
+    ("RL2: both answer better than the paper's loss", "losses both-rl2", "losses paper-rl2", "answer"),
+    ("RL1 and RL2 raise answer accuracy over SFT, by the paper's loss", "losses paper-rl2", "losses sft", "answer"),
+    ("the full method answers better than RL2 alone, by the paper's loss", "losses paper-rl2", "rl2-alone-paper model",
+     "answer"),
+    ("answer accuracy grows from round 1 to round 4, by the paper's loss", "rounds-paper models 4",
+     "rounds-paper models 1", "answer"),
+)  # fmt: skip
+# (part of the method and what it is compared with, the side with it, the side without it)
+TRAINING_PARTS = (
+    ("looking first: SFT against the base without a box", "stages sft", "stages base"),
+    ("RL1 against SFT", "stages rl1", "stages sft"),
+    ("RL2 against RL1", "stages rl2", "stages rl1"),
+    ("RL1 and RL2 against SFT", "stages rl2", "stages sft"),
+    ("RL1 before RL2: the full method against RL2 alone", "stages rl2", "stages rl2-alone"),
+    ("the paper's loss: RL1 against SFT", "losses paper-rl1", "losses sft"),
+    ("the paper's loss: RL2 against RL1", "losses paper-rl2", "losses paper-rl1"),
+    ("the win's likelihood alone: RL1 against SFT", "losses win-rl1", "losses sft"),
+    ("the win's likelihood alone: RL2 against RL1", "losses win-rl2", "losses win-rl1"),
+    ("the preference: RL1 against the win's likelihood alone", "losses both-rl1", "losses win-rl1"),
+    ("the preference: RL1 and RL2 against the win's likelihood alone", "losses both-rl2", "losses win-rl2"),
+    ("the win's likelihood: RL1 against the paper's loss", "losses both-rl1", "losses paper-rl1"),
+    ("the win's likelihood: RL1 and RL2 against the paper's loss", "losses both-rl2", "losses paper-rl2"),
+    ("three more rounds: round 4 against round 1", "rounds models 4", "rounds models 1"),
+)
+PAIR_PARTS = (
+    ("the diversity controller", "pairs-full", "pairs-no-diversity"),
+    ("the box critic", "pairs-full", "pairs-no-box-critic"),
+    ("a model as response critic, against exact match", "pairs-full", "pairs-exact-match"),
+    ("the original model as critic, against the SFT model", "pairs-full", "pairs-sft-critic"),
+    ("the original model as critic, against an SFT of all weights", "pairs-full", "pairs-full-sft-critic"),
+    ("a trained actor: round 2 against round 1", "pairs-round2", "pairs-full"),
+)
+
+
+def verdicts(cells: dict[str, Seeds], claims: Sequence[tuple[str, ...]] = CLAIMS) -> str:
+    """Return a table of each claim: its difference beside the paper's, its two intervals and its verdict."""
+    head = ("claim", "difference", "over seeds", "over questions", "seeds", "the paper's", "verdict")
+    return table(head, [_verdict(cells, *claim) for claim in claims])
+
+
+def _verdict(cells: dict[str, Seeds], text: str, *sides: str) -> tuple[str, ...]:
+    found, papers = compare(cells, *sides), paper.difference(*sides)
+    if found is None:
+        return (text, "", "", "", "", papers, "not run yet")
+    over_seeds = span(found.over_seeds) if found.over_seeds else ""
+    return (text, f"{found.mean:+.1f}", over_seeds, span(found.over_questions), str(found.seeds), papers, found.verdict)
+
+
+def training_parts(cells: dict[str, Seeds]) -> str:
+    """Return a table of what each part of the training adds to boxes and answers, beside the paper's differences."""
+    rows = []
+    for part, above, below in TRAINING_PARTS:
+        found = {figure: compare(cells, above, below, figure) for figure in ACCURACIES}
+        columns = [
+            text
+            for figure, one in found.items()
+            for text in ((one.gain, paper.difference(above, below, figure)) if one else ("", ""))
+        ]
+        if found["answer"]:
+            rows.append((part, *columns, str(found["answer"].seeds)))
+    return table(("part", "boxes", "the paper's", "answers", "the paper's", "seeds"), rows)
+
+
+def pair_parts(cells: dict[str, Seeds]) -> str:
+    """Return a table of what each part of the generation adds to the share of good pairs, and the numbers of pairs."""
+    rows = []
+    for part, above, below in PAIR_PARTS:
+        found = compare(cells, above, below, "WP-LN")
+        if found:
+            numbers = " / ".join(show(cells[side], "pairs", 1, 0) for side in (above, below))
+            papers = f"{paper.PAIRS[above]}k / {paper.PAIRS[below]}k" if below in paper.PAIRS else ""
+            share = (found.gain, paper.difference(above, below, "WP-LN"))
+            rows.append((part, *share, numbers, papers, str(found.seeds)))
+    return table(("part", "good pairs", "the paper's", "pairs with / without", "the paper's", "seeds"), rows)

@@ -1,0 +1,78 @@
+"""Read results/*.json, and show a value over its seeds: its mean, with half of the width of a 95 % t interval.
+
+Used by tables.py, comparison.py and claims.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from studies.weights import shipped_weights
+
+Seeds = dict[int, Any]
+"""A cell's figures, by seed. Cells may have different seeds: each table says how many it is made of."""
+
+
+def load(folder: Path) -> dict[str, Seeds]:
+    """Read results/*.json as cell -> seed -> figures: cells of the shipped weights; if there are none, the others."""
+    cells: dict[str, Seeds] = {}
+    for cell in _of_shipped_weights(folder) or _read(folder):
+        cells.setdefault(cell["cell"], {})[cell["seed"]] = cell["figures"]
+    return cells
+
+
+def is_first_edition(folder: Path) -> bool:
+    """Say whether the cells are those of the weights that shipped before cells named any."""
+    return bool(_read(folder)) and not _of_shipped_weights(folder)
+
+
+def _of_shipped_weights(folder: Path) -> list[dict[str, Any]]:
+    return [cell for cell in _read(folder) if cell.get("weights") == shipped_weights()]
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def value_at(figures: Any, place: Sequence[str]) -> Any:
+    """Return the value at a path: names of fields, and indices in a list."""
+    for step in place:
+        figures = figures[int(step) if isinstance(figures, list) else step]
+    return figures
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean, and half of the 95 % t interval (None for a single value)."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+
+
+def show(seeds: Seeds, place: str, scale: float = 100.0, digits: int = 1) -> str:
+    """Return mean ± half of the interval of a value over the seeds."""
+    return show_values([scale * value_at(figures, place.split()) for figures in seeds.values()], digits)
+
+
+def show_values(values: Sequence[float], digits: int = 1) -> str:
+    """Return mean ± half of the interval of values, one of each seed."""
+    mean, half = mean_and_half(values)
+    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def count(seeds: Seeds) -> str:
+    """Return "1 seed", "2 seeds", and so on."""
+    return f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    rule = [":--", *["--:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
