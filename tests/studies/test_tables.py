@@ -1,0 +1,54 @@
+"""The tables of RESULTS.md say of how many seeds each row is, and show what is there of cells that are not complete."""
+
+from __future__ import annotations
+
+from studies import tables
+from tests.studies.test_claims import row_of, side
+
+
+def rounds(last: int) -> dict:
+    models = [side(50) | {"pairs": 40, "WP-LN": 75.0} for _ in range(4)]
+    return {"models": [*models, side(last) | {"pairs": None, "WP-LN": None}]}
+
+
+def by_level(right: int) -> dict:
+    evaluation = side(right)
+    return evaluation | dict.fromkeys(evaluation["outcomes"], evaluation["all"])
+
+
+def test_stages_have_the_papers_loss_and_transfer_each_with_its_seeds():
+    stages = {"sft": by_level(50), "rl1": by_level(60)}
+    paper = {"paper-rl1": by_level(55), "paper-rl2": by_level(56)}
+    cells = {
+        "stages": dict.fromkeys(range(5), stages),
+        "stages-transfer": dict.fromkeys(range(3), stages),
+        "losses": dict.fromkeys(range(2), paper),
+    }
+    rows = {"sft": "SFT", "rl1": "+ RL1"}
+    table = tables.stages(cells, "answer", rows)
+    assert row_of(table, "+ RL1")[4:] == ["60.0 ± 0.0", "5", "60.0 ± 0.0", "3"]
+    assert row_of(table, "RL1, the paper's DPO")[4:] == ["55.0 ± 0.0", "2", "", ""]
+    cells["losses-transfer"] = {0: paper}
+    assert row_of(tables.stages(cells, "answer", rows), "RL1, the paper's DPO")[6:] == ["55.0", "1"]
+    assert "transfer" not in tables.stages({"stages": cells["stages"]}, "answer", rows)
+
+
+def test_methods_are_compared_on_the_same_questions():
+    """The losses were evaluated on twice the questions: 60 of 200 right, 60 of the first 100."""
+    cells = {
+        "rl2-alone": {0: {"model": side(70)}, 1: {"model": side(72)}},
+        "losses": {0: {"paper-rl2": side(60, 200)}},
+    }
+    table = tables.baselines(cells)
+    assert row_of(table, "RL1, then RL2 (full), by the paper's DPO")[1:] == ["60.0", "1"]
+    assert row_of(table, "RL2 without RL1")[2] == "2"
+
+
+def test_schedules_are_compared_with_the_presets_over_common_seeds():
+    cells = {"rounds": {0: rounds(60), 1: rounds(62), 2: rounds(99)}, "rounds-lower": {0: rounds(70), 1: rounds(72)}}
+    assert tables.has_variants(cells) and not tables.has_variants({"rounds": cells["rounds"]})
+    table = tables.schedules(cells)
+    lower = row_of(table, "the learning rate halved each round")
+    assert lower[1] == "RL1 and RL2" and lower[5].startswith("+10.0 (") and lower[-1] == "2"
+    assert row_of(table, "the preset")[5:] == ["", "", "3"]
+    assert "RL1 alone" not in table
