@@ -73,7 +73,8 @@ def select(inputs: dict[str, Any], indices: list[int]) -> dict[str, Any]:
     if grid is not None:
         patches = inputs["pixel_values"].split(grid.prod(dim=-1).tolist())
         return {"pixel_values": torch.cat([patches[i] for i in indices]), "image_grid_thw": grid[indices]}
-    return {name: inputs[name][indices] for name in ("pixel_values", "image_sizes") if inputs.get(name) is not None}
+    names = ("pixel_values", "image_sizes", "image_position_ids")
+    return {name: inputs[name][indices] for name in names if inputs.get(name) is not None}
 
 
 def _features(output: Any) -> ImageFeatures:

@@ -146,6 +146,9 @@ def test_canonical_texts():
     assert make_frame("paligemma_loc", (9, 9)).text(cells) == "<loc0345><loc0012><loc1000><loc0678>"
     assert make_frame("per_mille_json", (9, 9)).text(cells) == '{"bbox_2d": [12, 345, 678, 1000]}'
     assert make_frame("resized_pixels_json", (9, 9), (2000, 2000)).text(cells) == '{"bbox_2d": [12, 345, 678, 1000]}'
+    assert make_frame("per_mille_yx_json", (9, 9)).text(cells) == '{"box_2d": [345, 12, 1000, 678]}'
+    marked = "<|begin_of_box|>[[12,345,678,1000]]<|end_of_box|>"
+    assert make_frame("per_mille_marked", (9, 9)).text(cells) == marked
     assert make_frame("per_mille_points", (9, 9)).text(cells) == "<|box_start|>(12,345),(678,1000)<|box_end|>"
     assert make_frame("per_mille_nested", (9, 9)).text(cells) == "<box>[[12, 345, 678, 1000]]</box>"
     assert make_frame("per_mille_tagged", (9, 9)).text(cells) == "<box>12 345 678 1000</box>"
@@ -193,6 +196,13 @@ def test_each_form_is_read_back_with_and_without_its_marks(space, data):
         ("per_mille_points", "(5,2),(3,4)", "reversed"),
         ("per_mille_nested", "<box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>", "several_boxes"),
         ("per_mille_nested", "<box>[[1, 2, 3]]</box>", "no_box"),
+        ("per_mille_yx_json", '```json\n[\n  {"box_2d": [2, 1, 4, 3], "label": "cup"}\n]\n```', (1, 2, 3, 4)),
+        ("per_mille_yx_json", '[{"box_2d": [2, 1, 4, 3]}, {"box_2d": [6, 5, 8, 7]}]', "several_boxes"),
+        ("per_mille_yx_json", "[4, 1, 2, 3]", "reversed"),
+        ("per_mille_yx_json", "[2, 1, 1001, 3]", "out_of_range"),
+        ("per_mille_marked", "It is at <|begin_of_box|>[1, 2, 3, 4]<|end_of_box|>.", (1, 2, 3, 4)),
+        ("per_mille_marked", "<|begin_of_box|>[[1,2,3,4],[5,6,7,8]]<|end_of_box|>", "several_boxes"),
+        ("per_mille_marked", "<|begin_of_box|>cup<|end_of_box|>", "no_box"),
         ("per_mille_tagged", "<box>1 2 3 4</box><box>5 6 7 8</box>", "several_boxes"),
         ("per_mille_tagged", "1 2 3 4 5", "no_box"),
         ("per_mille_tagged", "<box>1 2 3</box> of 1 2 3 4", "no_box"),

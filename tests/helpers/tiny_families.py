@@ -8,6 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.tiny_later_families import LATER
 from tests.helpers.tiny_models import (
     SMALL,
     TEMPLATE,
@@ -17,9 +18,11 @@ from tests.helpers.tiny_models import (
     head_of,
     heads_of,
     idefics3,
+    ids,
     llava,
     llava_next,
     mllama,
+    named,
     paligemma,
     qwen,
     qwen_eye,
@@ -30,17 +33,6 @@ from tests.helpers.tiny_models import (
 
 VISION = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 SEEN = "<|vision_start|><|image_pad|><|vision_end|>"
-
-
-def named(tokenizer, **tokens):
-    """Special tokens that a processor asks its tokenizer for by name, kept when it is saved."""
-    tokenizer.add_tokens(list(tokens.values()), special_tokens=True)
-    tokenizer._set_model_specific_special_tokens(special_tokens=tokens)
-    return tokenizer
-
-
-def ids(tokenizer, **tokens):
-    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
 
 
 def qwen_ids(tokenizer):
@@ -239,6 +231,7 @@ TINY = {
     "smolvlm": smolvlm,
     "internvl": internvl,
     "minicpmv4_6": minicpm,
+    **LATER,
 }
 # Other types of these families.
 VARIANTS = {"qwen3_vl_moe": qwen3_vl_moe}

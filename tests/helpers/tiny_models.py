@@ -35,6 +35,17 @@ def words(*special, bos=None):
     return tokenizer
 
 
+def named(tokenizer, **tokens):
+    """Special tokens that a processor asks its tokenizer for by name, kept when it is saved."""
+    tokenizer.add_tokens(list(tokens.values()), special_tokens=True)
+    tokenizer._set_model_specific_special_tokens(special_tokens=tokens)
+    return tokenizer
+
+
+def ids(tokenizer, **tokens):
+    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
+
+
 def text(tokenizer, small=SMALL):
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": 0}
     return {"vocab_size": len(tokenizer) + 8, "num_key_value_heads": 2, **small, **ids}

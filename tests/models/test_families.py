@@ -20,7 +20,7 @@ from visrl_data.core.boxes import SPACES, box_tokens, make_frame
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import FOCUS, SCORE_GRAMMAR, PromptSet, load_prompts, parse_score
-from visrl_data.engines.image_processing import limit_pixels, picture_size, picture_tokens, show_whole
+from visrl_data.engines.image_processing import limit_pixels, picture_size, picture_tokens, read_settings, show_whole
 from visrl_data.engines.loading import load_processor
 from visrl_data.engines.protocol import Request, Role, Sampling
 from visrl_data.engines.scripted import ScriptedEngine
@@ -102,11 +102,13 @@ def test_remote_code_that_is_trusted_and_fits_is_tried(tmp_path):
 # (width, height) of 640 x 480 with the small sizes of tiny_models.py; by hand. Squashed: 56 x 56. LLaVA-NeXT: the
 # 112 x 112 grid holds 112 x 84. Qwen: at most 84 x 84, or 96 x 96, in multiples of 28, or 32. Mllama: two tiles beside
 # each other are 112 x 56, which 74 x 56 fills. Idefics3: 112 long, up to whole tiles. InternVL: 4 : 3 is nearest to a
-# square of tiles. MiniCPM-V: two slices, of 112 x 112 each up to rounding.
+# square of tiles. MiniCPM-V: two slices, of 112 x 112 each up to rounding. Gemma 4: at most 140 tokens of 12 x 12.
+# GLM: as Qwen, from 2 frames of 84 x 84.
 SEEN = {
     "llava": (56, 56), "paligemma": (56, 56), "gemma3": (56, 56), "llava_next": (112, 84), "llava_onevision": (112, 84),
     "qwen2_vl": (84, 56), "qwen2_5_vl": (84, 56), "qwen3_vl": (96, 64), "mllama": (74, 56), "idefics3": (112, 112),
     "smolvlm": (112, 112), "internvl": (112, 112), "minicpmv4_6": (224, 112),
+    "gemma4": (156, 120), "glm4v": (84, 56),
 }  # fmt: skip
 
 
@@ -124,8 +126,8 @@ def test_max_pixels_bounds_pictures_or_says_that_it_does_not(name, caplog):
         limit_pixels(processor, family, most, "it")
     width, height = picture_size(processor, large)
     if family.resolution_control:
-        tile = 112 * 112 if name == "minicpmv4_6" else 56 * 56  # one tile is the least
-        assert width * height <= max(most, tile) and picture_tokens(processor, large) < before
+        least = {"minicpmv4_6": 112 * 112, "gemma4": 70 * 12 * 12}.get(name, 56 * 56)  # a tile, or as few tokens
+        assert width * height <= max(most, least) and picture_tokens(processor, large) < before
         assert not caplog.text
     else:
         assert picture_tokens(processor, large) == before
@@ -136,8 +138,8 @@ def test_max_pixels_bounds_pictures_or_says_that_it_does_not(name, caplog):
 def test_a_bound_above_all_pictures_changes_nothing(processors, name):
     before = picture_size(processors[name], WIDE), picture_tokens(processors[name], WIDE)
     processor, _ = TINY[name]()
-    if family_of(name).resolution_control == "pixels":
-        limit_pixels(processor, family_of(name), processor.image_processor.size["longest_edge"], "it")
+    if "pixels" in family_of(name).resolution_control:
+        limit_pixels(processor, family_of(name), read_settings(processor, family_of(name), None)["bounds"]["max_pixels"], "it")
     else:
         limit_pixels(processor, family_of(name), 10**9, "it")
     assert (picture_size(processor, WIDE), picture_tokens(processor, WIDE)) == before
@@ -221,7 +223,10 @@ def test_an_unknown_family_gets_the_defaults_and_that_is_said(tmp_path, caplog):
     assert "No known family, so the defaults are used" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "internvl", "minicpmv4_6", "paligemma"])
+MARKED = ["qwen2_vl", "internvl", "minicpmv4_6", "paligemma", "glm4v"]
+
+
+@pytest.mark.parametrize("name", MARKED)
 def test_what_a_tokenizer_hides_of_a_box_is_not_missed(processors, name):
     """Marks are special tokens, which replies are decoded without; PaliGemma's locs are ordinary ones and stay."""
     tokenizer, bound = processors[name].tokenizer, make_frame(family_of(name).box_space, (640, 480))
@@ -234,7 +239,7 @@ def test_what_a_tokenizer_hides_of_a_box_is_not_missed(processors, name):
     assert bound.parse(read) == bound.parse(text) == ((12, 34, 567, 890), "ok")
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "internvl", "minicpmv4_6", "paligemma"])
+@pytest.mark.parametrize("name", MARKED)
 def test_training_writes_the_marks_of_a_box_as_tokens_and_no_others(processors, name):
     turns, tokenizer = Turns(processors[name]), processors[name].tokenizer
     text = make_frame(family_of(name).box_space, (640, 480)).text((12, 34, 567, 890))

@@ -40,7 +40,12 @@ def red_share(processor, picture):
     """The share of red in what the model is shown, tiles and thumbnails included, of what is red or white."""
     images = processor.image_processor
     pixels = np.asarray(images(images=[picture], return_tensors="np")["pixel_values"])
-    pixels = pixels.reshape(len(pixels), 3, -1) if pixels.ndim == 2 else np.moveaxis(pixels, -3, 1)  # Qwen's patches
+    if pixels.ndim == 2:  # Qwen's patches: colors first
+        pixels = pixels.reshape(len(pixels), 3, -1)
+    elif pixels.ndim == 3:  # Gemma 4's: colors last
+        pixels = np.moveaxis(pixels.reshape(*pixels.shape[:2], -1, 3), -1, 1)
+    else:
+        pixels = np.moveaxis(pixels, -3, 1)
     pixels = np.moveaxis(pixels, 1, 0).reshape(3, -1)
     red, green, _ = pixels * np.array(images.image_std)[:, None] + np.array(images.image_mean)[:, None]
     reds, whites = ((red > 0.8) & (green < 0.3)).sum(), ((red > 0.8) & (green > 0.8)).sum()

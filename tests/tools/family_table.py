@@ -170,6 +170,8 @@ CONTROLS = {
     "pinpoints": "the grids of tiles",
     "patches": "the number of tiles",
     "slices": "the number of slices",
+    "frame_pixels": "the size",
+    "soft_tokens": "the size, in steps",
 }
 
 

@@ -44,7 +44,7 @@ NUMBERS = (
 NOISE = (
     "[", "]", "{", "}", "(", ")", ",", ".", "-", "+", "e", " ", "\n", "\t", "\x00", "\x1b[2J", "\u202e", "\u200f",
     "\ufeff", "\u200b", "\ud800", "\udfff", "\x85", "٣", "5", "7", "<box>", "</box>", "<loc0012>", "<loc",
-    "<|box_start|>", "```", '"', "'", "\\", '"score"', ":", "NaN", "<image>", "²", "；", "（", "[]", "{}", "\U0001f600",
+    "<|box_start|>", "<|begin_of_box|>", '"box_2d": ', "```", '"', "'", "\\", '"score"', ":", "NaN", "<image>", "²", "；", "（", "[]", "{}", "\U0001f600",
 )  # fmt: skip
 
 
@@ -113,6 +113,8 @@ def quads(bound: Frame, text: str) -> list[list[Decimal]]:
         return _point_pairs(text)
     if "x1 y1" in template:
         return _rows(text)
+    if "[y1, x1, y2, x2]" in template:
+        return [[box[i] for i in (1, 0, 3, 2)] for box in _lists(text)]
     return _lists(text)
 
 

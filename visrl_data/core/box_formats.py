@@ -4,7 +4,7 @@ Used by boxes.py, whose spaces are a lattice and one of these formats. A format 
 text into four numbers in the order x1, y1, x2, y2, and integers of a lattice into its canonical text.
 
 Some formats have special tokens around the numbers (<|box_start|>, <box>). Engines drop special tokens from
-replies: a format is read with them and without.
+replies: a format is read with them and without. Some formats put y first, in lists as in loc tokens.
 """
 
 from __future__ import annotations
@@ -94,6 +94,11 @@ def _read_lists(text: str) -> Quads:
     return [[float(item) for item in items] for items in lists if len(items) == 4 and all(map(_is_number, items))]
 
 
+def _read_lists_y_first(text: str) -> Quads:
+    """Read the same lists as y1, x1, y2, x2."""
+    return [[x1, y1, x2, y2] for y1, x1, y2, x2 in _read_lists(text)]
+
+
 def _is_number(item: str) -> bool:
     return _NUMBER_RE.fullmatch(item) is not None
 
@@ -137,7 +142,9 @@ def _read_locs(text: str) -> Quads:
 DECIMALS = BoxFormat("[x1, y1, x2, y2]", "decimal", _read_lists)
 LIST = BoxFormat("[x1, y1, x2, y2]", "integer", _read_lists)
 BBOX_2D = BoxFormat('{"bbox_2d": [x1, y1, x2, y2]}', "integer", _read_lists)
+BOX_2D = BoxFormat('{"box_2d": [y1, x1, y2, x2]}', "integer", _read_lists_y_first)
 POINTS = BoxFormat("<|box_start|>(x1,y1),(x2,y2)<|box_end|>", "integer", _read_points)
 NESTED = BoxFormat("<box>[[x1, y1, x2, y2]]</box>", "integer", _read_lists)
+MARKED = BoxFormat("<|begin_of_box|>[[x1,y1,x2,y2]]<|end_of_box|>", "integer", _read_lists)
 TAGGED = BoxFormat("<box>x1 y1 x2 y2</box>", "integer", _read_tagged)
 LOCS = BoxFormat("<locy1><locx1><locy2><locx2>", "loc", _read_locs)

@@ -35,8 +35,10 @@ Size = tuple[int, int]
 #   unit_padded_square   the same text; fractions of the image padded, centered, to a square (LLaVA-1.5)
 #   per_mille            [123, 456, 789, 912]  thousandths of the image
 #   per_mille_json       {"bbox_2d": [123, 456, 789, 912]}  the same cells (Qwen3-VL)
+#   per_mille_yx_json    {"box_2d": [456, 123, 912, 789]}  the same cells, y first (Gemma 4)
 #   per_mille_points     <|box_start|>(123,456),(789,912)<|box_end|>  the same cells (Qwen2-VL)
 #   per_mille_nested     <box>[[123, 456, 789, 912]]</box>  the same cells (InternVL)
+#   per_mille_marked     <|begin_of_box|>[[123,456,789,912]]<|end_of_box|>  the same cells (GLM-V)
 #   per_mille_tagged     <box>123 456 789 912</box>  the same cells (MiniCPM-V)
 #   resized_pixels       [12, 34, 56, 78]  pixels of the image as the model's processor resized it
 #   resized_pixels_json  {"bbox_2d": [12, 34, 56, 78]}  the same cells (Qwen2.5-VL)
@@ -46,8 +48,10 @@ _SPACES = {
     "unit_padded_square": ("padded", box_formats.DECIMALS),
     "per_mille": ("thousandths", box_formats.LIST),
     "per_mille_json": ("thousandths", box_formats.BBOX_2D),
+    "per_mille_yx_json": ("thousandths", box_formats.BOX_2D),
     "per_mille_points": ("thousandths", box_formats.POINTS),
     "per_mille_nested": ("thousandths", box_formats.NESTED),
+    "per_mille_marked": ("thousandths", box_formats.MARKED),
     "per_mille_tagged": ("thousandths", box_formats.TAGGED),
     "resized_pixels": ("pixels", box_formats.LIST),
     "resized_pixels_json": ("pixels", box_formats.BBOX_2D),
@@ -166,7 +170,7 @@ class Frame:
         """Read a model's reply: (cells, "ok"), or (None, reason). Never raises.
 
         Strict: exactly one box, anywhere in the reply, in the form of this space; lists are read wherever they
-        stand (so {"bbox_2d": [...]} parses in every space of lists), and a list of any other length is none.
+        stand (so {"bbox_2d": [...]} parses in every space of lists, x first or y first as the space has it), and a list of any other length is none.
         The numbers must be finite, in the range of the MODEL's space, and in order; they are rounded to
         the lattice (any number of decimals is read) and the box is then cut to the image. Reasons:
         no_box, several_boxes, not_finite, out_of_range, reversed, and degenerate when no width or no

@@ -53,12 +53,13 @@ def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) ->
     """
     images = processor.image_processor
     control = family.resolution_control or ("pixels" if _resizes_freely(images) else "")
-    if control == "pixels":
+    if control in ("pixels", "frame_pixels"):
         # Qwen's size is in pixels, though its names say edges; older releases keep the number twice.
-        least = min(images.size["shortest_edge"], max_pixels)
-        images.size = {"shortest_edge": least, "longest_edge": max_pixels}
+        most = max_pixels * _frames(images, family)
+        least = min(images.size["shortest_edge"], most)
+        images.size = {"shortest_edge": least, "longest_edge": most}
         if getattr(images, "max_pixels", None) is not None:
-            images.max_pixels, images.min_pixels = max_pixels, least
+            images.max_pixels, images.min_pixels = most, least
     elif control == "edge":
         tile = images.max_image_size["longest_edge"]
         longest = max(1, math.isqrt(max_pixels) // tile) * tile
@@ -71,24 +72,35 @@ def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) ->
         images.min_patches = min(images.min_patches, images.max_patches)
     elif control == "slices":
         images.max_slice_nums = max(1, min(images.max_slice_nums, max_pixels // images.scale_resolution**2))
+    elif control == "soft_tokens":
+        token = (images.patch_size * images.pooling_kernel_size) ** 2
+        fitting = [count for count in _SOFT_TOKENS if count * token <= max_pixels]
+        images.max_soft_tokens = min(images.max_soft_tokens, max(fitting, default=_SOFT_TOKENS[0]))
     else:
         logger.warning("%s resizes all images to one size: --max-pixels has no effect.", model)
 
 
+def _frames(images: Any, family: Family) -> int:
+    """Return how often a processor counts a picture's pixels: GLM's takes it for two frames of a video."""
+    return int(images.temporal_patch_size) if family.resolution_control == "frame_pixels" else 1
+
+
+_SOFT_TOKENS = (70, 140, 280, 560, 1120)  # the numbers of tokens of a picture that Gemma 4's processor takes
 # Attributes of image processors that decide the size and the tiles of a picture.
 _BOUNDS = (
     "do_resize", "size", "image_grid_pinpoints", "max_image_size", "do_image_splitting", "crop_to_patches",
-    "min_patches", "max_patches", "max_slice_nums", "scale_resolution", "max_image_tiles",
+    "min_patches", "max_patches", "max_slice_nums", "scale_resolution", "max_image_tiles", "max_soft_tokens",
 )  # fmt: skip
 
 
 def read_settings(processor: Any, family: Family, max_pixels: int | None) -> ImageSettings:
     """Return how a processor shows pictures. max_pixels: the bound that it was set to, None for its own."""
     images = processor.image_processor
-    if family.resolution_control == "pixels" or _resizes_freely(images):
+    if family.resolution_control in ("pixels", "frame_pixels") or _resizes_freely(images):
+        frames = _frames(images, family)
         bounds = {
-            "min_pixels": images.size["shortest_edge"],
-            "max_pixels": images.size["longest_edge"],
+            "min_pixels": images.size["shortest_edge"] // frames,
+            "max_pixels": images.size["longest_edge"] // frames,
             "multiple_of": images.patch_size * images.merge_size,
         }
     else:
@@ -142,6 +154,9 @@ def picture_size(processor: Any, image: Image) -> tuple[int, int]:
         batch = images(images=[image], return_tensors="pt", **_options(processor))
     if "image_grid_thw" in batch:
         _, rows, columns = batch["image_grid_thw"][0].tolist()
+        return columns * images.patch_size, rows * images.patch_size
+    if "image_position_ids" in batch:  # Gemma 4: (column, row) of each patch
+        columns, rows = (batch["image_position_ids"][0].amax(dim=0) + 1).tolist()
         return columns * images.patch_size, rows * images.patch_size
     if "grids" in batch:  # MiniCPM-V: a slice's size is in patches
         (rows, columns), sizes = batch["grids"][0], batch["target_sizes"].tolist()

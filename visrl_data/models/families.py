@@ -31,6 +31,8 @@ _JSON = _ASK + (
 )
 _REGION = _ASK + "Please provide the bounding box coordinate of the one region that is needed to answer this question."
 _DETECT = "<image>\ndetect {question}"
+_DETECT_JSON = _ASK + "Detect the one region of the image that is needed to answer this, output only ```json"
+_LOCATE = _ASK + "Locate the one region of the image that is needed to answer this and give me its bounding box."
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,16 @@ FAMILIES = (
         "MiniCPM-V", ("minicpmv4_6", "minicpmv4_7"), "openbmb/MiniCPM-V-4.6",
         box_space="per_mille_tagged", trained_on_boxes=True, focus=_REGION, shares_prefill=False, resize_mode="tiled",
         resolution_control="slices", requires=_VIDEO,
+    ),
+    Family(
+        "Gemma 4", ("gemma4",), "google/gemma-4-E4B-it",
+        box_space="per_mille_yx_json", trained_on_boxes=True, focus=_DETECT_JSON, resize_mode="resized",
+        resolution_control="soft_tokens", encodes_once=True, requires=_VIDEO,
+    ),
+    Family(
+        "GLM-4V", ("glm4v", "glm46v", "glm4v_moe"), "zai-org/GLM-4.6V-Flash",
+        box_space="per_mille_marked", trained_on_boxes=True, focus=_LOCATE, shares_prefix=True, resize_mode="resized",
+        resolution_control="frame_pixels", encodes_once=True, requires=_VIDEO,
     ),
     Family(
         "MiniCPM-o", ("minicpmo", "minicpmv"), "openbmb/MiniCPM-o-2_6",
