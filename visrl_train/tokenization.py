@@ -28,7 +28,7 @@ from visrl_data.core.boxes import box_tokens
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.image_processing import picture_size
-from visrl_data.engines.messages import adds_special, plain_text, prompt_text
+from visrl_data.engines.messages import adds_special, plain_text, prompt_text, render_chat
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, RequestRefused, RequestTooLong, raise_refusals
 
@@ -171,12 +171,9 @@ def _around_a_reply(processor: Any, special: list[str]) -> tuple[str, str]:
     def message(role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}]}
 
-    def render(chat: list[dict[str, Any]], generation: bool) -> str:
-        text: str = processor.apply_chat_template(chat, add_generation_prompt=generation, tokenize=False)
-        return text
-
     chat = [message("user", "question")]
-    prompt, whole = render(chat, True), render([*chat, message("assistant", _MARK)], False)
+    prompt = render_chat(processor, chat)
+    whole = render_chat(processor, [*chat, message("assistant", _MARK)], generation=False)
     before, _, after = whole.rpartition(_MARK)
     lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
     end = next((token for token in special if after.lstrip().startswith(token)), processor.tokenizer.eos_token)

@@ -54,6 +54,13 @@ def test_vqa_accuracy_of_ten_annotators(matches, others, score):
     assert vqa("the 2 cats", answers) == pytest.approx(score)
 
 
+@pytest.mark.parametrize("metric", METRICS.values())
+def test_marks_around_an_answer_do_not_count(metric):
+    """GLM-4V's, which are no special tokens and stay in its replies."""
+    assert metric("<|begin_of_box|>12:30<|end_of_box|>", ["12:30"]) == 1.0
+    assert metric("<|begin_of_box|>12:30<|end_of_box|>", ["begin"]) == 0.0
+
+
 def test_vqa_without_a_vote_is_a_match():
     assert vqa("Yes!", ["yes"]) == vqa("no", ["yes", "maybe", "no"]) == 1.0
     assert vqa("no", ["yes"]) == 0.0

@@ -8,7 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.tiny_later_families import LATER
+from tests.helpers.tiny_later_families import LATER, LATER_VARIANTS
 from tests.helpers.tiny_models import (
     SMALL,
     TEMPLATE,
@@ -234,7 +234,7 @@ TINY = {
     **LATER,
 }
 # Other types of these families.
-VARIANTS = {"qwen3_vl_moe": qwen3_vl_moe}
+VARIANTS = {"qwen3_vl_moe": qwen3_vl_moe, **LATER_VARIANTS}
 
 
 def stand_ins(monkeypatch):

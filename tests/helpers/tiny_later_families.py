@@ -1,6 +1,6 @@
 """Families of 2025 and 2026, tiny and untrained, as tiny_families.py has the others, which takes them in."""
 
-from tests.helpers.tiny_models import SMALL, TEMPLATE, NoVideos, head_of, heads_of, ids, named, sections_of, text, words
+from tests.helpers.tiny_models import SMALL, TEMPLATE, NoVideos, head_of, ids, named, sections_of, text, words
 
 
 def gemma4(small=SMALL):
@@ -38,9 +38,9 @@ def gemma4(small=SMALL):
     return processor, Gemma4ForConditionalGeneration(config)
 
 
-def glm4v(small=SMALL):
-    """GLM-4.1V; the one of GLM-4.6V differs in its name alone."""
-    from transformers import Glm4vConfig, Glm4vForConditionalGeneration, Glm4vProcessor
+def glm4v(small=SMALL, model_type="glm4v", **more):
+    """GLM-4.1V."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, Glm4vProcessor
     from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 
     marks = ("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>",
@@ -53,15 +53,28 @@ def glm4v(small=SMALL):
         chat_template=TEMPLATE.replace("IMAGE", "<|begin_of_image|><|image|><|end_of_image|>"),
     )
     names = ("image", "video", "image_start", "image_end", "video_start", "video_end")
-    rope = {"rope_type": "default", "mrope_section": sections_of(small), "rope_theta": 1e4}
+    rope = {"rope_type": "default", "mrope_section": sections_of(small), "rope_theta": 1e4,
+            "partial_rotary_factor": 1.0}  # fmt: skip
     width = small["hidden_size"]
-    config = Glm4vConfig(
+    config = AutoConfig.for_model(
+        model_type,
         vision_config={"depth": 2, "hidden_size": width, "num_heads": 2, "out_hidden_size": width, "image_size": 56,
                        "intermediate_size": small["intermediate_size"]},
-        text_config={**text(tokenizer, small), "rope_parameters": rope},
+        text_config={**text(tokenizer, small), "rope_parameters": rope, **more},
         **ids(tokenizer, **dict(zip(names, marks, strict=True))),
     )  # fmt: skip
-    return processor, Glm4vForConditionalGeneration(config)
+    return processor, AutoModelForImageTextToText.from_config(config)
+
+
+def glm46v(small=SMALL):
+    return glm4v(small, "glm46v")
+
+
+def glm4v_moe(small=SMALL):
+    """GLM-4.5V and the large GLM-4.6V: a dense layer, then one of experts."""
+    sizes = {"moe_intermediate_size": small["intermediate_size"], "first_k_dense_replace": 1}
+    return glm4v(small, "glm4v_moe", n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, **sizes)
 
 
 LATER = {"gemma4": gemma4, "glm4v": glm4v}
+LATER_VARIANTS = {"glm46v": glm46v, "glm4v_moe": glm4v_moe}

@@ -170,7 +170,8 @@ class Frame:
         """Read a model's reply: (cells, "ok"), or (None, reason). Never raises.
 
         Strict: exactly one box, anywhere in the reply, in the form of this space; lists are read wherever they
-        stand (so {"bbox_2d": [...]} parses in every space of lists, x first or y first as the space has it), and a list of any other length is none.
+        stand, x or y first as the space has it (so {"bbox_2d": [...]} parses in every space of lists), and a list of
+        any other length is none.
         The numbers must be finite, in the range of the MODEL's space, and in order; they are rounded to
         the lattice (any number of decimals is read) and the box is then cut to the image. Reasons:
         no_box, several_boxes, not_finite, out_of_range, reversed, and degenerate when no width or no

@@ -22,6 +22,8 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 # Punctuation goes, except what makes a number: "3.5", "1,000", "-5", ".5".
 _PUNCTUATION = re.compile(r"[^\w\s](?!\d)|(?<!\d)[^\w\s.-](?=\d)")
 
+_MARKS = re.compile(r"<\|(?:begin|end)_of_box\|>")  # with which GLM-4V marks its final answer, box or not
+
 _ANNOTATORS_NEEDED = 3
 _ABOUT_QUESTION = {
     "answering does not require reading text in the image",
@@ -49,7 +51,7 @@ _VQA_WORDS |= {
 
 def exact(response: str, answers: Sequence[str]) -> float:
     """Return 1.0 when the response is an answer, letter by letter, but for blanks around it; else 0.0."""
-    return float(response.strip() in {answer.strip() for answer in answers})
+    return float(_unmarked(response).strip() in {answer.strip() for answer in answers})
 
 
 def normalized(response: str, answers: Sequence[str]) -> float:
@@ -64,7 +66,12 @@ def comparable(text: str) -> str:
 
 def normalize(text: str) -> str:
     """Return the text in lower case, without punctuation and English articles, with single spaces."""
-    return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub("", text.lower())).split())
+    return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub("", _unmarked(text).lower())).split())
+
+
+def _unmarked(text: str) -> str:
+    """Return a response without the marks around it, which are no special tokens: engines leave them in replies."""
+    return _MARKS.sub("", text)
 
 
 def anls(response: str, answers: Sequence[str]) -> float:
@@ -75,7 +82,8 @@ def anls(response: str, answers: Sequence[str]) -> float:
     from rapidfuzz.distance import Levenshtein
 
     best = max(
-        Levenshtein.normalized_similarity(response.strip().lower(), answer.strip().lower()) for answer in answers
+        Levenshtein.normalized_similarity(_unmarked(response).strip().lower(), answer.strip().lower())
+        for answer in answers
     )
     return best if best >= 0.5 else 0.0
 
@@ -100,7 +108,7 @@ def vqa_normalize(text: str) -> str:
     a space elsewhere; a period stays before a digit. Words of numbers become digits, articles go, and
     contractions get their apostrophes.
     """
-    text = text.replace("\n", " ").replace("\t", " ").strip()
+    text = _unmarked(text).replace("\n", " ").replace("\t", " ").strip()
     has_thousands = re.search(r"\d,\d", text) is not None
     result = text
     for mark in _VQA_PUNCTUATION:

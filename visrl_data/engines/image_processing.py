@@ -13,6 +13,7 @@ from typing import Any
 from PIL.Image import Image
 
 from visrl_data.core.image_settings import ImageSettings
+from visrl_data.engines.messages import render_chat
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, raise_refusals
 from visrl_data.models.families import Family
 
@@ -226,9 +227,9 @@ def _on_a_grid(images: Any, image: Image) -> tuple[int, int]:
 def picture_tokens(processor: Any, image: Image) -> int:
     """Return how many tokens an image takes in a user's turn."""
 
-    def length(content: list[dict[str, str]], pictures: list[list[Image]] | None) -> int:
+    def length(content: list[dict[str, Any]], pictures: list[list[Image]] | None) -> int:
         chat = [{"role": "user", "content": content}]
-        text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        text = render_chat(processor, chat)
         options = {"text": [text], "return_tensors": "pt"}
         batch = processor(images=pictures, **options) if pictures else processor.tokenizer(**options)
         return int(batch["input_ids"].shape[1])

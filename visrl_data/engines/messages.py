@@ -12,10 +12,12 @@ from PIL.Image import Image
 
 from visrl_data.engines.protocol import Request
 
-# The opening of <|any_mark|>, or of a mark by which families write an image, a turn or an end.
+# The opening of <|any_mark|>, of Gemma 4's <|turn> and <turn|>, or of a mark by which families write an image, a turn
+# or an end.
 _MARKUP = re.compile(
-    r"<(?=\|[^<>|\s]+\|>|/?(?:image|img|video|audio|s|bos|eos|pad|start_of_turn|end_of_turn|start_of_image|end_of_image"
-    r"|image_soft_token|IMG_CONTEXT|fake_token_around_image|global-img|end_of_utterance)>)"
+    r"<(?=\|[^<>|\s]+\|?>|[^<>|\s]+\|>|/?(?:image|img|video|audio|s|bos|eos|pad|start_of_turn|end_of_turn|start_of_image"
+    r"|end_of_image|image_soft_token|start_of_audio|end_of_audio|audio_soft_token|IMG_(?:CONTEXT|START|ATOM|GRID|COL|ROW"
+    r"|END)|fake_token_around_image|global-img|end_of_utterance|im_(?:start|end|patch|col)|low_res_im_start)>)"
 )
 
 
@@ -45,8 +47,17 @@ def prompt_text(request: Request, processor: Any, special: Sequence[str]) -> str
     for turn in turns:
         if turn["role"] == "assistant":  # templates read parts, where servers take a text
             turn["content"] = [{"type": "text", "text": turn["content"]}]
-    prompt: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    return prompt + request.prefix
+    return render_chat(processor, turns) + request.prefix
+
+
+def render_chat(processor: Any, turns: list[dict[str, Any]], generation: bool = True) -> str:
+    """Return a chat as text. generation: with the beginning of a reply.
+
+    A model that reasons or not by its chat template is asked not to: boxes, answers and scores are short.
+    """
+    switch = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
+    text: str = processor.apply_chat_template(turns, add_generation_prompt=generation, tokenize=False, **switch)
+    return text
 
 
 def adds_special(processor: Any, text: str) -> bool:

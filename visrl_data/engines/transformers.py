@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import GenerationConfig, LogitsProcessorList, StaticCache
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StaticCache
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.batching import batches
@@ -245,7 +245,7 @@ class TransformersEngine:
             return_dict_in_generate=True,
             pad_token_id=options["generation_config"].pad_token_id,
         )
-        cache = self.model.generate(**inputs, generation_config=config).past_key_values
+        cache = self.model.generate(**inputs, **self._new_cache(), generation_config=config).past_key_values
         cache.crop(-1)  # the last prompt token runs again in each row, followed by the row's own draw
         cache.batch_repeat_interleave(n)
         inner: Any = getattr(_unwrapped(self.model), "model", None)
@@ -258,6 +258,16 @@ class TransformersEngine:
             **options,
         )
         return ids
+
+    def _new_cache(self) -> dict[str, Any]:
+        """Return a cache that can be cut where a sliding window has dropped tokens; nothing for other models."""
+        text = self.model.config.get_text_config()
+        if getattr(text, "sliding_window", None) is None:
+            return {}
+        cache = DynamicCache(config=text)
+        if hasattr(cache, "activate_past_recording"):  # not in older releases of transformers
+            cache.activate_past_recording()
+        return {"past_key_values": cache}
 
     def _reply(self, row: list[int], prompt_tokens: int) -> Reply:
         end = next((i for i, token in enumerate(row) if token in self._eos), None)

@@ -25,7 +25,8 @@ from visrl_data.runs.image_fit import image_bounds, stock_size, swift_environmen
 from visrl_data.runs.manifest import RunManifest
 
 _SMALLEST_SIDE, _LONGEST_RATIO, _CUT_RATIO = 28, 200, 180  # of LLaMA-Factory's plug-in of Qwen's families
-# LLaMA-Factory's template of a family; those that depend on the language model are left to the user.
+# LLaMA-Factory's template of a family. Those that depend on the language model are left to the user, as are those that
+# add thoughts or a system prompt there, which the actor was not prompted with (Gemma 4, GLM-4V, LFM2-VL).
 _TEMPLATES = {
     "LLaVA-1.5": "llava",
     "Qwen2-VL": "qwen2_vl",
