@@ -80,16 +80,16 @@ PAIR_PARTS = (
 
 def verdicts(cells: dict[str, Seeds], claims: Sequence[tuple[str, ...]] = CLAIMS) -> str:
     """Return a table of each claim: its difference beside the paper's, its two intervals and its verdict."""
-    head = ("claim", "difference", "over seeds", "over questions", "seeds", "the paper's", "verdict")
+    head = ("claim", "difference", "the paper's", "over seeds", "over questions", "seeds", "verdict")
     return table(head, [_verdict(cells, *claim) for claim in claims])
 
 
 def _verdict(cells: dict[str, Seeds], text: str, *sides: str) -> tuple[str, ...]:
     found, papers = compare(cells, *sides), paper.difference(*sides)
     if found is None:
-        return (text, "", "", "", "", papers, "not run yet")
+        return (text, "", papers, "", "", "", "not run yet")
     over_seeds = span(found.over_seeds) if found.over_seeds else ""
-    return (text, f"{found.mean:+.1f}", over_seeds, span(found.over_questions), str(found.seeds), papers, found.verdict)
+    return (text, f"{found.mean:+.1f}", papers, over_seeds, span(found.over_questions), str(found.seeds), found.verdict)
 
 
 def training_parts(cells: dict[str, Seeds]) -> str:

@@ -14,7 +14,8 @@ from studies.cells import SFT_ROWS
 from studies.comparison import ACCURACIES, compare
 from studies.methods import ROUNDS
 from studies.outcomes import accuracy, first_questions
-from studies.values import Seeds, show, show_values, table
+from studies.values import Seeds, show, show_values, table, value_at
+from studies.workspace import PARTS
 
 LEVELS = ("attribute", "relation", "superlative", "all")
 SHARES = {"WP-LP": "WP-LP", "WP-LN": "WP-LN", "WN-LP": "WN-LP", "WN-LN": "WN-LN", "win_positive": "win positive",
@@ -45,6 +46,13 @@ LOSSES = dict(zip(ROWS, (
     "RL1, DPO + NLL of the win", "RL1 + RL2, DPO + NLL of the win",
     "RL1, NLL of the win alone", "RL1 + RL2, NLL of the win alone",
 ), strict=True))  # fmt: skip
+TURNS = {
+    "focus chosen": "box, chosen",
+    "focus rejected": "box, rejected",
+    "response chosen": "response, chosen",
+    "response rejected": "response, rejected",
+}
+"""Place of a curve of the log-likelihoods -> its title."""
 PAPER_ROWS = ("paper-rl1", "paper-rl2")
 STAGES = {"": "RL1 and RL2", "-rl1": "RL1 alone"}
 """Ending of a cell's name -> the stages of its rounds."""
@@ -76,19 +84,30 @@ def _stage(cells: dict[str, Seeds], cell: str, row: str, title: str, figure: str
 
 def losses(seeds: Seeds) -> str:
     """Return the table of the losses: accuracies, and the last tenth of each curve of the log-likelihoods."""
-    places = [f"{step} {side}" for step in ("focus", "response") for side in ("chosen", "rejected")]
     rows = []
     for row, title in LOSSES.items():
-        accuracies = [show(seeds, f"{row} all {name}") for name in ("valid", "box_accuracy", "answer")]
-        steps = next(iter(seeds.values()))[row].get("likelihoods", {})
-        changes = [
-            show(seeds, f"{row} likelihoods {place} -1", 1, 2) if place.split()[0] in steps else "" for place in places
-        ]
-        rows.append((title, *accuracies, *changes))
-    return table(
-        ("model", "valid boxes", "box accuracy", "answer accuracy", "box, chosen", "box, rejected", "response, chosen",
-         "response, rejected"), rows
-    )  # fmt: skip
+        accuracies = [show(seeds, f"{row} all {name}") for name in ("valid", *ACCURACIES)]
+        changes = {place: show(seeds, f"{row} likelihoods {place} -1", 1, 2) for place in _places(seeds, row)}
+        rows.append((title, *accuracies, *(changes.get(place, "") for place in TURNS)))
+    return table(("model", "valid boxes", "box accuracy", "answer accuracy", *TURNS.values()), rows)
+
+
+def courses(seeds: Seeds) -> str:
+    """Return the table of the whole curves, the mean over the seeds of each tenth of the training."""
+    rows = []
+    for row, title in LOSSES.items():
+        for place in _places(seeds, row):
+            curves = [value_at(figures[row]["likelihoods"], place.split()) for figures in seeds.values()]
+            rows.append(
+                (f"{title}: {TURNS[place]}", *(f"{sum(part) / len(part):+.2f}" for part in zip(*curves, strict=True)))
+            )
+    return table(("log pi of", *(f"{100 * (k + 1) // PARTS} %" for k in range(PARTS))), rows)
+
+
+def _places(seeds: Seeds, row: str) -> list[str]:
+    """Return the curves that a row has: RL1 learns no response, SFT nothing from pairs."""
+    steps = next(iter(seeds.values()))[row].get("likelihoods", {})
+    return [place for place in TURNS if place.split()[0] in steps]
 
 
 def grid(figures: Any) -> str:
@@ -96,17 +115,12 @@ def grid(figures: Any) -> str:
     rows = []
     for trial in figures["trials"]:
         mark = " (chosen)" if trial["options"] == figures[trial["stage"]] else ""
-        accuracies = [f"{100 * trial[name]:.1f}" for name in ("valid", "box_accuracy", "answer")]
-        changes = [
-            f"{trial[step][side][-1]:+.2f}" if step in trial else ""
-            for step in ("focus", "response")
-            for side in ("chosen", "rejected")
-        ]
+        accuracies = [f"{100 * trial[name]:.1f}" for name in ("valid", *ACCURACIES)]
+        places = [place.split() for place in TURNS]
+        changes = [f"{trial[step][side][-1]:+.2f}" if step in trial else "" for step, side in places]
         rows.append((trial["stage"] + mark, *(trial["options"][name] for name in OPTIONS), *accuracies, *changes))
-    return table(
-        ("stage", "learning rate", "beta", "epochs", "valid boxes", "box accuracy", "answer accuracy", "box, chosen",
-         "box, rejected", "response, chosen", "response, rejected"), rows
-    )  # fmt: skip
+    head = ("stage", "learning rate", "beta", "epochs", "valid boxes", "box accuracy", "answer accuracy")
+    return table((*head, *TURNS.values()), rows)
 
 
 def validity(cells: dict[str, Seeds]) -> str:
@@ -149,7 +163,7 @@ def rounds(seeds: Seeds) -> str:
     """Return Figure 4 as a table: model k was trained for k rounds."""
     rows = []
     for k in range(ROUNDS + 1):
-        accuracies = [show(seeds, f"models {k} all {name}") for name in ("valid", "box_accuracy", "answer")]
+        accuracies = [show(seeds, f"models {k} all {name}") for name in ("valid", *ACCURACIES)]
         pairs_of_k = (
             [show(seeds, f"models {k} {name}", 1, n) for name, n in (("pairs", 0), ("WP-LN", 1))] if k < ROUNDS else []
         )

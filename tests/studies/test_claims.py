@@ -42,12 +42,12 @@ def test_cells_of_other_seeds_are_compared_over_those_that_both_have():
     found = compare(cells, "rl2-alone model", "sft-answers model", "answer")
     assert (found.seeds, found.mean) == (2, pytest.approx(51))
     row = row_of(claims.verdicts(cells), "RL2 alone answers better than answer-only SFT")
-    assert row[4:] == ["2", "+10.9", "confirmed"]
+    assert row[2] == "+10.9" and row[5:] == ["2", "confirmed"]
 
 
 def test_one_seed_confirms_nothing():
     row = row_of(claims.verdicts({"stages": {0: stages(50, 90)}}), "RL1 raises box accuracy over SFT")
-    assert row[1:3] == ["+40.0", ""] and row[4:] == ["1", "+3.6", "one seed: no verdict"]
+    assert row[1:4] == ["+40.0", "+3.6", ""] and row[5:] == ["1", "one seed: no verdict"]
 
 
 def test_evaluations_of_other_sizes_are_compared_on_the_questions_that_both_have():

@@ -58,7 +58,7 @@ def test_mean_and_interval_are_students():
 def test_a_claim_is_judged_by_its_intervals(tmp_path, rl1, difference, over_seeds, verdict):
     keep_stages(tmp_path, rl1)
     row = [cell.strip() for cell in claim_row(tmp_path, "RL1 raises box accuracy over SFT")]
-    assert (row[1], row[2], row[6]) == (difference, over_seeds, verdict)
+    assert (row[1], row[3], row[6]) == (difference, over_seeds, verdict)
 
 
 def claim_row(results: Path, claim: str) -> list[str]:
@@ -77,7 +77,7 @@ def test_seeds_that_agree_do_not_confirm_what_other_questions_could_turn(tmp_pat
             cell["figures"]["rl1"]["outcomes"][level] = cell["figures"]["sft"]["outcomes"][level]
         (tmp_path / f"stages-{seed}.json").write_text(json.dumps(cell))
     row = claim_row(tmp_path, "RL1 raises box accuracy over SFT")
-    assert row[2].strip() == "+0.3 to +0.3" and row[6].strip() == "open"
+    assert row[3].strip() == "+0.3 to +0.3" and row[6].strip() == "open"
 
 
 def test_an_interval_over_questions_pairs_them():
@@ -112,7 +112,7 @@ def test_outcomes_are_read_from_an_evaluation(tmp_path):
 def test_a_claim_without_its_cells_is_not_judged(tmp_path):
     keep_stages(tmp_path, [0.6])
     row = [cell.strip() for cell in claim_row(tmp_path, "good pairs grow in round 2")]
-    assert row[1:] == ["", "", "", "", "+3.2", "not run yet"]
+    assert row[1:] == ["", "+3.2", "", "", "", "not run yet"]
 
 
 def test_results_show_every_cell_that_is_there(tmp_path):
@@ -151,7 +151,9 @@ def test_losses_grid_and_transfer_are_shown_when_there(tmp_path):
     assert "| model | attribute | relation | superlative | all | seeds | transfer | seeds |" in text
     assert "| RL1, the paper's DPO | 100.0 | 60.0 | 60.0 | 1.25 | -7.50 |  |  |" in text
     assert "| rl1 (chosen) | 1e-4 | 0.1 | 3 | 50.0 | 40.0 | 30.0 | +1.25 | -7.50 | +1.25 | -7.50 |" in text
-    assert "| RL1 raises box accuracy over SFT, by the paper's loss | +10.0 |" in text
+    assert "| RL1 raises box accuracy over SFT, by the paper's loss | +10.0 | +3.6 |" in text
+    assert "| RL1 + RL2, NLL of the win alone: response, rejected | -1.00 | -7.50 |" in text
+    assert "RL1, NLL of the win alone: response" not in text
     assert text.count("| RL1, the paper's DPO |") == 3
 
 
