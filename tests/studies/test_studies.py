@@ -153,7 +153,7 @@ def test_losses_grid_and_transfer_are_shown_when_there(tmp_path):
     assert "| rl1 (chosen) | 1e-4 | 0.1 | 3 | 50.0 | 40.0 | 30.0 | +1.25 | -7.50 | +1.25 | -7.50 |" in text
     assert "| RL1 raises box accuracy over SFT, by the paper's loss | +10.0 | +3.6 |" in text
     assert "| RL1 + RL2, NLL of the win alone: response, rejected | -1.00 | -7.50 |" in text
-    assert "RL1, NLL of the win alone: response" not in text
+    assert "RL1, the paper's DPO: response" not in text
     assert text.count("| RL1, the paper's DPO |") == 3
 
 
