@@ -14,6 +14,7 @@ RL2 starts from the RL1 model of the same loss.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from studies.methods import CHOSEN_ON, TESTED, TESTED_STAGES, Figures, first_models, train
@@ -26,7 +27,7 @@ START = {"rate": "1e-4", "beta": "0.1", "epochs": "3"}
 """Where the search begins; it varies the learning rate first, then beta, then the epochs, and keeps the best."""
 OPTIONS = tuple(START)
 NO_PREFERENCE = "1e-6"
-PRESET_BETA = "0.1"
+PRESET_BETA, PRESET_EPOCHS = "0.1", "3"
 ROWS = ("sft", "paper-rl1", "paper-rl2", "both-rl1", "both-rl2", "win-rl1", "win-rl2")
 
 Choice = dict[str, str]
@@ -43,6 +44,20 @@ def grid(workspace: Workspace) -> Figures:
     start = paper_loss(workspace, "rl1", choice)
     second = [_trial(workspace, "rl2", choice | {"rate": rate}, "--model", start) for rate in RATES]
     return {"trials": trials + second, "rl1": choice, "rl2": _best(second)["options"]}
+
+
+def rates(label: str, beta: str) -> Callable[[Workspace], Figures]:
+    """Return the cell of RL1 by another loss at each learning rate of the grid: is the preset's a good one for it?"""
+
+    def cell(workspace: Workspace) -> Figures:
+        trials = []
+        for rate in RATES:
+            name, options = f"{label}-rl1-{rate}", {"rate": rate, "beta": beta, "epochs": PRESET_EPOCHS}
+            model = str(train(workspace, "rl1", "--beta-b", beta, "--learning-rate", rate, name=name))
+            trials.append(_evaluated(workspace, "rl1", options, model, f"grid-{name}"))
+        return {"trials": trials}
+
+    return cell
 
 
 def paper_loss(workspace: Workspace, recipe: str, choice: Choice, *options: str, label: str = "paper") -> str:
@@ -108,9 +123,12 @@ def chosen(workspace: Workspace) -> dict[str, Choice]:
 
 def _trial(workspace: Workspace, recipe: str, choice: Choice, *options: str) -> dict[str, Any]:
     model = paper_loss(workspace, recipe, choice, *options)
-    evaluation = workspace.scores(
-        f"grid-{_label(recipe, choice)}", [model], CHOSEN_ON, ("--no-baseline",), names=("model",), split="val"
-    )  # fmt: skip
+    return _evaluated(workspace, recipe, choice, model, f"grid-{_label(recipe, choice)}")
+
+
+def _evaluated(workspace: Workspace, recipe: str, choice: Choice, model: str, name: str) -> dict[str, Any]:
+    """Evaluate a model on split val; beside it its options and curves."""
+    evaluation = workspace.scores(name, [model], CHOSEN_ON, ("--no-baseline",), names=("model",), split="val")
     figures = {key: evaluation["model"]["all"][key] for key in ("valid", "box_accuracy", "answer")}
     return {"stage": recipe, "options": choice} | figures | workspace.likelihoods(model, float(choice["beta"]))
 

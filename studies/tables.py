@@ -111,10 +111,10 @@ def _places(seeds: Seeds, row: str) -> list[str]:
 
 
 def grid(figures: Any) -> str:
-    """Return the table of the trials behind the paper's loss; those chosen are marked."""
+    """Return the table of the trials of a loss on split val; those chosen are marked."""
     rows = []
     for trial in figures["trials"]:
-        mark = " (chosen)" if trial["options"] == figures[trial["stage"]] else ""
+        mark = " (chosen)" if trial["options"] == figures.get(trial["stage"]) else ""
         accuracies = [f"{100 * trial[name]:.1f}" for name in ("valid", *ACCURACIES)]
         places = [place.split() for place in TURNS]
         changes = [f"{trial[step][side][-1]:+.2f}" if step in trial else "" for step, side in places]

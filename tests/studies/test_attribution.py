@@ -43,6 +43,14 @@ def test_the_grid_chooses_on_the_validation_split_one_option_after_the_other(wor
     assert {split for _, split in workspace.evaluated} == {"val"}
 
 
+def test_the_other_losses_are_tried_at_the_same_rates(workspace):
+    trials = attribution.rates("both", "0.1")(workspace)["trials"]
+    trained = [line for line in workspace.commands.values() if line.startswith("visrl train rl1")]
+    assert [trial["options"]["rate"] for trial in trials] == list(attribution.RATES)
+    assert len(trained) == len(trials) and not any("--win-nll" in line for line in trained)
+    assert {split for _, split in workspace.evaluated} == {"val"}
+
+
 def test_three_losses_train_on_the_same_pairs(workspace, tmp_path):
     choice = {"rate": "3e-5", "beta": "0.3", "epochs": "1"}
     figures = {"rl1": choice, "rl2": choice | {"rate": "1e-5"}}

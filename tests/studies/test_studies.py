@@ -145,12 +145,14 @@ def test_losses_grid_and_transfer_are_shown_when_there(tmp_path):
         "stages-transfer": rows,
         "losses": trained | {"sft": figures(0.5, 0.5)},
         "grid": {"trials": [trial], "rl1": options, "rl2": options},
+        "grid-both": {"trials": [trial | {"answer": 0.35}]},
     }.items():
         keep(tmp_path, cell, 0, found, weights=shipped_weights())
     text = render.render(tmp_path)
     assert "| model | attribute | relation | superlative | all | seeds | transfer | seeds |" in text
     assert "| RL1, the paper's DPO | 100.0 | 60.0 | 60.0 | 1.25 | -7.50 |  |  |" in text
     assert "| rl1 (chosen) | 1e-4 | 0.1 | 3 | 50.0 | 40.0 | 30.0 | +1.25 | -7.50 | +1.25 | -7.50 |" in text
+    assert "| rl1 | 1e-4 | 0.1 | 3 | 50.0 | 40.0 | 35.0 |" in text
     assert "| RL1 raises box accuracy over SFT, by the paper's loss | +10.0 | +3.6 |" in text
     assert "| RL1 + RL2, NLL of the win alone: response, rejected | -1.00 | -7.50 |" in text
     assert "RL1, the paper's DPO: response" not in text
@@ -213,14 +215,14 @@ def test_a_cell_of_other_weights_is_computed_again(workspace, tmp_path, monkeypa
 
 def test_hyperparameters_are_chosen_once_and_before_the_other_cells(tmp_path, monkeypatch):
     made = []
-    for name in ("losses", "grid"):
+    for name in ("losses", "grid", "grid-both"):
         monkeypatch.setitem(study.CELLS, name, lambda at, name=name: made.append((name, at.seed)) or {})
     folders = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
-    monkeypatch.setattr("sys.argv", ["studies", "--cells", "losses,grid", "--seeds", "1,2", *folders])
+    monkeypatch.setattr("sys.argv", ["studies", "--cells", "losses,grid,grid-both", "--seeds", "1,2", *folders])
     study.main()
-    assert made == [("grid", 0), ("losses", 1), ("losses", 2)]
+    assert made == [("grid", 0), ("grid-both", 0), ("losses", 1), ("losses", 2)]
     study.main()
-    assert len(made) == 3
+    assert len(made) == 4
 
 
 def test_a_cell_that_fails_leaves_no_file(workspace, tmp_path, monkeypatch):
