@@ -44,7 +44,7 @@ def growing(
     assert self._prefiller is not None
     rows = [row for row in read.rows for _ in range(n)]
     self._prefiller.set_rope_deltas(read, rows)
-    read.cache.batch_select_indices(torch.tensor(rows, device=self.device))
+    read.cache.reorder_cache(torch.tensor(rows, device=self.device))
     ids, mask = read.ids[rows], read.mask[rows]
     return self.model.generate(input_ids=ids, attention_mask=mask, past_key_values=read.cache, **options), mask
 
@@ -67,7 +67,7 @@ def without_feature_cache() -> Iterator[None]:
     read = Prefiller.prefill
 
     def forgetful(self: Prefiller, *args: Any) -> PrefixCache:
-        self.clear()
+        self.images.clear()
         return read(self, *args)
 
     with mock.patch.object(Prefiller, "prefill", forgetful):

@@ -32,6 +32,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from benchmarks import generation, models, photos
 from benchmarks.process import alone, quiet
 from visrl_data.core.config import GenConfig
+from visrl_data.engines.image_encoder import ImageEncoder
 from visrl_data.engines.prefix_cache import Prefiller
 
 QUESTIONS = 4
@@ -70,9 +71,9 @@ def measure(cell: tuple[str, str, int]) -> CostCell:
     torch.set_num_threads(1)
     models.stand_in_for_videos()
     counts = {"patches": 0, "read": 0}
-    encode, forward = Prefiller._encode, Prefiller._forward
+    encode, forward = ImageEncoder._encode, Prefiller._forward
 
-    def counted_encode(self: Prefiller, pictures: Any) -> Any:
+    def counted_encode(self: ImageEncoder, pictures: Any) -> Any:
         encoded = encode(self, pictures)
         counts["patches"] += sum(int(seen.grid.prod()) for seen in encoded if seen.grid is not None)
         return encoded
@@ -87,7 +88,7 @@ def measure(cell: tuple[str, str, int]) -> CostCell:
         config = GenConfig(model=str(folder), source=str(source), constrain=True, attempts=attempts)
         job = generation.GenerationJob(size, "factory", config, threads=1)
         with (
-            mock.patch.object(Prefiller, "_encode", counted_encode),
+            mock.patch.object(ImageEncoder, "_encode", counted_encode),
             mock.patch.object(Prefiller, "_forward", counted_forward),
         ):
             timed = generation.measure(job)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from visrl_data.engines.recurrent_cache import is_recurrent
 from visrl_data.models.families import family_of
 from visrl_train.image_features import encoder, select
 
@@ -110,13 +111,14 @@ def branching(model: Any, processor: Any) -> Branches | None:
     """Return how rows of this model are merged; None where they stay separate, which gives the same losses.
 
     It needs a family that can share prefixes, and attention that applies a given mask unchanged: torch's own, without
-    a sliding window, which the mask would override.
+    a sliding window, which the mask would override. Linear attention (Qwen3.5) applies none: its state has read all
+    tokens before, those of other branches too.
     """
     inner = encoder(model)
     if inner is None or not family_of(inner.config.model_type).shares_prefix:
         return None
     text = inner.config.get_text_config()
-    if text._attn_implementation != "sdpa" or getattr(text, "sliding_window", None) is not None:
+    if is_recurrent(text) or text._attn_implementation != "sdpa" or getattr(text, "sliding_window", None) is not None:
         return None
     placeholder, padding = processor.image_token_id, processor.tokenizer.pad_token_id
     return Branches(placeholder, padding, _rope_index(inner))

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from visrl_data.engines.prefix_cache import ImageFeatures
+from visrl_data.engines.image_encoder import ImageFeatures
 from visrl_data.models.families import family_of
 
 

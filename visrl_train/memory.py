@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from visrl_data.core.config import GenConfig
-from visrl_data.engines.prefix_cache import KEPT_BYTES
+from visrl_data.engines.image_encoder import KEPT_BYTES
 from visrl_data.models.model_folder import ModelFolder
 from visrl_train.stages import STAGES
 

@@ -1,5 +1,7 @@
 """Shared beginnings and kept features (engines/prefix_cache.py) change no reply, in any family that has them."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -7,15 +9,17 @@ from tests.conftest import draw_photo
 from tests.helpers.tiny_families import TINY, VARIANTS, stand_ins
 from tests.tools.family_table import model_folder
 from visrl_data.core.prompts import SCORE_CHOICES, SCORE_PREFIX, PromptSet
-from visrl_data.engines import batching, prefix_cache
+from visrl_data.engines import batching, image_encoder
 from visrl_data.engines.batching import batches
-from visrl_data.engines.prefix_cache import EncodedImage, TokenizedPrompt, group_by_prefix
+from visrl_data.engines.image_encoder import EncodedImage
+from visrl_data.engines.prefix_cache import TokenizedPrompt, group_by_prefix
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.models.families import family_of
 from visrl_data.models.model_folder import find_model
 
 SHARING = [name for name in TINY | VARIANTS if family_of(name).shares_prefix]
+ALL = list(TINY | VARIANTS)
 HOT = Sampling(temperature=1.5, top_k=20, max_new_tokens=6)
 PROMPTS = PromptSet()
 
@@ -73,13 +77,43 @@ def test_replies_are_those_of_prompts_read_one_by_one(engine_of, name, score, mo
             assert a.choice_mass == (None if b.choice_mass is None else pytest.approx(b.choice_mass, abs=1e-5))
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name not in SHARING and family_of(name).shares_prefill])
+def test_replies_from_one_repeated_prefill_are_those_of_prompts_read_one_by_one(engine_of, name):
+    engine, requests = engine_of(name), passes({})[0]
+    assert engine._prefiller is None
+    together = [reply for group in engine.generate(requests) for reply in group]
+    apart = [dataclasses.replace(request, seeds=(seed,)) for request in requests for seed in request.seeds]
+    assert together == [group[0] for group in engine.generate(apart)]
+    assert len({reply.text for reply in together}) > 9, "replies must depend on what is seen"
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "paligemma"])  # whose prompts attend to their ends
+def test_choices_that_begin_alike_are_read_after_their_shared_tokens(engine_of, name):
+    """As with "0.3" and "0.7" of a tokenizer that splits off digits: after "0", after "0." and so on."""
+    engine = engine_of(name)
+
+    def ask(prefix, *choices):
+        parts = PROMPTS.box_critic.parts(question="what?", answer="7")
+        requests = [
+            Request(parts, (draw_photo(i, size),), (0,), Sampling(), prefix=prefix, choices=choices)
+            for i, size in enumerate([(120, 90), (60, 130)])
+        ]
+        return [group[0].choice_probs for group in engine.generate(requests)]
+
+    after, along = ask("is it red", " and", " or"), ask("is it", " red and", " red or")
+    for one, other in zip(after, along, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
 @pytest.mark.parametrize("name", SHARING)
 def test_each_picture_is_encoded_once_and_each_beginning_read_once(engine_of, name, monkeypatch):
     engine = engine_of(name)
-    engine._prefiller.clear()
+    engine._prefiller.images.clear()
     looked, read = [], []
-    encode, forward = engine._prefiller._encode, engine._prefiller._forward
-    monkeypatch.setattr(engine._prefiller, "_encode", lambda pictures: looked.append(len(pictures)) or encode(pictures))
+    encode, forward = engine._prefiller.images._encode, engine._prefiller._forward
+    monkeypatch.setattr(
+        engine._prefiller.images, "_encode", lambda pictures: looked.append(len(pictures)) or encode(pictures)
+    )
     monkeypatch.setattr(
         engine._prefiller, "_forward", lambda ids, *rest: read.append(tuple(ids.shape)) or forward(ids, *rest)
     )
@@ -95,17 +129,17 @@ def test_each_picture_is_encoded_once_and_each_beginning_read_once(engine_of, na
 
 def test_kept_features_are_bounded(engine_of, monkeypatch):
     engine = engine_of("llava")
-    prefiller = engine._prefiller
-    prefiller.clear()
+    encoder = engine._prefiller.images
+    encoder.clear()
     images = [draw_photo(i, (40, 40)) for i in range(6)]
     with torch.inference_mode():
-        one = prefiller.encode_images(images[:1], False)[0].features.nbytes
+        one = encoder.encode(images[:1], False)[0].features.nbytes
         one = max(one, 3 * 40 * 40)  # the image itself counts too, where it is larger than its features
-        monkeypatch.setattr(prefix_cache, "KEPT_BYTES", 3 * one)
-        found = prefiller.encode_images(images, False)
-        assert len(found) == 6 and len(prefiller._kept) == 3
-        assert prefiller.encode_images(images[5:], False)[0] is found[5], "the latest are kept"
-        assert prefiller.encode_images(images[:1], False)[0] is not found[0]
+        monkeypatch.setattr(image_encoder, "KEPT_BYTES", 3 * one)
+        found = encoder.encode(images, False)
+        assert len(found) == 6 and len(encoder._kept) == 3
+        assert encoder.encode(images[5:], False)[0] is found[5], "the latest are kept"
+        assert encoder.encode(images[:1], False)[0] is not found[0]
 
 
 def seen(tokens):

@@ -18,75 +18,16 @@ from tests.helpers.tiny_models import (
     head_of,
     heads_of,
     idefics3,
-    ids,
     llava,
     llava_next,
     mllama,
     named,
     paligemma,
     qwen,
-    qwen_eye,
-    sections_of,
     text,
     words,
 )
-
-VISION = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-SEEN = "<|vision_start|><|image_pad|><|vision_end|>"
-
-
-def qwen_ids(tokenizer):
-    names = ("image", "video", "vision_start", "vision_end")
-    return ids(tokenizer, **dict(zip(names, VISION, strict=True)))
-
-
-def qwen2_vl(small=SMALL):
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    tokenizer, width = words(*VISION, "<|box_start|>", "<|box_end|>"), small["hidden_size"]
-    processor = Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=84 * 84),
-        tokenizer=tokenizer,
-        video_processor=NoVideos(),
-        chat_template=TEMPLATE.replace("IMAGE", SEEN),
-    )
-    rope = {"rope_type": "default", "mrope_section": sections_of(small), "rope_theta": 1e4}
-    config = Qwen2VLConfig(
-        vision_config={"depth": 2, "embed_dim": width, "hidden_size": width, "mlp_ratio": 2, "num_heads": 2},
-        text_config={**text(tokenizer, small), "rope_parameters": rope},
-        **qwen_ids(tokenizer),
-    )
-    return processor, Qwen2VLForConditionalGeneration(config)
-
-
-def qwen3_vl(small=SMALL, model_type="qwen3_vl", **more):
-    """Qwen3-VL: features of its tower's first layer go into the first layer of the language model (deepstack)."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLProcessor
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    tokenizer = words(*VISION)
-    processor = Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessorPil(min_pixels=32 * 32, max_pixels=96 * 96, patch_size=16),
-        tokenizer=tokenizer,
-        video_processor=NoVideos(),
-        chat_template=TEMPLATE.replace("IMAGE", SEEN),
-    )
-    rope = {"rope_type": "default", "mrope_section": sections_of(small), "mrope_interleaved": True, "rope_theta": 1e4}
-    eye = {**qwen_eye(small), "out_hidden_size": small["hidden_size"]}
-    del eye["fullatt_block_indexes"]
-    config = AutoConfig.for_model(
-        model_type,
-        vision_config={**eye, "num_position_embeddings": 36, "deepstack_visual_indexes": [0]},
-        text_config={**text(tokenizer, small), "head_dim": head_of(small), "rope_parameters": rope, **more},
-        **qwen_ids(tokenizer),
-    )
-    return processor, AutoModelForImageTextToText.from_config(config)
-
-
-def qwen3_vl_moe(small=SMALL):
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": small["intermediate_size"]}
-    return qwen3_vl(small, "qwen3_vl_moe", **experts)
+from tests.helpers.tiny_qwen import qwen2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe
 
 
 def llava_onevision(small=SMALL):
@@ -224,6 +165,7 @@ TINY = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen,
     "qwen3_vl": qwen3_vl,
+    "qwen3_5": qwen3_5,
     "mllama": mllama,
     "paligemma": paligemma,
     "gemma3": gemma3,
@@ -234,7 +176,7 @@ TINY = {
     **LATER,
 }
 # Other types of these families.
-VARIANTS = {"qwen3_vl_moe": qwen3_vl_moe, **LATER_VARIANTS}
+VARIANTS = {"qwen3_vl_moe": qwen3_vl_moe, "qwen3_5_moe": qwen3_5_moe, **LATER_VARIANTS}
 
 
 def stand_ins(monkeypatch):

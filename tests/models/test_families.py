@@ -66,7 +66,7 @@ def test_the_table_names_real_things():
         assert family.box_space in SPACES
         assert bool(family.unsupported) != set(family.types).issubset(known), family.name
         assert not family.focus or {"<image>"} <= set(family.focus.split("\n")) and "{question}" in family.focus
-    loaded = [family for family in FAMILIES if not family.unsupported and family.name != "Qwen3.5"]
+    loaded = [family for family in FAMILIES if not family.unsupported]
     assert {family_of(name) for name in TINY} == set(loaded), "each family of the table is tried below"
 
 
@@ -106,8 +106,8 @@ def test_remote_code_that_is_trusted_and_fits_is_tried(tmp_path):
 # GLM: as Qwen, from 2 frames of 84 x 84.
 SEEN = {
     "llava": (56, 56), "paligemma": (56, 56), "gemma3": (56, 56), "llava_next": (112, 84), "llava_onevision": (112, 84),
-    "qwen2_vl": (84, 56), "qwen2_5_vl": (84, 56), "qwen3_vl": (96, 64), "mllama": (74, 56), "idefics3": (112, 112),
-    "smolvlm": (112, 112), "internvl": (112, 112), "minicpmv4_6": (224, 112),
+    "qwen2_vl": (84, 56), "qwen2_5_vl": (84, 56), "qwen3_vl": (96, 64), "qwen3_5": (96, 64), "mllama": (74, 56),
+    "idefics3": (112, 112), "smolvlm": (112, 112), "internvl": (112, 112), "minicpmv4_6": (224, 112),
     "gemma4": (156, 120), "glm4v": (84, 56),
 }  # fmt: skip
 

@@ -41,6 +41,20 @@ class KeyedSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
 
 
+class ForcedTokens(LogitsProcessor):
+    """Force the same tokens in all rows, one a step, then leave the scores as they are."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self._tokens = list(tokens)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        if not self._tokens:
+            return scores
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, self._tokens.pop(0)] = 0.0
+        return forced
+
+
 NAMED_TOKEN = re.compile(r'"(<[^<>"]+>)"')
 _MAX_GRAMMARS = 256  # kept compiled: those of boxes in pixels differ by the size of the image
 

@@ -1,8 +1,6 @@
 """Prefill many prompts with shared prefixes. Used by transformers.py for the families that allow it.
 
-    encode_images   each distinct image goes through the vision tower once, and its features are kept: an image is
-                    used by the focus pass, the answer pass and the response critic, a crop by the answer pass and
-                    the box critic
+    images          each distinct image goes through the vision tower once (image_encoder.py)
     prefill         prompts with a common prefix (one image, one question; several crops or responses) share it: it
                     runs once, its key-value cache is repeated, and only the suffix runs for each prompt
 
@@ -10,57 +8,24 @@
 
 The last token of a prompt is left out: sampling or scoring from the cache runs it first, and gets its logits.
 
-Which families: `shares_prefix` in models/families.py. It takes plain causal attention, an image placeholder that
-is one token repeated, and a model that accepts ready-made image features (`mm_encoder_outputs`), with those that
-Qwen3-VL adds to the hidden states of its first layers (deepstack).
+Which families: `shares_prefix` in models/families.py. It takes causal attention, or linear attention
+(recurrent_cache.py has its own layout), an image placeholder that is one token repeated, and a model that accepts
+ready-made image features (`mm_encoder_outputs`), with those that Qwen3-VL adds to the hidden states of its first layers
+(deepstack).
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from visrl_data.engines.refusals import PROCESSOR_ERRORS, raise_refusals
-
-KEPT_BYTES = 1 << 30  # of features, on the model's device; and of the images that they are of, as RGB
-
-
-@dataclass
-class ImageFeatures(BaseModelOutputWithPooling):
-    """What get_image_features of any family returns, as far as a decoder reads it.
-
-    pooler_output: the features of each image, in place of its tokens. deepstack_features: one such list for each of
-    the decoder's first layers, after which it is added; empty for families without.
-    """
-
-    deepstack_features: Any = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EncodedImage:
-    """An image as the model sees it.
-
-    features: (tokens, D). deepstack: such features for each of the decoder's first layers. grid: (1, 3) patches, for
-    families that need it. The same image, by the same weights, is the same object.
-    """
-
-    image: Image  # referenced, so that its id is not given to another object
-    features: torch.Tensor
-    deepstack: tuple[torch.Tensor, ...] = ()
-    grid: torch.Tensor | None = None
-
-    @property
-    def nbytes(self) -> int:
-        features = sum(part.nbytes for part in (self.features, *self.deepstack))
-        return max(features, 3 * self.image.width * self.image.height)
+from visrl_data.engines import recurrent_cache
+from visrl_data.engines.image_encoder import EncodedImage, ImageEncoder, join_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +60,6 @@ class PrefixCache:
     rows: list[int]
 
 
-def accepts_image_features(inner: Any) -> bool:
-    """Return whether this release of transformers takes ready-made image features for a model."""
-    return "mm_encoder_outputs" in inspect.signature(inner.forward).parameters
-
-
 class Prefiller:
     """Encode images and prefill prompts for one model.
 
@@ -108,69 +68,21 @@ class Prefiller:
 
     def __init__(self, inner: Any, processor: Any, device: torch.device, dtype: torch.dtype, max_images: int) -> None:
         self._inner, self._processor = inner, processor
-        self._device, self._dtype, self._max_images = device, dtype, max_images
+        self._device = device
         self._image_id: int = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-        self._kept: OrderedDict[tuple[int, bool], EncodedImage] = OrderedDict()
-        adapted = [name for name, _ in inner.named_parameters() if "lora_" in name]
-        self._vision_adapted = any(not name.startswith("language_model.") for name in adapted)
-
-    def clear(self) -> None:
-        """Drop the kept features."""
-        self._kept.clear()
-
-    def encode_images(self, pictures: Sequence[Image], adapter: bool) -> list[EncodedImage]:
-        """Return each image's features, encoded now or kept from before. The same image is the same object."""
-        keys = [(id(picture), adapter and self._vision_adapted) for picture in pictures]
-        new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._kept}
-        missing = list(new.items())
-        for start in range(0, len(missing), self._max_images):
-            part = missing[start : start + self._max_images]
-            for (key, _), encoded in zip(part, self._encode([picture for _, picture in part]), strict=True):
-                self._kept[key] = encoded
-        for key in keys:
-            self._kept.move_to_end(key)
-        images = [self._kept[key] for key in keys]
-        sizes = [image.nbytes for image in self._kept.values()]
-        size = sum(sizes)
-        for oldest in sizes[:-1]:
-            if size <= KEPT_BYTES:
-                break
-            self._kept.popitem(last=False)
-            size -= oldest
-        return images
-
-    def _encode(self, pictures: list[Image]) -> list[EncodedImage]:
-        with raise_refusals(*PROCESSOR_ERRORS):
-            batch = self._processor(
-                text=[self._processor.image_token] * len(pictures),
-                images=[[picture] for picture in pictures],
-                padding=True,
-                return_tensors="pt",
-            )
-        names = ("pixel_values", "image_grid_thw", "image_sizes")
-        inputs = {name: batch[name].to(self._device) for name in names if name in batch}
-        inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
-        output = self._inner.get_image_features(**inputs, return_dict=True)
-        deepstack = getattr(output, "deepstack_features", ())
-        grids = inputs.get("image_grid_thw")
-        return [
-            EncodedImage(
-                picture,
-                output.pooler_output[i],
-                tuple(layer[i] for layer in deepstack),
-                None if grids is None else grids[i : i + 1],
-            )
-            for i, picture in enumerate(pictures)
-        ]
+        self._is_recurrent = recurrent_cache.is_recurrent(inner.config.get_text_config())
+        self.images = ImageEncoder(inner, processor, device, dtype, max_images)
 
     def prefill(self, batch: TokenizedBatch) -> PrefixCache:
         """Run prompts into a cache."""
         prompts, rows = batch.distinct, batch.rows
         groups, shared = group_by_prefix(prompts, self._image_id)
+        places = [g for g, group in enumerate(groups) for _ in group]
+        if self._is_recurrent:
+            return self._prefill_recurrent(batch, places, shared)
         ids, mask, width = self._lay_out(prompts, groups, shared)
         positions, deltas = self._positions(ids, mask, prompts)
         cache, first = None, [group[0] for group in groups]
-        places = [g for g, group in enumerate(groups) for _ in group]
         whole = [self._pictures_within(prompt, shared[g]) for prompt, g in zip(prompts, places, strict=True)]
         if width:
             # The prefix runs once for each group, from its first prompt; then its cache is repeated for the others.
@@ -183,6 +95,25 @@ class Prefiller:
             suffix = slice(width, ids.shape[1] - 1)
             cache = self._forward(ids[:, suffix], mask[:, :-1], positions[..., suffix], cache, rest)
         return PrefixCache(ids, mask, positions, deltas, cache, rows)
+
+    def _prefill_recurrent(self, batch: TokenizedBatch, places: list[int], shared: list[int]) -> PrefixCache:
+        """Do the same for a model with linear attention."""
+        prompts = batch.distinct
+        ids, mask, _ = self._lay_out(prompts, [[*range(len(prompts))]], [0])
+        positions, deltas = self._positions(ids, mask, prompts)
+        whole = [self._pictures_within(prompt, shared[g]) for prompt, g in zip(prompts, places, strict=True)]
+
+        def forward(
+            ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, rows: list[int], prefix: bool
+        ) -> Any:
+            pictures = [prompts[u].pictures[slice(whole[u]) if prefix else slice(whole[u], None)] for u in rows]
+            return self._forward(ids, mask, positions, cache, pictures)
+
+        lengths = [len(prompt.ids) for prompt in prompts]
+        laid_out = recurrent_cache.Prompts(ids, mask, positions, lengths, places, shared)
+        config, padding = self._inner.config.get_text_config(), self._processor.tokenizer.pad_token_id
+        cache = recurrent_cache.prefill(laid_out, config, forward, padding)
+        return PrefixCache(ids, mask, positions, deltas, cache, batch.rows)
 
     def _pictures_within(self, prompt: TokenizedPrompt, length: int) -> int:
         """Count the images whose tokens all lie in the first `length` of a prompt."""
@@ -200,7 +131,7 @@ class Prefiller:
         keys = [(text, *map(id, pictures)) for text, pictures in zip(texts, images, strict=True)]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         first = [keys.index(key) for key in numbers]
-        encoded = iter(self.encode_images([picture for i in first for picture in images[i]], adapter))
+        encoded = iter(self.images.encode([picture for i in first for picture in images[i]], adapter))
         pictures = [tuple(next(encoded) for _ in images[i]) for i in first]
         expanded = [self._expand(texts[i], shown) for i, shown in zip(first, pictures, strict=True)]
         tokens = self._processor.tokenizer(expanded, add_special_tokens=special, verbose=False)["input_ids"]
@@ -262,7 +193,7 @@ class Prefiller:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            mm_encoder_outputs={"image": _join(images)} if images else None,
+            mm_encoder_outputs={"image": join_features(images)} if images else None,
         )
         return output.past_key_values
 
@@ -270,13 +201,6 @@ class Prefiller:
         """Set the state of models that keep their positions' deltas, for decoding these rows."""
         if prefix.deltas is not None:
             self._inner.rope_deltas = prefix.deltas[rows]
-
-
-def _join(images: Sequence[EncodedImage]) -> ImageFeatures:
-    """Return the features of images in the form in which a model takes them."""
-    features: Any = [image.features for image in images]
-    layers = [list(layer) for layer in zip(*(image.deepstack for image in images), strict=True)]
-    return ImageFeatures(pooler_output=features, deepstack_features=layers)
 
 
 def group_by_prefix(prompts: Sequence[TokenizedPrompt], image_id: int) -> tuple[list[list[int]], list[int]]:

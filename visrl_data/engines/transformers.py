@@ -14,7 +14,6 @@ How a batch runs:
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -25,16 +24,20 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.batching import batches
-from visrl_data.engines.decoding import GrammarCompiler, KeyedSampler, branch_nodes, choice_reply
+from visrl_data.engines.decoding import ForcedTokens, GrammarCompiler, KeyedSampler, branch_nodes, choice_reply
+from visrl_data.engines.image_encoder import accepts_image_features
 from visrl_data.engines.image_processing import copy_pinpoints, picture_size
 from visrl_data.engines.loading import best_device, image_settings, load_model, load_processor, pick_dtype
 from visrl_data.engines.messages import adds_special, prompt_text
-from visrl_data.engines.prefix_cache import Prefiller, PrefixCache, accepts_image_features
+from visrl_data.engines.prefix_cache import Prefiller, PrefixCache
 from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.quantization import NF4, four_bits
+from visrl_data.engines.recurrent_cache import copy_layer, is_recurrent
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, check_length, is_out_of_memory, raise_refusals
 from visrl_data.models.families import family_at
 from visrl_data.models.model_folder import ModelFolder
+
+_BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # inputs of a length of L
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +92,9 @@ class TransformersEngine:
         sharing = family.shares_prefix and accepts_image_features(inner)
         self._prefiller = Prefiller(inner, self.processor, self.device, self.dtype, batch_size) if sharing else None
         self._grammars = GrammarCompiler(tokenizer, self._eos)
-        self._context: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        self._keeps_logits = "logits_to_keep" in inspect.signature(_unwrapped(self.model).forward).parameters
+        text: Any = self.model.config.get_text_config()
+        self._context: int | None = getattr(text, "max_position_embeddings", None)
+        self._is_recurrent = is_recurrent(text)
 
     def _load(self, trust_remote_code: bool) -> Any:
         if not self.quantized:
@@ -145,7 +149,7 @@ class TransformersEngine:
                 ) from error
         # Outside the handler, so that the failed forward's tensors are freed first.
         if self._prefiller:
-            self._prefiller.clear()
+            self._prefiller.images.clear()
         self.usage.events.append(f"out of memory: batch of {len(batch)} prompts halved")
         logger.warning("%s", self.usage.events[-1])
         if self.device.type == "cuda":
@@ -220,8 +224,7 @@ class TransformersEngine:
         cache = StaticCache(self.model.config, max_cache_len=ids.shape[1] + config.max_new_tokens)
         same = rows == list(range(len(prefix.ids)))  # one reply a prompt: nothing to repeat
         for number, layer in enumerate(prefix.cache.layers):
-            states = (layer.keys, layer.values) if same else (layer.keys[rows], layer.values[rows])
-            cache.update(*states, number)
+            copy_layer([layer], slice(None) if same else rows, cache, number)
             layer.reset()  # frees its memory before the next layer is copied
         return self.model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, **options), mask
 
@@ -238,16 +241,23 @@ class TransformersEngine:
         return {"generation_config": config, "logits_processor": processors}
 
     def _decode_repeated(self, inputs: dict[str, torch.Tensor], n: int, options: dict[str, Any]) -> torch.Tensor:
-        """Prefill (B, L) once, then decode B * n rows from the repeated cache."""
+        """Prefill (B, L) once, then decode B * n rows from the repeated cache.
+
+        The last token of the prompts runs in each row, followed by the row's own draw. It is cut from the cache after
+        it was read, since PaliGemma's prompts attend to it; the state of linear attention can't be cut, and never sees
+        it.
+        """
         config = GenerationConfig(
             max_new_tokens=1,
             do_sample=False,
             return_dict_in_generate=True,
             pad_token_id=options["generation_config"].pad_token_id,
         )
-        cache = self.model.generate(**inputs, **self._new_cache(), generation_config=config).past_key_values
-        cache.crop(-1)  # the last prompt token runs again in each row, followed by the row's own draw
-        cache.batch_repeat_interleave(n)
+        short = {name: inputs[name][:, :-1] for name in _BY_TOKEN if name in inputs} if self._is_recurrent else {}
+        cache = self.model.generate(**inputs | short, **self._new_cache(), generation_config=config).past_key_values
+        if not self._is_recurrent:
+            cache.crop(-1)
+        cache.reorder_cache(torch.arange(len(inputs["input_ids"]), device=self.device).repeat_interleave(n))
         inner: Any = getattr(_unwrapped(self.model), "model", None)
         if getattr(inner, "rope_deltas", None) is not None:  # Qwen-VL keeps positions as model state
             inner.rope_deltas = inner.rope_deltas.repeat_interleave(n, dim=0)
@@ -276,7 +286,7 @@ class TransformersEngine:
         return Reply(text.strip(), "length" if end is None else "stop", prompt_tokens, used)
 
     def _choose(self, batch: Sequence[Request]) -> list[list[Reply]]:
-        """Return the probabilities of the choices, from one forward along the longest path of their shared tokens."""
+        """Return the probabilities of the choices, along the longest path of their shared tokens."""
         branches = branch_nodes(self.processor.tokenizer, batch[0].prefix, batch[0].choices)
         path = max(branches, key=len)
         score = self._score_prefilled if self._prefiller else self._score
@@ -285,17 +295,15 @@ class TransformersEngine:
         return [[choice_reply(probs[i], branches, batch[0].choices, tokens)] for i, tokens in enumerate(prompt_tokens)]
 
     def _score(self, batch: Sequence[Request], path: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-        """Return logits after each prompt and along the path (1, P): (B, >= P + 1, vocabulary), and prompt lengths."""
-        inputs: dict[str, Any] = self._encode(batch)
-        forced = path.expand(len(batch), -1)
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], forced], dim=1)
-        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(forced)], dim=1)
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-        if "rope_deltas" in dir(getattr(_unwrapped(self.model), "model", None)):
-            del inputs["position_ids"]  # three-axis positions, made by the model from the mask
-        if self._keeps_logits:
-            inputs["logits_to_keep"] = path.shape[1] + 1
-        return self.model(**inputs).logits, inputs["attention_mask"].sum(dim=1).tolist()
+        """Return logits after each prompt and along the path (1, P): (B, P + 1, vocabulary), and lengths with it."""
+        inputs = self._encode(batch)
+        config = GenerationConfig(
+            max_new_tokens=path.shape[1] + 1, do_sample=False, output_logits=True, return_dict_in_generate=True,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+        )  # fmt: skip
+        forced = LogitsProcessorList([ForcedTokens(path[0].tolist())])
+        logits = self.model.generate(**inputs, generation_config=config, logits_processor=forced).logits
+        return torch.stack(logits, dim=1), (inputs["attention_mask"].sum(dim=1) + path.shape[1]).tolist()
 
     def _score_prefilled(self, batch: Sequence[Request], path: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         """Do the same from a cache that holds the prompts but for their last tokens."""

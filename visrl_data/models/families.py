@@ -43,8 +43,9 @@ class Family:
     trained_on_boxes: whether its makers trained it on boxes in that form; where not, the focus request spells it out.
     focus: template of the focus prompt of the un-tuned model; "" is the default of prompts.py.
     shares_prefill: its cache can be repeated, so that several replies to a prompt read it once.
-    shares_prefix: texts that begin alike (the same picture, the same words) can share what the beginning costs, in
-    generation and in training: plain causal attention, and a placeholder that is one token repeated.
+    shares_prefix: texts that begin alike (the same picture, the same words) can share what the beginning costs: in
+    generation with causal or linear attention, in training with causal attention alone, and a placeholder that is one
+    token repeated.
     resize_mode: what its processor does with a picture: resized (to its own shape), squashed (to one size), padded
     (to a square, as it was trained), tiled. resolution_control: what --max-pixels moves
     (engines/image_processing.py); "" is nothing.
@@ -105,8 +106,8 @@ FAMILIES = (
     ),
     Family(
         "Qwen3.5", ("qwen3_5", "qwen3_5_moe"), "Qwen/Qwen3.5-4B",
-        box_space="per_mille_json", focus=_JSON, shares_prefill=False, resize_mode="resized",
-        resolution_control="pixels", requires=_VIDEO,
+        box_space="per_mille_json", focus=_JSON, shares_prefix=True, resize_mode="resized",
+        resolution_control="pixels", encodes_once=True, requires=_VIDEO,
     ),
     Family(
         "Llama-3.2-Vision", ("mllama",), "meta-llama/Llama-3.2-11B-Vision-Instruct",
@@ -135,7 +136,7 @@ FAMILIES = (
     ),
     Family(
         "MiniCPM-V", ("minicpmv4_6", "minicpmv4_7"), "openbmb/MiniCPM-V-4.6",
-        box_space="per_mille_tagged", trained_on_boxes=True, focus=_REGION, shares_prefill=False, resize_mode="tiled",
+        box_space="per_mille_tagged", trained_on_boxes=True, focus=_REGION, resize_mode="tiled",
         resolution_control="slices", requires=_VIDEO,
     ),
     Family(
