@@ -80,7 +80,7 @@ def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) ->
         linears=sum(rows * columns for rows, columns in linears),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
+        intermediate=wide if isinstance(wide := text.intermediate_size, int) else max(wide),  # Gemma 3n: by layer
         kv=heads * head,
         vocabulary=text.vocab_size,
     )

@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from tests.helpers.command import visrl
+from tests.helpers.tiny_families import TINY, VARIANTS, qwen2_vl, save, stand_ins
 from tests.helpers.tiny_models import stand_in_for_videos
 from visrl_cli import doctor_model
+from visrl_data.models.families import family_of
 from visrl_data.models.model_folder import ALIASES, find_model
 from visrl_train import memory
 from visrl_train.config import SftConfig
@@ -46,8 +48,6 @@ def test_the_shipped_model_is_described_without_its_weights(tmp_path):
 
 
 def test_an_untuned_model_gets_its_familys_box_space(tmp_path, monkeypatch):
-    from tests.helpers.tiny_families import qwen2_vl, save
-
     stand_in_for_videos(monkeypatch)
     folder = save(qwen2_vl, tmp_path / "m")
     (folder / "model.safetensors").unlink()
@@ -61,9 +61,19 @@ def test_an_untuned_model_gets_its_familys_box_space(tmp_path, monkeypatch):
     assert smaller["picture_tokens"] < facts["picture_tokens"]
 
 
-def test_a_missing_processor_is_reported_with_the_rest(tmp_path, monkeypatch):
-    from tests.helpers.tiny_families import qwen2_vl, save
+@pytest.mark.parametrize("name", TINY | VARIANTS)
+def test_each_family_is_described(name, tmp_path, monkeypatch):
+    stand_ins(monkeypatch)
+    folder = save((TINY | VARIANTS)[name], tmp_path / name)
+    facts = doctor_model.describe_model(str(folder), None, "float32", False)
+    family = family_of(name)
+    assert (facts["family"], facts["box_space"]) == (family.name, family.box_space)
+    assert facts["picture"] == (family.resize_mode if name != "llava" else "squashed"), "the tiny LLaVA pads nothing"
+    assert facts["picture_tokens"] > 0 and facts["parameters"] > facts["language_parameters"] > 0
+    assert all(size > 0 for size in facts["resized_size"])
 
+
+def test_a_missing_processor_is_reported_with_the_rest(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stand_in_for_videos(patch)
         folder = save(qwen2_vl, tmp_path / "m")

@@ -8,7 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.tiny_later_families import LATER, LATER_VARIANTS
+from tests.helpers.tiny_later_families import LATER, LATER_VARIANTS, stand_in_for_timm
 from tests.helpers.tiny_models import (
     SMALL,
     TEMPLATE,
@@ -180,12 +180,13 @@ VARIANTS = {"qwen3_vl_moe": qwen3_vl_moe, "qwen3_5_moe": qwen3_5_moe, **LATER_VA
 
 
 def stand_ins(monkeypatch):
-    """For torchvision's video processors and for num2words, neither of which pictures need."""
+    """For torchvision's video processors and for num2words, which pictures do not need, and for a tower of timm."""
     from transformers.models.smolvlm import processing_smolvlm
 
     from tests.helpers.tiny_models import stand_in_for_videos
 
     stand_in_for_videos(monkeypatch)
+    stand_in_for_timm(monkeypatch)
     monkeypatch.setattr(processing_smolvlm, "num2words", processing_smolvlm.num2words or str)
 
 

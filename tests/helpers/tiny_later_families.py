@@ -1,10 +1,19 @@
 """Families of 2025 and 2026, tiny and untrained, as tiny_families.py has the others, which takes them in."""
 
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
 from tests.helpers.tiny_models import SMALL, TEMPLATE, NoVideos, head_of, ids, named, sections_of, text, words
+
+SHARING = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+}
 
 
 def gemma4(small=SMALL):
-    """Gemma 4 as its large models are: pictures attend both ways, and the layers before the last slide."""
+    """Gemma 4: pictures attend both ways, as in its large models; layers share caches, as in its small ones."""
     from transformers import (
         Gemma4AudioFeatureExtractor,
         Gemma4Config,
@@ -18,7 +27,7 @@ def gemma4(small=SMALL):
     tokenizer = named(words(bos="<|bos|>"), **tokens)
     processor = Gemma4Processor(
         feature_extractor=Gemma4AudioFeatureExtractor(),
-        image_processor=Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=140),
+        image_processor=Gemma4ImageProcessorPil(patch_size=6, pooling_kernel_size=2, max_soft_tokens=140),
         tokenizer=tokenizer,
         video_processor=NoVideos(),
         chat_template="<|bos|>" + TEMPLATE.replace("IMAGE", "<|image|>"),
@@ -27,15 +36,73 @@ def gemma4(small=SMALL):
     rope = {"rope_type": "default", "rope_theta": 1e4}
     names = {"image": "<|image|>", "video": "<|video|>", "boi": "<|image>", "eoi": "<image|>", "audio": "<|audio|>"}
     config = Gemma4Config(
-        vision_config={**small, "num_key_value_heads": 2, "head_dim": head, "patch_size": 4,
-                       "position_embedding_size": 64},
+        vision_config={**small, "num_key_value_heads": 2, "head_dim": head, "patch_size": 6,
+                       "pooling_kernel_size": 2, "position_embedding_size": 64},
         text_config={**text(tokenizer, small), "head_dim": head, "global_head_dim": head,
-                     "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 64,
+                     **SHARING, "sliding_window": 64,
                      "rope_parameters": {"sliding_attention": rope, "full_attention": rope},
-                     "use_bidirectional_attention": "vision", "hidden_size_per_layer_input": 0},
+                     "use_bidirectional_attention": "vision", "hidden_size_per_layer_input": 8,
+                     "vocab_size_per_layer_input": len(tokenizer) + 8},
         **ids(tokenizer, **names),
     )  # fmt: skip
     return processor, Gemma4ForConditionalGeneration(config)
+
+
+class Tower(nn.Module):
+    """Stands where Gemma 3n's tower would, which needs timm: pixels (B, 3, 56, 56) to features (B, D, 4, 4)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, config.hidden_size, 14, 14)
+
+    @classmethod
+    def _from_config(cls, config, **_):
+        return cls(config)
+
+    def forward(self, pixel_values, **_):
+        return BaseModelOutputWithPooling(last_hidden_state=self.convolution(pixel_values))
+
+
+def stand_in_for_timm(monkeypatch):
+    from transformers import Gemma3nVisionConfig
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    monkeypatch.setitem(MODEL_MAPPING._extra_content, Gemma3nVisionConfig, Tower)
+
+
+def gemma3n(small=SMALL):
+    """The caller stands in for timm."""
+    from transformers import (
+        Gemma3nAudioFeatureExtractor,
+        Gemma3nConfig,
+        Gemma3nForConditionalGeneration,
+        Gemma3nProcessor,
+    )
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    tokens = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>",
+              "audio_token": "<audio_soft_token>", "boa_token": "<start_of_audio>",
+              "eoa_token": "<end_of_audio>"}  # fmt: skip
+    tokenizer = named(words(bos="<|bos|>"), **tokens)
+    processor = Gemma3nProcessor(
+        feature_extractor=Gemma3nAudioFeatureExtractor(),
+        image_processor=SiglipImageProcessorPil(size={"height": 56, "width": 56}),
+        tokenizer=tokenizer,
+        image_seq_length=16,
+        chat_template="<|bos|>" + TEMPLATE.replace("IMAGE", "<image_soft_token>"),
+    )
+    width, names = small["hidden_size"], ("image", "boi", "eoi", "audio", "boa", "eoa")
+    config = Gemma3nConfig(
+        vision_config={"hidden_size": width},
+        audio_config={"hidden_size": width, "conf_num_attention_heads": 2, "conf_num_hidden_layers": 1,
+                      "sscp_conv_channel_size": [8, 8]},
+        text_config={**text(tokenizer, small), **SHARING, "head_dim": head_of(small), "sliding_window": 32,
+                     "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": len(tokenizer) + 8,
+                     "laurel_rank": 8},
+        vision_soft_tokens_per_image=16,
+        **ids(tokenizer, **dict(zip(names, tokens.values(), strict=True))),
+    )  # fmt: skip
+    return processor, Gemma3nForConditionalGeneration(config)
 
 
 def glm4v(small=SMALL, model_type="glm4v", **more):
@@ -76,5 +143,5 @@ def glm4v_moe(small=SMALL):
     return glm4v(small, "glm4v_moe", n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, **sizes)
 
 
-LATER = {"gemma4": gemma4, "glm4v": glm4v}
+LATER = {"gemma4": gemma4, "gemma3n": gemma3n, "glm4v": glm4v}
 LATER_VARIANTS = {"glm46v": glm46v, "glm4v_moe": glm4v_moe}

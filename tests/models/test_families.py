@@ -4,6 +4,7 @@ The models are tiny and untrained; the processors, and so what becomes of a pict
 """
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import math
@@ -21,8 +22,9 @@ from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import FOCUS, SCORE_GRAMMAR, PromptSet, load_prompts, parse_score
 from visrl_data.engines.image_processing import limit_pixels, picture_size, picture_tokens, read_settings, show_whole
-from visrl_data.engines.loading import load_processor
+from visrl_data.engines.loading import load_model, load_processor
 from visrl_data.engines.protocol import Request, Role, Sampling
+from visrl_data.engines.quantization import empty_model
 from visrl_data.engines.scripted import ScriptedEngine
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.models import families
@@ -97,6 +99,15 @@ def test_remote_code_that_is_trusted_and_fits_is_tried(tmp_path):
         families.check_loadable("m", tmp_path, trust_remote_code=False)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
+@pytest.mark.parametrize("load", [empty_model, lambda folder: load_model(folder, torch.float32, False)])
+def test_a_package_that_is_missing_is_named_with_how_to_install_it(load, un_tuned, monkeypatch):
+    folder = un_tuned("gemma3n")
+    monkeypatch.undo()
+    with pytest.raises(VisRLError, match=r"gemma3n could not be .* requires the timm .* pip install timm\.$"):
+        load(folder)
+
+
 # -- pictures ----------------------------------------------------------------------------------------
 
 # (width, height) of 640 x 480 with the small sizes of tiny_models.py; by hand. Squashed: 56 x 56. LLaVA-NeXT: the
@@ -108,7 +119,7 @@ SEEN = {
     "llava": (56, 56), "paligemma": (56, 56), "gemma3": (56, 56), "llava_next": (112, 84), "llava_onevision": (112, 84),
     "qwen2_vl": (84, 56), "qwen2_5_vl": (84, 56), "qwen3_vl": (96, 64), "qwen3_5": (96, 64), "mllama": (74, 56),
     "idefics3": (112, 112), "smolvlm": (112, 112), "internvl": (112, 112), "minicpmv4_6": (224, 112),
-    "gemma4": (156, 120), "glm4v": (84, 56),
+    "gemma4": (156, 120), "glm4v": (84, 56), "gemma3n": (56, 56),
 }  # fmt: skip
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 from trl.trainer.utils import add_fused_lm_head
 
 from tests.conftest import draw_photo
-from tests.helpers.tiny_later_families import gemma4, glm4v
-from tests.helpers.tiny_models import idefics3, llava, llava_next, mllama, paligemma, qwen, stand_in_for_videos
+from tests.helpers.tiny_families import stand_ins
+from tests.helpers.tiny_later_families import gemma3n, gemma4, glm4v
+from tests.helpers.tiny_models import idefics3, llava, llava_next, mllama, paligemma, qwen
 from tests.train.test_helpers import QUICK
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet
@@ -30,12 +31,12 @@ from visrl_train.tokenization import Turn, Turns
 
 pytest_plugins = ["tests.train.test_helpers"]
 
-FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen, gemma4, glm4v]
+FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen, gemma3n, gemma4, glm4v]
 
 
 @pytest.fixture(autouse=True)
 def without_torchvision(monkeypatch):
-    stand_in_for_videos(monkeypatch)
+    stand_ins(monkeypatch)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

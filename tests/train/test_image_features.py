@@ -8,8 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
-from tests.helpers.tiny_later_families import gemma4, glm4v
-from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen, stand_in_for_videos
+from tests.helpers.tiny_families import stand_ins
+from tests.helpers.tiny_later_families import gemma3n, gemma4, glm4v
+from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen
 from tests.helpers.tiny_qwen import qwen3_5, qwen3_vl, qwen3_vl_moe
 from visrl_data.engines.quantization import language_linears
 from visrl_train.collator import PairCollator
@@ -22,7 +23,7 @@ pytest_plugins = ["tests.train.test_helpers"]
 
 @pytest.fixture(autouse=True)
 def without_torchvision(monkeypatch):
-    stand_in_for_videos(monkeypatch)
+    stand_ins(monkeypatch)
 
 
 def watch(model, monkeypatch):
@@ -40,7 +41,10 @@ def watch(model, monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("family", [llava, llava_next, paligemma, qwen, qwen3_vl, qwen3_vl_moe, qwen3_5, gemma4, glm4v])
+FAMILIES = [llava, llava_next, paligemma, qwen, qwen3_vl, qwen3_vl_moe, qwen3_5, gemma3n, gemma4, glm4v]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_losses_and_gradients_are_equal_and_the_tower_sees_each_picture_once(family, scripted_run, monkeypatch):
     """RL2 on 3 pairs of 3 images: 6 rows of boxes and 6 of responses hold 18 pictures, of which 3 + 3 are distinct."""
     torch.manual_seed(0)

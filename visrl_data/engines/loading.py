@@ -11,7 +11,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.image_settings import ImageSettings
 from visrl_data.engines.image_processing import limit_pixels, read_settings, show_whole
 from visrl_data.engines.refusals import is_out_of_memory
-from visrl_data.models.families import check_loadable, family_at
+from visrl_data.models.families import check_loadable, family_at, install_hint
 from visrl_data.models.model_folder import ModelFolder
 
 
@@ -38,9 +38,8 @@ def load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_cod
     try:
         processor = AutoProcessor.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises anything for files of another shape
-        missing = [name for name in ("torchvision", "num2words") if name[1:] in str(error)]
-        hint = f" Install what it needs: pip install {missing[0]}." if missing else ""
-        raise VisRLError(f"The processor of {folder.id} could not be loaded: {_first_line(error)}.{hint}") from error
+        reason = f"{_first_line(error)}.{install_hint(error)}"
+        raise VisRLError(f"The processor of {folder.id} could not be loaded: {reason}") from error
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
         raise VisRLError(
             f"{folder.id} has no {'chat template' if hasattr(processor, 'image_processor') else 'image processor'}: "
@@ -98,7 +97,7 @@ def load_model(
     except Exception as error:  # transformers, peft and safetensors raise anything for files of another shape
         if is_out_of_memory(error):
             raise
-        raise VisRLError(f"{folder.id} could not be loaded: {_first_line(error)}.") from error
+        raise VisRLError(f"{folder.id} could not be loaded: {_first_line(error)}.{install_hint(error)}") from error
     return model.eval()
 
 

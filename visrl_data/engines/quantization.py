@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.models.families import check_loadable
+from visrl_data.models.families import check_loadable, install_hint
 from visrl_data.models.model_folder import ModelFolder
 
 NF4 = "nf4"
@@ -43,14 +43,18 @@ def nf4(dtype: torch.dtype, kept: list[str]) -> Any:
 
 
 def empty_model(folder: ModelFolder, trust_remote_code: bool = False) -> Any:
-    """Build the model of a folder without storage for its weights."""
+    """Build the model of a folder without storage for its weights. Raises VisRLError for a package that is missing."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     check_loadable(folder.id, folder.weights.path, trust_remote_code)
     config = AutoConfig.from_pretrained(folder.weights.path, trust_remote_code=trust_remote_code)
-    with init_empty_weights():
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    try:
+        with init_empty_weights():
+            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise VisRLError(f"{folder.id} could not be built: {reason}.{install_hint(error)}") from error
     model.tie_weights()
     return model
 
@@ -62,8 +66,14 @@ def language_linears(model: Any) -> str:
     left out: TRL multiplies by its weights directly, so an adapter on it would be ignored.
     """
     decoder, prefix = language_model(model)
-    leaves = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-    return rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(leaves))})"
+    leaves = {_leaf(name) for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    return rf"{re.escape(prefix)}\.(?:.*\.)?({'|'.join(map(re.escape, sorted(leaves)))})"
+
+
+def _leaf(name: str) -> str:
+    """Return the last part of a module's name; of an item of a list, whose last part is a number, the last two."""
+    parts = name.split(".")
+    return ".".join(parts[-2:] if parts[-1].isdigit() else parts[-1:])
 
 
 def other_linears(model: Any) -> list[str]:

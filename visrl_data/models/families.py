@@ -10,6 +10,7 @@ records its box space and its prompts in visrl.json: for it the conventions of i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Family:
     (to a square, as it was trained), tiled. resolution_control: what --max-pixels moves
     (engines/image_processing.py); "" is nothing.
     encodes_once: visrl_train/image_features.py may hand out a picture's features again. requires: packages without
-    which its processor can't be built. example: an id on the Hub.
+    which its processor or its tower can't be built. example: an id on the Hub.
     unsupported: why transformers can't load it; then nothing else of the row counts.
     """
 
@@ -145,6 +146,10 @@ FAMILIES = (
         resolution_control="soft_tokens", encodes_once=True, requires=_VIDEO,
     ),
     Family(
+        "Gemma 3n", ("gemma3n",), "google/gemma-3n-E4B-it",
+        focus=_UNIT, encodes_once=True, requires=("timm",),
+    ),
+    Family(
         "GLM-4V", ("glm4v", "glm46v", "glm4v_moe"), "zai-org/GLM-4.6V-Flash",
         box_space="per_mille_marked", trained_on_boxes=True, focus=_LOCATE, shares_prefix=True, resize_mode="resized",
         resolution_control="frame_pixels", encodes_once=True, requires=_VIDEO,
@@ -210,6 +215,13 @@ def check_loadable(model: str, path: Path, trust_remote_code: bool) -> None:
         check_code(model, path, trust_remote_code)
         return
     raise VisRLError(f"{model} could not be loaded, being of the family {family.name}: {family.unsupported}.")
+
+
+def install_hint(error: BaseException) -> str:
+    """Return how to install the package that an error of transformers asks for; "" where it asks for none."""
+    names = sorted({name for family in FAMILIES for name in family.requires})
+    missing = [name for name in names if re.search(rf"\b{name}\b", str(error), re.IGNORECASE)]
+    return f" Install what it needs: pip install {missing[0]}." if missing else ""
 
 
 def _config(path: Path) -> dict[str, Any]:
