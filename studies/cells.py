@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from studies import stability
-from studies.attribution import NO_PREFERENCE, PRESET_BETA, grid, losses, paper_rl2_alone, paper_transfer, rates
+from studies.attribution import grid, losses, paper_rl2_alone, paper_transfer
 from studies.methods import ROUNDS, TESTED, TESTED_STAGES, Figures, evolve, first_models, pairs, train
 from studies.serving import serve
 from studies.workspace import Workspace
@@ -88,9 +88,9 @@ def curve(stages: str) -> Callable[[Workspace], Figures]:
 CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "stages": stages("test", TESTED_STAGES),
     "stages-transfer": stages("transfer", TESTED),
-    "grid": grid,
-    "grid-both": rates("both", PRESET_BETA),
-    "grid-win": rates("win", NO_PREFERENCE),
+    "grid": grid("paper"),
+    "grid-both": grid("both"),
+    "grid-win": grid("win"),
     "losses": losses,
     "losses-transfer": paper_transfer,
     **{f"validity-{rows}": validity(rows) for rows in SFT_ROWS},

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from studies.attribution import PRESET_BETA, beta_flags, chosen, paper_flags, paper_models
+from studies.attribution import beta_flags, chosen, loss_flags, models_of
 from studies.methods import ROUNDS, TESTED, Figures, evolve, pairs
 from studies.workspace import Workspace
 
-RATE = 3e-4
-"""The learning rate of Spotlight's preset."""
 Options = Callable[[str, list[Path]], Sequence[str]]
 """The options of a stage's training, from its name and the runs so far."""
 
@@ -28,20 +26,31 @@ def restart(stages: str) -> Callable[[Workspace], Figures]:
 def lower(stages: str) -> Callable[[Workspace], Figures]:
     """Return the cell of rounds whose learning rate is half of that of the round before."""
 
-    def options(stage: str, runs: list[Path]) -> Sequence[str]:
-        return "--data", str(runs[-1]), "--learning-rate", f"{RATE / 2 ** (len(runs) - 1):g}"
+    def cell(workspace: Workspace) -> Figures:
+        preset = chosen(workspace, "both")
 
-    return lambda workspace: _rounds(workspace, "lower", stages, _first(workspace, stages), options)
+        def options(stage: str, runs: list[Path]) -> Sequence[str]:
+            rate = float(preset[stage]["rate"]) / 2 ** (len(runs) - 1)
+            return "--data", str(runs[-1]), "--learning-rate", f"{rate:g}"
+
+        return _rounds(workspace, "lower", stages, _first(workspace, stages), options)
+
+    return cell
 
 
 def beta(stages: str) -> Callable[[Workspace], Figures]:
     """Return the cell of rounds whose beta is twice that of the round before: each may leave its reference less."""
 
-    def options(stage: str, runs: list[Path]) -> Sequence[str]:
-        value = f"{float(PRESET_BETA) * 2 ** (len(runs) - 1):g}"
-        return "--data", str(runs[-1]), *beta_flags(stage, value)
+    def cell(workspace: Workspace) -> Figures:
+        preset = chosen(workspace, "both")
 
-    return lambda workspace: _rounds(workspace, "beta", stages, _first(workspace, stages), options)
+        def options(stage: str, runs: list[Path]) -> Sequence[str]:
+            value = f"{float(preset[stage]['beta']) * 2 ** (len(runs) - 1):g}"
+            return "--data", str(runs[-1]), *beta_flags(stage, value)
+
+        return _rounds(workspace, "beta", stages, _first(workspace, stages), options)
+
+    return cell
 
 
 def pooled(stages: str) -> Callable[[Workspace], Figures]:
@@ -57,12 +66,12 @@ def paper(stages: str) -> Callable[[Workspace], Figures]:
     """Return the cell of rounds by the paper's loss, at the hyperparameters that the cell `grid` chose."""
 
     def cell(workspace: Workspace) -> Figures:
-        choice = chosen(workspace)
+        choice = chosen(workspace, "paper")
 
         def options(stage: str, runs: list[Path]) -> Sequence[str]:
-            return "--data", str(runs[-1]), *paper_flags(stage, choice[stage])
+            return "--data", str(runs[-1]), *loss_flags("paper", stage, choice[stage])
 
-        model = paper_models(workspace)[stages.count(",")]
+        model = models_of(workspace, "paper")[stages.count(",")]
         return _rounds(workspace, "paper", stages, (model, evolve(workspace, 1) / "round0"), options)
 
     return cell
@@ -70,7 +79,7 @@ def paper(stages: str) -> Callable[[Workspace], Figures]:
 
 def paper_round2(workspace: Workspace) -> Figures:
     """Audit the pairs of the second of these rounds, by RL1 and RL2 (Table 6)."""
-    return workspace.pair_quality(_pairs(workspace, "paper-rl1-rl2", 1, paper_models(workspace)[1]))
+    return workspace.pair_quality(_pairs(workspace, "paper-rl1-rl2", 1, models_of(workspace, "paper")[1]))
 
 
 def _first(workspace: Workspace, stages: str) -> tuple[str, Path]:

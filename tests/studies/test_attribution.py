@@ -34,8 +34,25 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
     return space
 
 
+@pytest.fixture
+def choice(tmp_path) -> dict[str, dict[str, str]]:
+    """What the grids chose: of the paper's loss, that which is returned."""
+    figures = {
+        "rl1": {"rate": "3e-5", "beta": "0.3", "epochs": "1"},
+        "rl2": {"rate": "1e-5", "beta": "0.3", "epochs": "1"},
+    }
+    preset = {"rate": "3e-4", "beta": "0.1", "epochs": "3"}
+    for cell, chosen in (
+        ("grid", figures),
+        ("grid-both", {"rl1": preset, "rl2": preset}),
+        ("grid-win", {stage: preset | {"beta": "1e-6"} for stage in figures}),
+    ):
+        (tmp_path / f"{cell}-0.json").write_text(json.dumps({"figures": chosen}))
+    return figures
+
+
 def test_the_grid_chooses_on_the_validation_split_one_option_after_the_other(workspace):
-    figures = attribution.grid(workspace)
+    figures = attribution.grid("paper")(workspace)
     assert figures["rl1"] == {"rate": "1e-4", "beta": "0.3", "epochs": "1"}
     assert figures["rl2"] == figures["rl1"]
     trials = [tuple(trial["options"].values()) for trial in figures["trials"] if trial["stage"] == "rl1"]
@@ -43,18 +60,16 @@ def test_the_grid_chooses_on_the_validation_split_one_option_after_the_other(wor
     assert {split for _, split in workspace.evaluated} == {"val"}
 
 
-def test_the_other_losses_are_tried_at_the_same_rates(workspace):
-    trials = attribution.rates("both", "0.1")(workspace)["trials"]
-    trained = [line for line in workspace.commands.values() if line.startswith("visrl train rl1")]
-    assert [trial["options"]["rate"] for trial in trials] == list(attribution.RATES)
-    assert len(trained) == len(trials) and not any("--win-nll" in line for line in trained)
+def test_the_other_losses_have_a_search_of_their_own(workspace):
+    both, win = (attribution.grid(loss)(workspace) for loss in ("both", "win"))
+    trials = [line for line in workspace.commands.values() if line.startswith("visrl train")]
+    assert both["rl1"] == {"rate": "1e-4", "beta": "0.3", "epochs": "1"}
+    assert win["rl1"] == {"rate": "1e-4", "beta": "1e-6", "epochs": "1"}
+    assert all("--win-nll 1 " in line for line in trials)
     assert {split for _, split in workspace.evaluated} == {"val"}
 
 
-def test_three_losses_train_on_the_same_pairs(workspace, tmp_path):
-    choice = {"rate": "3e-5", "beta": "0.3", "epochs": "1"}
-    figures = {"rl1": choice, "rl2": choice | {"rate": "1e-5"}}
-    (tmp_path / "grid-0.json").write_text(json.dumps({"figures": figures}))
+def test_three_losses_train_on_the_same_pairs(workspace, choice):
     found = attribution.losses(workspace)
     trained = [line for line in workspace.commands.values() if line.startswith("visrl train")]
     assert len(trained) == 4 and all("--data evolve-rl1-rl2/round0 " in line for line in trained)
@@ -63,7 +78,8 @@ def test_three_losses_train_on_the_same_pairs(workspace, tmp_path):
     assert "--beta-b 0.3 --beta-r 0.3" in paper[1]
     alone = [line for line in trained if "--beta-b 1e-6" in line]
     assert len(alone) == 2 and "--beta-r 1e-6" in alone[1]
-    assert found["choice"] == figures and "likelihoods" in found["paper-rl2"] and "likelihoods" not in found["sft"]
+    assert found["choice"]["paper"] == choice and "likelihoods" in found["paper-rl2"]
+    assert "likelihoods" not in found["sft"]
 
 
 def test_losses_without_a_choice_say_what_to_run(workspace):
@@ -71,7 +87,7 @@ def test_losses_without_a_choice_say_what_to_run(workspace):
         attribution.losses(workspace)
 
 
-def test_a_lower_rate_halves_and_goes_on_from_the_last_model(workspace):
+def test_a_lower_rate_halves_and_goes_on_from_the_last_model(workspace, choice):
     stability.lower("rl1")(workspace)
     trained = [line for line in workspace.commands.values() if line.startswith("visrl train")]
     assert [line.split("--learning-rate ")[1].split()[0] for line in trained] == ["0.00015", "7.5e-05", "3.75e-05"]
@@ -96,17 +112,7 @@ def test_likelihoods_are_the_rewards_without_their_beta(tmp_path):
     assert course["focus"]["rejected"][0] == pytest.approx(-1.0)
 
 
-@pytest.fixture
-def choice(tmp_path) -> dict[str, dict[str, str]]:
-    figures = {
-        "rl1": {"rate": "3e-5", "beta": "0.3", "epochs": "1"},
-        "rl2": {"rate": "1e-5", "beta": "0.3", "epochs": "1"},
-    }
-    (tmp_path / "grid-0.json").write_text(json.dumps({"figures": figures}))
-    return figures
-
-
-def test_beta_doubles_in_every_term(workspace):
+def test_beta_doubles_in_every_term(workspace, choice):
     stability.beta("rl1,rl2")(workspace)
     trained = [line for line in workspace.commands.values() if line.startswith("visrl train")]
     assert ["--beta-b 0.2 -o" in trained[0], "--beta-b 0.4 --beta-r 0.4" in trained[3]] == [True, True]
