@@ -3,7 +3,7 @@
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tests.helpers.tiny_models import SMALL, TEMPLATE, NoVideos, head_of, ids, named, sections_of, text, words
+from tests.helpers.tiny_models import SMALL, TEMPLATE, NoVideos, eye_of, head_of, ids, named, sections_of, text, words
 
 SHARING = {
     "num_hidden_layers": 4,
@@ -143,5 +143,29 @@ def glm4v_moe(small=SMALL):
     return glm4v(small, "glm4v_moe", n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, **sizes)
 
 
-LATER = {"gemma4": gemma4, "gemma3n": gemma3n, "glm4v": glm4v}
+def ovis2(small=SMALL):
+    """Ovis 2: a picture's features are mixtures of visual words, between marks that have visual words of their own."""
+    from transformers import Ovis2Config, Ovis2ForConditionalGeneration, Ovis2Processor
+    from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
+
+    marks = [f"<IMG_{name}>" for name in ("START", "GRID", "COL", "ROW", "END")]
+    tokenizer = words("<image>", "<IMG_ATOM>", *marks)
+    processor = Ovis2Processor(
+        image_processor=Ovis2ImageProcessorPil(size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=4),
+        tokenizer=tokenizer,
+        image_seq_length=16,
+        chat_template=TEMPLATE.replace("IMAGE", "<image>"),
+    )
+    config = Ovis2Config(
+        vision_config={**eye_of(small), "vocab_size": 64},
+        text_config={"model_type": "qwen2", **text(tokenizer, small)},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_ATOM>"),
+        visual_indicator_token_ids=tokenizer.convert_tokens_to_ids(marks),
+        vocab_size=len(tokenizer) + 8,
+        hidden_size=small["hidden_size"],
+    )
+    return processor, Ovis2ForConditionalGeneration(config)
+
+
+LATER = {"gemma4": gemma4, "gemma3n": gemma3n, "glm4v": glm4v, "ovis2": ovis2}
 LATER_VARIANTS = {"glm46v": glm46v, "glm4v_moe": glm4v_moe}

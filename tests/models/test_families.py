@@ -114,12 +114,12 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(load, un_tune
 # 112 x 112 grid holds 112 x 84. Qwen: at most 84 x 84, or 96 x 96, in multiples of 28, or 32. Mllama: two tiles beside
 # each other are 112 x 56, which 74 x 56 fills. Idefics3: 112 long, up to whole tiles. InternVL: 4 : 3 is nearest to a
 # square of tiles. MiniCPM-V: two slices, of 112 x 112 each up to rounding. Gemma 4: at most 140 tokens of 12 x 12.
-# GLM: as Qwen, from 2 frames of 84 x 84.
+# GLM: as Qwen, from 2 frames of 84 x 84. Ovis 2: the grid of up to 4 tiles that shows most of it.
 SEEN = {
     "llava": (56, 56), "paligemma": (56, 56), "gemma3": (56, 56), "llava_next": (112, 84), "llava_onevision": (112, 84),
     "qwen2_vl": (84, 56), "qwen2_5_vl": (84, 56), "qwen3_vl": (96, 64), "qwen3_5": (96, 64), "mllama": (74, 56),
     "idefics3": (112, 112), "smolvlm": (112, 112), "internvl": (112, 112), "minicpmv4_6": (224, 112),
-    "gemma4": (156, 120), "glm4v": (84, 56), "gemma3n": (56, 56),
+    "gemma4": (156, 120), "glm4v": (84, 56), "gemma3n": (56, 56), "ovis2": (112, 112),
 }  # fmt: skip
 
 

@@ -159,11 +159,14 @@ def picture_size(processor: Any, image: Image) -> tuple[int, int]:
     if "image_position_ids" in batch:  # Gemma 4: (column, row) of each patch
         columns, rows = (batch["image_position_ids"][0].amax(dim=0) + 1).tolist()
         return columns * images.patch_size, rows * images.patch_size
-    if "grids" in batch:  # MiniCPM-V: a slice's size is in patches
+    if "grids" in batch and "target_sizes" in batch:  # MiniCPM-V: a slice's size is in patches
         (rows, columns), sizes = batch["grids"][0], batch["target_sizes"].tolist()
         height, width = sizes[-1]
         return width * images.patch_size * max(1, columns), height * images.patch_size * max(1, rows)
     height, width = batch["pixel_values"].shape[-2:]
+    if "grids" in batch:  # Ovis 2
+        rows, columns = batch["grids"][0]
+        return width * int(columns), height * int(rows)
     if "rows" in batch:  # Idefics3, SmolVLM
         return width * max(1, batch["cols"][0][0]), height * max(1, batch["rows"][0][0])
     if "num_patches" in batch:  # InternVL

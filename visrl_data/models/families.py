@@ -155,8 +155,17 @@ FAMILIES = (
         resolution_control="frame_pixels", encodes_once=True, requires=_VIDEO,
     ),
     Family(
+        "Ovis 2", ("ovis2",), "thisisiron/Ovis2-8B-hf",
+        focus=_UNIT, resize_mode="tiled", resolution_control="patches",
+    ),
+    Family(
         "MiniCPM-o", ("minicpmo", "minicpmv"), "openbmb/MiniCPM-o-2_6",
         unsupported=_CANT_CHAT,
+    ),
+    Family(
+        "Ovis by its makers", ("ovis", "ovis2_5", "ovis2_6"), "AIDC-AI/Ovis2.5-9B",
+        unsupported="its code comes with the weights and offers a chat of its own, no image-text-to-text model of "
+        "transformers. Use Ovis 2 as transformers has it (thisisiron/Ovis2-8B-hf), or serve it and use --engine openai",
     ),
     Family(
         "Yi-VL", ("yi_vl", "llava_llama"), "01-ai/Yi-VL-6B",
