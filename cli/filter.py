@@ -1,4 +1,4 @@
-"""`visrl filter`: other thresholds on a stored pool; no model, no GPU."""
+"""`visrl filter`: another rule for the pairs of a stored pool; no model, no GPU."""
 
 from __future__ import annotations
 
@@ -22,18 +22,24 @@ def filter(
         bool | None,
         typer.Option("--box-critic/--no-box-critic", help="Use both scores, or the response score alone."),
     ] = None,
+    lose: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="The lose among equally bad ones: uniform, actor-first or hardest."),
+    ] = None,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Print the yields over a grid of thresholds; change nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Pick the pairs of a run again, under other thresholds. Options that are left out keep their values.
+    """Pick the pairs of a run again, by another rule. Options that are left out keep their values.
 
     Examples:
 
       visrl filter runs/photos --sweep
 
       visrl filter runs/photos --box-win 0.7 --response-win 0.9
+
+      visrl filter runs/photos --lose actor-first
     """
     from visrl_data.pipeline import finalize
 
@@ -43,7 +49,7 @@ def filter(
         grid = finalize.sweep_run(run, box_critic)
         print(json.dumps(grid.to_pylist())) if as_json else _print_sweep(grid)
         return
-    before, after = finalize.filter_run(run, thresholds, box_critic)
+    before, after = finalize.filter_run(run, thresholds, box_critic, lose)
     if as_json:
         print(json.dumps({"before": before, "after": after}))
         return

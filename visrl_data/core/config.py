@@ -45,6 +45,7 @@ GOLD_RULES = ("any", "union", "bounding_box")  # gold_regions.py says what they 
 GOLD_SPACES = ("unit", "pixels")
 GOLD_FORMATS = ("xyxy", "xywh")
 ENGINES = ("transformers", "vllm", "openai")
+LOSES = ("uniform", "actor-first", "hardest")  # pair_rule.py says what they mean
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -149,6 +150,12 @@ class GenConfig:
     box_lose: float = option(0.2, "Maximum box score of a lose.", low=0.0, high=1.0)
     response_win: float = option(0.8, "Minimum response score of a win.", low=0.0, high=1.0)
     response_lose: float = option(0.2, "Maximum response score of a lose.", low=0.0, high=1.0)
+    lose: str | None = option(
+        None,
+        "The lose among equally bad ones: any (uniform, default), the actor's own before the controller's "
+        "(actor-first), the one that the actor found likeliest (hardest).",
+        choices=LOSES,
+    )
 
     seed: int = option(0, "Random seed.", panel="Running")
     round: int = option(0, "Round of self-evolution; part of every seed.", low=0)

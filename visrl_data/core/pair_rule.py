@@ -2,6 +2,14 @@
 
 Used by the filter (pipeline/pairing.py), which draws one pair a question from it, and by the report. PairRule is the
 seam for another rule: `rule_from` makes the rule that a run's settings name, JointExtremes is the paper's (Eq. 4).
+
+Several candidates of a question may be its worst: with one decimal of scores most are tied at 0. The paper does not say
+which of them is the lose. `lose`, which is ours:
+
+    uniform      any of them
+    actor-first  a box that the actor wrote before one that the diversity controller drew
+    hardest      the box that the actor gave the highest likelihood when it sampled it. A box of the controller was
+                 not sampled and ranks last; where an engine gave no likelihood, this is actor-first
 """
 
 from __future__ import annotations
@@ -15,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrl_data.core.config import Thresholds
+from visrl_data.core.config import LOSES, Thresholds
 from visrl_data.core.errors import VisRLError
 
 # What becomes of a question: a pair, or the first of these reasons that holds.
@@ -38,13 +46,16 @@ _DECIMALS = 9  # scores and thresholds meet as decimals: 0.1 * 3 and 0.3 are the
 
 
 class PairRule(Protocol):
-    """Decide which candidates may pair. Settings: the four tau of Eq. 4, and whether box scores count."""
+    """Decide which candidates may pair. Settings: the four tau of Eq. 4, whether box scores count, and `lose`."""
 
     @property
     def thresholds(self) -> Thresholds: ...
 
     @property
     def box_critic(self) -> bool: ...
+
+    @property
+    def lose(self) -> str: ...
 
     def members(self, scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return for each candidate whether it has all its scores, is in W, and is in L."""
@@ -59,6 +70,10 @@ class PairRule(Protocol):
         """
         ...
 
+    def lose_priority(self, candidates: pa.Table) -> np.ndarray:
+        """Return a number for each row: the filter draws the lose among those with their question's highest."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class JointExtremes:
@@ -66,6 +81,7 @@ class JointExtremes:
 
     thresholds: Thresholds
     box_critic: bool
+    lose: str = "uniform"
 
     def members(self, scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         tau = self.thresholds
@@ -82,6 +98,15 @@ class JointExtremes:
         self, scores: Scores, question: np.ndarray, in_win: np.ndarray, in_lose: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         return _joint(scores, question, in_win, np.maximum), _joint(scores, question, in_lose, np.minimum)
+
+    def lose_priority(self, candidates: pa.Table) -> np.ndarray:
+        if self.lose == "uniform":
+            return np.zeros(candidates.num_rows)
+        is_actors = pc.equal(candidates["box_origin"], "actor").to_numpy()
+        if self.lose == "actor-first":
+            return np.where(is_actors, 1.0, 0.0)
+        logprob = candidates["box_logprob"].to_numpy()
+        return np.where(is_actors, np.nan_to_num(logprob, nan=np.finfo(np.float64).min), -np.inf)
 
 
 def _joint(scores: Scores, question: np.ndarray, members: np.ndarray, extreme: np.ufunc) -> np.ndarray:
@@ -103,15 +128,20 @@ def group_bounds(question: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def rule_from(settings: Mapping[str, Any]) -> PairRule:
     """Return the rule of a run's options, of a manifest's "filter" or of a report's settings.
 
-    Raises ValueError for thresholds that do not belong together.
+    Those of older runs have no `lose`, which is uniform. Raises ValueError for thresholds that do not belong together,
+    and for an unknown `lose`.
     """
     thresholds = Thresholds(**{spec.name: settings[spec.name] for spec in dataclasses.fields(Thresholds)})
-    return JointExtremes(thresholds, settings["box_critic"])
+    lose = settings.get("lose") or "uniform"
+    if lose not in LOSES:
+        raise ValueError(f"--lose {lose}: expected one of {', '.join(LOSES)}")
+    return JointExtremes(thresholds, settings["box_critic"], lose)
 
 
 def rule_settings(rule: PairRule) -> dict[str, Any]:
-    """Return what `rule_from` reads."""
-    return dataclasses.asdict(rule.thresholds) | {"box_critic": rule.box_critic}
+    """Return what `rule_from` reads, without a `lose` that is uniform."""
+    settings = dataclasses.asdict(rule.thresholds) | {"box_critic": rule.box_critic}
+    return settings if rule.lose == "uniform" else settings | {"lose": rule.lose}
 
 
 def membership(candidates: pa.Table, rule: PairRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.records import LATER_COLUMNS
 from visrl_data.core.text import one_line
 
 Shape = TypeVar("Shape")
@@ -56,21 +57,33 @@ def read_table(path: Path, schema: pa.Schema, advice: str, columns: Sequence[str
     """Read these columns of a parquet file, default all of the schema, in its types. Raises Damaged."""
     with open_parquet(path, schema, advice, columns) as file, report_damage(path, advice):
         names = schema.names if columns is None else list(columns)
-        table = file.read(names).select(names)
+        table = file.read(names)
         table.validate(full=True)  # texts that are no UTF-8, lists that end before they begin
-        return table.cast(pa.schema([schema.field(name) for name in names]))
+        return with_later_columns(table, schema, names).cast(pa.schema([schema.field(name) for name in names]))
+
+
+def with_later_columns(table: pa.Table, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Return these columns of a table, with nulls in those that its version did not have yet."""
+    for name in LATER_COLUMNS.intersection(names).difference(table.column_names):
+        table = table.append_column(schema.field(name), pa.nulls(table.num_rows, schema.field(name).type))
+    return table.select(names)
 
 
 @contextmanager
 def open_parquet(
     path: Path, schema: pa.Schema, advice: str, columns: Sequence[str] | None = None
 ) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file that has these columns of the schema, default all. Raises Damaged."""
+    """Open a parquet file that has these columns of the schema, default all.
+
+    Those of LATER_COLUMNS may be absent: `with_later_columns` fills them in. Raises Damaged.
+    """
     with report_damage(path, advice):
         file = pq.ParquetFile(path)
     with file:
         for name in schema.names if columns is None else columns:
             index = file.schema_arrow.get_all_field_indices(name)
+            if not index and name in LATER_COLUMNS:
+                continue
             if len(index) != 1:
                 raise Damaged(f"{path}: expected one column {name}, got {len(index)}. {advice}")
             kind, expected = file.schema_arrow.field(index[0]).type, schema.field(name).type

@@ -103,6 +103,8 @@ class Candidate:
     relaxed: "" or what the controller had to relax ("aspect", "aspect+area", ...).
     crop: pixels (left, top, right, bottom) of the original image that the models saw.
     seeds are the keyed 64-bit seeds of the two sampled calls.
+    box_logprob: log-likelihood of focus_reply under the actor at temperature 1, in nats; None for a box that the
+    controller drew, and where the engine gives none.
     """
 
     question_id: str
@@ -117,6 +119,7 @@ class Candidate:
     focus_reply: str
     focus_state: str
     focus_seed: int
+    box_logprob: float | None
     crop: tuple[int, int, int, int]
     response: str
     response_finish: str
@@ -176,6 +179,7 @@ CANDIDATE_SCHEMA = pa.schema(
         ("focus_reply", pa.string()),
         ("focus_state", pa.string()),
         ("focus_seed", pa.uint64()),
+        ("box_logprob", pa.float64()),
         ("crop", pa.list_(pa.int32(), 4)),
         ("response", pa.string()),
         ("response_finish", pa.string()),
@@ -184,6 +188,10 @@ CANDIDATE_SCHEMA = pa.schema(
         *((f"response_score{suffix}", kind) for suffix, kind in _SCORE_COLUMNS),
     ]
 )
+
+# Files of earlier versions have no such columns; all values are null there. A version that does not know one passes it
+# over, so SCHEMA_VERSION stays.
+LATER_COLUMNS = frozenset({"box_logprob"})
 
 # A question's win and lose candidate (Eq. 4). win_ties, lose_ties: how many candidates shared the extreme
 # and entered the keyed draw. same_response: the pair trains the box only.

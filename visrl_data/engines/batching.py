@@ -57,4 +57,7 @@ def batches(requests: Sequence[Request], size: int, sizes_vary: bool = True) -> 
 
 def _settings(request: Request) -> tuple[Any, ...]:
     counts = (len(request.seeds), len(request.images))
-    return (*counts, request.sampling, request.adapter, request.choices, request.prefix, bool(request.grammar))
+    return (
+        *counts, request.sampling, request.adapter, request.choices, request.prefix, bool(request.grammar),
+        request.logprob,
+    )  # fmt: skip

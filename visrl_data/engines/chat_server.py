@@ -74,7 +74,8 @@ class ChatServer:
         try:
             async with asyncio.timeout(2 * TIMEOUT):
                 completion = await client.chat.completions.create(**body)
-            return parse_completion(completion, self.key, wants_logprobs=body.get("logprobs", False))
+            first_token = "logprob_token_ids" in body.get("extra_body", {})
+            return parse_completion(completion, self.key, first_token)
         except TimeoutError:
             raise EngineLost(f"No whole reply from {self.model.address} within {2 * TIMEOUT / 60:g} minutes.") from None
         except openai.APIStatusError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from visrl_data.engines.protocol import Reply
@@ -20,10 +21,10 @@ _MODERATION = ("moderation", "content_filter", "content_policy")
 _FLAGGED = ("flagged_input", "reasons")
 
 
-def parse_completion(completion: Any, key: str | None, wants_logprobs: bool = False) -> Reply | Refusal | None:
+def parse_completion(completion: Any, key: str | None, first_token: bool = False) -> Reply | Refusal | None:
     """Read a chat completion; None when it is none. key: masked wherever the server repeats it.
 
-    wants_logprobs: the reply's text is what `read_logprobs` reads, in place of the one token that was sampled.
+    first_token: the reply's text is what `read_logprobs` reads, in place of the one token that was sampled.
     """
     choices = getattr(completion, "choices", None)
     if not isinstance(choices, list):
@@ -36,7 +37,7 @@ def parse_completion(completion: Any, key: str | None, wants_logprobs: bool = Fa
         return None
     if finish == "content_filter" or getattr(message, "refusal", None):
         return Refusal(f"refused by the server: {_line(getattr(message, 'refusal', None) or 'content_filter', key)}")
-    if wants_logprobs:
+    if first_token:
         logprobs = _first_logprobs(choices[0])
         return None if logprobs is None else Reply(logprobs, "stop", _token_count(completion, "prompt_tokens"), 0)
     content = content.encode("utf-8", "replace").decode()  # JSON can spell half a character; a file can't hold it
@@ -45,7 +46,18 @@ def parse_completion(completion: Any, key: str | None, wants_logprobs: bool = Fa
         "length" if finish == "length" else "stop",
         _token_count(completion, "prompt_tokens"),
         _token_count(completion, "completion_tokens"),
+        logprob=_sum_logprobs(choices[0]),
     )
+
+
+def _sum_logprobs(choice: Any) -> float | None:
+    """Return the log-likelihood of the tokens that the server lists, in nats; None where it lists none."""
+    try:
+        logprobs = [float(token.logprob) for token in choice.logprobs.content]
+    except (AttributeError, TypeError, ValueError):
+        return None
+    total = math.fsum(logprobs)
+    return total if logprobs and math.isfinite(total) else None
 
 
 def _first_logprobs(choice: Any) -> str | None:

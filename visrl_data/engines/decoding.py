@@ -55,6 +55,34 @@ class ForcedTokens(LogitsProcessor):
         return forced
 
 
+class LogprobRecorder(LogitsProcessor):
+    """Note the log-probability of each new token under the model's own distribution; change nothing.
+
+    First of the processors, so that it sees the logits as the model gave them. The token that was chosen from them is
+    known a step later.
+    """
+
+    def __init__(self) -> None:
+        self._scores: torch.Tensor | None = None  # (rows, vocabulary), of the last step
+        self._logprobs: list[torch.Tensor] = []  # (rows,) for each token
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        self._note(input_ids[:, -1])
+        self._scores = scores
+        return scores
+
+    def read(self, ids: torch.Tensor) -> list[list[float]]:
+        """Return for each row of what was generated, ids (rows, length), the log-probabilities of its new tokens."""
+        self._note(ids[:, -1])
+        self._scores = None
+        return torch.stack(self._logprobs, dim=1).tolist()
+
+    def _note(self, tokens: torch.Tensor) -> None:
+        if self._scores is not None:
+            chosen = self._scores.gather(1, tokens[:, None])[:, 0].float()
+            self._logprobs.append(chosen - self._scores.float().logsumexp(dim=-1))
+
+
 NAMED_TOKEN = re.compile(r'"(<[^<>"]+>)"')
 _MAX_GRAMMARS = 256  # kept compiled: those of boxes in pixels differ by the size of the image
 

@@ -56,7 +56,8 @@ class OpenAIEngine:
 
     image_settings: how the model's own processor shows pictures, where its folder is here.
 
-    sampling: how the requests will sample. constrain, expected_scores: whether some will have a grammar, or choices.
+    sampling: how the requests will sample. constrain, expected_scores, logprobs: whether some will have a grammar, or
+    choices, or ask for the log-likelihood of their replies. gives_logprobs: whether the server then gives it.
     All of it is tried at the start. Raises VisRLError when the server can't be used, with what to do about it.
     """
 
@@ -73,6 +74,7 @@ class OpenAIEngine:
         trust_remote_code: bool = False,
         constrain: bool = False,
         expected_scores: bool = False,
+        logprobs: bool = False,
     ) -> None:
         self.model = model
         self.dialect = "standard"
@@ -85,7 +87,8 @@ class OpenAIEngine:
         self._special = _special_tokens(self._processor)
         self._tree: ScoreTree | None = None
         self._difference = ""
-        self.served = run(self._check_server(sampling, constrain, expected_scores))
+        self.gives_logprobs = False
+        self.served = run(self._check_server(sampling, constrain, expected_scores, logprobs))
 
     def identity(self) -> ModelIdentity:
         return {
@@ -137,8 +140,13 @@ class OpenAIEngine:
         for request in requests:
             messages = chat_messages(request, picture, self._plain)
             content = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+            # Not in the key: no reply depends on it, and those in a cache of an earlier version stay.
+            wanted = served_checks.LOGPROBS if request.logprob and self.gives_logprobs else {}
             calls.append(
-                [_Call(_digest(content, body, len(messages)), body) for body in self._bodies(request, messages)]
+                [
+                    _Call(_digest(content, body, len(messages)), body | wanted)
+                    for body in self._bodies(request, messages)
+                ]
             )
         return calls
 
@@ -216,7 +224,9 @@ class OpenAIEngine:
         if lost:
             raise lost[0]
 
-    async def _check_server(self, sampling: Sampling, constrain: bool, expected_scores: bool) -> dict[str, Any]:
+    async def _check_server(
+        self, sampling: Sampling, constrain: bool, expected_scores: bool, logprobs: bool
+    ) -> dict[str, Any]:
         """Find out what the server does with requests. Return what it lists about the model. Raises VisRLError."""
         async with self._server.client(min(self.retries, 2)) as client:
             listing = (await self._server.list_models(client)).get(self.model.id, {})
@@ -224,6 +234,8 @@ class OpenAIEngine:
             if not names_itself and await self._server.is_transformers_serve(client):
                 self.dialect = "transformers"
             await served_checks.check_options(self._server, client, self._trial(sampling))
+            if logprobs:
+                self.gives_logprobs = await served_checks.gives_logprobs(self._server, client, self._trial(sampling))
             greedy = self._trial(Sampling(max_new_tokens=8))
             if constrain:
                 await served_checks.check_grammars(self._server, client, greedy)

@@ -47,6 +47,7 @@ class Request:
     choices as the continuation of `prefix`, at the start of the assistant's turn.
     grammar: a Lark grammar that the reply must match (--constrain); "" for none. model_pair.py refuses the option for
     engines without `constrains`.
+    logprob: whether the replies are to have theirs, from engines with `gives_logprobs`. No text depends on it.
     """
 
     parts: tuple[PromptPart, ...]
@@ -57,6 +58,7 @@ class Request:
     prefix: str = ""
     choices: tuple[str, ...] = ()
     grammar: str = ""
+    logprob: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Reply:
 
     choice_probs: normalized over the choices; choice_mass: probability on all of them together.
     cached_prompt_tokens: how many of the prompt's the engine had in a cache, no part of the answer; None if not known.
+    logprob: log-likelihood of the reply in nats, the token that ends it included, under the model's own distribution:
+    temperature 1, all tokens allowed, however it was sampled. Its last digits depend on the batch. None if not known.
     """
 
     text: str
@@ -74,6 +78,7 @@ class Reply:
     choice_probs: tuple[float, ...] = ()
     choice_mass: float | None = None
     cached_prompt_tokens: int | None = field(default=None, compare=False)
+    logprob: float | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)

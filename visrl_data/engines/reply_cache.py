@@ -57,6 +57,7 @@ class ReplyCache:
             fields = {"refused": outcome.reason}
         else:
             fields = {name: getattr(outcome, name) for name in _FIELDS}
+            fields |= {} if outcome.logprob is None else {"logprob": outcome.logprob}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab", buffering=0) as file:
             file.write(json.dumps({"key": key, **fields}).encode() + b"\n")
@@ -93,6 +94,7 @@ def _outcome(fields: dict[str, Any]) -> Reply | Refusal:
         checked: dict[str, type] = {"refused": str}
     else:
         checked = dict(zip(_FIELDS, (str, str, int, int), strict=True))
+        checked |= {"logprob": float} if "logprob" in fields else {}
     if fields.keys() != checked.keys() or not all(isinstance(fields[name], kind) for name, kind in checked.items()):
         raise TypeError(f"no line of a reply cache: {sorted(fields)}")
     return Refusal(fields["refused"]) if "refused" in fields else Reply(**fields)

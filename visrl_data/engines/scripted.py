@@ -12,15 +12,20 @@ if TYPE_CHECKING:
 
 
 class ScriptedEngine:
-    """Answer each (request, seed) with the text that `script` returns for it."""
+    """Answer each (request, seed) with the text that `script` returns for it. logprob: of a text, where it has one."""
 
     name = "scripted"
     deterministic = True
     image_settings = None
 
-    def __init__(self, script: Callable[[Request, int], str]) -> None:
+    def __init__(self, script: Callable[[Request, int], str], logprob: Callable[[str], float] | None = None) -> None:
         self._script = script
+        self._logprob = logprob
         self.usage = Usage()
+
+    @property
+    def gives_logprobs(self) -> bool:
+        return self._logprob is not None
 
     def generate(self, requests: Sequence[Request]) -> list[list[Reply]]:
         replies = [[self._reply(request, seed) for seed in request.seeds] for request in requests]
@@ -30,7 +35,8 @@ class ScriptedEngine:
     def _reply(self, request: Request, seed: int) -> Reply:
         text = self._script(request, seed)
         if not request.choices:
-            return Reply(text, "stop", 0, len(text))
+            logprob = self._logprob(text) if self._logprob and request.logprob else None
+            return Reply(text, "stop", 0, len(text), logprob=logprob)
         probs = tuple(1.0 if choice == text else 0.0 for choice in request.choices)
         return Reply("", "stop", 0, 0, probs, sum(probs))
 

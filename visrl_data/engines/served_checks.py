@@ -26,6 +26,7 @@ Body = dict[str, Any]
 
 _PICTURES = ((1600, 1000), (640, 400))  # width, height: the second where the first is too large for the context
 _WORD = "zq7"  # that no model says to a gray picture and a question mark
+LOGPROBS = {"logprobs": True}  # the field of a request that asks for them
 GRAMMAR_HEADER = "%llguidance {}\n"  # which other readers of grammars do not take, xgrammar for one
 
 
@@ -48,6 +49,15 @@ async def check_options(server: ChatServer, client: openai.AsyncOpenAI, trial: B
             f"{server.model.address} refuses a first request to {server.model.id} ({outcome.reason}). "
             "The model must take pictures. For a server that does not know top_k, add --top-k 0."
         )
+
+
+async def gives_logprobs(server: ChatServer, client: openai.AsyncOpenAI, trial: Body) -> bool:
+    """Return whether the server tells how likely the tokens of a reply were; some refuse to, some ignore the field."""
+    try:
+        outcome = await server.request(client.with_options(max_retries=0), trial | LOGPROBS)
+    except EngineLost:
+        return False
+    return isinstance(outcome, Reply) and outcome.logprob is not None
 
 
 async def check_grammars(server: ChatServer, client: openai.AsyncOpenAI, trial: Body) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,14 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.batching import batches
-from visrl_data.engines.decoding import ForcedTokens, GrammarCompiler, KeyedSampler, branch_nodes, choice_reply
+from visrl_data.engines.decoding import (
+    ForcedTokens,
+    GrammarCompiler,
+    KeyedSampler,
+    LogprobRecorder,
+    branch_nodes,
+    choice_reply,
+)
 from visrl_data.engines.image_encoder import accepts_image_features
 from visrl_data.engines.image_processing import copy_pinpoints, picture_size
 from visrl_data.engines.loading import best_device, image_settings, load_model, load_processor, pick_dtype
@@ -50,6 +58,7 @@ class TransformersEngine:
 
     name = "transformers"
     constrains = True
+    gives_logprobs = True
 
     def __init__(
         self,
@@ -187,6 +196,9 @@ class TransformersEngine:
         if batch[0].grammar:
             grammars = [request.grammar for request in batch for _ in range(n)]
             options["logits_processor"].insert(0, self._grammars.processor(grammars))
+        recorder = LogprobRecorder() if batch[0].logprob else None
+        if recorder:
+            options["logits_processor"].insert(0, recorder)
         if self._prefiller:
             ids, mask = self._decode(self._prefill(batch), n, options)
         else:
@@ -201,7 +213,9 @@ class TransformersEngine:
                 ids = self.model.generate(**inputs, **options)
         prompt_tokens = mask.sum(dim=1).tolist()
         new = ids[:, mask.shape[1] :].tolist()
-        replies = [self._reply(row, tokens) for row, tokens in zip(new, prompt_tokens, strict=True)]
+        logprobs = recorder.read(ids) if recorder else [None] * len(new)
+        rows = zip(new, prompt_tokens, logprobs, strict=True)
+        replies = [self._reply(row, tokens, of_tokens) for row, tokens, of_tokens in rows]
         return [replies[i : i + n] * (repeats // n) for i in range(0, len(replies), n)]
 
     def _prefill(self, batch: Sequence[Request]) -> PrefixCache:
@@ -279,11 +293,12 @@ class TransformersEngine:
             cache.activate_past_recording()
         return {"past_key_values": cache}
 
-    def _reply(self, row: list[int], prompt_tokens: int) -> Reply:
+    def _reply(self, row: list[int], prompt_tokens: int, logprobs: list[float] | None) -> Reply:
         end = next((i for i, token in enumerate(row) if token in self._eos), None)
         text = self.processor.tokenizer.decode(row[:end] if end is not None else row, skip_special_tokens=True)
         used = len(row) if end is None else end + 1
-        return Reply(text.strip(), "length" if end is None else "stop", prompt_tokens, used)
+        logprob = None if logprobs is None else math.fsum(logprobs[:used])
+        return Reply(text.strip(), "length" if end is None else "stop", prompt_tokens, used, logprob=logprob)
 
     def _choose(self, batch: Sequence[Request]) -> list[list[Reply]]:
         """Return the probabilities of the choices, along the longest path of their shared tokens."""

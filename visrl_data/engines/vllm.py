@@ -55,6 +55,7 @@ class VLLMEngine:
     name = "vllm"
     deterministic = False
     constrains = True
+    gives_logprobs = True
 
     def __init__(
         self,
@@ -159,6 +160,7 @@ class VLLMEngine:
             max_tokens=sampling.max_new_tokens,
             seed=seed % _SEEDS,
             structured_outputs=grammar,
+            logprobs=0 if request.logprob else None,  # of the sampled tokens alone
         )
 
     def _run(self, requests: Sequence[Request], texts: Sequence[str], sampling: Sequence[Any]) -> list[Any]:
@@ -208,7 +210,14 @@ class VLLMEngine:
         ids = [*done.token_ids]
         text = self.processor.tokenizer.decode(ids if is_cut else ids[:-1], skip_special_tokens=True)
         finish, length = "length" if is_cut else "stop", len(output.prompt_token_ids)
-        return Reply(text.strip(), finish, length, len(ids), cached_prompt_tokens=output.num_cached_tokens)
+        return Reply(
+            text.strip(),
+            finish,
+            length,
+            len(ids),
+            cached_prompt_tokens=output.num_cached_tokens,
+            logprob=done.cumulative_logprob,
+        )
 
     def _choose(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """Return the probabilities of the choices, from one short prompt for each place where they part."""

@@ -21,6 +21,7 @@ from visrl_data.core.seeds import keyed_seed
 from visrl_data.engines.protocol import Reply, Request, Role, Sampling
 from visrl_data.pipeline.diversity import choose_second_box
 
+_LOGPROB_DECIMALS = 2  # nats; digits below them depend on the batch, and equal replies are to tie
 GROUP_PIXELS = 200_000_000  # of the decoded images of a group: 600 MB, or one image
 
 
@@ -55,6 +56,7 @@ class FocusBox:
     reply: str
     state: str
     seed: int
+    logprob: float | None
     crop: tuple[int, int, int, int]
 
     def crop_image(self) -> Image:
@@ -114,6 +116,7 @@ def focus_pass(
             sampling=actor_sampling(config),
             adapter=actor.adapter,
             grammar=view.frame.grammar if config.constrain else "",
+            logprob=True,
         )
         for view in views
     ]
@@ -182,8 +185,9 @@ def _settle_attempt(
     def focus(slot: int, cells: Cells, origin: str, relaxed: str) -> FocusBox:
         box, text = view.frame.to_unit(cells), view.frame.text(cells)
         crop = crop_pixels(box, view.image.size, rule)
-        reply, state, seed = replies[order[slot]].text, states[order[slot]], seeds[order[slot]]
-        return FocusBox(view, attempt, slot, box, cells, text, origin, relaxed, reply, state, seed, crop)
+        reply, state, seed = replies[order[slot]], states[order[slot]], seeds[order[slot]]
+        logprob = None if origin == "controller" or reply.logprob is None else round(reply.logprob, _LOGPROB_DECIMALS)
+        return FocusBox(view, attempt, slot, box, cells, text, origin, relaxed, reply.text, state, seed, logprob, crop)
 
     question = view.question
     if first is None:

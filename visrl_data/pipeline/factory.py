@@ -85,6 +85,11 @@ def build(config: GenConfig, roles: tuple[Role, Role] | None = None) -> Factory:
     else:
         pair = ModelPair(*roles, *resolve_box_settings(config, None), prompts=prompts)
     actor, critic = pair.actor, pair.critic
+    if config.lose == "hardest" and not getattr(actor.engine, "gives_logprobs", False):
+        raise UsageError(
+            f"--lose hardest needs the log-probabilities of the actor's replies, which this {actor.engine.name} engine "
+            "does not give. Use --lose actor-first, or a server that returns logprobs, as vLLM does."
+        )
     if config.constrain and not all(getattr(role.engine, "constrains", False) for role in (actor, critic)):
         raise UsageError("--constrain: an engine of these does not support grammars; transformers, vllm and openai do.")
     identity = _identity(source, pair)
@@ -323,6 +328,7 @@ def _candidate(focus: FocusBox, box_score: Score, answer: tuple[Reply, int], res
         focus_reply=focus.reply,
         focus_state=focus.state,
         focus_seed=focus.seed,
+        box_logprob=focus.logprob,
         crop=focus.crop,
         response=reply.text,
         response_finish=reply.finish,

@@ -93,16 +93,18 @@ def _made_from(run: Run) -> dict[str, str]:
 
 
 def filter_run(
-    path: Path, changes: dict[str, float], box_critic: bool | None = None
+    path: Path, changes: dict[str, float], box_critic: bool | None = None, lose: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Pick the pairs of a finished run again, with these settings changed.
 
-    Return the yield before and after: {"questions", "pairs", "drops": {reason: count}}.
+    lose: as in core/pair_rule.py. Return the yield before and after: {"questions", "pairs", "drops": {reason: count}}.
     """
     with files.lock_folder(path):
         run = Run(path)
         run_folder.check_files(run, but=run_folder.FILTERED)
-        old, new = _rule(run, {}, None), _rule(run, changes, box_critic)
+        old, new = _rule(run, {}, None), _rule(run, changes, box_critic, lose)
+        if lose == "hardest":
+            _check_logprobs(run)
         yields = _yields(run, [old, new])
         write_results(run, new)
         return yields[0], yields[1]
@@ -123,11 +125,24 @@ def _sweep(run: Run, rules: Sequence[PairRule]) -> pa.Table:
     return pairing.sweep(candidates, run.table("questions", columns=["id"]), rules, run.config()["seed"])
 
 
-def _rule(run: Run, changes: dict[str, float], box_critic: bool | None) -> PairRule:
+def _check_logprobs(run: Run) -> None:
+    """Raise UsageError for a pool without a single log-probability."""
+    logprobs = run.table("candidates", ["box_logprob"])["box_logprob"]
+    if len(logprobs) and logprobs.null_count == len(logprobs):
+        raise UsageError(
+            f"--lose hardest goes by the actor's log-probabilities, and {run.path} has none: an earlier version made "
+            "it, or a server that does not return them. Expected a pool with the column box_logprob: make the run "
+            "again, or use --lose actor-first."
+        )
+
+
+def _rule(run: Run, changes: dict[str, float], box_critic: bool | None, lose: str | None = None) -> PairRule:
     """Return the run's rule with these changes. Raises UsageError for one that its candidates can't answer."""
     settings: dict[str, Any] = {**run.manifest()["filter"], **changes}
     if box_critic is not None:
         settings["box_critic"] = box_critic
+    if lose is not None:
+        settings["lose"] = lose
     try:
         rule = rule_from(settings)
     except ValueError as error:

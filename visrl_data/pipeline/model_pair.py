@@ -67,7 +67,7 @@ def load_model_pair(config: GenConfig) -> ModelPair:
     prompts = load_prompts(Path(config.prompts) if config.prompts else None, known_prompts(on_disk(actor), space))
     zero_shot = _zero_shot(config, actor, space, prompts)
     config = dataclasses.replace(config, max_pixels=resolve_max_pixels(config, actor, space))
-    roles = load_roles(config, actor, critic)
+    roles = load_roles(config, actor, critic, logprobs=True)
     if needs_resized_size(space):  # raises now when the actor's engine does not know how large it sees an image
         roles[0].engine.resized_size(Image.new("RGB", (64, 64)))
     origin = {"id": critic.id, "digest": critic.digest} if isinstance(critic, ModelFolder) else None
@@ -237,8 +237,8 @@ def resolve_max_pixels(config: GenConfig, model: Model, box_space: str) -> int |
     return bound
 
 
-def load_roles(config: GenConfig, actor: Model, critic: Model) -> tuple[Role, Role]:
-    """Load each set of weights once.
+def load_roles(config: GenConfig, actor: Model, critic: Model, logprobs: bool = False) -> tuple[Role, Role]:
+    """Load each set of weights once. logprobs: whether the actor will be asked for those of its replies.
 
     The critic is the actor's base with the adapter off only when the digests agree; else it is loaded apart.
     """
@@ -246,7 +246,7 @@ def load_roles(config: GenConfig, actor: Model, critic: Model) -> tuple[Role, Ro
     if {config.engine, options.engine} == {"vllm", "transformers"}:
         _check_neighbors(actor if config.engine == "vllm" else critic, config.vllm_options or {})
     is_one = _same(actor, critic) and config.engine == options.engine
-    role = load_role(config if is_one else dataclasses.replace(config, score_mode="text"), actor)
+    role = load_role(config if is_one else dataclasses.replace(config, score_mode="text"), actor, logprobs)
     if is_one:
         return role, role
     if _is_base(critic, actor) and config.engine == options.engine:
@@ -270,13 +270,13 @@ def _check_neighbors(model: Model, options: Mapping[str, Any]) -> None:
         )
 
 
-def load_role(config: GenConfig, model: Model) -> Role:
+def load_role(config: GenConfig, model: Model, logprobs: bool = False) -> Role:
     """Load a model, with its adapter on if it has one."""
-    return Role(load_engine(config, model), isinstance(model, ModelFolder) and model.base is not None)
+    return Role(load_engine(config, model, logprobs), isinstance(model, ModelFolder) and model.base is not None)
 
 
-def load_engine(config: GenConfig, model: Model) -> Engine:
-    """Load a model on the engine that the options name."""
+def load_engine(config: GenConfig, model: Model, logprobs: bool = False) -> Engine:
+    """Load a model on the engine that the options name. logprobs: whether to find out if a server gives them."""
     if isinstance(model, ServedModel):
         from visrl_data.engines.openai import OpenAIEngine
 
@@ -287,6 +287,7 @@ def load_engine(config: GenConfig, model: Model) -> Engine:
             trust_remote_code=config.trust_remote_code,
             constrain=config.constrain,
             expected_scores=config.score_mode == "expected",
+            logprobs=logprobs,
         )
     if config.engine == "vllm":
         from visrl_data.engines.vllm import VLLMEngine

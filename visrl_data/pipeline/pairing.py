@@ -9,7 +9,8 @@ or under the lose thresholds. The win is the member of W whose box score AND res
 maximum over W, the lose the member of L where both are the minimum.
 
 Choices that are ours, where the paper says nothing:
-- Ties are broken by a uniform draw keyed by (seed, question id, side), whatever the order of the rows.
+- Ties are broken by a uniform draw keyed by (seed, question id, side), whatever the order of the rows. Which of the
+  tied loses enter it is up to the rule (--lose).
 - Win and lose must be different boxes, else there is nothing to prefer. Only members of a tie that allow
   this enter the draw; a question is dropped as same_box when no two of them differ.
 - Without the box critic, W, L and the extremes use the response score alone.
@@ -37,7 +38,9 @@ from visrl_data.core.seeds import keyed_seed
 
 _SIDE_COLUMNS = ("index", "box", "box_text", "box_origin", "crop", "response", "box_score", "response_score")
 # All that the filter reads of a candidate table; load no more than these when it is large.
-CANDIDATE_COLUMNS = ("question_id", "cells", "box_score_state", "response_score_state", *_SIDE_COLUMNS)
+CANDIDATE_COLUMNS = (
+    "question_id", "cells", "box_score_state", "response_score_state", "box_logprob", *_SIDE_COLUMNS
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +74,7 @@ def select_pairs(candidates: pa.Table, questions: pa.Table, rule: PairRule, seed
 
     Raises VisRLError when the tables do not belong together or the run has no box scores.
     """
-    return _select(_read_pool(candidates, questions, rule.box_critic), rule, seed)
+    return _select(_read_pool(candidates, questions, rule), rule, seed)
 
 
 def pair_table(candidates: pa.Table, questions: pa.Table, selection: Selection) -> pa.Table:
@@ -111,10 +114,11 @@ def sweep(candidates: pa.Table, questions: pa.Table, rules: Sequence[PairRule], 
 
     response_pairs counts the pairs that also train the response.
     """
-    pools = {rule.box_critic: _read_pool(candidates, questions, rule.box_critic) for rule in rules}
+    rule_of_pool = {(rule.box_critic, rule.lose): rule for rule in rules}
+    pools = {key: _read_pool(candidates, questions, rule) for key, rule in rule_of_pool.items()}
     rows = []
     for rule in rules:
-        selection = _select(pools[rule.box_critic], rule, seed)
+        selection = _select(pools[rule.box_critic, rule.lose], rule, seed)
         counts = selection.outcome_counts()
         pairs = counts.pop("pair")
         different = pairs - int(selection.same_response.sum())
@@ -137,7 +141,8 @@ class _Pool:
     """The columns that decide, sorted by (question, index).
 
     rows: where each candidate stands in its table. question: its row in the question table.
-    scores: response, then box unless the box critic is off; NaN is unparsed. cells: shape (n, 4).
+    scores: response, then box unless the box critic is off; NaN is unparsed. cells: shape (n, 4). lose_priority: as the
+    rule returns it.
     """
 
     ids: pa.ChunkedArray
@@ -145,10 +150,11 @@ class _Pool:
     question: np.ndarray
     scores: tuple[np.ndarray, ...]
     cells: np.ndarray
+    lose_priority: np.ndarray
     response: pa.ChunkedArray
 
 
-def _read_pool(candidates: pa.Table, questions: pa.Table, box_critic: bool) -> _Pool:
+def _read_pool(candidates: pa.Table, questions: pa.Table, rule: PairRule) -> _Pool:
     ids = questions["id"]
     if pc.count_distinct(ids).as_py() != len(ids):
         raise VisRLError("Two questions of this run have the same id; ids must be unique.")
@@ -163,9 +169,9 @@ def _read_pool(candidates: pa.Table, questions: pa.Table, box_critic: bool) -> _
     if twice.size:
         name = ids[int(question[twice[0]])].as_py()
         raise VisRLError(f"Question {name!r} has two candidates with index {index[twice[0]]}.")
-    scores = tuple(score[rows] for score in read_scores(candidates, box_critic))
+    scores = tuple(score[rows] for score in read_scores(candidates, rule.box_critic))
     cells = pc.list_flatten(candidates["cells"]).to_numpy().reshape(-1, 4)[rows]
-    return _Pool(ids, rows, question, scores, cells, candidates["response"])
+    return _Pool(ids, rows, question, scores, cells, rule.lose_priority(candidates)[rows], candidates["response"])
 
 
 def _select(pool: _Pool, rule: PairRule, seed: int) -> Selection:
@@ -185,7 +191,7 @@ def _select(pool: _Pool, rule: PairRule, seed: int) -> Selection:
     win_row, win_ties = _draw(pool, wins[_has_rival(pool, wins, loses)], seed, "win")
     loses = loses[win_row[pool.question[loses]] >= 0]
     apart = (pool.cells[loses] != pool.cells[win_row[pool.question[loses]]]).any(axis=1)
-    lose_row, lose_ties = _draw(pool, loses[apart], seed, "lose")
+    lose_row, lose_ties = _draw(pool, _foremost(pool, loses[apart]), seed, "lose")
 
     # The first reason that holds is the outcome: the order is that of DROP_REASONS.
     n, s, w, k = counts.T
@@ -209,6 +215,16 @@ def _has_rival(pool: _Pool, wins: np.ndarray, loses: np.ndarray) -> np.ndarray:
     unlike_first = (pool.cells[wins] != np.repeat(first, win_lengths, axis=0)).any(axis=1)
     has_rival: np.ndarray = unlike_first | np.repeat(various, win_lengths)
     return has_rival
+
+
+def _foremost(pool: _Pool, loses: np.ndarray) -> np.ndarray:
+    """Return the loses whose priority is the highest of their question's."""
+    if not loses.size:
+        return loses
+    starts, lengths = group_bounds(pool.question[loses])
+    priority = pool.lose_priority[loses]
+    highest: np.ndarray = loses[priority == np.repeat(np.maximum.reduceat(priority, starts), lengths)]
+    return highest
 
 
 def _draw(pool: _Pool, rows: np.ndarray, seed: int, side: str) -> tuple[np.ndarray, np.ndarray]:

@@ -38,6 +38,7 @@ MAY_DIFFER = {
     *("ship_images", "license"),
     *("seed", "round", "device", "batch_size", "chunk_size", "trust_remote_code"),
     *("model", "critic", "prompts", "box_win", "box_lose", "response_win", "response_lose", "box_critic"),
+    "lose",
 }
 # The name under which the same weights were found, and where they ran.
 _MODEL_MAY_DIFFER = {f"{role}.{name}" for role in ("actor", "critic") for name in ("model", "revision", "device")}

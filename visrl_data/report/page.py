@@ -113,6 +113,8 @@ def commands(config: dict[str, Any], pair_rule: PairRule) -> list[str]:
             again += _flag(name, value)
     if config["box_critic"] and not pair_rule.box_critic:
         again.append("--no-box-critic")
+    if pair_rule.lose != (config.get("lose") or "uniform"):
+        again += _flag("lose", pair_rule.lose)
     return [shlex.join(words), *([shlex.join(again)] if len(again) > 3 else [])]
 
 

@@ -24,6 +24,7 @@ from visrl_data.core import images
 from visrl_data.core.boxes import Box, iou
 from visrl_data.core.gold_regions import gold_iou
 from visrl_data.core.pair_rule import PairRule, membership, rule_from
+from visrl_data.core.reading import with_later_columns
 from visrl_data.core.seeds import keyed_seed
 from visrl_data.core.text import embedded, shown
 from visrl_data.runs.run_folder import TABLES, Run
@@ -218,11 +219,12 @@ def _pixels(box: list[float], question: dict[str, Any]) -> list[float]:
 
 def _rows_of(run: Run, name: str, condition: pc.Expression) -> pa.Table:
     """Read the rows of a table that meet a condition; one row group is in memory at a time."""
-    parts = [TABLES[name].empty_table()]
+    schema = TABLES[name]
+    parts = [schema.empty_table()]
     for shard in run.shards(name):
         file = pq.ParquetFile(shard)
         parts += [file.read_row_group(group).filter(condition) for group in range(file.num_row_groups)]
-    return pa.concat_tables(parts)
+    return pa.concat_tables([with_later_columns(part, schema, schema.names) for part in parts])
 
 
 def read_pictures(run: Run, images_sha256: set[str]) -> dict[str, str]:

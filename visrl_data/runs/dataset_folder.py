@@ -16,7 +16,7 @@ import pyarrow as pa
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import ROWS, file_digest
 from visrl_data.core.prompts import recorded_prompts
-from visrl_data.core.reading import check_shape, open_parquet, read_json
+from visrl_data.core.reading import check_shape, open_parquet, read_json, with_later_columns
 from visrl_data.runs.dataset_files import KIND, SPLITS, split_files
 from visrl_data.runs.dataset_trust import check_claims, check_schema
 from visrl_data.runs.image_fit import image_fit, stock_size
@@ -95,9 +95,10 @@ def tables(dataset: Dataset, config: str, columns: list[str] | None = None) -> I
     from visrl_data.runs.dataset_schema import CONFIGS  # `datasets` takes a second, and reads the environment
 
     for shard in shards(dataset, config):
-        with open_parquet(shard, CONFIGS[config].arrow_schema, COPY_AGAIN, columns) as file:
+        schema = CONFIGS[config].arrow_schema
+        with open_parquet(shard, schema, COPY_AGAIN, columns) as file:
             for batch in file.iter_batches(ROWS, columns=columns):
-                yield pa.Table.from_batches([batch])
+                yield with_later_columns(pa.Table.from_batches([batch]), schema, columns or schema.names)
 
 
 def shards(dataset: Dataset, config: str) -> list[Path]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.reading import with_later_columns
 from visrl_data.core.text import one_line
 from visrl_data.runs.dataset_files import CONFIG_NAMES, SCHEMA_VERSION
 
@@ -78,7 +79,7 @@ def check_table(name: str, table: pa.Table, schema: pa.Schema) -> pa.Table:
     Raises VisRLError when one is missing or of another type, or holds a number that is none (NaN, infinite).
     """
     try:
-        table = table.select(schema.names).cast(schema)
+        table = with_later_columns(table, schema, schema.names).cast(schema)
     except (pa.ArrowException, KeyError) as error:
         raise VisRLError(f"{name} has not the columns of a dataset: {one_line(error)}. Fetch it again.") from error
     for column in schema.names:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from annotated_types import Ge, Len
 from pydantic import AfterValidator, TypeAdapter
@@ -117,13 +117,14 @@ def critic_identity(run: RunIdentity, config: Mapping[str, Any]) -> ModelIdentit
 
 
 class FilterSettings(TypedDict):
-    """The thresholds that the pairs of a run were last picked with (Eq. 4)."""
+    """The thresholds that the pairs of a run were last picked with (Eq. 4). lose: absent for uniform."""
 
     box_win: float
     box_lose: float
     response_win: float
     response_lose: float
     box_critic: bool
+    lose: NotRequired[Literal["actor-first", "hardest"]]
 
 
 class RunCounts(TypedDict):

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import ROWS
-from visrl_data.core.reading import open_parquet
+from visrl_data.core.reading import open_parquet, with_later_columns
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
 from visrl_data.core.text import one_line
 from visrl_data.runs.calibrations import read_attached, run_key
@@ -186,7 +186,8 @@ def candidate_tables(part: DatasetPart, columns: Sequence[str], rows: int = 10_0
             for batch in parquet.iter_batches(rows, columns=schema.names if has_run else list(columns)):
                 table = pa.Table.from_batches([batch])
                 table = table if has_run else _with_run(table, part.members[0])
-                yield table.select(schema.names).cast(schema).filter(pc.is_in(table["run"], value_set=ids))
+                table = with_later_columns(table, schema, schema.names).cast(schema)
+                yield table.filter(pc.is_in(table["run"], value_set=ids))
 
 
 def shareable(text: str) -> str:

@@ -47,7 +47,7 @@ from visrl_data.core.files import (
     write_json,
     write_text,
 )
-from visrl_data.core.reading import parse_file, read_json, read_table
+from visrl_data.core.reading import parse_file, read_json, read_table, with_later_columns
 from visrl_data.core.records import CANDIDATE_SCHEMA, DROP_SCHEMA, IMAGE_SCHEMA, PAIR_SCHEMA, QUESTION_SCHEMA
 from visrl_data.runs.folder_kind import describe
 from visrl_data.runs.manifest import RunIdentity, RunManifest, check_options
@@ -72,7 +72,7 @@ SHARD_FOLDER = "shard-*-of-*"  # made by one job of an array (shards.py), inside
 NON_IDENTITY_KEYS = {
     "base_url", "critic_base_url", "in_flight", "vllm_options", "actor.address", "critic.address", "config_version",
 }  # fmt: skip
-_THRESHOLDS = {"box_win", "box_lose", "response_win", "response_lose"}
+_FILTER_OPTIONS = {"box_win", "box_lose", "response_win", "response_lose", "lose"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +260,8 @@ def _check_options(path: Path, config_text: str, identity: RunIdentity) -> None:
     old, new = Run(path).conditions(), conditions(config_text, identity)
     advice = f"Choose another --output, or resume it with its own options: {resume_command(path)}"
     ignored = ignored_keys(Run(path).identity())
-    if differences(old, new, ignored).keys() <= _THRESHOLDS:
-        advice += "\nNew thresholds need no new run: visrl filter."
+    if differences(old, new, ignored).keys() <= _FILTER_OPTIONS:
+        advice += "\nNew thresholds or another --lose need no new run: visrl filter."
     check_same(str(path), old, new, advice, ignored)
 
 
@@ -351,6 +351,7 @@ def _write_shards(name: str, tables: Iterator[pa.Table], folder: Path) -> None:
         shard, pending, pending_bytes = shard + 1, [TABLES[name].empty_table()], 0
 
     for table in tables:
+        table = with_later_columns(table, TABLES[name], TABLES[name].names)
         if name == "images":
             is_new = [sha not in written for sha in table["sha256"].to_pylist()]
             written.update(table["sha256"].to_pylist())
