@@ -92,7 +92,19 @@ def _departures(options: dict[str, Any]) -> Iterator[str]:
         yield f"Scores were rounded to multiples of {step} before the thresholds, which the paper does not do."
 
 
+_LOSE = {
+    "actor-first": "one whose box the actor wrote came before one whose box the diversity controller drew",
+    "hardest": "the one whose box the actor found likeliest is the lose, and boxes of the controller come last",
+}
+
+
 def _pairing(runs: Sequence[DatasetRun]) -> Iterator[str]:
+    yield from _selection(runs)
+    if lose := runs[0]["filter"].get("lose"):
+        yield f"Among equally bad candidates, {_LOSE[lose]} (`--lose {lose}`); the paper does not say which to take."
+
+
+def _selection(runs: Sequence[DatasetRun]) -> Iterator[str]:
     if runs[0]["filter"]["box_critic"]:
         yield "W holds the candidates whose scores reach the win thresholds, L those at most at the lose thresholds."
         yield (

@@ -367,6 +367,7 @@ OPTIONS = [
     {"critic": "org/judge"},
     {"score_step": 0.1},
     {"attempts": 1},
+    {"lose": "actor-first"},
 ]
 
 
@@ -385,6 +386,7 @@ def test_every_sentence_follows_from_the_options(options, tmp_path):
     assert ("There was no box critic" in card) == (not has_box) == ("the two scores disagree" not in card)
     assert ("(`--lazy`)" in card) == ("lazy" in options)
     assert ("Scores were rounded to multiples of 0.1" in card) == ("score_step" in options)
+    assert ("(`--lose actor-first`)" in card) == ("Among equally bad candidates" in card) == ("lose" in options)
     assert ("the critic, scripted, scored" in card) == ("critic" in options)
     assert f"(N = {options.get('attempts', 3)})" in card
     critics = {(row["critic"], row["critic_digest"]) for row in read(dataset.folder, "preferences")}

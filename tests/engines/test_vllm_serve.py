@@ -26,6 +26,7 @@ from PIL import Image
 
 from tests.conftest import draw_photo
 from tests.helpers.counting_proxy import Proxy
+from tests.helpers.same_rows import check_same_rows
 from visrl_data.core.prompts import PromptPart
 from visrl_data.engines.messages import plain_markup
 from visrl_data.engines.openai import OpenAIEngine
@@ -122,7 +123,7 @@ def whole(served, tmp_path_factory) -> list[dict[str, Any]]:
 def test_candidates_are_those_of_vllm_in_process(served, whole, tmp_path):
     assert len(whole) == 24
     ours = generate(tmp_path / "in-process", "--engine", "vllm", "--vllm-options", "kv_cache_memory_bytes=500000000")
-    assert whole == ours
+    check_same_rows(whole, ours)
 
 
 def test_constrained_candidates_and_expected_scores_too(served, tmp_path):
@@ -131,10 +132,9 @@ def test_constrained_candidates_and_expected_scores_too(served, tmp_path):
     ours, theirs = generate(tmp_path / "v", *vllm, *options), generate(tmp_path / "s", *through(served, *options))
     scores = ("box_score", "response_score", "box_score_mass", "response_score_mass")
     texts = ("box_score_raw", "response_score_raw")
+    unscored = [[{n: row[n] for n in row if n not in scores + texts} for row in rows] for rows in (ours, theirs)]
+    check_same_rows(*unscored)
     for one, other in zip(ours, theirs, strict=True):
-        assert {n: one[n] for n in one if n not in scores + texts} == {
-            n: other[n] for n in one if n not in scores + texts
-        }
         assert [other[name] for name in scores] == pytest.approx([one[name] for name in scores], abs=5e-6)
 
 
@@ -168,7 +168,7 @@ def test_a_run_and_its_server_are_killed_and_nothing_received_is_asked_again(ser
     _, err = run.communicate()
     assert run.returncode == 1 and "1 of 2 chunks are done" in err and "resume with" in err
     served.start()
-    assert generate(output, *through(served)) == whole
+    check_same_rows(generate(output, *through(served)), whole)
 
     twice = sum(count - 1 for count in Counter(proxy.answered).values())
     print(f"{kept} replies kept at the first kill, {unseen} on their way; {len(proxy.answered)} in all, {twice} twice")

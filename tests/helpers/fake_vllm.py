@@ -43,6 +43,7 @@ class SamplingParams:
     seed: int | None = None
     stop: str | list[str] | None = None
     max_tokens: int | None = 16
+    logprobs: int | None = None
     logprob_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputsParams | None = None
 
@@ -72,6 +73,7 @@ class CompletionOutput:
 
 
 CACHED = 3  # tokens of each prompt
+TOKEN_LOGPROB = -0.5  # of each token of a reply
 
 
 @dataclasses.dataclass
@@ -207,9 +209,9 @@ class LLM:
         reply = type(self).script(read_prompt(text), images, params.seed, lora and lora.lora_path)
         new = [*self._tokenizer(reply, add_special_tokens=False)["input_ids"], self._tokenizer.eos_token_id]
         is_cut = params.max_tokens is not None and len(new) > params.max_tokens
-        output = CompletionOutput(
-            0, "not this text", new[: params.max_tokens], None, None, "length" if is_cut else "stop"
-        )
+        new = new[: params.max_tokens]
+        logprob = None if params.logprobs is None else TOKEN_LOGPROB * len(new)
+        output = CompletionOutput(0, "not this text", new, logprob, None, "length" if is_cut else "stop")
         return RequestOutput(str(i), ids, [output])
 
 

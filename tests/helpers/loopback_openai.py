@@ -75,7 +75,7 @@ class Server:
 
     program: which server it is. listings: more of a model's row in the list of models. weigh: (request, the beginning
     of the reply, a next character) -> its probability. obeys_grammars: or ignores them without a word. length: of a
-    prompt, in tokens.
+    prompt, in tokens. logprob: of each token of a reply that is to come with them, None where the field is ignored.
     """
 
     script: Callable[[Request, int], str]
@@ -87,6 +87,7 @@ class Server:
     weigh: Callable[[Request, str, str], float] = lambda request, text, token: 0.1
     obeys_grammars: bool = True
     length: Callable[[Request], int] = lambda request: 10 + len(request.images)
+    logprob: float | None = None
     log: list[Asked] = field(default_factory=list)
     trials: list[Asked] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
@@ -122,13 +123,16 @@ class Server:
     def answer(self, asked: Asked) -> dict[str, Any]:
         """A completion; the words of the reply, cut at max_tokens, count as its tokens."""
         request = as_request(asked.body)
-        if asked.body.get("logprobs") and self.program == "vllm":
+        if asked.body.get("logprob_token_ids") and self.program == "vllm":
             return self._probabilities(asked, request)
         words = (self._by_grammar(asked.body) or self.script(request, asked.body.get("seed", 0))).split(" ")
         cut = words[: asked.body["max_tokens"]]
         message = {"role": "assistant", "content": " ".join(cut)}
-        finish = "stop" if len(cut) == len(words) else "length"
-        return self._completion(asked, {"message": message, "finish_reason": finish}, self.length(request), len(cut))
+        choice: dict[str, Any] = {"message": message, "finish_reason": "stop" if cut == words else "length"}
+        if asked.body.get("logprobs") and self.logprob is not None:
+            content = [{"token": word, "logprob": self.logprob, "bytes": None, "top_logprobs": []} for word in cut]
+            choice["logprobs"] = {"content": content}
+        return self._completion(asked, choice, self.length(request), len(cut))
 
     def _completion(self, asked: Asked, choice: dict[str, Any], prompt: int, completion: int) -> dict[str, Any]:
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": 0}

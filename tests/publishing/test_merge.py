@@ -4,14 +4,18 @@ import json
 import re
 import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.dataset_runs import SHIPPED, file_bytes, make_run, photos
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import file_digest
+from visrl_data.pipeline import finalize
 from visrl_data.publishing.dataset import Stamp, build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.publishing.rebuild import rebuild
+from visrl_data.runs.dataset_folder import open_dataset, tables
 from visrl_data.runs.hub_fetch import HubDataset
 
 
@@ -134,6 +138,29 @@ def test_what_cannot_be_merged_is_told(runs, first, tmp_path):
     with pytest.raises(VisRLError, match=r"no runs/drops\.parquet.*Merge the runs"):
         build_dataset([changed, runs["b"]], tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_dataset_of_an_earlier_version_has_no_likelihoods(runs, first, tmp_path):
+    old = shutil.copytree(first.folder, tmp_path / "old")
+    manifest = json.loads((old / "manifest.json").read_text())
+    for file in old.glob("data/candidates/*.parquet"):
+        pq.write_table(pq.read_table(file).drop(["box_logprob"]), file)
+        manifest["sha256"][file.relative_to(old).as_posix()] = file_digest(file)
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    read = pa.concat_tables(tables(open_dataset(old), "candidates"))
+    assert read["box_logprob"].null_count == read.num_rows > 0
+    merged = build_dataset([old, runs["b"]], tmp_path / "merged")
+    assert check_dataset(merged.folder) > 0
+    assert {row["box_logprob"] for row in rows_of(merged, "candidates")} == {None}
+    assert merged.counts["candidates"] == build_dataset([first.folder, runs["b"]], tmp_path / "m").counts["candidates"]
+
+
+def test_runs_whose_ties_were_broken_otherwise_are_not_merged(runs, tmp_path):
+    other = make_run(tmp_path / "actor-first", limit=10, seed=4, lose="actor-first").path
+    with pytest.raises(VisRLError, match=r"filter\.lose: unset -> actor-first\n.*visrl filter"):
+        build_dataset([runs["b"], other], tmp_path / "none")
+    finalize.filter_run(other, {}, lose="uniform")
+    assert build_dataset([runs["b"], other], tmp_path / "both").counts["preferences"]
 
 
 def test_a_rebuilt_dataset_is_no_part(tmp_path):

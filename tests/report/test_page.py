@@ -413,6 +413,7 @@ def test_a_plain_drawing_stays_sharp_and_a_broken_one_is_left_out():
         {"source": "it's here/$HOME.jsonl", "limit": 7, "columns": {"question": "q", "answers": "a"}},
         {"box_critic": False, "ship_images": False, "trust_remote_code": True, "diversity": "off", "model": "-odd"},
         {"temperature": 0.0, "score_step": 0.05, "box_win": 0.9, "license": "CC BY 4.0; see `x`", "seed": -3},
+        {"lose": "hardest"},
     ],
 )
 def test_the_command_on_the_page_gives_the_same_options(options):
@@ -428,6 +429,14 @@ def test_the_command_tells_of_a_later_filter():
     assert page.commands(config, JointExtremes(Thresholds(0.7, 0.2, 0.8, 0.1), False)) == [
         "visrl gen",
         "visrl filter RUN --box-win 0.7 --response-lose 0.1 --no-box-critic",
+    ]
+    again = page.commands(config, JointExtremes(Thresholds(), True, "hardest"))
+    assert again == ["visrl gen", "visrl filter RUN --lose hardest"]
+    config["lose"] = "hardest"
+    assert page.commands(config, JointExtremes(Thresholds(), True, "hardest")) == ["visrl gen --lose hardest"]
+    assert page.commands(config, JointExtremes(Thresholds(), True)) == [
+        "visrl gen --lose hardest",
+        "visrl filter RUN --lose uniform",
     ]
 
 

@@ -58,6 +58,25 @@ def test_filter_with_other_settings_picks_other_pairs(run):
     assert Run(run).pairs() != Run(OLD_RUN).pairs()
 
 
+def test_filter_breaks_ties_otherwise_but_not_by_likelihoods_that_it_does_not_have(run):
+    code, _, err = visrl("filter", run, "--lose", "actor-first")
+    assert code == 0, err
+    assert Run(run).manifest()["filter"]["lose"] == "actor-first"
+    now, then = (table.pairs().to_pylist() for table in (Run(run), Run(OLD_RUN)))
+    assert [pair["win_index"] for pair in now] == [pair["win_index"] for pair in then]
+    assert sum(pair["lose_box_origin"] == "actor" for pair in now) > sum(p["lose_box_origin"] == "actor" for p in then)
+    code, _, err = visrl("filter", run, "--lose", "hardest")
+    assert code == 2 and "has none" in err and "--lose actor-first" in err
+    code, _, err = visrl("filter", run, "--lose", "uniform")
+    assert code == 0, err
+    assert Run(run).pairs() == Run(OLD_RUN).pairs()
+    assert Run(run).manifest()["filter"] == Run(OLD_RUN).manifest()["filter"]
+
+
+def test_its_candidates_have_no_likelihoods(run):
+    assert Run(run).table("candidates")["box_logprob"].null_count == Run(run).rows("candidates")
+
+
 def test_its_dataset_passes_all_checks(run, tmp_path):
     dataset = build_dataset([run], tmp_path / "dataset")
     check_dataset(dataset.folder)

@@ -56,10 +56,10 @@ class ForcedTokens(LogitsProcessor):
 
 
 class LogprobRecorder(LogitsProcessor):
-    """Note the log-probability of each new token under the model's own distribution; change nothing.
+    """Note the log-probability of each new token at temperature 1; change nothing.
 
-    First of the processors, so that it sees the logits as the model gave them. The token that was chosen from them is
-    known a step later.
+    Before the sampler, so that it sees the logits as they came, and behind a grammar, as in vLLM. The token that was
+    chosen from them is known a step later.
     """
 
     def __init__(self) -> None:

@@ -193,12 +193,12 @@ class TransformersEngine:
         n = repeats if batch[0].sampling.temperature > 0 else 1  # greedy replies to a prompt are all the same
         seeds = [seed for request in batch for seed in request.seeds[:n]]
         options = self._options(batch[0].sampling, seeds)
-        if batch[0].grammar:
-            grammars = [request.grammar for request in batch for _ in range(n)]
-            options["logits_processor"].insert(0, self._grammars.processor(grammars))
         recorder = LogprobRecorder() if batch[0].logprob else None
         if recorder:
             options["logits_processor"].insert(0, recorder)
+        if batch[0].grammar:
+            grammars = [request.grammar for request in batch for _ in range(n)]
+            options["logits_processor"].insert(0, self._grammars.processor(grammars))
         if self._prefiller:
             ids, mask = self._decode(self._prefill(batch), n, options)
         else:

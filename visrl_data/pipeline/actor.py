@@ -56,8 +56,8 @@ class FocusBox:
     reply: str
     state: str
     seed: int
-    logprob: float | None
     crop: tuple[int, int, int, int]
+    logprob: float | None = None
 
     def crop_image(self) -> Image:
         return self.view.crop(self.crop)
@@ -187,7 +187,7 @@ def _settle_attempt(
         crop = crop_pixels(box, view.image.size, rule)
         reply, state, seed = replies[order[slot]], states[order[slot]], seeds[order[slot]]
         logprob = None if origin == "controller" or reply.logprob is None else round(reply.logprob, _LOGPROB_DECIMALS)
-        return FocusBox(view, attempt, slot, box, cells, text, origin, relaxed, reply.text, state, seed, logprob, crop)
+        return FocusBox(view, attempt, slot, box, cells, text, origin, relaxed, reply.text, state, seed, crop, logprob)
 
     question = view.question
     if first is None:
