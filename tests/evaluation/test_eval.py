@@ -52,7 +52,7 @@ class Scripts:
         self.says = says
         monkeypatch.setattr(model_pair, "load_engine", self._load)
 
-    def _load(self, config: GenConfig, folder):
+    def _load(self, config: GenConfig, folder, logprobs):
         name = Path(folder.id).name
 
         def script(request, seed):

@@ -81,7 +81,7 @@ def asked(plugin, monkeypatch, tmp_path):
             seen.append(request)
             return says(request) if callable(says) else says[kind_of(request)]
 
-        monkeypatch.setattr(model_pair, "load_engine", lambda config, folder: ScriptedEngine(script))
+        monkeypatch.setattr(model_pair, "load_engine", lambda config, folder, logprobs: ScriptedEngine(script))
         made = plugin.VisRL(model(tmp_path / f"m{next(folders)}", record), batch_size="2", **arguments)
         task = task or Task(ENDING)
         made.task_dict = {name: {"test": rows}}

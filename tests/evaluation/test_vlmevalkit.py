@@ -53,7 +53,7 @@ def asked(monkeypatch, tmp_path):
             seen.append(request)
             return says[kind_of(request)]
 
-        monkeypatch.setattr(model_pair, "load_engine", lambda config, folder: ScriptedEngine(script))
+        monkeypatch.setattr(model_pair, "load_engine", lambda config, folder, logprobs: ScriptedEngine(script))
         two_pass = TwoPassModel(str(model(tmp_path / "model")), None, 1, {}, "VisRL:")
         parts = [{"type": kind, "value": value or str(picture)} for kind, value in message]
         return vlmevalkit.answer(two_pass, parts, "MME"), seen

@@ -51,7 +51,7 @@ def acts(monkeypatch):
     """Generation and evaluation by dice; the folders that were loaded for them."""
     loaded = []
 
-    def load(config, folder):
+    def load(config, folder, logprobs):
         loaded.append(Path(folder.id).name)
         return Acting(folder)
 
