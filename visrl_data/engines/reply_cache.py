@@ -54,7 +54,7 @@ class ReplyCache:
         if self._path is None:
             return
         if isinstance(outcome, Refusal):
-            fields = {"refused": outcome.reason}
+            fields: dict[str, Any] = {"refused": outcome.reason}
         else:
             fields = {name: getattr(outcome, name) for name in _FIELDS}
             fields |= {} if outcome.logprob is None else {"logprob": outcome.logprob}
