@@ -6,10 +6,12 @@ what a side is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from studies import paper
 from studies.comparison import ACCURACIES, compare, span
+from studies.methods import ROUNDS
 from studies.values import Seeds, show, table
 
 CLAIMS = (
@@ -36,21 +38,35 @@ CLAIMS = (
     ("answer accuracy grows from round 1 to round 4", "rounds models 4", "rounds models 1", "answer"),
     ("the number of pairs grows over the rounds", "rounds models 3", "rounds models 0", "pairs"),
 )
+PAPERS_LOSS = {
+    "stages rl1": "losses paper-rl1",
+    "stages rl2": "losses paper-rl2",
+    "stages rl2-alone": "rl2-alone-paper model",
+    "rl2-alone model": "rl2-alone-paper model",
+    "pairs-round2": "pairs-round2-paper",
+    **{f"rounds models {k}": f"rounds-paper models {k}" for k in range(ROUNDS + 1)},
+}
+"""A side that was trained by the preset's loss -> the same by the paper's."""
+PAPER_CLAIMS = tuple(
+    (f"{text}, by the paper's loss", PAPERS_LOSS[above], PAPERS_LOSS.get(below, below), figure)
+    for text, above, below, figure in CLAIMS
+    if above in PAPERS_LOSS
+)
 LOSS_CLAIMS = (
-    ("RL1 raises box accuracy over SFT, by the paper's loss", "losses paper-rl1", "losses sft", "box_accuracy"),
-    ("RL1 raises box accuracy over SFT, by the win's likelihood", "losses win-rl1", "losses sft", "box_accuracy"),
-    ("RL1: both point better than the win's likelihood alone", "losses both-rl1", "losses win-rl1", "box_accuracy"),
-    ("RL1: both point better than the paper's loss", "losses both-rl1", "losses paper-rl1", "box_accuracy"),
-    ("RL2 raises answer accuracy over RL1, by the paper's loss", "losses paper-rl2", "losses paper-rl1", "answer"),
-    ("RL2 raises answer accuracy over RL1, by the win's likelihood", "losses win-rl2", "losses win-rl1", "answer"),
-    ("RL2: both answer better than the win's likelihood alone", "losses both-rl2", "losses win-rl2", "answer"),
-    ("RL2: both answer better than the paper's loss", "losses both-rl2", "losses paper-rl2", "answer"),
-    ("RL1 and RL2 raise answer accuracy over SFT, by the paper's loss", "losses paper-rl2", "losses sft", "answer"),
-    ("the full method answers better than RL2 alone, by the paper's loss", "losses paper-rl2", "rl2-alone-paper model",
-     "answer"),
-    ("answer accuracy grows from round 1 to round 4, by the paper's loss", "rounds-paper models 4",
-     "rounds-paper models 1", "answer"),
-)  # fmt: skip
+    ("RL1 raises box accuracy over SFT, by the NLL of the win alone", "losses win-rl1", "losses sft", "box_accuracy"),
+    ("RL2 raises answer accuracy over RL1, by the NLL of the win alone", "losses win-rl2", "losses win-rl1", "answer"),
+    ("RL1: DPO + NLL of the win points better than the NLL alone", "losses both-rl1", "losses win-rl1", "box_accuracy"),
+    ("RL2: DPO + NLL of the win answers better than the NLL alone", "losses both-rl2", "losses win-rl2", "answer"),
+    ("RL1: DPO + NLL of the win points better than DPO alone", "losses both-rl1", "losses paper-rl1", "box_accuracy"),
+    ("RL2: DPO + NLL of the win answers better than DPO alone", "losses both-rl2", "losses paper-rl2", "answer"),
+    (
+        "RL1: DPO alone points better than the NLL of the win alone",
+        "losses paper-rl1",
+        "losses win-rl1",
+        "box_accuracy",
+    ),
+    ("RL2: DPO alone answers better than the NLL of the win alone", "losses paper-rl2", "losses win-rl2", "answer"),
+)
 # (part of the method and what it is compared with, the side with it, the side without it)
 TRAINING_PARTS = (
     ("looking first: SFT against the base without a box", "stages sft", "stages base"),
@@ -58,15 +74,16 @@ TRAINING_PARTS = (
     ("RL2 against RL1", "stages rl2", "stages rl1"),
     ("RL1 and RL2 against SFT", "stages rl2", "stages sft"),
     ("RL1 before RL2: the full method against RL2 alone", "stages rl2", "stages rl2-alone"),
-    ("the paper's loss: RL1 against SFT", "losses paper-rl1", "losses sft"),
-    ("the paper's loss: RL2 against RL1", "losses paper-rl2", "losses paper-rl1"),
-    ("the win's likelihood alone: RL1 against SFT", "losses win-rl1", "losses sft"),
-    ("the win's likelihood alone: RL2 against RL1", "losses win-rl2", "losses win-rl1"),
-    ("the preference: RL1 against the win's likelihood alone", "losses both-rl1", "losses win-rl1"),
-    ("the preference: RL1 and RL2 against the win's likelihood alone", "losses both-rl2", "losses win-rl2"),
-    ("the win's likelihood: RL1 against the paper's loss", "losses both-rl1", "losses paper-rl1"),
-    ("the win's likelihood: RL1 and RL2 against the paper's loss", "losses both-rl2", "losses paper-rl2"),
+    ("the paper's DPO: RL1 against SFT", "losses paper-rl1", "losses sft"),
+    ("the paper's DPO: RL2 against RL1", "losses paper-rl2", "losses paper-rl1"),
+    ("the NLL of the win alone: RL1 against SFT", "losses win-rl1", "losses sft"),
+    ("the NLL of the win alone: RL2 against RL1", "losses win-rl2", "losses win-rl1"),
+    ("DPO in the loss: RL1 against the NLL alone", "losses both-rl1", "losses win-rl1"),
+    ("DPO in the loss: RL1 and RL2 against the NLL alone", "losses both-rl2", "losses win-rl2"),
+    ("the NLL in the loss: RL1 against DPO alone", "losses both-rl1", "losses paper-rl1"),
+    ("the NLL in the loss: RL1 and RL2 against DPO alone", "losses both-rl2", "losses paper-rl2"),
     ("three more rounds: round 4 against round 1", "rounds models 4", "rounds models 1"),
+    ("the paper's DPO, three more rounds", "rounds-paper models 4", "rounds-paper models 1"),
 )
 PAIR_PARTS = (
     ("the diversity controller", "pairs-full", "pairs-no-diversity"),
@@ -82,6 +99,12 @@ def verdicts(cells: dict[str, Seeds], claims: Sequence[tuple[str, ...]] = CLAIMS
     """Return a table of each claim: its difference beside the paper's, its two intervals and its verdict."""
     head = ("claim", "difference", "the paper's", "over seeds", "over questions", "seeds", "verdict")
     return table(head, [_verdict(cells, *claim) for claim in claims])
+
+
+def tally(cells: dict[str, Seeds], claims: Sequence[tuple[str, ...]] = CLAIMS) -> str:
+    """Return the number of claims under each verdict: "18 confirmed, 3 open, 1 refuted"."""
+    counts = Counter(_verdict(cells, *claim)[-1] for claim in claims)
+    return ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items()))
 
 
 def _verdict(cells: dict[str, Seeds], text: str, *sides: str) -> tuple[str, ...]:

@@ -25,13 +25,12 @@ BOXES = {"sft": 37.4, "rl1": 41.0, "rl2": 43.7}
 Sides = dict[str, float]
 
 
-def _stages(values: Sides) -> tuple[Sides, Sides]:
-    """Return the same values at the sides of cell `stages`, and of the paper's loss in cell `losses`."""
+def _stages(values: Sides) -> Sides:
+    """Return the values at the sides of cell `stages`, and of the paper's loss in cell `losses`."""
     own = {"sft": "sft", "rl1": "paper-rl1", "rl2": "paper-rl2"}
-    return (
-        {f"stages {stage}": value for stage, value in values.items()},
-        {f"losses {row}": values[stage] for stage, row in own.items()},
-    )
+    return {f"stages {stage}": value for stage, value in values.items()} | {
+        f"losses {row}": values[stage] for stage, row in own.items()
+    }
 
 
 METHODS = {
@@ -47,8 +46,8 @@ PAIRS = {"pairs-full": 30, "pairs-no-diversity": 19, "pairs-no-box-critic": 86, 
          "pairs-round2-paper": 33, "pairs-sft-critic": 3, "pairs-full-sft-critic": 3}  # fmt: skip
 """Pairs of Table 6, in thousands."""
 TABLES: dict[str, tuple[Sides, ...]] = {
-    "answer": (*_stages(dict(zip(STAGES, ANSWERS[MODEL], strict=True))), METHODS),
-    "box_accuracy": _stages(BOXES),
+    "answer": (_stages(dict(zip(STAGES, ANSWERS[MODEL], strict=True))), METHODS),
+    "box_accuracy": (_stages(BOXES),),
     "WP-LN": (GOOD_PAIRS,),
 }
 IN_WORDS = {

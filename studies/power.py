@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from studies.claims import CLAIMS, LOSS_CLAIMS
+from studies.claims import CLAIMS, LOSS_CLAIMS, PAPER_CLAIMS
 from studies.comparison import ACCURACIES, Comparison, compare
 from studies.methods import QUESTIONS, TESTED, TESTED_STAGES
 from studies.values import Seeds, load, table
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     cells = load(parser.parse_args().results)
     head = ("claim", "difference", "questions x seeds", "questions needed", "seeds needed", "smallest shown")
-    rows = [row(cells, *claim) for claim in (*CLAIMS, *LOSS_CLAIMS)]
+    rows = [row(cells, *claim) for claim in (*CLAIMS, *PAPER_CLAIMS, *LOSS_CLAIMS)]
     print(table(head, [line for line in rows if line]))
 
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from studies.outcomes import outcomes, pair_outcomes
 from visrl_data.models.model_folder import digest_folder
-from visrl_train.metrics_log import read_metrics
 
 RESULTS = Path(__file__).parent.parent / "results"
 PARTS = 10
@@ -146,6 +145,8 @@ class Workspace:
 
         beta: that of the training, whose log holds beta times the change.
         """
+        from visrl_train.metrics_log import read_metrics
+
         records = read_metrics(self.folder / model / "metrics.jsonl")
         steps = [step for step in ("focus", "response") if any(f"{step}/reward_chosen" in one for one in records)]
         return {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from studies import claims, paper
+from studies import claims, outcomes, paper
+from studies.cells import CELLS
 from studies.comparison import compare
+from visrl_data.report.intervals import resampled_means
 
 LEVELS = ("attribute", "relation", "superlative")
 
@@ -70,7 +73,7 @@ def test_the_interval_of_a_part_holds_both():
 def test_a_part_without_boxes_or_cells_says_nothing_of_them():
     table = claims.training_parts({"stages": {0: stages(50, 60)}})
     assert row_of(table, "looking first: SFT against the base without a box")[1:3] == ["", ""]
-    assert "likelihood" not in table and "round 4" not in table
+    assert "NLL" not in table and "round 4" not in table
 
 
 def test_parts_of_the_generation_show_good_pairs_and_their_numbers():
@@ -102,3 +105,33 @@ def test_the_papers_difference_is_of_the_same_rows(above, below, figure, differe
 
 def test_the_papers_range_is_over_its_seven_models():
     assert paper.over_models("rl1", "sft") == "+2.5 to +3.7" and len(paper.ANSWERS) == 7
+
+
+def test_every_side_is_of_a_cell_that_can_be_made():
+    sides = [side for _, *claim in (*claims.CLAIMS, *claims.PAPER_CLAIMS, *claims.LOSS_CLAIMS) for side in claim[:2]]
+    sides += [side for _, *part in (*claims.TRAINING_PARTS, *claims.PAIR_PARTS) for side in part]
+    assert {side.split()[0] for side in sides} <= set(CELLS)
+
+
+def test_the_claims_by_the_papers_loss_compare_its_own_models():
+    """A side that no pair trains stays: SFT, the answer-only methods, the pairs of the first round."""
+    sides = {
+        text.removesuffix(", by the paper's loss"): (above, below) for text, above, below, _ in claims.PAPER_CLAIMS
+    }
+    assert sides["RL2 raises answer accuracy over RL1"] == ("losses paper-rl2", "losses paper-rl1")
+    assert sides["RL1 raises box accuracy over SFT"] == ("losses paper-rl1", "stages sft")
+    assert sides["good pairs grow in round 2"] == ("pairs-round2-paper", "pairs-full")
+    assert "SFT answers better than the base without a box" not in sides
+    assert all("paper" in above for above, _ in sides.values())
+
+
+def test_verdicts_are_counted():
+    cells = {"stages": {seed: stages(50, rl1) for seed, rl1 in enumerate((60, 61, 62))}}
+    listed = [claim for claim in claims.CLAIMS if claim[0].startswith(("RL1 raises", "good pairs grow"))]
+    assert claims.tally(cells, listed) == "2 confirmed, 1 not run yet"
+
+
+def test_kept_draws_are_those_of_the_products_intervals():
+    bits = [[1, 0, 0, 1, 1], [0, 1, 1, 0, 1]]
+    means = outcomes._resampled_means(np.array(bits, dtype=float), 7)
+    assert np.allclose(means, resampled_means(np.array(bits, dtype=float), outcomes.RESAMPLES, 7))
