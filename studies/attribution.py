@@ -8,7 +8,8 @@ The product offers all three with two options of `visrl train rl1` and `rl2`:
             so what is left is the win's likelihood (rejection-sampling fine-tuning). Not 0, so that both
             log-likelihoods can be read from the logged rewards, which are beta times their change.
 
-Each has the hyperparameters that its own search chose on split val: the cells `grid` (paper), `grid-both`, `grid-win`.
+Each has the hyperparameters that its own search chose on split val, by box accuracy for RL1, which trains the box, and
+by answer accuracy for RL2: the cells `grid` (paper), `grid-both`, `grid-win`.
 RL2 starts from the RL1 model of the same loss.
 """
 
@@ -51,11 +52,11 @@ def grid(loss: str) -> Callable[[Workspace], Figures]:
         for name, values in (("rate", RATES[loss]), ("beta", betas), ("epochs", EPOCHS)):
             found = [_trial(workspace, loss, "rl1", choice | {name: value}) for value in values]
             trials += [trial for trial in found if trial not in trials]
-            choice = _best(found)["options"]
+            choice = _best(found, "box_accuracy")["options"]
         start = trained(workspace, loss, "rl1", choice)
         options = [choice | {"rate": rate} for rate in RATES[loss]]
         second = [_trial(workspace, loss, "rl2", one, "--model", start) for one in options]
-        return {"trials": trials + second, "rl1": choice, "rl2": _best(second)["options"]}
+        return {"trials": trials + second, "rl1": choice, "rl2": _best(second, "answer")["options"]}
 
     return cell
 
@@ -143,5 +144,5 @@ def _label(recipe: str, choice: Choice) -> str:
     return "-".join([recipe, *(choice[name] for name in OPTIONS)])
 
 
-def _best(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    return max(trials, key=lambda trial: trial["answer"])
+def _best(trials: list[dict[str, Any]], figure: str) -> dict[str, Any]:
+    return max(trials, key=lambda trial: trial[figure])
