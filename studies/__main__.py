@@ -23,7 +23,7 @@ from studies.cells import CELLS
 from studies.weights import shipped_weights
 from studies.workspace import RESULTS, Workspace
 
-CENTRAL = ("grid", "stages", "losses", "rl2-alone", "rounds")
+CENTRAL = ("grid", "grid-both", "grid-win", "stages", "losses", "rl2-alone", "rounds")
 """Cells that need all five seeds."""
 
 

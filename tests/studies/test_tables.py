@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from studies import tables
-from tests.studies.test_claims import row_of, side
+import json
+import re
+from pathlib import Path
+
+from studies import render, tables
+from studies.cells import CELLS
+from studies.weights import shipped_weights
+from tests.studies.test_claims import row_of, run, side
 
 
 def rounds(last: int) -> dict:
@@ -52,3 +58,38 @@ def test_schedules_are_compared_with_the_presets_over_common_seeds():
     assert lower[1] == "RL1 and RL2" and lower[5].startswith("+10.0 (") and lower[-1] == "2"
     assert row_of(table, "the preset")[5:] == ["", "", "3"]
     assert "RL1 alone" not in table
+
+
+def figures_of(cell: str) -> dict:
+    """What a cell could have found."""
+    course = {step: {side: [-0.5, 0.25] for side in ("chosen", "rejected")} for step in ("focus", "response")}
+    options = {"rate": "1e-4", "beta": "0.1", "epochs": "3"}
+    if cell.startswith("grid"):
+        trial = {"stage": "rl2", "options": options, "valid": 1.0, "box_accuracy": 0.5, "answer": 0.5} | course
+        return {"trials": [trial], "rl1": options, "rl2": options}
+    if cell.startswith("rounds"):
+        return {"models": [one | {"pair_outcomes": "+0-" * 20} for one in rounds(60)["models"]]}
+    if cell.startswith("pairs"):
+        return run("+" * 30 + "0" * 10) | dict.fromkeys(tables.SHARES, 50.0)
+    rows = {"stages": ("sft", "rl1", "rl2", "rl2-alone", "base"), "losses": tables.ROWS}.get(
+        cell.split("-")[0], ("model",)
+    )
+    return {row: by_level(50) | {"likelihoods": course} for row in rows}
+
+
+def test_all_cells_together_fill_the_page_whatever_their_seeds(tmp_path: Path):
+    for number, cell in enumerate(CELLS):
+        for seed in range(1 + number % 3):
+            record = {"cell": cell, "seed": seed, "figures": figures_of(cell), "weights": shipped_weights()}
+            (tmp_path / f"{cell}-{seed}.json").write_text(json.dumps(record))
+    text = render.render(tmp_path)
+    titles = ("parts are worth", "loss taken apart", "best chance", "keeps the rounds stable", "Figure 4")
+    for title in (*titles, *(f"Table {k}" for k in range(2, 7))):
+        assert re.search(f"## .*{title}", text), title
+    assert text.count("<details>") == text.count("</details>") == 1 + len(tables.VARIANTS) * 2
+    assert "not run yet" not in text and "None" not in text and "\n\n\n\n" not in text
+
+
+def test_a_folder_without_cells_gives_a_page_without_tables(tmp_path: Path):
+    text = render.render(tmp_path)
+    assert "first edition" not in text and "Table 2" not in text and "not run yet" in text
