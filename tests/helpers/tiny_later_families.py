@@ -1,5 +1,7 @@
 """Families of 2025 and 2026, tiny and untrained, as tiny_families.py has the others, which takes them in."""
 
+import importlib.util
+
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -167,5 +169,32 @@ def ovis2(small=SMALL):
     return processor, Ovis2ForConditionalGeneration(config)
 
 
+def lfm2_vl(small=SMALL):
+    """LFM2-VL, whose processor is torchvision's alone: a layer of short convolutions, then one of attention."""
+    from transformers import Lfm2VlConfig, Lfm2VlForConditionalGeneration, Lfm2VlImageProcessor, Lfm2VlProcessor
+
+    tiles = [f"<|img_row_{row}_col_{column}|>" for row in range(1, 5) for column in range(1, 5)]
+    tokenizer = words("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", *tiles)
+    sizes = {"tile_size": 56, "max_tiles": 4, "encoder_patch_size": 14, "min_image_tokens": 1, "max_image_tokens": 4}
+    processor = Lfm2VlProcessor(
+        image_processor=Lfm2VlImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        chat_template=TEMPLATE.replace("IMAGE", "<image>"),
+    )
+    config = Lfm2VlConfig(
+        vision_config={"model_type": "siglip2_vision_model", **small, "patch_size": 14, "num_patches": 16,
+                       "vision_use_head": False},
+        text_config={"model_type": "lfm2", **text(tokenizer, small), "layer_types": ["conv", "full_attention"],
+                     "block_auto_adjust_ff_dim": False},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        projector_hidden_size=small["hidden_size"],
+    )  # fmt: skip
+    return processor, Lfm2VlForConditionalGeneration(config)
+
+
 LATER = {"gemma4": gemma4, "gemma3n": gemma3n, "glm4v": glm4v, "ovis2": ovis2}
+# Those whose image processors have no other backend than torchvision: left out where it is not installed.
+WITH_TORCHVISION = {"lfm2_vl": lfm2_vl}
+if importlib.util.find_spec("torchvision"):
+    LATER |= WITH_TORCHVISION
 LATER_VARIANTS = {"glm46v": glm46v, "glm4v_moe": glm4v_moe}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.conftest import draw_photo, scripted_reply
 from tests.helpers.tiny_families import TINY, save, stand_ins
+from tests.helpers.tiny_later_families import WITH_TORCHVISION
 from tests.tools.family_table import about_families, run_family
 from visrl_data.core.boxes import SPACES, box_tokens, make_frame
 from visrl_data.core.config import GenConfig
@@ -69,7 +70,8 @@ def test_the_table_names_real_things():
         assert bool(family.unsupported) != set(family.types).issubset(known), family.name
         assert not family.focus or {"<image>"} <= set(family.focus.split("\n")) and "{question}" in family.focus
     loaded = [family for family in FAMILIES if not family.unsupported]
-    assert {family_of(name) for name in TINY} == set(loaded), "each family of the table is tried below"
+    tried = {family_of(name) for name in TINY | WITH_TORCHVISION}
+    assert tried == set(loaded), "each family of the table is tried below, those with torchvision where it is"
 
 
 def test_the_page_shows_the_table():
@@ -115,11 +117,12 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(load, un_tune
 # each other are 112 x 56, which 74 x 56 fills. Idefics3: 112 long, up to whole tiles. InternVL: 4 : 3 is nearest to a
 # square of tiles. MiniCPM-V: two slices, of 112 x 112 each up to rounding. Gemma 4: at most 140 tokens of 12 x 12.
 # GLM: as Qwen, from 2 frames of 84 x 84. Ovis 2: the grid of up to 4 tiles that shows most of it.
+# LFM2-VL: of up to 4 tiles, 2 x 2 are the nearest shape.
 SEEN = {
     "llava": (56, 56), "paligemma": (56, 56), "gemma3": (56, 56), "llava_next": (112, 84), "llava_onevision": (112, 84),
     "qwen2_vl": (84, 56), "qwen2_5_vl": (84, 56), "qwen3_vl": (96, 64), "qwen3_5": (96, 64), "mllama": (74, 56),
     "idefics3": (112, 112), "smolvlm": (112, 112), "internvl": (112, 112), "minicpmv4_6": (224, 112),
-    "gemma4": (156, 120), "glm4v": (84, 56), "gemma3n": (56, 56), "ovis2": (112, 112),
+    "gemma4": (156, 120), "glm4v": (84, 56), "gemma3n": (56, 56), "ovis2": (112, 112), "lfm2_vl": (112, 112),
 }  # fmt: skip
 
 

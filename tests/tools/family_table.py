@@ -170,6 +170,7 @@ CONTROLS = {
     "pinpoints": "the grids of tiles",
     "patches": "the number of tiles",
     "slices": "the number of slices",
+    "tiles": "the number of tiles, then the size",
     "frame_pixels": "the size",
     "soft_tokens": "the size, in steps",
 }

@@ -15,7 +15,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from tests.conftest import draw_photo
 from tests.helpers.tiny_families import stand_ins
-from tests.helpers.tiny_later_families import gemma3n, gemma4, glm4v, ovis2
+from tests.helpers.tiny_later_families import LATER
 from tests.helpers.tiny_models import idefics3, llava, llava_next, mllama, paligemma, qwen
 from tests.train.test_helpers import QUICK
 from visrl_data.core.errors import VisRLError
@@ -31,7 +31,7 @@ from visrl_train.tokenization import Turn, Turns
 
 pytest_plugins = ["tests.train.test_helpers"]
 
-FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen, gemma3n, gemma4, glm4v, ovis2]
+FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen, *LATER.values()]
 
 
 @pytest.fixture(autouse=True)

@@ -73,6 +73,12 @@ def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) ->
         images.min_patches = min(images.min_patches, images.max_patches)
     elif control == "slices":
         images.max_slice_nums = max(1, min(images.max_slice_nums, max_pixels // images.scale_resolution**2))
+    elif control == "tiles":
+        images.max_tiles = min(images.max_tiles, max_pixels // images.tile_size**2)
+        images.do_image_splitting = images.do_image_splitting and images.max_tiles >= images.min_tiles
+        token = (images.encoder_patch_size * images.downsample_factor) ** 2
+        images.max_image_tokens = max(1, min(images.max_image_tokens, max_pixels // token))
+        images.min_image_tokens = min(images.min_image_tokens, images.max_image_tokens)
     elif control == "soft_tokens":
         token = (images.patch_size * images.pooling_kernel_size) ** 2
         fitting = [count for count in _SOFT_TOKENS if count * token <= max_pixels]
@@ -91,6 +97,7 @@ _SOFT_TOKENS = (70, 140, 280, 560, 1120)  # the numbers of tokens of a picture t
 _BOUNDS = (
     "do_resize", "size", "image_grid_pinpoints", "max_image_size", "do_image_splitting", "crop_to_patches",
     "min_patches", "max_patches", "max_slice_nums", "scale_resolution", "max_image_tiles", "max_soft_tokens",
+    "tile_size", "min_tiles", "max_tiles", "min_image_tokens", "max_image_tokens",
 )  # fmt: skip
 
 
@@ -164,6 +171,11 @@ def picture_size(processor: Any, image: Image) -> tuple[int, int]:
         height, width = sizes[-1]
         return width * images.patch_size * max(1, columns), height * images.patch_size * max(1, rows)
     height, width = batch["pixel_values"].shape[-2:]
+    if "image_rows" in batch:  # LFM2-VL: tiles, or the image at a size of its own
+        rows, columns = int(batch["image_rows"][0]), int(batch["image_cols"][0])
+        height, width = batch["image_sizes"][0]
+        whole = rows * columns == 1
+        return (int(width), int(height)) if whole else (columns * images.tile_size, rows * images.tile_size)
     if "grids" in batch:  # Ovis 2
         rows, columns = batch["grids"][0]
         return width * int(columns), height * int(rows)

@@ -30,6 +30,10 @@ _JSON = _ASK + (
     "Locate the one region of the image that is needed to answer this question, "
     "and report its bbox coordinates in JSON format."
 )
+_BBOX_2D = _ASK + (
+    "Provide the bounding box of the one region of the image that is needed to answer this, as JSON with the key "
+    "bbox_2d: [xmin, ymin, xmax, ymax], normalized integer coordinates in [0, 1000]."
+)
 _REGION = _ASK + "Please provide the bounding box coordinate of the one region that is needed to answer this question."
 _DETECT = "<image>\ndetect {question}"
 _DETECT_JSON = _ASK + "Detect the one region of the image that is needed to answer this, output only ```json"
@@ -157,6 +161,11 @@ FAMILIES = (
     Family(
         "Ovis 2", ("ovis2",), "thisisiron/Ovis2-8B-hf",
         focus=_UNIT, resize_mode="tiled", resolution_control="patches",
+    ),
+    Family(
+        "LFM2-VL", ("lfm2_vl",), "LiquidAI/LFM2.5-VL-3B",
+        box_space="per_mille_json", trained_on_boxes=True, focus=_BBOX_2D, resize_mode="tiled",
+        resolution_control="tiles", requires=_VIDEO,
     ),
     Family(
         "MiniCPM-o", ("minicpmo", "minicpmv"), "openbmb/MiniCPM-o-2_6",
