@@ -192,9 +192,37 @@ def lfm2_vl(small=SMALL):
     return processor, Lfm2VlForConditionalGeneration(config)
 
 
+def molmo2(small=SMALL):
+    """Molmo 2, whose processor is torchvision's alone: a view of the whole, then crops that overlap."""
+    from transformers import Molmo2Config, Molmo2ForConditionalGeneration, Molmo2ImageProcessor, Molmo2Processor
+
+    marks = ("<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>")
+    tokenizer = words("<|image|>", "<|video|>", "<im_low>", *marks, bos="<|bos|>")
+    sizes = {"size": {"height": 56, "width": 56}, "max_crops": 4, "overlap_margins": [1, 1]}
+    processor = Molmo2Processor(
+        image_processor=Molmo2ImageProcessor(**sizes),
+        video_processor=NoVideos(),
+        tokenizer=tokenizer,
+        chat_template="<|bos|>" + TEMPLATE.replace("IMAGE", "<|image|>"),
+    )
+    names = ("image_patch", "", "image_start", "low_res_image_start", "frame_start", "image_end", "frame_end")
+    at = dict(zip(names, tokenizer.convert_tokens_to_ids(list(marks)), strict=True))
+    width, head = small["hidden_size"], head_of(small)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": head}
+    config = Molmo2Config(
+        vision_config={**small, **heads, "image_size": [56, 56]},
+        adapter_config={**heads, "hidden_size": width, "intermediate_size": small["intermediate_size"],
+                        "text_hidden_size": width, "vision_feature_layer": [0, 1]},
+        text_config={**text(tokenizer, small), **heads, "additional_vocab_size": 8},
+        image_patch_id=at.pop("image_patch"),
+        **{f"{name}_token_id": token for name, token in at.items() if name},
+    )  # fmt: skip
+    return processor, Molmo2ForConditionalGeneration(config)
+
+
 LATER = {"gemma4": gemma4, "gemma3n": gemma3n, "glm4v": glm4v, "ovis2": ovis2}
 # Those whose image processors have no other backend than torchvision: left out where it is not installed.
-WITH_TORCHVISION = {"lfm2_vl": lfm2_vl}
+WITH_TORCHVISION = {"lfm2_vl": lfm2_vl, "molmo2": molmo2}
 if importlib.util.find_spec("torchvision"):
     LATER |= WITH_TORCHVISION
 LATER_VARIANTS = {"glm46v": glm46v, "glm4v_moe": glm4v_moe}

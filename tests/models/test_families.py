@@ -117,12 +117,13 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(load, un_tune
 # each other are 112 x 56, which 74 x 56 fills. Idefics3: 112 long, up to whole tiles. InternVL: 4 : 3 is nearest to a
 # square of tiles. MiniCPM-V: two slices, of 112 x 112 each up to rounding. Gemma 4: at most 140 tokens of 12 x 12.
 # GLM: as Qwen, from 2 frames of 84 x 84. Ovis 2: the grid of up to 4 tiles that shows most of it.
-# LFM2-VL: of up to 4 tiles, 2 x 2 are the nearest shape.
+# LFM2-VL: of up to 4 tiles, 2 x 2 are the nearest shape. Molmo 2: 2 x 2 crops of 56 x 56 that overlap by half.
 SEEN = {
     "llava": (56, 56), "paligemma": (56, 56), "gemma3": (56, 56), "llava_next": (112, 84), "llava_onevision": (112, 84),
     "qwen2_vl": (84, 56), "qwen2_5_vl": (84, 56), "qwen3_vl": (96, 64), "qwen3_5": (96, 64), "mllama": (74, 56),
     "idefics3": (112, 112), "smolvlm": (112, 112), "internvl": (112, 112), "minicpmv4_6": (224, 112),
     "gemma4": (156, 120), "glm4v": (84, 56), "gemma3n": (56, 56), "ovis2": (112, 112), "lfm2_vl": (112, 112),
+    "molmo2": (84, 84),
 }  # fmt: skip
 
 
@@ -183,6 +184,17 @@ def test_llavas_picture_is_padded_as_it_was_trained():
     assert picture_size(processor, long) == (56, 14)
     left = make_frame("unit_padded_square", long.size).parse("[0.000, 0.375, 0.250, 0.625]")[0]
     assert make_frame("unit_padded_square", long.size).to_unit(left).xyxy == (0, 0, 0.25, 1)
+
+
+def test_a_first_token_that_a_processor_adds_is_part_of_the_prompt(tmp_path):
+    """Molmo 2's adds one to each text, which its chat template on the Hub lacks."""
+    folder = save(TINY.get("molmo2") or pytest.skip("torchvision is not installed"), tmp_path / "molmo2")
+    processor = load_processor(find_model(str(folder)), None, False)
+    whole = processor.chat_template
+    processor.chat_template = whole.removeprefix("<|bos|>")
+    processor.save_pretrained(folder)
+    again = load_processor(find_model(str(folder)), None, False)
+    assert again.chat_template == whole == load_processor(find_model(str(folder)), None, False).chat_template
 
 
 # -- conventions of the un-tuned model ---------------------------------------------------------------

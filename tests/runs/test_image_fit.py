@@ -76,6 +76,8 @@ def shown_by_llamafactory(data, settings):
 @pytest.mark.parametrize("bound", [None, 56 * 56])
 @pytest.mark.parametrize("name", TINY)
 def test_the_red_corner_is_the_box_for_each_family(name, bound):
+    """Molmo 2's crops overlap, and show the middle more often."""
+    share = pytest.approx(0.08, abs=0.03 if name == "molmo2" else 0.02)
     family, processor = family_of(name), stock(name)
     show_whole(processor, family)
     if bound and family.resolution_control:
@@ -85,12 +87,12 @@ def test_the_red_corner_is_the_box_for_each_family(name, bound):
     frame = make_frame(family.box_space, picture.size, shown)
     text = frame.text(frame.to_cells(CORNER))
     row = {"box_space": family.box_space, "win_box_text": text, "win_box": frame.to_unit(frame.parse(text)[0]).xyxy}
-    assert red_share(processor, picture) == pytest.approx(0.08, abs=0.02), "shown by visrl"
+    assert red_share(processor, picture) == share, "shown by visrl"
     for programs in ((stock_size,), (llamafactory_size,), (swift_size, stock_size)):
         fit = ImageFit(family.box_space, how["resize"] == "padded", how, programs)
         data = fit.whole(png(picture), row)
         seen = shown_by_llamafactory(data, how) if llamafactory_size in programs else Image.open(BytesIO(data))
-        assert red_share(stock(name), seen) == pytest.approx(0.08, abs=0.02), "shown by a stock processor"
+        assert red_share(stock(name), seen) == share, "shown by a stock processor"
         if needs_resized_size(family.box_space):
             assert picture_size(stock(name), seen) == shown == shown_size(row)
         if not fit.pad_square and not needs_resized_size(family.box_space):

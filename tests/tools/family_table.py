@@ -171,6 +171,7 @@ CONTROLS = {
     "patches": "the number of tiles",
     "slices": "the number of slices",
     "tiles": "the number of tiles, then the size",
+    "crops": "the number of crops",
     "frame_pixels": "the size",
     "soft_tokens": "the size, in steps",
 }

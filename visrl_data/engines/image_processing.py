@@ -79,12 +79,22 @@ def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) ->
         token = (images.encoder_patch_size * images.downsample_factor) ** 2
         images.max_image_tokens = max(1, min(images.max_image_tokens, max_pixels // token))
         images.min_image_tokens = min(images.min_image_tokens, images.max_image_tokens)
+    elif control == "crops":
+        fitting = [n for n in range(1, images.max_crops + 1) if _canvas_of_crops(images, n) <= max_pixels]
+        images.max_crops = max(fitting, default=1)
     elif control == "soft_tokens":
         token = (images.patch_size * images.pooling_kernel_size) ** 2
         fitting = [count for count in _SOFT_TOKENS if count * token <= max_pixels]
         images.max_soft_tokens = min(images.max_soft_tokens, max(fitting, default=_SOFT_TOKENS[0]))
     else:
         logger.warning("%s resizes all images to one size: --max-pixels has no effect.", model)
+
+
+def _canvas_of_crops(images: Any, crops: int) -> int:
+    """Return the most pixels that Molmo 2's crops cover together: those of a row, which overlap least."""
+    margin = sum(images.overlap_margins) * images.patch_size
+    window = images.size["height"] - margin
+    return int((crops * window + margin) * (window + margin))
 
 
 def _frames(images: Any, family: Family) -> int:
@@ -98,6 +108,7 @@ _BOUNDS = (
     "do_resize", "size", "image_grid_pinpoints", "max_image_size", "do_image_splitting", "crop_to_patches",
     "min_patches", "max_patches", "max_slice_nums", "scale_resolution", "max_image_tiles", "max_soft_tokens",
     "tile_size", "min_tiles", "max_tiles", "min_image_tokens", "max_image_tokens",
+    "max_crops",
 )  # fmt: skip
 
 
@@ -176,6 +187,10 @@ def picture_size(processor: Any, image: Image) -> tuple[int, int]:
         height, width = batch["image_sizes"][0]
         whole = rows * columns == 1
         return (int(width), int(height)) if whole else (columns * images.tile_size, rows * images.tile_size)
+    if "image_num_crops" in batch:  # Molmo 2: of the canvas of its crops
+        _, _, rows, columns = batch["image_grids"][0].tolist()
+        down, across = (size * images.patch_size for size in images.pooling_size)
+        return columns * across, rows * down
     if "grids" in batch:  # Ovis 2
         rows, columns = batch["grids"][0]
         return width * int(columns), height * int(rows)

@@ -47,9 +47,18 @@ def load_processor(folder: ModelFolder, max_pixels: int | None, trust_remote_cod
         )
     family = family_at(folder.weights.path)
     show_whole(processor, family)
+    _write_first_token(processor)
     if max_pixels is not None:
         limit_pixels(processor, family, max_pixels, folder.id)
     return processor
+
+
+def _write_first_token(processor: Any) -> None:
+    """Put the token that Molmo 2's processor adds to each text into its chat template, so that prompts are whole."""
+    first = processor.tokenizer.bos_token or processor.tokenizer.eos_token
+    template = processor.chat_template
+    if type(processor).__name__ == "Molmo2Processor" and not template.startswith(first):
+        processor.chat_template = first + template
 
 
 def image_settings(folder: ModelFolder, processor: Any, max_pixels: int | None) -> ImageSettings:

@@ -168,8 +168,17 @@ FAMILIES = (
         resolution_control="tiles", requires=_VIDEO,
     ),
     Family(
+        "Molmo 2", ("molmo2",), "allenai/Molmo2-8B",
+        focus=_UNIT, resize_mode="tiled", resolution_control="crops", requires=_VIDEO,
+    ),
+    Family(
         "MiniCPM-o", ("minicpmo", "minicpmv"), "openbmb/MiniCPM-o-2_6",
         unsupported=_CANT_CHAT,
+    ),
+    Family(
+        "InternVL by its makers", ("internvl_chat",), "OpenGVLab/InternVL3_5-8B",
+        unsupported="its code comes with the weights and offers a chat of its own, no image-text-to-text model of "
+        "transformers. Name the folder of the same model in transformers' layout (OpenGVLab/InternVL3_5-8B-HF)",
     ),
     Family(
         "Ovis by its makers", ("ovis", "ovis2_5", "ovis2_6"), "AIDC-AI/Ovis2.5-9B",
