@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from studies import stability
+from studies import loses, stability
 from studies.attribution import grid, losses, paper_rl2_alone, paper_transfer
 from studies.methods import ROUNDS, TESTED, TESTED_STAGES, Figures, evolve, first_models, pairs, train
 from studies.serving import serve
@@ -110,6 +110,7 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "pairs-served-critic": served_critic,
     "pairs-round2": quality_of_round(1),
     "pairs-round2-paper": stability.paper_round2,
+    **loses.CELLS,
     "rounds": curve("rl1,rl2"),
     "rounds-rl1": curve("rl1"),
     "rounds-paper": stability.paper("rl1,rl2"),

@@ -67,6 +67,12 @@ LOSS_CLAIMS = (
     ),
     ("RL2: DPO alone answers better than the NLL of the win alone", "losses paper-rl2", "losses win-rl2", "answer"),
 )
+LOSE_CLAIMS = tuple(
+    (f"RL1 points better with `{lose}` than with `uniform`, {title}", f"lose-{lose} {row}", f"lose-uniform {row}",
+     "box_accuracy")
+    for row, title in (("both-rl1", "DPO + NLL of the win"), ("paper-rl1", "the paper's DPO"))
+    for lose in ("actor-first", "hardest")
+)  # fmt: skip
 # (part of the method and what it is compared with, the side with it, the side without it)
 TRAINING_PARTS = (
     ("looking first: SFT against the base without a box", "stages sft", "stages base"),

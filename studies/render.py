@@ -12,13 +12,15 @@ from pathlib import Path
 
 import jinja2
 
-from studies import claims, paper, tables, values
+from studies import claims, loses, paper, tables, values
 from studies.methods import QUESTIONS, TESTED, TESTED_STAGES
 from studies.workspace import RESULTS
 
 ROOT = RESULTS.parent
-SIZES = {"questions": QUESTIONS, "tested": TESTED, "tested_stages": TESTED_STAGES}
-FIRST_SIZES = {"questions": 400, "tested": 500, "tested_stages": 2000}
+SIZES = {
+    "questions": QUESTIONS, "tested": TESTED, "tested_stages": TESTED_STAGES, "lose_questions": loses.QUESTIONS
+}  # fmt: skip
+FIRST_SIZES = SIZES | {"questions": 400, "tested": 500}
 """Sizes of the cells of the first edition of the weights."""
 
 

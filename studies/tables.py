@@ -12,6 +12,8 @@ from typing import Any
 from studies.attribution import OPTIONS, ROWS
 from studies.cells import SFT_ROWS
 from studies.comparison import ACCURACIES, compare
+from studies.loses import CELLS as LOSE_CELLS
+from studies.loses import MODELS as LOSE_MODELS
 from studies.methods import ROUNDS
 from studies.outcomes import accuracy, first_questions
 from studies.values import Seeds, show, show_values, table, value_at
@@ -157,6 +159,22 @@ def pairs(cells: dict[str, Seeds]) -> str:
         for at, title in ((cells[name], title) for name, title in RUNS.items() if name in cells)
     ]
     return table(("run", "pairs", *SHARES.values(), "seeds"), rows)
+
+
+def lose_choices(cells: dict[str, Seeds]) -> str:
+    """Return the table of --lose: the pairs that each choice gives, and RL1 on them under two losses."""
+    rows = []
+    for name, at in ((name, cells[name]) for name in LOSE_CELLS if name in cells):
+        quality = (show(at, "pairs", 1, 0), show(at, "controller_loses", 1), show(at, "WP-LN", 1),
+                   show(at, "lose_shape_auc", 1, 3))  # fmt: skip
+        for row in LOSE_MODELS:
+            accuracies = [show(at, f"{row} all {name}") for name in ("valid", *ACCURACIES)]
+            changes = [show(at, f"{row} likelihoods focus {side} -1", 1, 2) for side in ("chosen", "rejected")]
+            rows.append((name.removeprefix("lose-"), *quality, LOSSES[row], *accuracies, *changes, str(len(at))))
+    return table(
+        ("--lose", "pairs", "lose boxes from the controller", "WP-LN", "AUC of the shape", "model", "valid boxes",
+         "box accuracy", "answer accuracy", "box, chosen", "box, rejected", "seeds"), rows
+    )  # fmt: skip
 
 
 def rounds(seeds: Seeds) -> str:

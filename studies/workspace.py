@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,21 @@ class Workspace:
                 if any(word == path or word.startswith(f"{path}/") for word in command):
                     inputs |= self.dependencies[earlier]
             self.dependencies[line] = inputs | {output: line}
+        self.commands |= self.dependencies[line]
+        return Path(output)
+
+    def filter(self, run: Path, output: str, *options: str) -> Path:
+        """Pick the pairs of a run again, in a copy of it at `output`. Raises CalledProcessError."""
+        words = ["filter", output, *options]
+        line = f"cp -r {run} {output} && visrl {' '.join(words)}"
+        if line not in self.dependencies:
+            if not (self.folder / output).is_dir():
+                temporary = self.folder / f"{output}.new"
+                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.copytree(self.folder / run, temporary)
+                temporary.rename(self.folder / output)
+            self._execute(words)
+            self.dependencies[line] = self.dependencies[self.commands[str(run)]] | {output: line}
         self.commands |= self.dependencies[line]
         return Path(output)
 
