@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from visrl_data.engines.recurrent_cache import is_recurrent
-from visrl_data.models.families import family_of
+from visrl_data.models.families import family_of_model
 from visrl_train.image_features import encoder, select
 
 Batch = dict[str, torch.Tensor]
@@ -115,7 +115,7 @@ def branching(model: Any, processor: Any) -> Branches | None:
     tokens before, those of other branches too.
     """
     inner = encoder(model)
-    if inner is None or not family_of(inner.config.model_type).shares_prefix:
+    if inner is None or not family_of_model(inner).shares_prefix:
         return None
     text = inner.config.get_text_config()
     if is_recurrent(text) or text._attn_implementation != "sdpa" or getattr(text, "sliding_window", None) is not None:

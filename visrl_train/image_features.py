@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from visrl_data.engines.image_encoder import ImageFeatures
-from visrl_data.models.families import family_of
+from visrl_data.models.families import family_of_model
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def shares(model: Any) -> bool:
 def encoder(model: Any) -> Any:
     """Return the module whose get_image_features the model's forward calls; None for other families."""
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return whole.model if family_of(whole.config.model_type).encodes_once else None
+    return whole.model if family_of_model(whole).encodes_once else None
 
 
 def select(inputs: dict[str, Any], indices: list[int]) -> dict[str, Any]:

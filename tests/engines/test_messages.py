@@ -11,12 +11,15 @@ from visrl_data.engines.protocol import Request, Sampling
 from visrl_train.tokenization import Turns
 
 
-def test_a_model_that_may_reason_is_asked_not_to():
-    """As Qwen3.5's and GLM-4.6V's templates have it; training learns what generation is asked for."""
+@pytest.mark.parametrize(
+    "condition", ["enable_thinking is defined and not enable_thinking", "thinking is defined and thinking is false"]
+)
+def test_a_model_that_may_reason_is_asked_not_to(condition):
+    """As the templates of Qwen3.5 and GLM-4.6V have it, and Kimi K2.5's; training learns what generation is asked."""
     plain, _ = llava()
     thinking, _ = llava()
     start = "{{ '<|sl_assistant|>' }}"
-    switch = "{{ '' if enable_thinking is defined and not enable_thinking else 'THINK' }}"
+    switch = f"{{{{ '' if {condition} else 'THINK' }}}}"
     thinking.chat_template = plain.chat_template.replace(start, start + switch)
     assert thinking.chat_template != plain.chat_template
     request = Request(PromptSet().focus.parts(question="what?"), (draw_photo(1),), (), Sampling())

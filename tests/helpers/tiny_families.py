@@ -8,6 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.more_tiny_families import MORE
 from tests.helpers.tiny_later_families import LATER, LATER_VARIANTS, stand_in_for_timm
 from tests.helpers.tiny_models import (
     SMALL,
@@ -173,6 +174,7 @@ TINY = {
     "smolvlm": smolvlm,
     "internvl": internvl,
     "minicpmv4_6": minicpm,
+    **MORE,
     **LATER,
 }
 # Other types of these families.
@@ -180,13 +182,15 @@ VARIANTS = {"qwen3_vl_moe": qwen3_vl_moe, "qwen3_5_moe": qwen3_5_moe, **LATER_VA
 
 
 def stand_ins(monkeypatch):
-    """For torchvision's video processors and for num2words, which pictures do not need, and for a tower of timm."""
+    """For torchvision without its video processors, for num2words, which pictures do not need, and for timm's tower."""
     from transformers.models.smolvlm import processing_smolvlm
 
     from tests.helpers.tiny_models import stand_in_for_videos
+    from tests.helpers.torchvision_stand_in import stand_in_for_torchvision
 
     stand_in_for_videos(monkeypatch)
     stand_in_for_timm(monkeypatch)
+    stand_in_for_torchvision(monkeypatch)
     monkeypatch.setattr(processing_smolvlm, "num2words", processing_smolvlm.num2words or str)
 
 

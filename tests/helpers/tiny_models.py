@@ -195,6 +195,7 @@ class NoVideos(ImageProcessingMixin):
     merge_size, temporal_patch_size, model_input_names = 2, 2, []
     slice_mode, downsample_mode = True, "16x"  # MiniCPM-V reads these, SmolVLM the next
     num_frames, fps = 1, 1
+    font = ""  # ERNIE writes times into pictures
 
     @classmethod
     def from_pretrained(cls, *_, **__):

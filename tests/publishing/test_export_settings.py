@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,13 +19,15 @@ from visrl_data.core.errors import UsageError
 from visrl_data.engines.image_processing import limit_pixels, show_whole
 from visrl_data.engines.protocol import Role
 from visrl_data.executors import generation
-from visrl_data.models.families import family_of
+from visrl_data.models.families import FAMILIES, family_of
 from visrl_data.models.model_folder import ALIASES
+from visrl_data.publishing import export_settings
 from visrl_data.publishing.dataset import build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
 from visrl_data.publishing.export import export
-from visrl_data.publishing.export_settings import start_model
+from visrl_data.publishing.export_settings import llamafactory_settings, start_model
 from visrl_data.publishing.rebuild import rebuild
+from visrl_data.runs.run_folder import Run
 
 SMALL = 56 * 56  # the photos, 120 x 90, are shown as 56 x 28
 
@@ -85,6 +88,27 @@ def test_llamafactorys_settings_bound_pictures_as_the_actor_was_shown_them(runs,
         "# Boxes: resized_pixels. Pictures, as the actor was shown them: resized, min_pixels 784, max_pixels 3136"
         in text
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "line"),
+    [
+        ("Pixtral", 'template: "pixtral"'),
+        ("LLaVA-NeXT", "template:  # llava_next (Vicuna), llava_next_mistral, "),
+        ("SmolVLM", "template:  # LLaMA-Factory 0.9.5 has none for this family: train with ms-swift or TRL"),
+        ("GLM-4V", "template:  # the one of this model, by https://"),
+    ],
+)
+def test_llamafactorys_template_is_named_where_it_is_known(runs, family, line):
+    run = Run(runs["pixels"]).manifest()
+    run["run"]["image_settings"] = {**run["run"]["image_settings"], "family": family}
+    text = llamafactory_settings(run, "rl1", Path("/out"), ["rl1"])
+    assert f"\n{line}" in text
+
+
+def test_every_family_with_a_template_or_a_hint_is_in_the_table():
+    named = {**export_settings._TEMPLATES, **export_settings._TEMPLATE_HINTS}
+    assert named.keys() <= {family.name for family in FAMILIES}
 
 
 def test_ms_swifts_script_bounds_pictures_by_the_environment(runs, tmp_path):

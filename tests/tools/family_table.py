@@ -148,7 +148,7 @@ def about_families() -> str:
              "an image is", "`--max-pixels` changes", "needs")  # fmt: skip
     lines = [names, ["---"] * len(names)]
     for family in FAMILIES:
-        types = ", ".join(f"`{name}`" for name in family.types)
+        types = ", ".join("`{}`".format(name.replace(":", "` with a tower `")) for name in family.types)
         if family.unsupported:
             lines.append([family.name, types, *["not loaded"] + [""] * 6])
             continue
@@ -174,6 +174,8 @@ CONTROLS = {
     "crops": "the number of crops",
     "frame_pixels": "the size",
     "soft_tokens": "the size, in steps",
+    "longest_edge": "the longest edge",
+    "patch_count": "the number of patches",
 }
 
 

@@ -15,8 +15,10 @@ from peft import LoraConfig, get_peft_model
 from trl import DPOConfig
 
 from tests.conftest import draw_photo
+from tests.helpers.more_tiny_families import kimi
+from tests.helpers.tiny_families import stand_ins
 from tests.helpers.tiny_later_families import glm4v, glm4v_moe, glm46v
-from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen, stand_in_for_videos
+from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen
 from tests.helpers.tiny_qwen import qwen2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe
 from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.quantization import language_linears
@@ -30,7 +32,7 @@ from visrl_train.preference import LossConfig, PreferenceTrainer
 from visrl_train.tokenization import Turns
 
 LINEAR = ("qwen3_5", "qwen3_5_moe")
-FAMILIES = [llava, llava_next, qwen2_vl, qwen, qwen3_vl, qwen3_vl_moe, glm4v, glm46v, glm4v_moe]
+FAMILIES = [llava, llava_next, qwen2_vl, qwen, qwen3_vl, qwen3_vl_moe, kimi, glm4v, glm46v, glm4v_moe]
 SIZES = {"wide": (120, 60), "tall": (50, 130), "small": (40, 40), "large": (150, 140)}
 RL1, RL2 = LossConfig(0.3), LossConfig(0.3, 0.7, 0.4, 0.6, "win", win_nll=0.2)
 OWN = LossConfig(0.3, 0.7, 0.4, 0.6, "own")
@@ -68,7 +70,7 @@ def read_image(name):
 
 @pytest.fixture(autouse=True)
 def without_torchvision(monkeypatch):
-    stand_in_for_videos(monkeypatch)
+    stand_ins(monkeypatch)
 
 
 def trainer_of(family, folder, full=False, **options):

@@ -14,12 +14,14 @@ from PIL import Image
 from trl.trainer.utils import add_fused_lm_head
 
 from tests.conftest import draw_photo
+from tests.helpers.more_tiny_families import MORE
 from tests.helpers.tiny_families import stand_ins
 from tests.helpers.tiny_later_families import LATER
 from tests.helpers.tiny_models import idefics3, llava, llava_next, mllama, paligemma, qwen
 from tests.train.test_helpers import QUICK
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet
+from visrl_data.engines.loading import scale_logits
 from visrl_data.engines.quantization import language_linears
 from visrl_data.engines.refusals import RequestRefused
 from visrl_data.models.model_folder import find_model
@@ -31,7 +33,7 @@ from visrl_train.tokenization import Turn, Turns
 
 pytest_plugins = ["tests.train.test_helpers"]
 
-FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen, *LATER.values()]
+FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen, *MORE.values(), *LATER.values()]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,8 @@ def without_torchvision(monkeypatch):
 def test_a_row_is_the_same_alone_and_in_a_batch(family):
     torch.manual_seed(0)
     processor, model = family()
-    add_fused_lm_head(model.eval())
+    scale_logits(model.eval())
+    add_fused_lm_head(model)
     turns, prompts = Turns(processor), PromptSet()
     wide, tall, small = draw_photo(1, (100, 60)), draw_photo(2, (60, 100)), draw_photo(3, (30, 30))
     rows = [

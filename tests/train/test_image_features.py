@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
+from tests.helpers.more_tiny_families import ernie, kimi, mistral3, pixtral
 from tests.helpers.tiny_families import stand_ins
 from tests.helpers.tiny_later_families import gemma3n, gemma4, glm4v
 from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen
@@ -41,7 +42,10 @@ def watch(model, monkeypatch):
     return seen
 
 
-FAMILIES = [llava, llava_next, paligemma, qwen, qwen3_vl, qwen3_vl_moe, qwen3_5, gemma3n, gemma4, glm4v]
+FAMILIES = [
+    llava, llava_next, paligemma, qwen, qwen3_vl, qwen3_vl_moe, qwen3_5, pixtral, mistral3, kimi, ernie, gemma3n,
+    gemma4, glm4v,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from typing import Any
 
 from PIL.Image import Image
@@ -65,12 +66,19 @@ def limit_pixels(processor: Any, family: Family, max_pixels: int, model: str) ->
         tile = images.max_image_size["longest_edge"]
         longest = max(1, math.isqrt(max_pixels) // tile) * tile
         images.size = {"longest_edge": min(longest, images.size["longest_edge"])}
+    elif control == "longest_edge":
+        unit = processor.patch_size * processor.spatial_merge_size  # sides are rounded up to it
+        longest = max(1, math.isqrt(max_pixels) // unit) * unit
+        images.size = {"longest_edge": min(longest, images.size["longest_edge"])}
+    elif control == "patch_count":
+        images.max_patches = max(1, min(images.max_patches, max_pixels // images.patch_size**2))
     elif control == "pinpoints":
         images.image_grid_pinpoints = _pinpoints_within(images.image_grid_pinpoints, max_pixels)
     elif control == "patches":
         tile = images.size["height"] * images.size["width"]
         images.max_patches = max(1, min(images.max_patches, max_pixels // tile))
-        images.min_patches = min(images.min_patches, images.max_patches)
+        if hasattr(images, "min_patches"):
+            images.min_patches = min(images.min_patches, images.max_patches)
     elif control == "slices":
         images.max_slice_nums = max(1, min(images.max_slice_nums, max_pixels // images.scale_resolution**2))
     elif control == "tiles":
@@ -124,6 +132,7 @@ def read_settings(processor: Any, family: Family, max_pixels: int | None) -> Ima
         }
     else:
         values = {name: getattr(images, name, None) for name in _BOUNDS}
+        values |= {name: value for name, value in _options(processor).items() if name in values}
         bounds = {name: _plain(value) for name, value in values.items() if value is not None}
     return {
         "family": family.name,
@@ -172,6 +181,8 @@ def picture_size(processor: Any, image: Image) -> tuple[int, int]:
     with raise_refusals(*PROCESSOR_ERRORS):
         batch = images(images=[image], return_tensors="pt", **_options(processor))
     if "image_grid_thw" in batch:
+        if hasattr(images, "max_patches"):  # Kimi
+            return _within_patches(images, image)
         _, rows, columns = batch["image_grid_thw"][0].tolist()
         return columns * images.patch_size, rows * images.patch_size
     if "image_position_ids" in batch:  # Gemma 4: (column, row) of each patch
@@ -196,12 +207,12 @@ def picture_size(processor: Any, image: Image) -> tuple[int, int]:
         return width * int(columns), height * int(rows)
     if "rows" in batch:  # Idefics3, SmolVLM
         return width * max(1, batch["cols"][0][0]), height * max(1, batch["rows"][0][0])
-    if "num_patches" in batch:  # InternVL
+    if "num_patches" in batch:  # InternVL, Aya Vision, Command A Vision
         columns, rows = _canvas(images, image, (height, width))
         return columns * width, rows * height
     if "aspect_ratio_ids" in batch:  # Mllama
         return _on_mllamas_canvas(images, image)
-    if "image_sizes" in batch:  # LLaVA-NeXT, LLaVA-OneVision
+    if "image_sizes" in batch and hasattr(images, "image_grid_pinpoints"):  # LLaVA-NeXT, LLaVA-OneVision
         return _on_a_grid(images, image)
     if _pads(images):  # LLaVA-1.5
         longer = max(image.size)
@@ -224,16 +235,32 @@ def resize_mode(processor: Any, family: Family) -> str:
 def _options(processor: Any) -> dict[str, Any]:
     """Return what the processor passes to its image processor on every call, and what makes tiles countable."""
     options = {**getattr(processor, "images_kwargs", {})}
+    if hasattr(processor, "spatial_merge_size"):  # Pixtral's
+        options["patch_size"] = processor.patch_size * processor.spatial_merge_size
     if hasattr(processor.image_processor, "do_image_splitting"):
         options["return_row_col_info"] = True
     return {name: value for name, value in options.items() if name != "return_tensors"}
 
 
 def _canvas(images: Any, image: Image, tile: tuple[int, int]) -> tuple[int, int]:
-    """Return columns and rows of InternVL's tiles, by the image processor's own function."""
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+    """Return columns and rows of the tiles, by the image processor's own function."""
+    canvas: tuple[int, int] = _module_of(images).get_optimal_tiled_canvas(
+        (image.height, image.width), tile, images.min_patches, images.max_patches
+    )
+    return canvas
 
-    return get_optimal_tiled_canvas((image.height, image.width), tile, images.min_patches, images.max_patches)
+
+def _module_of(images: Any) -> Any:
+    """Return the module that defines an image processor, and the functions by which it resizes."""
+    return sys.modules[type(images).__module__]
+
+
+def _within_patches(images: Any, image: Image) -> tuple[int, int]:
+    """Return the size by Kimi's limits on patches, in all and on a side. What it pads to whole patches is left out."""
+    (height, width), _ = _module_of(images).navit_resize(
+        image.height, image.width, images.patch_size, images.merge_size, images.max_patches, images.size["max_height"]
+    )
+    return width, height
 
 
 def _on_mllamas_canvas(images: Any, image: Image) -> tuple[int, int]:

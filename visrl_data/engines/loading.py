@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -107,7 +108,18 @@ def load_model(
         if is_out_of_memory(error):
             raise
         raise VisRLError(f"{folder.id} could not be loaded: {_first_line(error)}.{install_hint(error)}") from error
+    scale_logits(model)
     return model.eval()
+
+
+def scale_logits(model: Any) -> None:
+    """Scale the logits of Cohere's vision models as their language model, vLLM and TRL's loss do.
+
+    Their classes in transformers 5.23 leave it out: sampling at a temperature of 1 would be at that of the scale.
+    """
+    scale = getattr(model.config.get_text_config(), "logit_scale", None)
+    if scale is not None and "logit_scale" not in inspect.getsource(type(model).forward):
+        model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits * scale)
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,6 +20,8 @@ _MARKUP = re.compile(
     r"|END)|fake_token_around_image|global-img|end_of_utterance|im_(?:start|end|patch|col)|low_res_im_start)>)"
 )
 
+_REASONING = re.compile(r"\b(?:enable_thinking\b|thinking(?= is ))")  # a template's switch; Kimi's is the short one
+
 
 def chat_messages(
     request: Request, picture: Callable[[Image], dict[str, Any]], plain: Callable[[str], str] = str
@@ -55,7 +57,7 @@ def render_chat(processor: Any, turns: list[dict[str, Any]], generation: bool = 
 
     A model that reasons or not by its chat template is asked not to: boxes, answers and scores are short.
     """
-    switch = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
+    switch = dict.fromkeys(_REASONING.findall(str(processor.chat_template)), False)
     text: str = processor.apply_chat_template(turns, add_generation_prompt=generation, tokenize=False, **switch)
     return text
 

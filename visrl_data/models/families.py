@@ -44,7 +44,8 @@ _LOCATE = _ASK + "Locate the one region of the image that is needed to answer th
 class Family:
     """Models that share an architecture and conventions.
 
-    types: `model_type` in config.json. box_space: how the UN-TUNED model writes boxes (boxes.SPACES).
+    types: `model_type` in config.json; after a colon that of its vision_config, where it decides. box_space: how the
+    UN-TUNED model writes boxes (boxes.SPACES).
     trained_on_boxes: whether its makers trained it on boxes in that form; where not, the focus request spells it out.
     focus: template of the focus prompt of the un-tuned model; "" is the default of prompts.py.
     shares_prefill: its cache can be repeated, so that several replies to a prompt read it once.
@@ -56,7 +57,7 @@ class Family:
     (engines/image_processing.py); "" is nothing.
     encodes_once: visrl_train/image_features.py may hand out a picture's features again. requires: packages without
     which its processor or its tower can't be built. example: an id on the Hub.
-    unsupported: why transformers can't load it; then nothing else of the row counts.
+    unsupported: why it can't be used; then nothing else of the row counts.
     """
 
     name: str
@@ -145,6 +146,31 @@ FAMILIES = (
         resolution_control="slices", requires=_VIDEO,
     ),
     Family(
+        "Pixtral", ("llava:pixtral",), "mistral-community/pixtral-12b",
+        focus=_UNIT, resize_mode="resized", resolution_control="longest_edge", encodes_once=True, requires=_VIDEO,
+    ),
+    Family(
+        "Mistral 3", ("mistral3",), "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+        focus=_UNIT, resize_mode="resized", resolution_control="longest_edge", encodes_once=True, requires=_VIDEO,
+    ),
+    Family(
+        "Kimi K2.5", ("kimi_k25",), "moonshotai/Kimi-K2.5",
+        focus=_UNIT, resize_mode="resized", resolution_control="patch_count",
+        shares_prefix=True, encodes_once=True, requires=_VIDEO,
+    ),
+    Family(
+        "ERNIE 4.5 VL", ("ernie4_5_vl_moe",), "baidu/ERNIE-4.5-VL-28B-A3B-PT",
+        focus=_UNIT, resize_mode="resized", resolution_control="pixels", encodes_once=True, requires=_VIDEO,
+    ),
+    Family(
+        "Aya Vision", ("aya_vision",), "CohereLabs/aya-vision-8b",
+        focus=_UNIT, resize_mode="tiled", resolution_control="patches",
+    ),
+    Family(
+        "Command A Vision", ("cohere2_vision",), "CohereLabs/command-a-vision-07-2025",
+        focus=_UNIT, resize_mode="tiled", resolution_control="patches", requires=_VIDEO,
+    ),
+    Family(
         "Gemma 4", ("gemma4",), "google/gemma-4-E4B-it",
         box_space="per_mille_yx_json", trained_on_boxes=True, focus=_DETECT_JSON, resize_mode="resized",
         resolution_control="soft_tokens", encodes_once=True, requires=_VIDEO,
@@ -176,6 +202,26 @@ FAMILIES = (
         unsupported=_CANT_CHAT,
     ),
     Family(
+        "Kimi-VL", ("kimi_vl",), "moonshotai/Kimi-VL-A3B-Instruct",
+        unsupported="its code comes with the weights and makes a causal language model, no image-text-to-text model of "
+        "transformers. Serve it, with vLLM say, and use --engine openai, or use Kimi K2.5, which transformers has",
+    ),
+    Family(
+        "Phi-4 multimodal", ("phi4_multimodal", "phi4mm"), "microsoft/Phi-4-multimodal-instruct",
+        unsupported="it sees through an adapter beside its weights, which an adapter trained here would replace, and "
+        "transformers has it as no image-text-to-text model. Serve it, with vLLM say, and use --engine openai",
+    ),
+    Family(
+        "Florence-2", ("florence2",), "microsoft/Florence-2-large",
+        unsupported="it carries out fixed tasks (<OD>, <CAPTION_TO_PHRASE_GROUNDING>) on one image and has no chat, so "
+        "it can't be shown an image, its crop and a question. Use PaliGemma 2, which writes location tokens too",
+    ),
+    Family(
+        "Kosmos-2 and 2.5", ("kosmos-2", "kosmos-2.5"), "microsoft/kosmos-2.5",
+        unsupported="it completes a text about one image, captions or transcriptions with location tokens, so it can't "
+        "be shown an image, its crop and a question. Use PaliGemma 2, which writes location tokens too",
+    ),
+    Family(
         "InternVL by its makers", ("internvl_chat",), "OpenGVLab/InternVL3_5-8B",
         unsupported="its code comes with the weights and offers a chat of its own, no image-text-to-text model of "
         "transformers. Name the folder of the same model in transformers' layout (OpenGVLab/InternVL3_5-8B-HF)",
@@ -195,14 +241,23 @@ UNKNOWN = Family("unknown", (), "")
 _BY_TYPE = {model_type: family for family in FAMILIES for model_type in family.types}
 
 
-def family_of(model_type: str) -> Family:
-    """Return the family of a `model_type`; UNKNOWN, which is the defaults, for any other."""
-    return _BY_TYPE.get(model_type, UNKNOWN)
+def family_of(model_type: str, tower: str = "") -> Family:
+    """Return the family of a `model_type`; UNKNOWN, which is the defaults, for any other.
+
+    tower: the `model_type` of its `vision_config`, which tells Pixtral from LLaVA-1.5.
+    """
+    return _BY_TYPE.get(f"{model_type}:{tower}", _BY_TYPE.get(model_type, UNKNOWN))
+
+
+def family_of_model(model: Any) -> Family:
+    """Return the family of a model of transformers that is loaded."""
+    tower = getattr(model.config, "vision_config", None)
+    return family_of(model.config.model_type, getattr(tower, "model_type", ""))
 
 
 def family_at(path: Path) -> Family:
     """Return the family of the full weights in a folder, by its config.json; UNKNOWN where there is none."""
-    return family_of(_config(path).get("model_type", ""))
+    return _family_in(_config(path))
 
 
 def untuned_family(model: ModelFolder | None) -> Family | None:
@@ -232,7 +287,7 @@ def check_loadable(model: str, path: Path, trust_remote_code: bool) -> None:
     Remote code counts when it is trusted and says of itself that it is an image-text-to-text model.
     """
     config = _config(path)
-    family = family_of(config.get("model_type", ""))
+    family = _family_in(config)
     original_llava = "mm_vision_tower" in config and "vision_config" not in config
     if original_llava and not family.unsupported:
         family = family_of("llava_llama")
@@ -249,6 +304,11 @@ def install_hint(error: BaseException) -> str:
     names = sorted({name for family in FAMILIES for name in family.requires})
     missing = [name for name in names if re.search(rf"\b{name}\b", str(error), re.IGNORECASE)]
     return f" Install what it needs: pip install {missing[0]}." if missing else ""
+
+
+def _family_in(config: dict[str, Any]) -> Family:
+    tower = config.get("vision_config")
+    return family_of(config.get("model_type", ""), tower.get("model_type", "") if isinstance(tower, dict) else "")
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from visrl_data.runs.manifest import RunManifest
 
 _SMALLEST_SIDE, _LONGEST_RATIO, _CUT_RATIO = 28, 200, 180  # of LLaMA-Factory's plug-in of Qwen's families
 # LLaMA-Factory's template of a family. Those that depend on the language model are left to the user, as are those that
-# add thoughts or a system prompt there, which the actor was not prompted with (Gemma 4, GLM-4V, LFM2-VL).
+# add thoughts or a system prompt there, which the actor was not prompted with (Gemma 4, GLM-4V, LFM2-VL, ERNIE 4.5 VL).
 _TEMPLATES = {
     "LLaVA-1.5": "llava",
     "Qwen2-VL": "qwen2_vl",
@@ -38,7 +38,20 @@ _TEMPLATES = {
     "Gemma 3": "gemma3",
     "InternVL": "intern_vl",
     "MiniCPM-V": "minicpm_v_4_6",
+    "Pixtral": "pixtral",
 }
+_NO_TEMPLATE = "LLaMA-Factory 0.9.5 has none for this family: train with ms-swift or TRL"
+_TEMPLATE_HINTS = {
+    "LLaVA-NeXT": "llava_next (Vicuna), llava_next_mistral, llava_next_llama3, llava_next_yi or llava_next_qwen",
+    "Mistral 3": "mistral_small, or ministral3 for Ministral 3",
+    "LLaVA-OneVision": _NO_TEMPLATE,
+    "Idefics3": _NO_TEMPLATE,
+    "SmolVLM": _NO_TEMPLATE,
+    "Kimi K2.5": _NO_TEMPLATE,
+    "Aya Vision": _NO_TEMPLATE,
+    "Command A Vision": _NO_TEMPLATE,
+}
+_OWN_CHOICE = "the one of this model, by https://github.com/hiyouga/LLaMA-Factory#supported-models"
 _SHARED = {"learning_rate": 5e-6, "num_train_epochs": 5, "per_device_train_batch_size": 1, "warmup_ratio": 0.1}
 _ACCUMULATION = 24
 
@@ -125,7 +138,7 @@ def llamafactory_settings(run: RunManifest, name: str, final: Path, names: Colle
     lines = [f"# {line}" for line in (f"llamafactory-cli train {final / name}.yaml", _about_pictures(run))]
     lines += [f"{key}: {_yaml(value)}" for key, value in values.items()]
     if template is None:
-        hint = "template:  # the one of this model, by https://github.com/hiyouga/LLaMA-Factory#supported-models"
+        hint = f"template:  # {_TEMPLATE_HINTS.get(family, _OWN_CHOICE)}"
         lines[lines.index("template: null")] = hint
     return "\n".join(lines) + "\n"
 
