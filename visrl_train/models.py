@@ -8,6 +8,7 @@ tower and the projector stay frozen, with --full too.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
         model = load_quantized(folder.weights, config)
     else:
         model = load_model(folder.weights, compute_dtype(config), config.trust_remote_code)
+    give_backbone(model)
     if folder.base is not None:
         model = PeftModel.from_pretrained(model, folder.path, is_trainable=True)
         # peft reads the base from here when it saves; it would look up an alias on the Hub.
@@ -56,7 +58,25 @@ def load_frozen(folder: ModelFolder, dtype: torch.dtype, trust_remote_code: bool
     model = load_model(folder, dtype, trust_remote_code)
     if folder.base is not None:
         model = model.merge_and_unload()
+    give_backbone(model)
     return model.requires_grad_(False)
+
+
+def give_backbone(model: Any) -> None:
+    """Let TRL's loss run a model up to its output layer where transformers has no module that does: Llama 4."""
+    if model.base_model is model:
+        model.model = partial(_run_backbone, model)
+
+
+def _run_backbone(model: Any, *args: Any, **options: Any) -> Any:
+    """Return the output of the layers below the output layer, which gets one position in passing."""
+    outputs: list[Any] = []
+    hook = model.get_decoder().model.register_forward_hook(lambda _, __, output: outputs.append(output))
+    try:
+        model(*args, **options, logits_to_keep=1)
+    finally:
+        hook.remove()
+    return outputs[0]
 
 
 def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:

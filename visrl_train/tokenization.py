@@ -139,7 +139,9 @@ class Turns:
         pictures = [list(turn.images) for turn in turns]
         options = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
         with raise_refusals(*PROCESSOR_ERRORS):
-            return dict(self.processor(images=pictures, **texts, **options))
+            batch = self.processor(images=pictures, **texts, **options)
+        # Llama 4's processor gives bfloat16, whatever the dtype of the model.
+        return {name: values.float() if values.is_floating_point() else values for name, values in batch.items()}
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """Tokenize a text without expanding its image placeholders."""

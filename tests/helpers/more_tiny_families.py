@@ -1,4 +1,4 @@
-"""The families of tiny_families.py that came later: Mistral, Kimi, ERNIE and Cohere.
+"""The families of tiny_families.py that came later: Llama 4, Mistral, Kimi, ERNIE and Cohere.
 
 Those without an image processor on PIL are built with torchvision_stand_in.py in torchvision's place.
 """
@@ -14,6 +14,31 @@ from tests.helpers.tiny_models import (
     text,
     words,
 )
+
+
+def llama4(small=SMALL):
+    """Every layer a mixture of two experts, one of which takes each token."""
+    from transformers import Llama4Config, Llama4ForConditionalGeneration, Llama4ImageProcessor, Llama4Processor
+
+    marks = ("image_start", "image_end", "patch", "tile_x_separator", "tile_y_separator", "image")
+    tokenizer, width = words(*(f"<|{mark}|>" for mark in marks), bos="<|bos|>"), small["hidden_size"]
+    processor = Llama4Processor(
+        image_processor=Llama4ImageProcessor(size={"height": 56, "width": 56}, max_patches=4),
+        tokenizer=tokenizer,
+        chat_template="<|bos|>" + TEMPLATE.replace("IMAGE", "<|image|>"),
+    )
+    eye = {**eye_of(small), "intermediate_size": 4 * width, "vision_output_dim": width, "projector_input_dim": width,
+           "projector_output_dim": width}  # fmt: skip
+    experts = {"intermediate_size_mlp": small["intermediate_size"], "num_local_experts": 2, "head_dim": head_of(small)}
+    config = Llama4Config(
+        vision_config=eye,
+        text_config={**text(tokenizer, small), **experts, "no_rope_layers": [1, 0], "attention_chunk_size": 512},
+        image_token_index=tokenizer.convert_tokens_to_ids("<|patch|>"),
+        boi_token_index=tokenizer.convert_tokens_to_ids("<|image_start|>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<|image_end|>"),
+    )
+    return processor, Llama4ForConditionalGeneration(config)
+
 
 MISTRAL = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
 
@@ -168,6 +193,7 @@ def cohere2_vision(small=SMALL):
 
 
 MORE = {
+    "llama4": llama4,
     "llava:pixtral": pixtral,
     "mistral3": mistral3,
     "kimi_k25": kimi,

@@ -52,6 +52,7 @@ def normalize(image, mean, std, inplace=False):
 HIDDEN = {
     "Cohere2VisionImageProcessor": "cohere2_vision.image_processing_cohere2_vision",
     "Kimi_K25ImageProcessor": "kimi_k25.image_processing_kimi_k25",
+    "Llama4ImageProcessor": "llama4.image_processing_llama4",
     "PixtralProcessor": "pixtral.processing_pixtral",
 }
 

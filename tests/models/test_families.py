@@ -123,13 +123,14 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(load, un_tune
 # square of tiles. MiniCPM-V: two slices, of 112 x 112 each up to rounding. Gemma 4: at most 140 tokens of 12 x 12.
 # GLM: as Qwen, from 2 frames of 84 x 84. Ovis 2: the grid of up to 4 tiles that shows most of it.
 # LFM2-VL: of up to 4 tiles, 2 x 2 are the nearest shape. Molmo 2: 2 x 2 crops of 56 x 56 that overlap by half.
-# Pixtral: 112 long, in patches of 14. Kimi: 36 of 45 x 34 patches, so sides are scaled by the root of 36 / 1530.
+# Llama 4: 640 x 480 fills 112 x 84 of four tiles. Pixtral: 112 long, in patches of 14. Kimi: 36 of 45 x 34 patches, so
+# sides are scaled by the root of 36 / 1530.
 SEEN = {
     "llava": (56, 56), "paligemma": (56, 56), "gemma3": (56, 56), "llava_next": (112, 84), "llava_onevision": (112, 84),
     "qwen2_vl": (84, 56), "qwen2_5_vl": (84, 56), "qwen3_vl": (96, 64), "qwen3_5": (96, 64), "mllama": (74, 56),
     "idefics3": (112, 112), "smolvlm": (112, 112), "internvl": (112, 112), "minicpmv4_6": (224, 112),
     "llava:pixtral": (112, 84), "mistral3": (112, 84), "kimi_k25": (98, 73), "ernie4_5_vl_moe": (84, 56),
-    "aya_vision": (112, 112), "cohere2_vision": (112, 112),
+    "llama4": (112, 84), "aya_vision": (112, 112), "cohere2_vision": (112, 112),
     "gemma4": (156, 120), "glm4v": (84, 56), "gemma3n": (56, 56), "ovis2": (112, 112), "lfm2_vl": (112, 112),
     "molmo2": (84, 84),
 }  # fmt: skip

@@ -29,6 +29,7 @@ from visrl_train import rl1, rl2, sft
 from visrl_train.collator import SFTCollator
 from visrl_train.launch import load_train_config
 from visrl_train.metrics_log import read_metrics
+from visrl_train.models import give_backbone
 from visrl_train.tokenization import Turn, Turns
 
 pytest_plugins = ["tests.train.test_helpers"]
@@ -46,6 +47,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(family):
     torch.manual_seed(0)
     processor, model = family()
     scale_logits(model.eval())
+    give_backbone(model)
     add_fused_lm_head(model)
     turns, prompts = Turns(processor), PromptSet()
     wide, tall, small = draw_photo(1, (100, 60)), draw_photo(2, (60, 100)), draw_photo(3, (30, 30))

@@ -212,6 +212,8 @@ def picture_size(processor: Any, image: Image) -> tuple[int, int]:
         return columns * width, rows * height
     if "aspect_ratio_ids" in batch:  # Mllama
         return _on_mllamas_canvas(images, image)
+    if "aspect_ratios" in batch:  # Llama 4
+        return _on_llama4s_canvas(images, image, batch["aspect_ratios"][0].tolist())
     if "image_sizes" in batch and hasattr(images, "image_grid_pinpoints"):  # LLaVA-NeXT, LLaVA-OneVision
         return _on_a_grid(images, image)
     if _pads(images):  # LLaVA-1.5
@@ -253,6 +255,15 @@ def _canvas(images: Any, image: Image, tile: tuple[int, int]) -> tuple[int, int]
 def _module_of(images: Any) -> Any:
     """Return the module that defines an image processor, and the functions by which it resizes."""
     return sys.modules[type(images).__module__]
+
+
+def _on_llama4s_canvas(images: Any, image: Image, tiles: tuple[int, int]) -> tuple[int, int]:
+    """Return the size on a canvas of (rows, columns) of tiles; a small picture grows to one tile at most."""
+    tile = images.size["height"]
+    size = (image.height, image.width)
+    target = [min(max(side, tile), tile * count) for side, count in zip(size, tiles, strict=True)]
+    height, width = _module_of(images).get_max_res_without_distortion(size, target)
+    return max(int(width), 1), max(int(height), 1)
 
 
 def _within_patches(images: Any, image: Image) -> tuple[int, int]:

@@ -63,10 +63,13 @@ def language_linears(model: Any) -> str:
     """Return a regular expression for the linear layers of the language model, and of nothing else.
 
     Names such as q_proj would match the vision tower too, which most families name alike. The output layer is
-    left out: TRL multiplies by its weights directly, so an adapter on it would be ignored.
+    left out: TRL multiplies by its weights directly, so an adapter on it would be ignored. So is Llama 4's router of
+    experts, which returns more than a projection.
     """
     decoder, prefix = language_model(model)
-    leaves = {_leaf(name) for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    linears = {name: module for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    head = model.get_output_embeddings()
+    leaves = {_leaf(name) for name, one in linears.items() if one is not head and not hasattr(one, "num_experts")}
     return rf"{re.escape(prefix)}\.(?:.*\.)?({'|'.join(map(re.escape, sorted(leaves)))})"
 
 

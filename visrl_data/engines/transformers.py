@@ -284,9 +284,9 @@ class TransformersEngine:
         return ids
 
     def _new_cache(self) -> dict[str, Any]:
-        """Return a cache that can be cut where a sliding window has dropped tokens; nothing for other models."""
+        """Return a cache that can be cut where a window or a chunk has dropped tokens; nothing for other models."""
         text = self.model.config.get_text_config()
-        if getattr(text, "sliding_window", None) is None:
+        if all(getattr(text, name, None) is None for name in ("sliding_window", "attention_chunk_size")):
             return {}
         cache = DynamicCache(config=text)
         if hasattr(cache, "activate_past_recording"):  # not in older releases of transformers

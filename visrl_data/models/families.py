@@ -146,6 +146,10 @@ FAMILIES = (
         resolution_control="slices", requires=_VIDEO,
     ),
     Family(
+        "Llama 4", ("llama4",), "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+        focus=_UNIT, resize_mode="tiled", resolution_control="patches", requires=_VIDEO,
+    ),
+    Family(
         "Pixtral", ("llava:pixtral",), "mistral-community/pixtral-12b",
         focus=_UNIT, resize_mode="resized", resolution_control="longest_edge", encodes_once=True, requires=_VIDEO,
     ),
