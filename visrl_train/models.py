@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -69,14 +70,14 @@ def give_backbone(model: Any) -> None:
 
 
 def _run_backbone(model: Any, *args: Any, **options: Any) -> Any:
-    """Return the output of the layers below the output layer, which gets one position in passing."""
+    """Return the last hidden states; the output layer gets one position in passing."""
     outputs: list[Any] = []
     hook = model.get_decoder().model.register_forward_hook(lambda _, __, output: outputs.append(output))
     try:
         model(*args, **options, logits_to_keep=1)
     finally:
         hook.remove()
-    return outputs[0]
+    return SimpleNamespace(last_hidden_state=outputs[0].last_hidden_state)
 
 
 def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:

@@ -109,9 +109,11 @@ def train(config: SftConfig, output: Path | None = None, callbacks: Sequence[Tra
         )
         training, validation = stage_folder.split(examples, config.validation)
         stage = stage_folder.with_rows(stage, training, validation, left_out=dict(drops))
+        arguments = trainers.training_arguments(stage, model, bool(validation))
         trainer = trainers.make_trainer_class(SFTTrainer)(
             model=model,
-            args=SFTConfig(**trainers.training_arguments(stage, model, bool(validation)), max_length=None),
+            # Without TRL's loss that balances experts: RL1 and RL2 have none, and it asks for what Llama 4 lacks.
+            args=SFTConfig(**arguments, max_length=None, router_aux_loss_coef=0.0),
             data_collator=SFTCollator(turns, prompts, SourceImages(source, row_of)),
             train_dataset=Dataset.from_list(training),
             eval_dataset=Dataset.from_list(validation) if validation else None,

@@ -38,6 +38,7 @@ _TEMPLATES = {
     "Gemma 3": "gemma3",
     "InternVL": "intern_vl",
     "MiniCPM-V": "minicpm_v_4_6",
+    "Llama 4": "llama4",
     "Pixtral": "pixtral",
 }
 _NO_TEMPLATE = "LLaMA-Factory 0.9.5 has none for this family: train with ms-swift or TRL"
