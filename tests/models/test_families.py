@@ -398,6 +398,15 @@ def test_shared_prefill_equals_separate_prefills(name, un_tuned):
     assert engine.generate(alone) == [[reply] for group in engine.generate(requests) for reply in group]
 
 
+def test_the_logits_of_coheres_models_are_scaled_as_their_config_says(un_tuned):
+    """Else sampling would be at another temperature than training, vLLM and their makers have."""
+    model = load_model(un_tuned("cohere2_vision"), torch.float32, False)
+    states = torch.randn(1, 3, 32)
+    expected = model.config.text_config.logit_scale * states @ model.lm_head.weight.T
+    assert model.config.text_config.logit_scale == 0.0625
+    assert torch.allclose(model.lm_head(states), expected, atol=1e-6)
+
+
 def narrow_windows(file):
     """Let layers that look back a part of the prompt drop most of it."""
     config = json.loads(file.read_text())
