@@ -535,12 +535,29 @@ def test_answers_as_lists_in_text_and_as_choices(folder: Path, fields: dict[str,
 TABLE = [("what?", "['a', 'b']", "img/a.png"), ("how many?", "007", "img/b.png"), ("who?", "None", "img/a.png")]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("q.csv", "image,question,answer\n"),
+        ("q.tsv", "image\tquestion\tanswer\n\n"),
+        ("folder/q.csv", "image,question,answer\n"),
+        ("folder/q.jsonl", ""),
+    ],
+)
+def test_a_table_without_rows_says_so(tmp_path: Path, name: str, text: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    source = file if file.parent == tmp_path else file.parent
+    assert error_of(str(source)) == f"{source}: no rows. Expected one for each question."
+
+
 @pytest.mark.parametrize(("name", "separator"), [("q.csv", ","), ("q.csv", ";"), ("q.tsv", "\t")])
-def test_tables_of_text(folder: Path, name: str, separator: str) -> None:
+def test_tables_of_text(folder: Path, name: str, separator: str, capsys: pytest.CaptureFixture[str]) -> None:
     with (folder / name).open("w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file, delimiter=separator).writerows([("question", "answers", "image"), *TABLE])
     questions, drops = everything(open_source(str(folder / name)))
-    assert not drops
+    assert not drops and not capsys.readouterr().err, "no progress bar of a library"
     assert [(q.question, q.answers) for q in questions] == [
         ("what?", ("a", "b")), ("how many?", ("007",)), ("who?", ("None",))]  # fmt: skip
 

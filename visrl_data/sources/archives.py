@@ -12,6 +12,7 @@ import contextlib
 import functools
 import lzma
 import posixpath
+import shlex
 import tarfile
 import zipfile
 import zlib
@@ -53,7 +54,11 @@ def file_names(archive: Path) -> Mapping[str, ArchiveFile]:
         *(OSError, EOFError, ValueError, OverflowError, RecursionError, NotImplementedError),
         *(tarfile.TarError, zipfile.BadZipFile),
     ) as error:
-        raise VisRLError(f"{archive} cannot be read as an archive: {type(error).__name__}: {error}") from error
+        test = shlex.join(["unzip", "-t", str(archive)] if archive.suffix == ".zip" else ["tar", "-tf", str(archive)])
+        raise VisRLError(
+            f"{archive} cannot be read as an archive: it is damaged, incomplete or no plain {archive.suffix} "
+            f"({type(error).__name__}: {error}). `{test}` tests it; fetch or pack it again."
+        ) from error
 
 
 def read_file(archive: Path, file: ArchiveFile, shown: str) -> bytes:

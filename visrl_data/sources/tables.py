@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[^@:]+))?(@(?P<revision>.+))?")
 _KINDS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
+_NO_ROWS = "no rows. Expected one for each question."
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -56,7 +57,7 @@ def open_parquet(path: Path) -> SourceTable:
     """Open one .parquet file; image paths in it are relative to its folder. Raises VisRLError."""
     with _readable(str(path)):
         if not pq.read_metadata(path).num_rows:
-            raise VisRLError(f"{path}: no rows.")
+            raise VisRLError(f"{path}: {_NO_ROWS}")
     return open_files(path.stem, [path], "train")
 
 
@@ -69,7 +70,9 @@ def open_files(name: str, paths: Sequence[Path], split: str) -> SourceTable:
         data_files = {split: [glob.escape(str(path.resolve())) for path in paths]}
         options = _csv_options(paths[0]) if kind == "csv" else {}
         builder = load_dataset_builder(kind, data_files=data_files, **options)
-    return SourceTable(name, _prepare(str(paths[0]), builder, split), paths[0].parent, files=tuple(paths))
+    with _without_bars():
+        rows = _prepare(str(paths[0]), builder, split)
+    return SourceTable(name, rows, paths[0].parent, files=tuple(paths))
 
 
 def _csv_options(path: Path) -> dict[str, Any]:
@@ -105,7 +108,8 @@ def open_folder(path: Path, config: str | None, split: str) -> SourceTable:
         builder = load_dataset_builder(str(path.resolve()), config)
     for listed in (builder.config.data_files or {}).values():
         check_files(str(path), path, listed)
-    rows = _prepare(str(path), builder, split)
+    with _without_bars():
+        rows = _prepare(str(path), builder, split)
     files = tuple(Path(file) for file in builder.config.data_files[split])
     return SourceTable(f"{name}:{config}" if config else name, rows, path, files=files)
 
@@ -203,6 +207,8 @@ def _prepare(what: str, builder: DatasetBuilder, split: str) -> Dataset:
     with _readable(what):
         builder.download_and_prepare()
         _check_split(what, split, builder.info.splits)
+        if not builder.info.splits[split].num_examples:
+            raise VisRLError(f"{what}: {_NO_ROWS}")
         return builder.as_dataset(split)
 
 
@@ -213,14 +219,34 @@ def _check_split(what: str, split: str, splits: Iterable[str]) -> None:
 
 
 @contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hide the progress bars of `datasets`, which convert local files in a moment."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextmanager
 def _readable(what: str) -> Iterator[None]:
     """Turn the errors of `datasets` that its input causes into one VisRLError."""
+    from datasets.arrow_writer import SchemaInferenceError
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError
 
     try:
         yield
+    except StopIteration as error:  # an empty file of .jsonl
+        raise VisRLError(f"{what}: {_NO_ROWS}") from error
     except (DatasetsError, HTTPError, OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error.__cause__, SchemaInferenceError):  # nothing to infer the columns from
+            raise VisRLError(f"{what}: {_NO_ROWS}") from error
         words = " ".join(f"{error.__cause__ or error}".split())[:600]
         hint = " Name a config as user/name:config or folder:config." if "onfig" in words else ""
         raise VisRLError(f"{what} cannot be read as a dataset: {type(error).__name__}: {words}{hint}") from error
