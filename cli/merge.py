@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .console import hide_library_bars
 from .options import Json, TrustRemoteCode
 
 
@@ -25,5 +26,6 @@ def merge(
     """
     from visrl_train.merge import merge
 
+    hide_library_bars()
     folder = merge(adapter, output, trust_remote_code)
     print(json.dumps({"model": str(folder)}) if as_json else folder)
