@@ -8,6 +8,7 @@ from typing import Any
 from .console import print_result
 
 IMAGE_SIZE = (640, 480)
+CROP_SIZE = (384, 288)  # three fifths of the sides: larger than most
 GIB = 2**30
 
 _PREFILL = (
@@ -42,7 +43,7 @@ def describe_model(model: str, max_pixels: int | None, dtype: str, trust_remote_
         "beginnings_shared": family.shares_prefix,
         "lever": family.resolution_control,
         **seen,
-        **_sizes(folder, seen["picture_tokens"], kind.itemsize, trust_remote_code),
+        **_sizes(folder, seen["picture_tokens"], seen["crop_tokens"], kind.itemsize, trust_remote_code),
         "dtype": str(kind).removeprefix("torch."),
     }
 
@@ -60,10 +61,11 @@ def _image_view(folder: Any, max_pixels: int | None, trust_remote_code: bool) ->
     try:
         processor = load_processor(folder, bound, trust_remote_code)
     except VisRLError as error:
-        unknown = dict.fromkeys(("picture", "resized_size", "picture_tokens"))
+        unknown = dict.fromkeys(("picture", "resized_size", "picture_tokens", "crop_tokens"))
         return {"processor": str(error), "chat_template": False, **unknown}
     image = Image.new("RGB", IMAGE_SIZE, "gray")
     size, tokens = picture_size(processor, image), picture_tokens(processor, image)
+    crop = picture_tokens(processor, Image.new("RGB", CROP_SIZE, "gray"))
     mode = resize_mode(processor, family_at(folder.weights.path))
     return {
         "processor": "ok",
@@ -71,10 +73,11 @@ def _image_view(folder: Any, max_pixels: int | None, trust_remote_code: bool) ->
         "picture": mode,
         "resized_size": list(size),
         "picture_tokens": tokens,
+        "crop_tokens": crop,
     }
 
 
-def _sizes(folder: Any, tokens: int | None, number: int, trust_remote_code: bool) -> dict[str, Any]:
+def _sizes(folder: Any, tokens: int | None, crop: int | None, number: int, trust_remote_code: bool) -> dict[str, Any]:
     """Count parameters and estimate memory in GiB; with 1,000 tokens per image where their number is unknown."""
     from visrl_data.core.config import GenConfig
     from visrl_train import memory
@@ -82,8 +85,9 @@ def _sizes(folder: Any, tokens: int | None, number: int, trust_remote_code: bool
 
     shape = memory.shape_of(folder, SftConfig().lora_rank, trust_remote_code)
     picture = 1000 if tokens is None else tokens
+    crop = picture if crop is None else crop
     gib = {
-        name: round(memory.generation(shape, number, picture, GenConfig(quantize=quantize)) / GIB, 2)
+        name: round(memory.generation(shape, number, picture, crop, GenConfig(quantize=quantize)) / GIB, 2)
         for name, quantize in (("gen", None), ("gen 4 bits", True))
     }
     for stage in memory.ROWS:

@@ -4,10 +4,15 @@ Used by `visrl doctor --model`. The model is built without storage from its conf
 the dtype (float32 4, bfloat16 2), P parameters, of them P_l in the language model and P_a in an adapter:
 
     gen       b P                                  weights, shared by actor and critic when one is the base of the other
-              b * rows * tokens * layers * 2 * kv  key-value cache, kv numbers per layer for keys and as many for values
-              b * rows * tokens * (4 h + 3 f)      activations of one layer (h hidden, f intermediate size)
-              8 * rows * vocabulary                logits, and a copy for sampling
-              b * h * tokens                       cached features of a chunk's images and crops, at most 1 GiB
+              b * rows * (tokens * cache + state)  keys and values of the layers with full attention, states of others
+              and the larger of
+                b * read * (2 h + 3 f)             activations of one layer (h hidden, f intermediate size)
+                8 * rows * vocabulary              logits, and a copy for sampling
+              b * h * tokens                       kept features of a chunk's images and crops, at most 1 GiB
+
+Of the answer pass: the rows are the responses of a batch, the tokens those of image, crop, words and reply. `read` are
+the tokens that one forward reads: those after the image, of all rows, or the images of the batch's questions; where
+the family shares no prefixes, the whole prompts of all rows. The output layer gets one token a row.
 
     LoRA      b P + 16 P_a                         frozen weights; adapter, gradient and AdamW's two states in float32
     4 bits    as LoRA, the language model's linear layers at 0.55 bytes per number (4 bits and their constants), the
@@ -22,8 +27,9 @@ the dtype (float32 4, bfloat16 2), P parameters, of them P_l in the language mod
 Rows are counted as separate; where the rows of a pair are merged (branches.py), a step of RL1 takes about half as
 much, of RL2 a third.
 
-Not included: activations of the vision tower, library buffers, fragmentation. Plan for a quarter more. With
-quadratic (eager) attention, long prompts take more still. Several devices (FSDP, DeepSpeed) divide what they shard.
+Not included: activations of the vision tower, which runs before there is a cache, library buffers, fragmentation. Plan
+for a quarter more. With quadratic (eager) attention, long prompts take more still. Several devices (FSDP, DeepSpeed)
+divide what they shard.
 """
 
 from __future__ import annotations
@@ -34,6 +40,8 @@ from typing import Any
 
 from visrl_data.core.config import GenConfig
 from visrl_data.engines.image_encoder import KEPT_BYTES
+from visrl_data.engines.recurrent_cache import STATEFUL
+from visrl_data.models.families import family_at
 from visrl_data.models.model_folder import ModelFolder
 from visrl_train.stages import STAGES
 
@@ -48,7 +56,11 @@ _LARGE = 1_000_000_000  # as in trainers.py: gradient checkpointing from here on
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes that determine memory. kv: numbers per layer and token for keys (values take as many)."""
+    """The sizes that determine memory.
+
+    cache: numbers of all layers' keys and values for a token. state: of all linear attention for a row. features: of an
+    image's token, those for the first layers included. shares_prefix: as in families.py.
+    """
 
     parameters: int
     language: int
@@ -57,8 +69,11 @@ class Shape:
     layers: int
     hidden: int
     intermediate: int
-    kv: int
+    cache: int
+    state: int
+    features: int
     vocabulary: int
+    shares_prefix: bool
 
 
 def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) -> Shape:
@@ -71,8 +86,7 @@ def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) ->
     linears = [module.weight.shape for name, module in model.named_modules() if pattern.fullmatch(name)]
     unfreeze_language_model(model)
     text: Any = model.config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    vision: Any = getattr(model.config, "vision_config", None)
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         language=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
@@ -81,22 +95,49 @@ def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) ->
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=wide if isinstance(wide := text.intermediate_size, int) else max(wide),  # Gemma 3n: by layer
-        kv=heads * head,
+        cache=_cache_numbers(text),
+        state=_state_numbers(text),
+        features=text.hidden_size * (1 + len(getattr(vision, "deepstack_visual_indexes", None) or ())),
         vocabulary=text.vocab_size,
+        shares_prefix=family_at(folder.weights.path).shares_prefix,
     )
 
 
-def generation(shape: Shape, number: int, picture: int, config: GenConfig) -> int:
-    """Return the bytes for the answer pass, whose prompts are the longest. number: bytes of one; picture: tokens."""
-    tokens, rows = 2 * picture + WORDS, config.batch_size
-    features = config.chunk_size * (1 + 2 * config.attempts) * picture * shape.hidden
-    cache = rows * (tokens + config.max_new_tokens) * shape.layers * 2 * shape.kv
-    work = rows * tokens * (4 * shape.hidden + 3 * shape.intermediate)
-    kept = min(number * features, KEPT_BYTES)
+def _cache_numbers(text: Any) -> int:
+    """Count the numbers of a token's keys and values in all layers that keep them."""
+    layers = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return sum(2 * heads * head for kind in layers if kind not in STATEFUL)
+
+
+def _state_numbers(text: Any) -> int:
+    """Count the numbers of a row's states in all layers of linear attention."""
+    linear = (getattr(text, "layer_types", None) or []).count("linear_attention")
+    if not linear or not hasattr(text, "linear_num_value_heads"):
+        return 0
+    keys, values = text.linear_key_head_dim, text.linear_value_head_dim
+    convolved = 2 * text.linear_num_key_heads * keys + text.linear_num_value_heads * values
+    return linear * (text.linear_num_value_heads * keys * values + text.linear_conv_kernel_dim * convolved)
+
+
+def generation(shape: Shape, number: int, picture: int, crop: int, config: GenConfig) -> int:
+    """Return the bytes for the answer pass, whose prompts are the longest, with a chunk of like pictures.
+
+    number: bytes of one. picture, crop: tokens of an image and of its largest crop.
+    """
+    each = 2 * config.attempts  # responses to a question; those that fit a batch stay together
+    rows = min(config.batch_size // each * each or config.batch_size, config.chunk_size * each)
+    prompt = picture + crop + WORDS
+    after = rows * (crop + WORDS)
+    read = max(after, -(-rows // each) * picture) if shape.shares_prefix else rows * prompt
+    work = max(number * read * (2 * shape.hidden + 3 * shape.intermediate), 8 * rows * shape.vocabulary)
+    cache = rows * ((prompt + config.max_new_tokens) * shape.cache + shape.state)
+    kept = min(number * config.chunk_size * (picture + each * crop) * shape.features, KEPT_BYTES)
     weights = number * shape.parameters
     if config.quantize:
         weights = number * (shape.parameters - shape.linears) + round(_FOUR_BITS * shape.linears)
-    return weights + number * (cache + work) + kept + 8 * rows * shape.vocabulary
+    return weights + number * cache + work + kept
 
 
 def training(shape: Shape, number: int, picture: int, stage: str, tuning: str) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers.utils import is_flash_attn_2_available
 
 from benchmarks import generation, large, models, photos
@@ -21,6 +23,7 @@ from visrl_train import memory
 BATCHES = (32, 96)
 QUESTIONS = 32  # two chunks
 GIB = 2**30
+CROP = 0.6
 
 
 def qwen(small: bool) -> Iterator[Row]:
@@ -45,7 +48,7 @@ def _rows(name: str, shape: Callable[[Path], Path], small: bool) -> Iterator[Row
                 config = GenConfig(
                     model=str(folder), source=str(source), limit=count, constrain=True, batch_size=batch, **options
                 )
-                yield attempt({"attention": attention, "batch": batch}, measure, name, config, attention, max(sizes))
+                yield attempt({"attention": attention, "batch": batch}, measure, name, config, attention, sizes)
 
 
 def tiny(name: str, work: Path) -> Path:
@@ -55,7 +58,7 @@ def tiny(name: str, work: Path) -> Path:
     return model_folder({"qwen7b": "qwen2_5_vl", "llava7b": "llava"}[name], work / name, 0)
 
 
-def measure(name: str, config: GenConfig, attention: str, largest: tuple[int, int]) -> Row:
+def measure(name: str, config: GenConfig, attention: str, sizes: Sequence[tuple[int, int]]) -> Row:
     timed = generation.measure(generation.GenerationJob(name, "factory", config, None, attention))
     run = timed.made
     warm = run.chunks[-1]
@@ -71,15 +74,28 @@ def measure(name: str, config: GenConfig, attention: str, largest: tuple[int, in
         "in the model": round(timed.in_model, 3),
         **{part: round(seconds / timed.seconds, 3) for part, seconds in timed.parts.items()},
         "GiB": peak,
-        "estimate": estimate(config, largest) / GIB,
+        "estimate": estimate(config, sizes, 2 if torch.cuda.is_available() else 4) / GIB,
         "halved": len(run.events),
     }
 
 
-def estimate(config: GenConfig, largest: tuple[int, int]) -> int:
-    """As `visrl doctor` reckons, with this run's options and its largest picture."""
+def estimate(config: GenConfig, sizes: Sequence[tuple[int, int]], number: int) -> int:
+    """Return the bytes that `visrl doctor` estimates with a run's options and pictures. number: bytes of one.
+
+    Pictures of one length run together (engines/batching.py), so the largest batch of each length counts. The boxes of
+    methods.listed_grammar have at most CROP of a picture's sides.
+    """
     folder = find_model(config.model)
     processor = load_processor(folder, config.max_pixels, False)
-    number = 2 if torch.cuda.is_available() else 4
-    tokens = picture_tokens(processor, photos.photo(0, largest)) or 0
-    return memory.generation(memory.shape_of(folder, 16), number, tokens, config)
+    shape = memory.shape_of(folder, 16)
+
+    def tokens(size: tuple[int, int], scale: float) -> int:
+        return picture_tokens(processor, Image.new("RGB", (round(scale * size[0]), round(scale * size[1]))))
+
+    lengths = [tokens(size, 1) for size in sizes]
+    estimates = []
+    for size, picture in zip(sizes, lengths, strict=True):
+        alike = -(-config.chunk_size * lengths.count(picture) // len(lengths))
+        chunk = dataclasses.replace(config, chunk_size=alike)
+        estimates.append(memory.generation(shape, number, picture, tokens(size, CROP), chunk))
+    return max(estimates)

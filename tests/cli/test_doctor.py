@@ -1,5 +1,6 @@
 """`visrl doctor --model`: what it says of a model is so, and it says it without the weights."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,6 +10,7 @@ from tests.helpers.command import visrl
 from tests.helpers.tiny_families import TINY, VARIANTS, qwen2_vl, save, stand_ins
 from tests.helpers.tiny_models import stand_in_for_videos
 from visrl_cli import doctor_model
+from visrl_data.core.config import GenConfig
 from visrl_data.models.families import family_of
 from visrl_data.models.model_folder import ALIASES, find_model
 from visrl_train import memory
@@ -106,6 +108,32 @@ def test_memory_by_hand(shape):
     assert memory.training(shape, 4, 36, "sft", "lora") == 4 * shape.parameters + 16 * shape.adapter + step
     saved = memory.training(shape, 4, 36, "sft", "lora") - memory.training(shape, 4, 36, "sft", "4 bits")
     assert saved == round(3.45 * shape.linears)
+
+
+def test_memory_of_generation_by_hand(shape):
+    """Two questions of 3 attempts in a batch of 13: 12 responses. Spotlight is a LLaVA: its prefixes are shared."""
+    config = GenConfig(batch_size=13, chunk_size=20, attempts=3, max_new_tokens=10)
+    words = memory.WORDS
+    cache = 12 * (36 + 9 + words + 10) * shape.cache
+    work = 12 * (9 + words) * (2 * shape.hidden + 3 * shape.intermediate)
+    kept = 20 * (36 + 6 * 9) * shape.hidden
+    assert shape.cache == 5 * 2 * 256, "layers, keys and values, heads"
+    assert shape.features == shape.hidden and shape.state == 0
+    assert memory.generation(shape, 4, 36, 9, config) == 4 * (shape.parameters + cache + work + kept)
+    apart = dataclasses.replace(shape, shares_prefix=False)
+    work = 12 * (36 + 9 + words) * (2 * shape.hidden + 3 * shape.intermediate)
+    assert memory.generation(apart, 4, 36, 9, config) == 4 * (shape.parameters + cache + work + kept)
+    few = dataclasses.replace(config, chunk_size=1)
+    assert memory.generation(shape, 4, 36, 9, few) < memory.generation(shape, 4, 36, 9, config), "6 responses fill it"
+
+
+def test_linear_attention_keeps_a_state_and_few_keys(tmp_path, monkeypatch):
+    stand_ins(monkeypatch)
+    shape = memory.shape_of(find_model(str(save(TINY["qwen3_5"], tmp_path / "m"))), 16)
+    assert shape.cache == 2 * 2 * 16, "one layer of two has keys and values: two heads of 16"
+    assert shape.state == 2 * 64 * 64 + 4 * (2 * 2 * 64 + 2 * 64), "heads of 64 x 64, and four tokens before the next"
+    deep = memory.shape_of(find_model(str(save(TINY["qwen3_vl"], tmp_path / "deep"))), 16)
+    assert deep.features == 2 * deep.hidden, "one layer of deepstack features"
 
 
 def test_rl2_takes_more_than_rl1(shape):

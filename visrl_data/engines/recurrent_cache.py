@@ -18,12 +18,13 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache
 
-_STATEFUL = frozenset({"linear_attention", "conv"})
+STATEFUL = frozenset({"linear_attention", "conv"})
+"""Layer types that keep a state in place of keys and values."""
 
 
 def is_recurrent(config: Any) -> bool:
     """Return whether a language model has layers that keep a state, by its configuration."""
-    return not _STATEFUL.isdisjoint(getattr(config, "layer_types", None) or ())
+    return not STATEFUL.isdisjoint(getattr(config, "layer_types", None) or ())
 
 
 @dataclass(frozen=True, slots=True)
