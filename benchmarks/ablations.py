@@ -1,6 +1,6 @@
 """Measure what each optimization of the engine is worth: the factory without one of them, or with one more.
 
-    python -m benchmarks.ablations [--models qwen,llava] [--questions 8] [--json FILE]      about ten minutes
+    python -m benchmarks.ablations [--models qwen,llava] [--questions 8] [--first N] [--json FILE]   about ten minutes
 
 Seconds are the processor's, on one thread, so that other work on the machine disturbs them little. What is taken
 away is patched from outside; the engine has no switches for it.
@@ -105,7 +105,7 @@ def table(seconds_by_model: dict[str, dict[str, float]]) -> str:
         *(f"{model}, times" for model in seconds_by_model),
     ]
     rows = []
-    for ablation in ABLATIONS:
+    for ablation in next(iter(seconds_by_model.values())):
         seconds = [each[ablation] for each in seconds_by_model.values()]
         times = [each[ablation] / each["all optimizations"] for each in seconds_by_model.values()]
         rows.append([ablation, *(f"{value:.2f}" for value in seconds), *(f"{value:.2f}" for value in times)])
@@ -116,6 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="qwen,llava")
     parser.add_argument("--questions", type=int, default=8)
+    parser.add_argument(
+        "--first", type=int, default=len(ABLATIONS), help="so many rows of the table, the largest first"
+    )
     parser.add_argument("--json", type=Path, default=Path("ablations.json"), help="file of the results")
     args = parser.parse_args()
     quiet()
@@ -125,7 +128,7 @@ def main() -> None:
     seconds_by_model: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as work:
         for job in generation.make_jobs(options, Path(work)):
-            for ablation in ABLATIONS:
+            for ablation in [*ABLATIONS][: args.first]:
                 timed = alone(measure, job, ablation)
                 seconds_by_model.setdefault(job.model, {})[ablation] = timed.cpu_seconds / timed.made.questions
                 print(job.model, ablation, f"{seconds_by_model[job.model][ablation]:.2f}", file=sys.stderr, flush=True)

@@ -37,10 +37,14 @@ from visrl_data.pipeline import factory
 
 METHODS = ("plain", "twice", "factory")
 FOLDERS: dict[str, Callable[[Path], Path]] = {
-    "qwen": models.qwen, "llava": models.llava, "qwen7b": large.qwen7b, "llava7b": large.llava7b,
+    "qwen": models.qwen, "qwen3": models.qwen3, "qwen35": models.qwen35, "llava": models.llava,
+    "qwen7b": large.qwen7b, "llava7b": large.llava7b,
 }  # fmt: skip
 # Questions of the slow methods, and of the factory. Few enough for the whole to take some ten minutes.
-QUESTIONS = {"spotlight": (16, 64), "qwen": (4, 16), "llava": (4, 16), "qwen7b": (8, 32), "llava7b": (8, 32)}
+QUESTIONS = {
+    "spotlight": (16, 64), "qwen": (4, 16), "qwen3": (4, 16), "qwen35": (4, 16), "llava": (4, 16), "qwen7b": (8, 32),
+    "llava7b": (8, 32),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

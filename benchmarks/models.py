@@ -1,10 +1,11 @@
 """Models to measure with: about 50 million random parameters, half in the vision tower, half in the language model.
 
-    python -m benchmarks.models FOLDER      writes FOLDER/qwen and FOLDER/llava, and prints what they hold
+    python -m benchmarks.models FOLDER      writes FOLDER/qwen and so on, and prints what they hold
 
 The shapes of pictures and texts are the real ones: Qwen2.5-VL with patches of 14, merged by 2, native resolution
-within the bounds of its published processor, and attention in windows of 112 pixels; LLaVA-1.5 with 336 pixels
-square, patches of 14, 576 tokens a picture. Only width and depth are smaller. The same seed gives the same weights.
+within the bounds of its published processor, and attention in windows of 112 pixels; Qwen3-VL and Qwen3.5 with patches
+of 16; LLaVA-1.5 with 336 pixels square, patches of 14, 576 tokens a picture. Only width and depth are smaller. The same
+seed gives the same weights.
 
 Qwen's processor has a video part, which needs torchvision, and which models written here come without: call
 stand_in_for_videos first. Pictures, all that is measured here, do not need it.
@@ -106,15 +107,13 @@ def qwen(folder: Path, seed: int = 0) -> Path:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    tokenizer = _tokenizer(QWEN_SPECIAL, end="<|im_end|>", pad="<|endoftext|>")
+    tokenizer = _qwen_tokenizer()
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessorPil(min_pixels=4 * 28 * 28, max_pixels=16384 * 28 * 28),
         tokenizer=tokenizer,
         video_processor=tiny_models.NoVideos(),
         chat_template=QWEN_CHAT,
     )
-    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
-    places = {f"{k}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for k, token in names.items()}
     rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}
     config = Qwen2_5_VLConfig(
         vision_config={
@@ -122,9 +121,49 @@ def qwen(folder: Path, seed: int = 0) -> Path:
             "fullatt_block_indexes": [2, 5, 8, 11], "out_hidden_size": TEXT["hidden_size"],
         },
         text_config={**TEXT, **_ids(tokenizer), "num_key_value_heads": 2, "rope_parameters": rope},
-        **places,
+        **_vision_ids(tokenizer),
     )  # fmt: skip
     return _save(Qwen2_5_VLForConditionalGeneration, config, processor, folder, seed)
+
+
+def qwen3(folder: Path, seed: int = 0) -> Path:
+    """Write a model of Qwen3-VL's architecture to a folder: features of three layers of the tower go on (deepstack)."""
+    rope = {"rope_type": "default", "mrope_section": [12, 10, 10], "mrope_interleaved": True, "rope_theta": 5e6}
+    text = {"num_key_value_heads": 2, "head_dim": 64, "rope_parameters": rope}
+    return _qwen3("qwen3_vl", text, {"deepstack_visual_indexes": [2, 5, 8]}, folder, seed)
+
+
+def qwen35(folder: Path, seed: int = 0) -> Path:
+    """Write a model of Qwen3.5's architecture to a folder: three layers of four are linear attention."""
+    rope = {"rope_type": "default", "mrope_section": [3, 3, 2], "mrope_interleaved": True, "rope_theta": 1e7,
+            "partial_rotary_factor": 0.25}  # fmt: skip
+    text = {
+        "num_key_value_heads": 2, "head_dim": 64, "rope_parameters": rope, "linear_num_key_heads": 4,
+        "linear_num_value_heads": 8, "linear_key_head_dim": 64, "linear_value_head_dim": 64,
+        "layer_types": ([*["linear_attention"] * 3, "full_attention"] * 2),
+    }  # fmt: skip
+    return _qwen3("qwen3_5", text, {}, folder, seed)
+
+
+def _qwen3(model_type: str, text: dict[str, Any], vision: dict[str, Any], folder: Path, seed: int) -> Path:
+    from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    tokenizer = _qwen_tokenizer()
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessorPil(min_pixels=64 * 32 * 32, max_pixels=16384 * 32 * 32, patch_size=16),
+        tokenizer=tokenizer,
+        video_processor=tiny_models.NoVideos(),
+        chat_template=QWEN_CHAT,
+    )
+    eye = {"depth": 12, "hidden_size": 384, "intermediate_size": 1024, "num_heads": 6, "patch_size": 16}
+    config = AutoConfig.for_model(
+        model_type,
+        vision_config={**eye, "out_hidden_size": TEXT["hidden_size"], **vision},
+        text_config={**TEXT, **_ids(tokenizer), **text},
+        **_vision_ids(tokenizer),
+    )
+    return _save(AutoModelForImageTextToText.from_config, config, processor, folder, seed)
 
 
 def llava(folder: Path, seed: int = 0) -> Path:
@@ -186,6 +225,15 @@ def _tokenizer(special: tuple[str, ...], end: str, pad: str, begin: str | None =
     )  # fmt: skip
 
 
+def _qwen_tokenizer() -> PreTrainedTokenizerFast:
+    return _tokenizer(QWEN_SPECIAL, end="<|im_end|>", pad="<|endoftext|>")
+
+
+def _vision_ids(tokenizer: Any) -> dict[str, int]:
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()}
+
+
 def _sentences() -> Iterator[str]:
     for prompt in PromptSet().all():
         yield prompt.template
@@ -225,7 +273,7 @@ def main() -> None:
     from transformers import AutoModelForImageTextToText
 
     stand_in_for_videos()
-    for make in (qwen, llava):
+    for make in (qwen, qwen3, qwen35, llava):
         folder = make(Path(sys.argv[1]) / make.__name__)
         print(folder, parts(AutoModelForImageTextToText.from_pretrained(folder)))
 
