@@ -94,13 +94,21 @@ def shape_of(folder: ModelFolder, rank: int, trust_remote_code: bool = False) ->
         linears=sum(rows * columns for rows, columns in linears),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        intermediate=wide if isinstance(wide := text.intermediate_size, int) else max(wide),  # Gemma 3n: by layer
+        intermediate=_intermediate(text),
         cache=_cache_numbers(text),
         state=_state_numbers(text),
         features=text.hidden_size * (1 + len(getattr(vision, "deepstack_visual_indexes", None) or ())),
         vocabulary=text.vocab_size,
         shares_prefix=family_at(folder.weights.path).shares_prefix,
     )
+
+
+def _intermediate(text: Any) -> int:
+    """Return the widest layer that a token goes through: by layer in Gemma 3n, of its experts in Qwen3.5's MoE."""
+    size = getattr(text, "intermediate_size", None)
+    if size is None:
+        return int(text.moe_intermediate_size * text.num_experts_per_tok + text.shared_expert_intermediate_size)
+    return int(size if isinstance(size, int) else max(size))
 
 
 def _cache_numbers(text: Any) -> int:

@@ -5,13 +5,14 @@ import json
 import shutil
 
 import pytest
+from transformers import AutoConfig
 
 from tests.helpers.command import visrl
 from tests.helpers.tiny_families import TINY, VARIANTS, qwen2_vl, save, stand_ins
 from tests.helpers.tiny_models import stand_in_for_videos
 from visrl_cli import doctor_model
 from visrl_data.core.config import GenConfig
-from visrl_data.models.families import family_of
+from visrl_data.models.families import FAMILIES, family_of
 from visrl_data.models.model_folder import ALIASES, find_model
 from visrl_train import memory
 from visrl_train.config import SftConfig
@@ -73,6 +74,13 @@ def test_each_family_is_described(name, tmp_path, monkeypatch):
     assert facts["picture"] == (family.resize_mode if name != "llava" else "squashed"), "the tiny LLaVA pads nothing"
     assert facts["picture_tokens"] > 0 and facts["parameters"] > facts["language_parameters"] > 0
     assert all(size > 0 for size in facts["resized_size"])
+
+
+@pytest.mark.parametrize("model_type", [name for family in FAMILIES if not family.unsupported for name in family.types])
+def test_the_real_configurations_have_the_sizes_that_memory_takes(model_type):
+    text = AutoConfig.for_model(model_type).get_text_config()
+    assert memory._intermediate(text) > 0 and text.hidden_size > 0 and text.num_hidden_layers > 0
+    assert text.num_attention_heads > 0 and text.vocab_size > 0
 
 
 def test_a_missing_processor_is_reported_with_the_rest(tmp_path, monkeypatch):

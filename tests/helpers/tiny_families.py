@@ -28,7 +28,7 @@ from tests.helpers.tiny_models import (
     text,
     words,
 )
-from tests.helpers.tiny_qwen import qwen2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe
+from tests.helpers.tiny_qwen import qwen2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe, qwen4_exp
 
 
 def llava_onevision(small=SMALL):
@@ -167,6 +167,7 @@ TINY = {
     "qwen2_5_vl": qwen,
     "qwen3_vl": qwen3_vl,
     "qwen3_5": qwen3_5,
+    "qwen4_exp": qwen4_exp,
     "mllama": mllama,
     "paligemma": paligemma,
     "gemma3": gemma3,

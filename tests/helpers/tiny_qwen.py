@@ -128,3 +128,12 @@ def qwen3_5_moe(small=SMALL):
     sizes = {"moe_intermediate_size": small["intermediate_size"],
              "shared_expert_intermediate_size": small["intermediate_size"]}  # fmt: skip
     return qwen3_5(small, "qwen3_5_moe", num_experts=4, num_experts_per_tok=2, **sizes)
+
+
+def qwen4_exp(small=SMALL):
+    """Qwen4-Exp: experts in each layer, several streams of residuals, and attention to blocks that an indexer picks."""
+    wide = small["intermediate_size"]
+    sizes = {"moe_intermediate_size": wide, "shared_expert_intermediate_size": wide, "hc_count": 2, "hc_lowrank": 8}
+    indexer = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16,
+               "indexer_compress_ratio": 4}  # fmt: skip
+    return qwen3_5(small, "qwen4_exp", num_experts=4, num_experts_per_tok=2, **sizes, **indexer)

@@ -132,7 +132,7 @@ SEEN = {
     "llava:pixtral": (112, 84), "mistral3": (112, 84), "kimi_k25": (98, 73), "ernie4_5_vl_moe": (84, 56),
     "llama4": (112, 84), "aya_vision": (112, 112), "cohere2_vision": (112, 112),
     "gemma4": (156, 120), "glm4v": (84, 56), "gemma3n": (56, 56), "ovis2": (112, 112), "lfm2_vl": (112, 112),
-    "molmo2": (84, 84),
+    "molmo2": (84, 84), "qwen4_exp": (96, 64),
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from tests.helpers.more_tiny_families import MORE
 from tests.helpers.tiny_families import stand_ins
 from tests.helpers.tiny_later_families import LATER
 from tests.helpers.tiny_models import idefics3, llava, llava_next, mllama, paligemma, qwen
+from tests.helpers.tiny_qwen import qwen4_exp
 from tests.train.test_helpers import QUICK
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet
@@ -34,7 +35,7 @@ from visrl_train.tokenization import Turn, Turns
 
 pytest_plugins = ["tests.train.test_helpers"]
 
-FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen, *MORE.values(), *LATER.values()]
+FAMILIES = [llava, llava_next, idefics3, mllama, paligemma, qwen, qwen4_exp, *MORE.values(), *LATER.values()]
 
 
 @pytest.fixture(autouse=True)

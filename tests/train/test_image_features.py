@@ -12,7 +12,7 @@ from tests.helpers.more_tiny_families import ernie, kimi, mistral3, pixtral
 from tests.helpers.tiny_families import stand_ins
 from tests.helpers.tiny_later_families import gemma3n, gemma4, glm4v
 from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen
-from tests.helpers.tiny_qwen import qwen3_5, qwen3_vl, qwen3_vl_moe
+from tests.helpers.tiny_qwen import qwen3_5, qwen3_vl, qwen3_vl_moe, qwen4_exp
 from visrl_data.engines.quantization import language_linears
 from visrl_train.collator import PairCollator
 from visrl_train.image_features import encoded_once, shares
@@ -43,8 +43,8 @@ def watch(model, monkeypatch):
 
 
 FAMILIES = [
-    llava, llava_next, paligemma, qwen, qwen3_vl, qwen3_vl_moe, qwen3_5, pixtral, mistral3, kimi, ernie, gemma3n,
-    gemma4, glm4v,
+    llava, llava_next, paligemma, qwen, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen4_exp, pixtral, mistral3, kimi, ernie,
+    gemma3n, gemma4, glm4v,
 ]  # fmt: skip
 
 

@@ -116,6 +116,11 @@ FAMILIES = (
         resolution_control="pixels", encodes_once=True, requires=_VIDEO,
     ),
     Family(
+        "Qwen4-Exp", ("qwen4_exp",), "Qwen/Qwen4-Exp",
+        box_space="per_mille_json", focus=_JSON, shares_prefill=False, resize_mode="resized",
+        resolution_control="pixels", encodes_once=True, requires=_VIDEO,
+    ),
+    Family(
         "Llama-3.2-Vision", ("mllama",), "meta-llama/Llama-3.2-11B-Vision-Instruct",
         focus=_UNIT, shares_prefill=False, resize_mode="tiled",
     ),
