@@ -1,5 +1,8 @@
 """The transformers engine on small untrained models: seeds, batches, shared prefill, memory, adapters."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -50,6 +53,17 @@ def test_greedy_ignores_the_seed(engine):
     cold = Sampling(max_new_tokens=8)
     a, b = engine.generate([focus(1, [1, 2], cold)])[0]
     assert a == b
+
+
+@pytest.mark.parametrize("sampling", [HOT, Sampling(max_new_tokens=8)], ids=["sampled", "greedy"])
+def test_settings_that_a_model_ships_do_not_touch_ours(engine, untrained, tmp_path, sampling):
+    """Those of Qwen2.5-VL and Qwen2-VL in one: a temperature that leaves no choice, top-p, top-k, and a penalty."""
+    folder = shutil.copytree(untrained, tmp_path / "model")
+    path = folder / "generation_config.json"
+    shipped = {"do_sample": True, "temperature": 1e-6, "top_p": 0.001, "top_k": 1, "repetition_penalty": 1.05}
+    path.write_text(json.dumps(json.loads(path.read_text()) | shipped))
+    requests = [focus(i, range(4), sampling) for i in range(3)]
+    assert TransformersEngine(find_model(str(folder))).generate(requests) == engine.generate(requests)
 
 
 def test_the_keyed_sampler_draws_from_the_filtered_distribution():

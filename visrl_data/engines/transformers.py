@@ -94,6 +94,7 @@ class TransformersEngine:
             tokenizer.pad_token = tokenizer.eos_token
         self._special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
         self._eos = _eos_ids(self.model, tokenizer)
+        _keep_token_ids(self.model)
         family = family_at(folder.weights.path)
         self._shares_prefill = family.shares_prefill
         self._sizes_vary = family.resize_mode in ("resized", "tiled")
@@ -343,6 +344,17 @@ def _unwrapped(model: Any) -> Any:
 def _adapter(model: Any, on: bool) -> Any:
     """Return a context in which the adapter, if there is one, is on or off."""
     return contextlib.nullcontext() if on or not hasattr(model, "disable_adapter") else model.disable_adapter()
+
+
+def _keep_token_ids(model: Any) -> None:
+    """Drop all but the token ids of a model's generation_config.
+
+    transformers takes from it what a request leaves open, and applies that before our sampling: Qwen2.5-VL ships a
+    temperature of 1e-6, which makes all samples of a prompt one and the same, and a repetition penalty.
+    """
+    settings = _unwrapped(model).generation_config.to_dict()
+    token_ids = {name: value for name, value in settings.items() if name.endswith("_token_id")}
+    model.generation_config = _unwrapped(model).generation_config = GenerationConfig(**token_ids)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
