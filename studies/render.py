@@ -20,8 +20,6 @@ ROOT = RESULTS.parent
 SIZES = {
     "questions": QUESTIONS, "tested": TESTED, "tested_stages": TESTED_STAGES, "lose_questions": loses.QUESTIONS
 }  # fmt: skip
-FIRST_SIZES = SIZES | {"questions": 400, "tested": 500}
-"""Sizes of the cells of the first edition of the weights."""
 
 
 def render(results: Path) -> str:
@@ -30,9 +28,8 @@ def render(results: Path) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     template = environment.from_string((Path(__file__).parent / "template.md").read_text(encoding="utf-8"))
     seeds = sorted({seed for seeds in cells.values() for seed in seeds})
-    first = values.is_first_edition(results)
     modules = {"tables": tables, "claims": claims, "paper": paper, "count": values.count}
-    return template.render(cells=cells, seeds=seeds, first=first, **modules, **(FIRST_SIZES if first else SIZES))
+    return template.render(cells=cells, seeds=seeds, **modules, **SIZES)
 
 
 def main() -> None:

@@ -20,24 +20,13 @@ Seeds = dict[int, Any]
 
 
 def load(folder: Path) -> dict[str, Seeds]:
-    """Read results/*.json as cell -> seed -> figures: cells of the shipped weights; if there are none, the others."""
-    cells: dict[str, Seeds] = {}
-    for cell in _of_shipped_weights(folder) or _read(folder):
-        cells.setdefault(cell["cell"], {})[cell["seed"]] = cell["figures"]
+    """Read results/*.json as cell -> seed -> figures: the cells of the shipped weights."""
+    weights, cells = shipped_weights(), dict[str, Seeds]()
+    for path in sorted(folder.glob("*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        if cell["weights"] == weights:
+            cells.setdefault(cell["cell"], {})[cell["seed"]] = cell["figures"]
     return cells
-
-
-def is_first_edition(folder: Path) -> bool:
-    """Say whether the cells are those of the weights that shipped before cells named any."""
-    return bool(_read(folder)) and not _of_shipped_weights(folder)
-
-
-def _of_shipped_weights(folder: Path) -> list[dict[str, Any]]:
-    return [cell for cell in _read(folder) if cell.get("weights") == shipped_weights()]
-
-
-def _read(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def value_at(figures: Any, place: Sequence[str]) -> Any:

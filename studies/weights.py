@@ -1,4 +1,4 @@
-"""Name the weights behind a cell: the shipped ones, by their digests. Cells of the first edition name none."""
+"""Name the weights behind a cell: the shipped ones, by their digests. Cells of other weights are not shown."""
 
 from __future__ import annotations
 

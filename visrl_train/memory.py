@@ -116,7 +116,7 @@ def _cache_numbers(text: Any) -> int:
     layers = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return sum(2 * heads * head for kind in layers if kind not in STATEFUL)
+    return sum(kind not in STATEFUL for kind in layers) * 2 * int(heads * head)
 
 
 def _state_numbers(text: Any) -> int:
