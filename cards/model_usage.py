@@ -30,6 +30,8 @@ _PATTERNS = {
     box_formats.LOCS: r"\s*".join([r"<loc(\d{4})>"] * 4),
 }
 
+_Y_FIRST = (box_formats.LOCS, box_formats.BOX_2D)
+
 
 def describe_usage(record: ModelRecord, model: str, revision: str | None) -> Markdown:
     """Return the section. model, revision: where the model lies, a folder or a repository of the Hub.
@@ -83,7 +85,7 @@ def _box(record: ModelRecord) -> dict[str, Any]:
     lattice, note = _lattice(space)
     return {
         "pattern": _PATTERNS.get(form, _LIST),
-        "order": "y1, x1, y2, x2" if form == box_formats.LOCS else "x1, y1, x2, y2",
+        "order": "y1, x1, y2, x2" if form in _Y_FIRST else "x1, y1, x2, y2",
         "lattice": lattice,
         "space_note": note,
         "min_side": rule["min_side"],
@@ -99,6 +101,7 @@ def _lattice(space: str) -> tuple[str, str]:
         "unit": ("decimals", "the model writes these fractions"),
         "unit_padded_square": ("padded", "the model writes fractions of the image padded to a square"),
         "paligemma_loc": ("locs", "the model writes 1023rds, y first"),
+        "per_mille_yx_json": ("thousandths", "the model writes thousandths, y first"),
     }
     return kinds.get(space, ("thousandths", "the model writes thousandths"))
 

@@ -39,7 +39,7 @@ def cornered(size):
 def red_share(processor, picture):
     """The share of red in what the model is shown, tiles and thumbnails included, of what is red or white."""
     images = processor.image_processor
-    pixels = np.asarray(images(images=[picture], return_tensors="np")["pixel_values"])
+    pixels = images(images=[picture], return_tensors="pt")["pixel_values"].float().numpy()  # Llama 4 has bfloat16
     if pixels.ndim == 2:  # Qwen's patches: colors first
         pixels = pixels.reshape(len(pixels), 3, -1)
     elif pixels.ndim == 3:  # Gemma 4's: colors last
