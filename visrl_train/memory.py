@@ -126,7 +126,7 @@ def _state_numbers(text: Any) -> int:
         return 0
     keys, values = text.linear_key_head_dim, text.linear_value_head_dim
     convolved = 2 * text.linear_num_key_heads * keys + text.linear_num_value_heads * values
-    return linear * (text.linear_num_value_heads * keys * values + text.linear_conv_kernel_dim * convolved)
+    return linear * int(text.linear_num_value_heads * keys * values + text.linear_conv_kernel_dim * convolved)
 
 
 def generation(shape: Shape, number: int, picture: int, crop: int, config: GenConfig) -> int:
