@@ -112,11 +112,19 @@ class JointExtremes:
 def _joint(scores: Scores, question: np.ndarray, members: np.ndarray, extreme: np.ufunc) -> np.ndarray:
     """Return the members at which every score is its question's extreme over the members, all at once."""
     rows = np.flatnonzero(members)
-    starts, lengths = group_bounds(question[rows])
     joint = np.ones(rows.size, bool)
-    for score in scores if rows.size else ():
-        joint &= score[rows] == np.repeat(extreme.reduceat(score[rows], starts), lengths)
+    for score in scores:
+        joint &= is_extreme(score[rows], question[rows], extreme)
     return rows[joint]
+
+
+def is_extreme(values: np.ndarray, question: np.ndarray, extreme: np.ufunc) -> np.ndarray:
+    """Return for each value whether it is its question's extreme: np.maximum or np.minimum. question: ascending."""
+    if not values.size:  # reduceat takes no empty array
+        return np.zeros(0, bool)
+    starts, lengths = group_bounds(question)
+    found: np.ndarray = values == np.repeat(extreme.reduceat(values, starts), lengths)
+    return found
 
 
 def group_bounds(question: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

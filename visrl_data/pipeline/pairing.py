@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 
 from visrl_data.core.config import Thresholds
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.pair_rule import DROP_REASONS, OUTCOMES, PairRule, group_bounds, read_scores
+from visrl_data.core.pair_rule import DROP_REASONS, OUTCOMES, PairRule, group_bounds, is_extreme, read_scores
 from visrl_data.core.records import DROP_SCHEMA, PAIR_SCHEMA
 from visrl_data.core.seeds import keyed_seed
 
@@ -191,7 +191,9 @@ def _select(pool: _Pool, rule: PairRule, seed: int) -> Selection:
     win_row, win_ties = _draw(pool, wins[_has_rival(pool, wins, loses)], seed, "win")
     loses = loses[win_row[pool.question[loses]] >= 0]
     apart = (pool.cells[loses] != pool.cells[win_row[pool.question[loses]]]).any(axis=1)
-    lose_row, lose_ties = _draw(pool, _foremost(pool, loses[apart]), seed, "lose")
+    loses = loses[apart]
+    foremost = loses[is_extreme(pool.lose_priority[loses], pool.question[loses], np.maximum)]
+    lose_row, lose_ties = _draw(pool, foremost, seed, "lose")
 
     # The first reason that holds is the outcome: the order is that of DROP_REASONS.
     n, s, w, k = counts.T
@@ -215,16 +217,6 @@ def _has_rival(pool: _Pool, wins: np.ndarray, loses: np.ndarray) -> np.ndarray:
     unlike_first = (pool.cells[wins] != np.repeat(first, win_lengths, axis=0)).any(axis=1)
     has_rival: np.ndarray = unlike_first | np.repeat(various, win_lengths)
     return has_rival
-
-
-def _foremost(pool: _Pool, loses: np.ndarray) -> np.ndarray:
-    """Return the loses whose priority is the highest of their question's."""
-    if not loses.size:
-        return loses
-    starts, lengths = group_bounds(pool.question[loses])
-    priority = pool.lose_priority[loses]
-    highest: np.ndarray = loses[priority == np.repeat(np.maximum.reduceat(priority, starts), lengths)]
-    return highest
 
 
 def _draw(pool: _Pool, rows: np.ndarray, seed: int, side: str) -> tuple[np.ndarray, np.ndarray]:
