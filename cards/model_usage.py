@@ -30,8 +30,6 @@ _PATTERNS = {
     box_formats.LOCS: r"\s*".join([r"<loc(\d{4})>"] * 4),
 }
 
-_Y_FIRST = (box_formats.LOCS, box_formats.BOX_2D)
-
 
 def describe_usage(record: ModelRecord, model: str, revision: str | None) -> Markdown:
     """Return the section. model, revision: where the model lies, a folder or a repository of the Hub.
@@ -85,7 +83,7 @@ def _box(record: ModelRecord) -> dict[str, Any]:
     lattice, note = _lattice(space)
     return {
         "pattern": _PATTERNS.get(form, _LIST),
-        "order": "y1, x1, y2, x2" if form in _Y_FIRST else "x1, y1, x2, y2",
+        "order": ", ".join(re.findall("[xy][12]", form.template)),
         "lattice": lattice,
         "space_note": note,
         "min_side": rule["min_side"],
