@@ -12,7 +12,7 @@ from typing import Any
 from studies.workspace import Workspace
 
 QUESTIONS = 800
-"""Questions of a run: about 420 pairs."""
+"""Questions of a run: about 440 pairs."""
 TESTED = 1000
 """Questions of an evaluation, from split test."""
 TESTED_STAGES = 2000
