@@ -80,6 +80,7 @@ def _is_empty(path: Path) -> bool:
 
 def _random(path: Path, attention: str, dtype: torch.dtype, quantization_config: Any = None, **_: Any) -> Any:
     config = AutoConfig.from_pretrained(path)
+    torch.manual_seed(0)  # the GPU's generator is seeded at random; two methods must have the same weights
     with torch.device(best_device()):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
     with torch.no_grad():

@@ -38,7 +38,8 @@ def rows(small: bool) -> Iterator[Row]:
 
 def losses(small: bool) -> Iterator[Row]:
     """Return the rows in float32: in bfloat16 the losses of random weights differ by more than a mistake would."""
-    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # read when CUDA starts, also by the process of stock
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # for the process of stock: it is read when CUDA starts
+    torch.backends.cudnn.allow_tf32 = False  # for this one
     return _rows([("rl1", method, True) for method in ("branches", "stock")], small, "float32", steps=2)
 
 

@@ -54,7 +54,7 @@ _SCHEMA = pa.schema(
         ("variant", pa.string()),
         ("response", pa.string()),
         ("shown", pa.int64()),
-        ("window", pa.list_(pa.int32(), 4)),
+        ("window", pa.list_(pa.int32())),  # null for a whole image: see _BOX of evaluation/predictions.py
         ("score", pa.float64()),
         ("state", pa.string()),
         ("raw", pa.string()),

@@ -58,7 +58,8 @@ class Prediction:
     verdict_raw: str = ""
 
 
-_BOX = pa.list_(pa.float64(), 4)
+# Of any length: pyarrow before 26 can't read a null list of fixed size from parquet (apache/arrow#35692).
+_BOX = pa.list_(pa.float64())
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -72,7 +73,7 @@ SCHEMA = pa.schema(
         ("focus_reply", pa.string()),
         ("box", _BOX),
         ("box_text", pa.string()),
-        ("crop", pa.list_(pa.int32(), 4)),
+        ("crop", pa.list_(pa.int32())),
         ("response", pa.string()),
         ("finish", pa.string()),
         ("verdict", pa.float64()),
