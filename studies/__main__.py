@@ -3,9 +3,10 @@
     python -m studies [--seeds 0,1,2,3,4] [--cells stages,rounds,...] [--work studies-work] [--jobs 2]
 
 A finished cell is one file, results/CELL-SEED.json: its figures, the commands that produced them, the digests of
-the runs and models behind them, and the seconds it took (commands shared with an earlier cell count there). Delete the
-file to compute the cell again; a cell of other weights than the shipped ones is computed again without that. The cell
-`grid` chooses hyperparameters with seed 0, for all seeds; the other cells named grid have that seed alone too.
+the runs and models behind them, the versions of the libraries, and the seconds it took (commands shared with an earlier
+cell count there). Delete the file to compute the cell again; a cell of other weights than the shipped ones is computed
+again without that. The cell `grid` chooses hyperparameters with seed 0, for all seeds; the other cells named grid have
+that seed alone too.
 `--cells central` are those that the claims about the stages and the loss stand on: expect 40 minutes a seed on one
 core, and 20 more for `grid`; all cells, 5 to 6 hours a seed.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from studies.cells import CELLS
 from studies.weights import shipped_weights
 from studies.workspace import RESULTS, Workspace
+from visrl_data.core.versions import library_versions
 
 CENTRAL = ("grid", "grid-both", "grid-win", "stages", "losses", "rl2-alone", "rounds")
 """Cells that need all five seeds."""
@@ -70,6 +72,7 @@ def fill(workspace: Workspace, name: str, results: Path) -> None:
         "commands": list(workspace.commands.values()),
         "digests": workspace.digests(),
         "weights": weights,
+        "versions": library_versions(),
         "seconds": round(time.monotonic() - start),
     }
     results.mkdir(parents=True, exist_ok=True)

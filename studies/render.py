@@ -29,7 +29,8 @@ def render(results: Path) -> str:
     template = environment.from_string((Path(__file__).parent / "template.md").read_text(encoding="utf-8"))
     seeds = sorted({seed for seeds in cells.values() for seed in seeds})
     modules = {"tables": tables, "claims": claims, "paper": paper, "count": values.count}
-    return template.render(cells=cells, seeds=seeds, **modules, **SIZES)
+    made = values.by_torch(results)
+    return template.render(cells=cells, seeds=seeds, made=made, **modules, **SIZES)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ def load(folder: Path) -> dict[str, Seeds]:
         if cell["weights"] == weights:
             cells.setdefault(cell["cell"], {})[cell["seed"]] = cell["figures"]
     return cells
+
+
+def by_torch(folder: Path) -> dict[str, list[str]]:
+    """Return the version of torch -> the cells made with it, as CELL-SEED; that of most cells comes first."""
+    weights, made = shipped_weights(), defaultdict[str, list[str]](list)
+    for path in sorted(folder.glob("*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        if cell["weights"] == weights:
+            made[cell["versions"]["torch"]].append(path.stem)
+    return dict(sorted(made.items(), key=lambda item: -len(item[1])))
 
 
 def value_at(figures: Any, place: Sequence[str]) -> Any:

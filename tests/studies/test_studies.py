@@ -14,6 +14,7 @@ from studies.outcomes import difference_interval, outcomes, pair_interval, pair_
 from studies.weights import shipped_weights
 from studies.workspace import Workspace
 from visrl_data.core.config import GenConfig
+from visrl_data.core.versions import library_versions
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.executors import generation
@@ -30,9 +31,12 @@ def figures(box: float, answer: float) -> dict:
 OTHER_WEIGHTS = {"base": "0", "actor": "0"}
 
 
-def keep(folder: Path, cell: str, seed: int, found: dict, weights: dict[str, str] | None = None) -> None:
+def keep(
+    folder: Path, cell: str, seed: int, found: dict, weights: dict[str, str] | None = None, torch: str = "2.13.0"
+) -> None:
     folder.mkdir(exist_ok=True)
     record = {"cell": cell, "seed": seed, "figures": found, "weights": weights or shipped_weights()}
+    record["versions"] = {"torch": torch}
     (folder / f"{cell}-{seed}.json").write_text(json.dumps(record))
 
 
@@ -135,6 +139,14 @@ def test_cells_of_other_weights_are_not_shown(tmp_path):
     assert "| 0 | 100.0 | 30.0 | 1 |" in text and "| 25 |" not in text and "Seeds: 1 " in text
 
 
+def test_cells_of_another_machine_are_named(tmp_path):
+    for seed in (0, 1):
+        keep(tmp_path, "validity-0", seed, {"model": figures(0.3, 0.0)})
+    assert "Two machines" not in render.render(tmp_path)
+    keep(tmp_path, "validity-0", 2, {"model": figures(0.3, 0.0)}, torch="2.11.0")
+    assert "- torch 2.11.0: validity-0-2\n" in render.render(tmp_path)
+
+
 def test_losses_grid_and_transfer_are_shown_when_there(tmp_path):
     change = {step: {"chosen": [-0.5, 1.25], "rejected": [-1.0, -7.5]} for step in ("focus", "response")}
     trained = {row: figures(0.6, 0.6) | {"likelihoods": change} for row in tables.ROWS[1:]}
@@ -199,6 +211,7 @@ def test_a_cell_names_the_commands_behind_it_and_shares_their_output(workspace, 
         study.fill(workspace, name, tmp_path / "results")
     assert len(workspace.ran) == 2
     one, two = (json.loads((tmp_path / f"results/{name}-3.json").read_text()) for name in ("first", "second"))
+    assert one["versions"]["torch"] == library_versions()["torch"]
     assert one["commands"] == [
         "visrl gen -o runs/full --seed 3",
         "visrl train rl1 --data runs/full -o models/a --seed 3",
