@@ -1,4 +1,4 @@
-"""Ask what keeps rounds stable: restart from SFT, a learning rate that falls, a beta that grows, pairs pooled.
+"""Ask what keeps rounds stable: restart from SFT, a falling rate, a growing beta, pooled pairs, more weight on the win.
 
 `visrl evolve` goes on from the last round's model with the same options; `--restart` trains each round from the
 SFT model. The other variants, and the rounds by the paper's loss, are made of `visrl gen` and `visrl train`, on the
@@ -60,6 +60,16 @@ def pooled(stages: str) -> Callable[[Workspace], Figures]:
         return [word for run in runs for word in ("--data", str(run))]
 
     return lambda workspace: _rounds(workspace, "pooled", stages, _first(workspace, stages), options, restarts=True)
+
+
+def likelihood(workspace: Workspace) -> Figures:
+    """Evaluate rounds whose RL2 gives the win's likelihood three times the weight, after the first round."""
+    stages = "rl1,rl2"
+
+    def options(stage: str, runs: list[Path]) -> Sequence[str]:
+        return "--data", str(runs[-1]), *(("--win-nll", "3") if stage == "rl2" else ())
+
+    return _rounds(workspace, "nll", stages, _first(workspace, stages), options)
 
 
 def paper(stages: str) -> Callable[[Workspace], Figures]:

@@ -62,6 +62,7 @@ VARIANTS = {
     "-restart": "each round trained from the SFT model",
     "-lower": "the learning rate halved each round",
     "-beta": "beta doubled each round",
+    "-nll": "the win's likelihood with three times the weight in RL2, from the second round on",
     "-pooled": "trained from the SFT model on the pairs of all rounds so far",
 }
 """Schedules of the rounds besides the preset's."""
