@@ -42,32 +42,32 @@ _STEPS = (
     "rows, in a process of its own. The loss is that of the first step. GiB is the peak of the steps, weights "
     "included, the estimate that of `visrl doctor`, which reckons with checkpointing."
 )
-# What no GPU has measured yet comes first: the whole takes longer than nine minutes.
+# What says most comes first: all of them take longer than nine minutes.
 PARTS = {
+    "generation-qwen": Part("generation.qwen", 110, f"`visrl gen` on Qwen2.5-VL-7B's shape, N = 3. {_WORK}"),
+    "training": Part("training.rows", 190, f"RL1 and RL2 on Qwen2.5-VL-7B's shape. {_STEPS.format(pairs=3)}"),
     "losses": Part(
         "training.losses", 140,
         "The first loss of RL1 on Qwen2.5-VL-7B's shape in float32, where rounding hides nothing: ours and TRL's.",
     ),
-    "spotlight": Part(
-        "spotlight.rows", 90,
-        "The recipe that made Spotlight, every stage for a few seconds on the GPU, then on one thread of the CPU: "
-        "median seconds of a step, and the minutes that the whole stage would take.",
+    "families": Part(
+        "families.rows", 180,
+        "Every family, tiny and untrained: the same questions in float32 on the CPU and on the GPU (TF32 off), and in "
+        "bfloat16 on the GPU; then SFT, RL1 and RL2 on the GPU. `boxes` and `all` are shares of the CPU's candidates "
+        "with the same box, and with the same box, response and scores.",
     ),
+    "generation-llava": Part("generation.llava", 80, f"`visrl gen` on LLaVA-1.5-7B's shape, N = 3. {_WORK}"),
+    "quantized": Part("training.quantized", 45, "RL2 on Qwen2.5-VL-7B's shape, the frozen weights in 4 bits (QLoRA)."),
     "decoding": Part(
         "decoding.rows", 70,
         "One token for each row of a batch, Qwen2.5-VL-7B's shape, 1,100 tokens in a cache of fixed size: as the "
         "engine decodes (`eager`), the same step as a CUDA graph, and compiled (`reduce-overhead`). Sampling and "
         "grammars are left out.",
     ),
-    "quantized": Part("training.quantized", 45, "RL2 on that shape, the frozen weights in 4 bits (QLoRA)."),
-    "training": Part("training.rows", 190, f"RL1 and RL2 on Qwen2.5-VL-7B's shape. {_STEPS.format(pairs=3)}"),
-    "generation-qwen": Part("generation.qwen", 110, f"`visrl gen` on Qwen2.5-VL-7B's shape, N = 3. {_WORK}"),
-    "generation-llava": Part("generation.llava", 80, f"The same on LLaVA-1.5-7B's shape. {_WORK}"),
-    "families": Part(
-        "families.rows", 140,
-        "Every family, tiny and untrained: the same questions in float32 on the CPU and on the GPU (TF32 off), and in "
-        "bfloat16 on the GPU; then SFT, RL1 and RL2 on the GPU. `boxes` and `all` are shares of the CPU's candidates "
-        "with the same box, and with the same box, response and scores.",
+    "spotlight": Part(
+        "spotlight.rows", 90,
+        "The recipe that made Spotlight, every stage for a few seconds on the GPU, then on one thread of the CPU: "
+        "median seconds of a step, and the minutes that the whole stage would take.",
     ),
 }  # fmt: skip
 

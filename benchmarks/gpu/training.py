@@ -24,7 +24,7 @@ from visrl_train import memory
 PAIRS = 3  # the default batch of the stages, for which the estimate is
 STEPS = 4
 MAX_PIXELS = 500_000
-# stage, method, gradient checkpointing; what no GPU has measured yet comes first
+# stage, method, gradient checkpointing
 JOBS = [
     ("rl2", "branches", False),
     *((stage, method, True) for stage in ("rl1", "rl2") for method in ("branches", "stock")),

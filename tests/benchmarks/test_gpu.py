@@ -106,4 +106,4 @@ def test_unknown_parts_are_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gpu", "--parts", "families,wings"])
     with pytest.raises(SystemExit):
         command.main()
-    assert "--parts wings: expected some of losses" in capsys.readouterr().err
+    assert "--parts wings: expected some of generation-qwen" in capsys.readouterr().err
