@@ -36,8 +36,16 @@ class Peak:
     estimate: float
 
 
-def peaks(records: Path) -> Iterator[Peak]:
-    """Yield what each part recorded."""
+def peaks(records: Path) -> list[Peak]:
+    """Return the highest peak of each run that was recorded."""
+    highest: dict[str, Peak] = {}
+    for peak in _recorded(records):
+        if peak.run not in highest or peak.measured > highest[peak.run].measured:
+            highest[peak.run] = peak
+    return list(highest.values())
+
+
+def _recorded(records: Path) -> Iterator[Peak]:
     models.stand_in_for_videos()
     calls = json.loads(records.read_text(encoding="utf-8"))["calls"]
     with tempfile.TemporaryDirectory() as work:
@@ -52,7 +60,8 @@ def peaks(records: Path) -> Iterator[Peak]:
                     run = f"{shape}, gen, batch {row['batch']}"
                 else:
                     now = _training(folders["qwen7b"], row, name)
-                    run = f"Qwen2.5-VL-7B, {row['stage']}, {row['method']}{NOTES.get(name, '')}"
+                    kept = ", no checkpointing" if row["checkpointing"] == "no" else ""
+                    run = f"Qwen2.5-VL-7B, {row['stage']}, {row['method']}{NOTES.get(name, '')}{kept}"
                 yield Peak(run, row["GiB"], row["estimate"], now / GIB)
 
 
