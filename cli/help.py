@@ -42,7 +42,8 @@ def panels(params: list[Any]) -> dict[str, list[Any]]:
     """Group arguments and options by the title of their panel, in the order of the command line."""
     groups: dict[str, list[Any]] = {}
     for param in params:
-        title = "Arguments" if param.param_type_name == "argument" else param.rich_help_panel or "Options"
+        panel = getattr(param, "rich_help_panel", None)  # before 0.26, typer's --help is click's own
+        title = "Arguments" if param.param_type_name == "argument" else panel or "Options"
         groups.setdefault(title, []).append(param)
     return groups
 

@@ -46,7 +46,7 @@ class CaseVerdict:
         return KINDS[self.kind].critic
 
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
         ("question", pa.string()),
@@ -99,14 +99,14 @@ def write_chunk(folder: Path, index: int, verdicts: Sequence[CaseVerdict]) -> No
 
 def read_chunk(folder: Path, index: int) -> list[CaseVerdict]:
     """Return the verdicts of a finished chunk."""
-    return _parse(read_table(_chunk(folder, index), _SCHEMA, _advice(folder)))
+    return _parse(read_table(_chunk(folder, index), SCHEMA, _advice(folder)))
 
 
 def read_verdicts(folder: Path, chunks: int) -> list[CaseVerdict]:
     """Return all verdicts, in the order of the cases; the first time, merge the chunks into one file."""
     if not (folder / VERDICTS).is_file():
         files.write_table(folder / VERDICTS, _table([v for i in range(chunks) for v in read_chunk(folder, i)]))
-    verdicts = _parse(read_table(folder / VERDICTS, _SCHEMA, _advice(folder)))
+    verdicts = _parse(read_table(folder / VERDICTS, SCHEMA, _advice(folder)))
     shutil.rmtree(folder / "work", ignore_errors=True)
     return verdicts
 
@@ -120,7 +120,7 @@ def _advice(folder: Path) -> str:
 
 
 def _table(verdicts: Sequence[CaseVerdict]) -> pa.Table:
-    return pa.Table.from_pylist([dataclasses.asdict(verdict) for verdict in verdicts], _SCHEMA)
+    return pa.Table.from_pylist([dataclasses.asdict(verdict) for verdict in verdicts], SCHEMA)
 
 
 def _parse(table: pa.Table) -> list[CaseVerdict]:
