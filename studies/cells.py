@@ -115,6 +115,7 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "rounds-rl1": curve("rl1"),
     "rounds-paper": stability.paper("rl1,rl2"),
     "rounds-paper-rl1": stability.paper("rl1"),
+    "second-rl2": stability.second_rl2,
     "rounds-nll": stability.likelihood,
     "rounds-restart": stability.restart("rl1,rl2"),
     "rounds-restart-rl1": stability.restart("rl1"),

@@ -11,11 +11,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from studies.attribution import beta_flags, chosen, loss_flags, models_of
-from studies.methods import ROUNDS, TESTED, Figures, evolve, pairs
+from studies.methods import CHOSEN_ON, ROUNDS, TESTED, Figures, evolve, pairs
 from studies.workspace import Workspace
 
 Options = Callable[[str, list[Path]], Sequence[str]]
 """The options of a stage's training, from its name and the runs so far."""
+SECOND_RL2 = {
+    "nll": ("--win-nll", "3"),
+    "slow": ("--learning-rate", "1e-4"),
+    "no-box": ("--lambda-b", "0", "--lambda-r", "1"),
+}
+"""RL2 of the second round by other options than the preset's."""
 
 
 def restart(stages: str) -> Callable[[Workspace], Figures]:
@@ -90,6 +96,19 @@ def paper(stages: str) -> Callable[[Workspace], Figures]:
 def paper_round2(workspace: Workspace) -> Figures:
     """Audit the pairs of the second of these rounds, by RL1 and RL2 (Table 6)."""
     return workspace.pair_quality(_pairs(workspace, "paper-rl1-rl2", 1, models_of(workspace, "paper")[1]))
+
+
+def second_rl2(workspace: Workspace) -> Figures:
+    """Evaluate the second round stage by stage, and its RL2 by other options, on split val."""
+    folder = evolve(workspace, 2)
+    models = {name: str(folder / "models" / name) for name in ("round0-rl2", "round1-rl1", "round1-rl2")}
+    train = ("train", "rl2", "--data", str(folder / "round1"))
+    for name, options in SECOND_RL2.items():
+        start = ("--model", models["round1-rl1"])
+        models[name] = str(workspace.run(f"models/second-rl2-{name}", *train, *start, *options))
+    models["alone"] = str(workspace.run("models/second-rl2-alone", *train, "--without-rl1"))
+    paths, options = list(models.values()), ("--no-baseline",)
+    return workspace.scores("second-rl2", paths, CHOSEN_ON, options, names=list(models), split="val")
 
 
 def _first(workspace: Workspace, stages: str) -> tuple[str, Path]:

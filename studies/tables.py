@@ -66,6 +66,16 @@ VARIANTS = {
     "-pooled": "trained from the SFT model on the pairs of all rounds so far",
 }
 """Schedules of the rounds besides the preset's."""
+SECOND_ROUND = {
+    "round0-rl2": "after the first round",
+    "round1-rl1": "RL1 of the second",
+    "round1-rl2": "then RL2",
+    "nll": "then RL2, the win's likelihood with three times the weight",
+    "slow": "then RL2, a third of the learning rate",
+    "no-box": "then RL2 on the response alone",
+    "alone": "RL2 without the second RL1",
+}
+"""Rows of the cell `second-rl2`."""
 SCHEDULES = {"": "the preset", **VARIANTS, "-paper": "the paper's DPO"}
 
 
@@ -213,3 +223,12 @@ def schedules(cells: dict[str, Seeds]) -> str:
         ("schedule", "stages", "valid boxes", "box accuracy", "answer accuracy", "boxes, minus the preset's",
          "answers, minus the preset's", "seeds"), rows
     )  # fmt: skip
+
+
+def second_round(seeds: Seeds) -> str:
+    """Return the table of the second round, stage by stage and by other options of its RL2."""
+    rows = [
+        (title, *(show(seeds, f"{row} all {figure}") for figure in ("valid", *ACCURACIES)))
+        for row, title in SECOND_ROUND.items()
+    ]
+    return table(("model", "valid boxes", "box accuracy", "answer accuracy"), rows)

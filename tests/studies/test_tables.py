@@ -75,9 +75,11 @@ def figures_of(cell: str) -> dict:
         pairs = run("+" * 30 + "0" * 10) | dict.fromkeys(("controller_loses", *tables.SHARES), 50.0)
         trained = by_level(50) | {"likelihoods": course}
         return pairs | {"lose_shape_auc": 0.5, "both-rl1": trained, "paper-rl1": trained}
-    rows = {"stages": ("sft", "rl1", "rl2", "rl2-alone", "base"), "losses": tables.ROWS}.get(
-        cell.split("-")[0], ("model",)
-    )
+    rows = {
+        "stages": ("sft", "rl1", "rl2", "rl2-alone", "base"),
+        "losses": tables.ROWS,
+        "second": tables.SECOND_ROUND,
+    }.get(cell.split("-")[0], ("model",))
     return {row: by_level(50) | {"likelihoods": course} for row in rows}
 
 
@@ -89,7 +91,14 @@ def test_all_cells_together_fill_the_page_whatever_their_seeds(tmp_path: Path):
             (tmp_path / f"{cell}-{seed}.json").write_text(json.dumps(record))
     variants = {f"rounds{name}{suffix}" for name in tables.VARIANTS for suffix in tables.STAGES} & set(CELLS)
     text = render.render(tmp_path)
-    titles = ("parts are worth", "loss taken apart", "best chance", "keeps the rounds stable", "Figure 4")
+    titles = (
+        "parts are worth",
+        "loss taken apart",
+        "best chance",
+        "keeps the rounds stable",
+        "loses the format",
+        "Figure 4",
+    )
     for title in (*titles, *(f"Table {k}" for k in range(2, 7))):
         assert re.search(f"## .*{title}", text), title
     assert text.count("<details>") == text.count("</details>") == 1 + len(variants)
