@@ -36,33 +36,35 @@ class Peak:
     estimate: float
 
 
-def peaks(records: Path) -> list[Peak]:
-    """Return the highest peak of each run that was recorded."""
-    highest: dict[str, Peak] = {}
-    for peak in _recorded(records):
-        if peak.run not in highest or peak.measured > highest[peak.run].measured:
-            highest[peak.run] = peak
-    return list(highest.values())
-
-
-def _recorded(records: Path) -> Iterator[Peak]:
+def peaks(records: Path) -> Iterator[Peak]:
+    """Yield the highest peak of each run that was recorded."""
     models.stand_in_for_videos()
-    calls = json.loads(records.read_text(encoding="utf-8"))["calls"]
     with tempfile.TemporaryDirectory() as work:
         folders = {name: getattr(large, name)(Path(work) / name) for name in ("qwen7b", "llava7b")}
-        for name, part in ((name, part) for call in calls for name, part in call["parts"].items()):
-            for row in part["rows"]:
-                if "GiB" not in row:
-                    continue
-                if name in GENERATION:
-                    shape, folder = GENERATION[name]
-                    now = _generation(folders[folder], row)
-                    run = f"{shape}, gen, batch {row['batch']}"
-                else:
-                    now = _training(folders["qwen7b"], row, name)
-                    kept = ", no checkpointing" if row["checkpointing"] == "no" else ""
-                    run = f"Qwen2.5-VL-7B, {row['stage']}, {row['method']}{NOTES.get(name, '')}{kept}"
-                yield Peak(run, row["GiB"], row["estimate"], now / GIB)
+        for run, (part, row) in highest(json.loads(records.read_text(encoding="utf-8"))["calls"]).items():
+            if part in GENERATION:
+                now = _generation(folders[GENERATION[part][1]], row)
+            else:
+                now = _training(folders["qwen7b"], row, part)
+            yield Peak(run, row["GiB"], row["estimate"], now / GIB)
+
+
+def highest(calls: list[dict[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return run -> its part and the row with the most memory: a run may have been recorded in several calls."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for part, row in ((name, row) for call in calls for name, each in call["parts"].items() for row in each["rows"]):
+        if "GiB" in row:
+            run = _name(part, row)
+            if run not in found or row["GiB"] > found[run][1]["GiB"]:
+                found[run] = part, row
+    return found
+
+
+def _name(part: str, row: dict[str, Any]) -> str:
+    if part in GENERATION:
+        return f"{GENERATION[part][0]}, gen, batch {row['batch']}"
+    kept = ", no checkpointing" if row["checkpointing"] == "no" else ""
+    return f"Qwen2.5-VL-7B, {row['stage']}, {row['method']}{NOTES.get(part, '')}{kept}"
 
 
 def _generation(folder: Path, row: dict[str, Any]) -> int:

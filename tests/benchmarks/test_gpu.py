@@ -2,7 +2,6 @@
 
 import json
 import math
-from unittest import mock
 
 import pytest
 
@@ -52,9 +51,10 @@ def test_each_recorded_peak_is_near_its_estimate():
 
 
 def test_a_run_that_was_recorded_twice_counts_with_its_highest_peak():
-    runs = [estimates.Peak("a", 17.8, 18, 18), estimates.Peak("a", 17.9, 18, 18), estimates.Peak("b", 1, 2, 2)]
-    with mock.patch.object(estimates, "_recorded", lambda _: iter(runs)):
-        assert estimates.peaks(estimates.RECORDS) == runs[1:]
+    row = {"stage": "rl1", "method": "branches", "checkpointing": "yes"}
+    calls = [{"parts": {"training": {"rows": [row | {"GiB": peak}, row]}}} for peak in (17.8, 17.9, 17.7)]
+    ((run, (part, found)),) = estimates.highest(calls).items()
+    assert (run, part, found["GiB"]) == ("Qwen2.5-VL-7B, rl1, branches", "training", 17.9)
 
 
 def test_training_has_stocks_loss():
