@@ -24,7 +24,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tests.helpers import tiny_models
+from tests.helpers import tiny_parts
 from visrl_data.core.prompts import PromptSet
 
 VOCABULARY = 4096  # rows of the embedding; the tokenizer has fewer tokens, as real ones have
@@ -111,7 +111,7 @@ def qwen(folder: Path, seed: int = 0) -> Path:
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessorPil(min_pixels=4 * 28 * 28, max_pixels=16384 * 28 * 28),
         tokenizer=tokenizer,
-        video_processor=tiny_models.NoVideos(),
+        video_processor=tiny_parts.NoVideos(),
         chat_template=QWEN_CHAT,
     )
     rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}
@@ -153,7 +153,7 @@ def _qwen3(model_type: str, text: dict[str, Any], vision: dict[str, Any], folder
     processor = Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessorPil(min_pixels=64 * 32 * 32, max_pixels=16384 * 32 * 32, patch_size=16),
         tokenizer=tokenizer,
-        video_processor=tiny_models.NoVideos(),
+        video_processor=tiny_parts.NoVideos(),
         chat_template=QWEN_CHAT,
     )
     eye = {"depth": 12, "hidden_size": 384, "intermediate_size": 1024, "num_heads": 6, "patch_size": 16}
@@ -191,7 +191,7 @@ def llava(folder: Path, seed: int = 0) -> Path:
 
 def stand_in_for_videos() -> None:
     """For the rest of this process Qwen's processor gets a video part that does nothing."""
-    tiny_models.stand_in_for_videos(pytest.MonkeyPatch())
+    tiny_parts.stand_in_for_videos(pytest.MonkeyPatch())
 
 
 def parts(model: Any) -> dict[str, int]:

@@ -13,7 +13,7 @@ from benchmarks.gpu import decoding, estimates, families, generation, parts, spo
 def _restore(monkeypatch):
     """The parts stand in for videos for the rest of their process."""
     from benchmarks import models
-    from tests.helpers.tiny_models import stand_in_for_videos
+    from tests.helpers.tiny_parts import stand_in_for_videos
 
     stand_in_for_videos(monkeypatch)
     monkeypatch.setattr(models, "stand_in_for_videos", lambda: None)

@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText
 
 from benchmarks import large
 from benchmarks.gpu import generation
-from tests.helpers.tiny_models import stand_in_for_videos
+from tests.helpers.tiny_parts import stand_in_for_videos
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import models, training
-from tests.helpers.tiny_models import stand_in_for_videos
+from tests.helpers.tiny_parts import stand_in_for_videos
 from tests.tools.family_table import model_folder
 
 

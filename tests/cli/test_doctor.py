@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from tests.helpers.command import visrl
 from tests.helpers.tiny_families import TINY, VARIANTS, qwen2_vl, save, stand_ins
-from tests.helpers.tiny_models import stand_in_for_videos
+from tests.helpers.tiny_parts import stand_in_for_videos
 from visrl_cli import doctor_model
 from visrl_data.core.config import GenConfig
 from visrl_data.models.families import FAMILIES, family_of

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import draw_photo
-from tests.helpers.tiny_models import llava
+from tests.helpers.tiny_llava import llava
 from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.image_processing import picture_tokens
 from visrl_data.engines.messages import plain_markup, prompt_text

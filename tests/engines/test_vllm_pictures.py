@@ -14,7 +14,7 @@ import torch
 from tests.conftest import draw_photo
 from tests.helpers import fake_vllm
 from tests.helpers.tiny_families import save
-from tests.helpers.tiny_models import llava_next
+from tests.helpers.tiny_llava import llava_next
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines import vllm_pictures
 from visrl_data.engines.image_processing import picture_size

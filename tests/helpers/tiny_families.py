@@ -1,193 +1,79 @@
-"""More architectures, tiny and untrained, as tiny_models.py has them: with them the table of families is covered.
+"""Every family of families.py that transformers has here, tiny and untrained, and how a folder of one is saved.
 
 Those whose processor has a video part are built with a stub in its place; what they do to pictures is their own.
 """
+
+import importlib.util
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.more_tiny_families import MORE
-from tests.helpers.tiny_later_families import LATER, LATER_VARIANTS, stand_in_for_timm
-from tests.helpers.tiny_models import (
-    SMALL,
-    TEMPLATE,
-    WIDE,
-    NoVideos,
-    eye_of,
-    head_of,
-    heads_of,
+from tests.helpers.tiny_gemma import gemma3, gemma3n, gemma4, paligemma, stand_in_for_timm
+from tests.helpers.tiny_llama import llama4, mllama
+from tests.helpers.tiny_llava import llava, llava_next, llava_onevision, mistral3, pixtral
+from tests.helpers.tiny_native import ernie, glm4v, glm4v_moe, glm46v, kimi
+from tests.helpers.tiny_parts import WIDE, stand_in_for_videos
+from tests.helpers.tiny_qwen import qwen, qwen2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe, qwen4_exp
+from tests.helpers.tiny_tiled import (
+    aya_vision,
+    cohere2_vision,
     idefics3,
-    llava,
-    llava_next,
-    mllama,
-    named,
-    paligemma,
-    qwen,
-    text,
-    words,
+    internvl,
+    lfm2_vl,
+    minicpm,
+    molmo2,
+    ovis2,
+    smolvlm,
 )
-from tests.helpers.tiny_qwen import qwen2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe, qwen4_exp
+from tests.helpers.torchvision_stand_in import stand_in_for_torchvision
 
-
-def llava_onevision(small=SMALL):
-    from transformers import (
-        LlavaOnevisionConfig,
-        LlavaOnevisionForConditionalGeneration,
-        LlavaOnevisionProcessor,
-    )
-    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
-
-    tokenizer, grid = words("<image>", "<video>"), [[56, 56], [56, 112], [112, 56], [112, 112]]
-    pictures = LlavaOnevisionImageProcessorPil(size={"height": 56, "width": 56}, image_grid_pinpoints=grid)
-    processor = LlavaOnevisionProcessor(
-        image_processor=pictures, tokenizer=tokenizer, video_processor=NoVideos(), num_image_tokens=16,
-        vision_feature_select_strategy="full", chat_template=TEMPLATE.replace("IMAGE", "<image>"),
-    )  # fmt: skip
-    config = LlavaOnevisionConfig(
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **eye_of(small)},
-        text_config={"model_type": "qwen2", **text(tokenizer, small)},
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
-        image_grid_pinpoints=grid,
-    )
-    return processor, LlavaOnevisionForConditionalGeneration(config)
-
-
-def gemma3(small=SMALL):
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
-    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
-
-    tokens = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-    tokenizer = named(words(bos="<|bos|>"), **tokens)
-    processor = Gemma3Processor(
-        image_processor=Gemma3ImageProcessorPil(size={"height": 56, "width": 56}),
-        tokenizer=tokenizer,
-        image_seq_length=4,
-        chat_template="<|bos|>" + TEMPLATE.replace("IMAGE", "<start_of_image>"),
-    )
-    config = Gemma3Config(
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **eye_of(small)},
-        text_config={"model_type": "gemma3_text", **heads_of(small), **text(tokenizer, small)},
-        mm_tokens_per_image=4,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
-        boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
-        eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
-    )
-    model = Gemma3ForConditionalGeneration(config)
-    with torch.no_grad():  # untrained, the projector is zero
-        model.model.multi_modal_projector.mm_input_projection_weight.normal_()
-    return processor, model
-
-
-def smolvlm(small=SMALL):
-    """The caller stands in for num2words, which writes the lengths of videos."""
-    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor
-    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
-
-    tokenizer = words("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<video>")
-    processor = SmolVLMProcessor(
-        image_processor=SmolVLMImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56}),
-        tokenizer=tokenizer,
-        video_processor=NoVideos(),
-        image_seq_len=4,
-        chat_template=TEMPLATE.replace("IMAGE", "<image>"),
-    )
-    config = SmolVLMConfig(
-        vision_config=eye_of(small),
-        text_config={"model_type": "llama", **text(tokenizer, small)},
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-    )
-    return processor, SmolVLMForConditionalGeneration(config)
-
-
-def internvl(small=SMALL):
-    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-
-    tokens = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
-              "video_token": "<video>"}  # fmt: skip
-    tokenizer = named(words("<box>", "</box>"), **tokens)
-    processor = InternVLProcessor(
-        image_processor=GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=4),
-        tokenizer=tokenizer,
-        video_processor=NoVideos(),
-        image_seq_length=4,
-        chat_template=TEMPLATE.replace("IMAGE", "<IMG_CONTEXT>"),
-    )
-    config = InternVLConfig(
-        vision_config={**eye_of(small), "image_size": [56, 56], "patch_size": [14, 14]},
-        text_config={"model_type": "qwen2", **text(tokenizer, small)},
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-        image_seq_length=4,
-    )
-    return processor, InternVLForConditionalGeneration(config)
-
-
-def minicpm(small=SMALL):
-    """MiniCPM-V 4.6: sliced pictures, and a language model with linear attention."""
-    from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration, MiniCPMV4_6Processor
-    from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
-
-    tokens = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "image_start_token": "<image>",
-              "image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>",
-              "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>"}  # fmt: skip
-    tokenizer = named(words("<box>", "</box>"), **tokens)
-    processor = MiniCPMV4_6Processor(
-        image_processor=MiniCPMV4_6ImageProcessorPil(max_slice_nums=2, scale_resolution=112),
-        video_processor=NoVideos(),
-        tokenizer=tokenizer,
-        chat_template=TEMPLATE.replace("IMAGE", "<|image_pad|>"),
-    )
-    head = head_of(small)
-    heads = {"linear_key_head_dim": 4 * head, "linear_value_head_dim": 4 * head, "linear_num_key_heads": 2,
-             "linear_num_value_heads": 2, "head_dim": head}  # fmt: skip
-    sections = [head // 16, head // 16, 0]
-    rope = {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e4, "partial_rotary_factor": 0.25}
-    config = MiniCPMV4_6Config(
-        vision_config={**eye_of(small), "image_size": 112},
-        text_config={"model_type": "qwen3_5_text", **text(tokenizer, small), **heads, "rope_parameters": rope,
-                     "layer_types": ["linear_attention", "full_attention"]},
-        insert_layer_id=0,
-        image_size=112,
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-    )  # fmt: skip
-    return processor, MiniCPMV4_6ForConditionalGeneration(config)
-
-
-# Every family of families.py that transformers has here, by its model_type.
+# By model_type.
 TINY = {
     "llava": llava,
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
+    "llava:pixtral": pixtral,
+    "mistral3": mistral3,
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen,
     "qwen3_vl": qwen3_vl,
     "qwen3_5": qwen3_5,
     "qwen4_exp": qwen4_exp,
-    "mllama": mllama,
+    "glm4v": glm4v,
+    "ernie4_5_vl_moe": ernie,
+    "kimi_k25": kimi,
     "paligemma": paligemma,
     "gemma3": gemma3,
+    "gemma3n": gemma3n,
+    "gemma4": gemma4,
+    "mllama": mllama,
+    "llama4": llama4,
     "idefics3": idefics3,
     "smolvlm": smolvlm,
     "internvl": internvl,
     "minicpmv4_6": minicpm,
-    **MORE,
-    **LATER,
+    "aya_vision": aya_vision,
+    "cohere2_vision": cohere2_vision,
+    "ovis2": ovis2,
 }
+# Those whose image processors have no other backend than torchvision: left out where it is not installed.
+WITH_TORCHVISION = {"lfm2_vl": lfm2_vl, "molmo2": molmo2}
+if importlib.util.find_spec("torchvision"):
+    TINY |= WITH_TORCHVISION
 # Other types of these families.
-VARIANTS = {"qwen3_vl_moe": qwen3_vl_moe, "qwen3_5_moe": qwen3_5_moe, **LATER_VARIANTS}
+VARIANTS = {
+    "qwen3_vl_moe": qwen3_vl_moe,
+    "qwen3_5_moe": qwen3_5_moe,
+    "glm46v": glm46v,
+    "glm4v_moe": glm4v_moe,
+}
 
 
 def stand_ins(monkeypatch):
     """For torchvision without its video processors, for num2words, which pictures do not need, and for timm's tower."""
     from transformers.models.smolvlm import processing_smolvlm
-
-    from tests.helpers.tiny_models import stand_in_for_videos
-    from tests.helpers.torchvision_stand_in import stand_in_for_torchvision
 
     stand_in_for_videos(monkeypatch)
     stand_in_for_timm(monkeypatch)

@@ -1,21 +1,11 @@
-"""Tiny untrained Qwen2-VL, Qwen3-VL and Qwen3.5, as tiny_models.py has Qwen2.5-VL."""
+"""Qwen2-VL to Qwen4-Exp, tiny and untrained; the caller stands in for the video processor."""
 
 import json
 
 import torch
 
 from studies.spotlight.tokenizer import SPECIAL
-from tests.helpers.tiny_models import (
-    SMALL,
-    TEMPLATE,
-    NoVideos,
-    head_of,
-    ids,
-    qwen_eye,
-    sections_of,
-    text,
-    words,
-)
+from tests.helpers.tiny_parts import SMALL, TEMPLATE, NoVideos, head_of, ids, linear_attention, mrope, text, words
 from visrl_data.core.prompts import PromptSet
 
 VISION = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
@@ -25,6 +15,11 @@ SEEN = "<|vision_start|><|image_pad|><|vision_end|>"
 def qwen_ids(tokenizer):
     names = ("image", "video", "vision_start", "vision_end")
     return ids(tokenizer, **dict(zip(names, VISION, strict=True)))
+
+
+def qwen_eye(small):
+    sizes = {name: small[name] for name in ("hidden_size", "intermediate_size")}
+    return {**sizes, "depth": 2, "num_heads": 2, "fullatt_block_indexes": [1]}
 
 
 def qwen2_vl(small=SMALL):
@@ -38,13 +33,32 @@ def qwen2_vl(small=SMALL):
         video_processor=NoVideos(),
         chat_template=TEMPLATE.replace("IMAGE", SEEN),
     )
-    rope = {"rope_type": "default", "mrope_section": sections_of(small), "rope_theta": 1e4}
     config = Qwen2VLConfig(
         vision_config={"depth": 2, "embed_dim": width, "hidden_size": width, "mlp_ratio": 2, "num_heads": 2},
-        text_config={**text(tokenizer, small), "rope_parameters": rope},
+        text_config={**text(tokenizer, small), "rope_parameters": mrope(small)},
         **qwen_ids(tokenizer),
     )
     return processor, Qwen2VLForConditionalGeneration(config)
+
+
+def qwen(small=SMALL, eye=None, max_pixels=84 * 84):
+    """Qwen2.5-VL; the caller stands in for the video processor."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    tokenizer = words(*VISION)
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=max_pixels),
+        tokenizer=tokenizer,
+        video_processor=NoVideos(),
+        chat_template=TEMPLATE.replace("IMAGE", SEEN),
+    )
+    config = Qwen2_5_VLConfig(
+        vision_config={**(eye or qwen_eye(small)), "out_hidden_size": small["hidden_size"], "window_size": 56},
+        text_config={**text(tokenizer, small), "rope_parameters": mrope(small)},
+        **qwen_ids(tokenizer),
+    )
+    return processor, Qwen2_5_VLForConditionalGeneration(config)
 
 
 def qwen3_processor(tokenizer):
@@ -70,7 +84,7 @@ def qwen3_vl(small=SMALL, model_type="qwen3_vl", **more):
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     tokenizer = words(*VISION)
-    rope = {"rope_type": "default", "mrope_section": sections_of(small), "mrope_interleaved": True, "rope_theta": 1e4}
+    rope = mrope(small, mrope_interleaved=True)
     config = AutoConfig.for_model(
         model_type,
         vision_config={**qwen3_eye(small), "deepstack_visual_indexes": [0]},
@@ -104,18 +118,13 @@ def qwen3_5(small=SMALL, model_type="qwen3_5", **more):
     """Qwen3.5: a layer of linear attention, then one of full attention."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    head, tokenizer = head_of(small), qwen3_5_words(*VISION)
-    heads = {"linear_key_head_dim": 4 * head, "linear_value_head_dim": 4 * head, "linear_num_key_heads": 2,
-             "linear_num_value_heads": 2, "head_dim": head}  # fmt: skip
-    rope = {"rope_type": "default", "mrope_section": [head // 16, head // 16, 0], "mrope_interleaved": True,
-            "rope_theta": 1e4, "partial_rotary_factor": 0.25}  # fmt: skip
+    tokenizer = qwen3_5_words(*VISION)
     config = AutoConfig.for_model(
         model_type,
         vision_config=qwen3_eye(small),
-        text_config={**text(tokenizer, small), **heads, "rope_parameters": rope,
-                     "layer_types": ["linear_attention", "full_attention"], **more},
+        text_config={**text(tokenizer, small), **linear_attention(small, mrope_interleaved=True), **more},
         **qwen_ids(tokenizer),
-    )  # fmt: skip
+    )
     model = AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

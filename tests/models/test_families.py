@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import draw_photo, scripted_reply
-from tests.helpers.tiny_families import TINY, save, stand_ins
-from tests.helpers.tiny_later_families import WITH_TORCHVISION
+from tests.helpers.tiny_families import TINY, WITH_TORCHVISION, save, stand_ins
 from tests.tools.family_table import about_families, run_family
 from visrl_data.core.boxes import SPACES, box_tokens, make_frame
 from visrl_data.core.config import GenConfig
@@ -117,7 +116,7 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(load, un_tune
 
 # -- pictures ----------------------------------------------------------------------------------------
 
-# (width, height) of 640 x 480 with the small sizes of tiny_models.py; by hand. Squashed: 56 x 56. LLaVA-NeXT: the
+# (width, height) of 640 x 480 with the small sizes of tiny_parts.py; by hand. Squashed: 56 x 56. LLaVA-NeXT: the
 # 112 x 112 grid holds 112 x 84. Qwen: at most 84 x 84, or 96 x 96, in multiples of 28, or 32. Mllama: two tiles beside
 # each other are 112 x 56, which 74 x 56 fills. Idefics3: 112 long, up to whole tiles. InternVL: 4 : 3 is nearest to a
 # square of tiles. MiniCPM-V: two slices, of 112 x 112 each up to rounding. Gemma 4: at most 140 tokens of 12 x 12.

@@ -12,7 +12,9 @@ from PIL import Image
 
 from tests.helpers.dataset_runs import SHIPPED, file_bytes, photos
 from tests.helpers.processor_engine import ProcessorEngine
-from tests.helpers.tiny_models import llava, qwen, stand_in_for_videos
+from tests.helpers.tiny_llava import llava
+from tests.helpers.tiny_parts import stand_in_for_videos
+from tests.helpers.tiny_qwen import qwen
 from visrl_data.core import images
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError

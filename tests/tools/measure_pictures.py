@@ -13,7 +13,9 @@ from pytest import MonkeyPatch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import draw_photo
-from tests.helpers.tiny_models import llava, qwen, stand_in_for_videos
+from tests.helpers.tiny_llava import llava
+from tests.helpers.tiny_parts import stand_in_for_videos
+from tests.helpers.tiny_qwen import qwen
 from visrl_data.core.prompts import PromptSet
 from visrl_train.image_features import encoded_once
 from visrl_train.tokenization import Turn, Turns

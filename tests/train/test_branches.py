@@ -15,11 +15,12 @@ from peft import LoraConfig, get_peft_model
 from trl import DPOConfig
 
 from tests.conftest import draw_photo
-from tests.helpers.more_tiny_families import kimi
 from tests.helpers.tiny_families import stand_ins
-from tests.helpers.tiny_later_families import glm4v, glm4v_moe, glm46v
-from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen
-from tests.helpers.tiny_qwen import qwen2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe
+from tests.helpers.tiny_gemma import paligemma
+from tests.helpers.tiny_llava import llava, llava_next
+from tests.helpers.tiny_native import glm4v, glm4v_moe, glm46v, kimi
+from tests.helpers.tiny_qwen import qwen, qwen2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe
+from tests.helpers.tiny_tiled import idefics3
 from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.quantization import language_linears
 from visrl_data.models.families import FAMILIES as TABLE

@@ -8,11 +8,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
-from tests.helpers.more_tiny_families import ernie, kimi, mistral3, pixtral
 from tests.helpers.tiny_families import stand_ins
-from tests.helpers.tiny_later_families import gemma3n, gemma4, glm4v
-from tests.helpers.tiny_models import idefics3, llava, llava_next, paligemma, qwen
-from tests.helpers.tiny_qwen import qwen3_5, qwen3_vl, qwen3_vl_moe, qwen4_exp
+from tests.helpers.tiny_gemma import gemma3n, gemma4, paligemma
+from tests.helpers.tiny_llava import llava, llava_next, mistral3, pixtral
+from tests.helpers.tiny_native import ernie, glm4v, kimi
+from tests.helpers.tiny_qwen import qwen, qwen3_5, qwen3_vl, qwen3_vl_moe, qwen4_exp
+from tests.helpers.tiny_tiled import idefics3
 from visrl_data.engines.quantization import language_linears
 from visrl_train.collator import PairCollator
 from visrl_train.image_features import encoded_once, shares

@@ -10,7 +10,9 @@ from tests.helpers.command import visrl
 from tests.helpers.dataset_runs import SHIPPED, photos
 from tests.helpers.processor_engine import ProcessorEngine
 from tests.helpers.tiny_families import save
-from tests.helpers.tiny_models import llava, qwen, stand_in_for_videos
+from tests.helpers.tiny_llava import llava
+from tests.helpers.tiny_parts import stand_in_for_videos
+from tests.helpers.tiny_qwen import qwen
 from tests.train.test_helpers import QUICK
 from visrl_data.core import images
 from visrl_data.core.boxes import Box, make_frame

@@ -9,7 +9,9 @@ from PIL import Image
 from transformers import AutoProcessor, CLIPImageProcessorPil
 
 from tests.helpers.tiny_families import save
-from tests.helpers.tiny_models import llava, qwen, stand_in_for_videos
+from tests.helpers.tiny_llava import llava
+from tests.helpers.tiny_parts import stand_in_for_videos
+from tests.helpers.tiny_qwen import qwen
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.image_processing import picture_size
