@@ -115,7 +115,7 @@ MUTATIONS = (
     _m("the actor judges itself", "visrl_data/pipeline/model_pair.py",
        "return role, Role(role.engine, False)", "return role, Role(role.engine, True)", "models/test_models"),
     _m("the adapter stays on for the critic", "visrl_data/engines/transformers.py",
-       "_adapter(self.model, batch[0].adapter)", "_adapter(self.model, True)", "engines/test_engines"),
+       "adapter(self.model, batch[0].adapter)", "adapter(self.model, True)", "engines/test_engines"),
 )  # fmt: skip
 
 

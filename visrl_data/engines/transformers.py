@@ -13,7 +13,6 @@ How a batch runs:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StaticCache
+from transformers import GenerationConfig, LogitsProcessorList, StaticCache
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.batching import batches
@@ -35,17 +34,17 @@ from visrl_data.engines.decoding import (
 )
 from visrl_data.engines.image_encoder import accepts_image_features
 from visrl_data.engines.image_processing import copy_pinpoints, picture_size
+from visrl_data.engines.loaded_model import adapter, eos_ids, keep_token_ids, unwrapped
 from visrl_data.engines.loading import best_device, image_settings, load_model, load_processor, pick_dtype
 from visrl_data.engines.messages import adds_special, prompt_text
 from visrl_data.engines.prefix_cache import Prefiller, PrefixCache
 from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Sampling, Usage
 from visrl_data.engines.quantization import NF4, four_bits
-from visrl_data.engines.recurrent_cache import copy_layer, is_recurrent
+from visrl_data.engines.recurrent_cache import copy_layer
 from visrl_data.engines.refusals import PROCESSOR_ERRORS, check_length, is_out_of_memory, raise_refusals
+from visrl_data.engines.repeated_cache import decode_repeated
 from visrl_data.models.families import family_at
 from visrl_data.models.model_folder import ModelFolder
-
-_BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # inputs of a length of L
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +92,17 @@ class TransformersEngine:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self._special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
-        self._eos = _eos_ids(self.model, tokenizer)
-        _keep_token_ids(self.model)
+        self._eos = eos_ids(self.model, tokenizer)
+        keep_token_ids(self.model)
         family = family_at(folder.weights.path)
         self._shares_prefill = family.shares_prefill
         self._sizes_vary = family.resize_mode in ("resized", "tiled")
-        inner = getattr(_unwrapped(self.model), "model", None)
+        inner = getattr(unwrapped(self.model), "model", None)
         sharing = family.shares_prefix and accepts_image_features(inner)
         self._prefiller = Prefiller(inner, self.processor, self.device, self.dtype, batch_size) if sharing else None
         self._grammars = GrammarCompiler(tokenizer, self._eos)
         text: Any = self.model.config.get_text_config()
         self._context: int | None = getattr(text, "max_position_embeddings", None)
-        self._is_recurrent = is_recurrent(text)
 
     def _load(self, trust_remote_code: bool) -> Any:
         if not self.quantized:
@@ -147,7 +145,7 @@ class TransformersEngine:
     def _run(self, batch: Sequence[Request]) -> list[list[Reply]]:
         """Run one batch; in halves when the device's memory is not enough for it."""
         try:
-            with torch.inference_mode(), _adapter(self.model, batch[0].adapter):
+            with torch.inference_mode(), adapter(self.model, batch[0].adapter):
                 return self._choose(batch) if batch[0].choices else self._sample(batch)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -208,7 +206,7 @@ class TransformersEngine:
             if n == 1:
                 ids = self.model.generate(**inputs, **options)
             elif self._shares_prefill:
-                ids = self._decode_repeated(inputs, n, options)
+                ids = decode_repeated(self.model, inputs, n, options)
             else:
                 options["generation_config"].num_return_sequences = n
                 ids = self.model.generate(**inputs, **options)
@@ -255,45 +253,6 @@ class TransformersEngine:
         )
         return {"generation_config": config, "logits_processor": processors}
 
-    def _decode_repeated(self, inputs: dict[str, torch.Tensor], n: int, options: dict[str, Any]) -> torch.Tensor:
-        """Prefill (B, L) once, then decode B * n rows from the repeated cache.
-
-        The last token of the prompts runs in each row, followed by the row's own draw. It is cut from the cache after
-        it was read, since PaliGemma's prompts attend to it; the state of linear attention can't be cut, and never sees
-        it.
-        """
-        config = GenerationConfig(
-            max_new_tokens=1,
-            do_sample=False,
-            return_dict_in_generate=True,
-            pad_token_id=options["generation_config"].pad_token_id,
-        )
-        short = {name: inputs[name][:, :-1] for name in _BY_TOKEN if name in inputs} if self._is_recurrent else {}
-        cache = self.model.generate(**inputs | short, **self._new_cache(), generation_config=config).past_key_values
-        if not self._is_recurrent:
-            cache.crop(-1)
-        cache.reorder_cache(torch.arange(len(inputs["input_ids"]), device=self.device).repeat_interleave(n))
-        inner: Any = getattr(_unwrapped(self.model), "model", None)
-        if getattr(inner, "rope_deltas", None) is not None:  # Qwen-VL keeps positions as model state
-            inner.rope_deltas = inner.rope_deltas.repeat_interleave(n, dim=0)
-        ids: torch.Tensor = self.model.generate(
-            input_ids=inputs["input_ids"].repeat_interleave(n, dim=0),
-            attention_mask=inputs["attention_mask"].repeat_interleave(n, dim=0),
-            past_key_values=cache,
-            **options,
-        )
-        return ids
-
-    def _new_cache(self) -> dict[str, Any]:
-        """Return a cache that can be cut where a window or a chunk has dropped tokens; nothing for other models."""
-        text = self.model.config.get_text_config()
-        if all(getattr(text, name, None) is None for name in ("sliding_window", "attention_chunk_size")):
-            return {}
-        cache = DynamicCache(config=text)
-        if hasattr(cache, "activate_past_recording"):  # not in older releases of transformers
-            cache.activate_past_recording()
-        return {"past_key_values": cache}
-
     def _reply(self, row: list[int], prompt_tokens: int, logprobs: list[float] | None) -> Reply:
         end = next((i for i, token in enumerate(row) if token in self._eos), None)
         text = self.processor.tokenizer.decode(row[:end] if end is not None else row, skip_special_tokens=True)
@@ -335,29 +294,3 @@ class TransformersEngine:
             past_key_values=prefix.cache,
         ).logits
         return logits[prefix.rows], mask.sum(dim=1)[prefix.rows].tolist()
-
-
-def _unwrapped(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _adapter(model: Any, on: bool) -> Any:
-    """Return a context in which the adapter, if there is one, is on or off."""
-    return contextlib.nullcontext() if on or not hasattr(model, "disable_adapter") else model.disable_adapter()
-
-
-def _keep_token_ids(model: Any) -> None:
-    """Drop all but the token ids of a model's generation_config.
-
-    transformers takes from it what a request leaves open, and applies that before our sampling: Qwen2.5-VL ships a
-    temperature of 1e-6, which makes all samples of a prompt one and the same, and a repetition penalty.
-    """
-    settings = _unwrapped(model).generation_config.to_dict()
-    token_ids = {name: value for name, value in settings.items() if name.endswith("_token_id")}
-    model.generation_config = _unwrapped(model).generation_config = GenerationConfig(**token_ids)
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
-    ids = model.generation_config.eos_token_id
-    ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    return sorted({*ids, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
