@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from visrl_data.core.errors import UsageError
+from visrl_data.core.library_warnings import ignore_library_warnings
 from visrl_data.core.text import visible
 
 from .interruption import interruptible
@@ -83,7 +84,7 @@ def _apply_verbosity() -> Iterator[None]:
         if _verbosity["verbose"]:
             warnings.simplefilter("default")
         else:
-            warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about their own next version
+            ignore_library_warnings()
         if _verbosity["quiet"]:
             null = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stderr(null))

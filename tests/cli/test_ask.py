@@ -63,6 +63,13 @@ def test_json_has_the_box_in_both_units_and_the_raw_replies(photos):
     assert (model["model"], model["box_space"], len(model["digest"])) == ("spotlight", "unit", 64)
 
 
+def test_a_huge_picture_gets_our_message_alone(photos, recwarn):
+    Image.new("1", (10_000, 9_000)).save("huge.png")
+    code, _, err = visrl("ask", "huge.png", "What?")
+    assert code == 1 and "10000x9000 pixels; at most 80000000 in all" in err
+    assert "DecompressionBombWarning" not in err and not recwarn.list
+
+
 def test_a_box_that_cannot_be_read_is_answered_from_the_whole_image(photos, monkeypatch):
     def reply(request, seed):
         return "I can't" if "bounding box" in request.parts[-1].text else f"{len(request.images)} image"

@@ -10,12 +10,12 @@ which of them processed a chunk, is recorded in times.jsonl alone.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError
+from visrl_data.core.library_warnings import ignore_library_warnings
 from visrl_data.pipeline.factory import ChunkResult
 from visrl_data.pipeline.model_pair import critic_config
 from visrl_data.runs.manifest import RunIdentity
@@ -54,4 +54,4 @@ def silence_libraries() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    ignore_library_warnings()
