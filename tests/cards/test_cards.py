@@ -253,6 +253,9 @@ def test_the_head_is_one_that_the_hub_takes(dataset):
         for files in config["data_files"]:
             assert list(dataset.folder.glob(files["path"])), "a pattern that matches"
     assert (data["size_categories"], data["language"], data["pretty_name"]) == (["n<1K"], ["en"], "My | things")
+    assert data["task_categories"] == ["visual-question-answering", "image-text-to-text"]
+    names = [info["config_name"] for info in data["dataset_info"]]
+    assert "preference" in data["tags"] and names == [config["config_name"] for config in data["configs"]]
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (dataset.folder / "README.md").read_text()):
         assert (dataset.folder / path).is_file()
 

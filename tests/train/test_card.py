@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from tests.helpers.hostile import PAYLOADS, structure
 from visrl_train import card
@@ -41,6 +42,21 @@ def test_texts_from_strangers_stay_texts(text, tmp_path):
     assert structure(render(tmp_path / name)) == structure(render(tmp_path / "model"))
     head = yaml.safe_load(body.split("---\n")[1])
     assert set(head) <= {"base_model", "library_name", "pipeline_tag", "tags"}
+
+
+@pytest.mark.parametrize(("full", "library"), [(False, "peft"), (True, "transformers")])
+def test_the_head_is_one_that_the_hub_takes(full, library, tmp_path):
+    start = {"id": f"org/base@{'a' * 40}", "digest": "b" * 64}
+    data = {"name": "me/cars@v1.0", "pairs": 11}
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "eval_focus/accuracy": 0.5}\n{"step": 2, "eval_focus/accuracy": 0.75}\n')
+    body = card.render(record(origin_base=start, data=data), Rl1Config(full=full), tmp_path / "cars", metrics)
+    head = ModelCard(body).data
+    [result] = head.eval_results
+    assert (head.model_name, head.base_model, head.library_name) == ("cars", "org/base", library)
+    assert (head.pipeline_tag, head.tags, head.datasets) == ("image-text-to-text", ["visrl", "rl1"], ["me/cars"])
+    assert (result.task_type, result.dataset_type, result.dataset_split) == (head.pipeline_tag, "me/cars", "validation")
+    assert (result.metric_type, result.metric_value, head.metrics) == ("accuracy", 0.75, ["accuracy"])
 
 
 def test_the_commands_are_for_this_folder_and_this_model(tmp_path):
