@@ -42,7 +42,8 @@ versions. `visrl --install-completion` makes the shell (bash, zsh, fish, PowerSh
 
 Values: `N` is an integer, `X` a number, `a|b` one of the two. `--this / --no-this` switches something on or off.
 `--config FILE.toml` takes options by their names with `_` for `-` (`max_pixels = 401408`), and flags win over it; the
-`config.toml` in a run folder is such a file. An option without a stated default is off or unset.
+`config.toml` in a run folder is such a file. An option without a stated default is off or unset. The
+[glossary](glossary.md) says what the words mean, such as *latest run*.
 """
 
 
