@@ -7,8 +7,8 @@ the runs and models behind them, the versions of the libraries, and the seconds 
 cell count there). Delete the file to compute the cell again; a cell of other weights than the shipped ones is computed
 again without that. The cell `grid` chooses hyperparameters with seed 0, for all seeds; the other cells named grid have
 that seed alone too.
-`--cells central` are those that the claims about the stages and the loss stand on: expect 40 minutes a seed on one
-core, and 20 more for `grid`; all cells, 5 to 6 hours a seed.
+`--cells central` are those that the claims about the stages and the loss stand on: expect 50 minutes a seed on one
+core, and 26 more for the grids; all cells, 6 to 7 hours a seed, most of it rounds by other schedules.
 """
 
 from __future__ import annotations
