@@ -52,20 +52,18 @@ PAPER_CLAIMS = tuple(
     for text, above, below, figure in CLAIMS
     if above in PAPERS_LOSS
 )
-LOSS_CLAIMS = (
-    ("RL1 raises box accuracy over SFT, by the NLL of the win alone", "losses win-rl1", "losses sft", "box_accuracy"),
-    ("RL2 raises answer accuracy over RL1, by the NLL of the win alone", "losses win-rl2", "losses win-rl1", "answer"),
-    ("RL1: DPO + NLL of the win points better than the NLL alone", "losses both-rl1", "losses win-rl1", "box_accuracy"),
-    ("RL2: DPO + NLL of the win answers better than the NLL alone", "losses both-rl2", "losses win-rl2", "answer"),
-    ("RL1: DPO + NLL of the win points better than DPO alone", "losses both-rl1", "losses paper-rl1", "box_accuracy"),
-    ("RL2: DPO + NLL of the win answers better than DPO alone", "losses both-rl2", "losses paper-rl2", "answer"),
-    (
-        "RL1: DPO alone points better than the NLL of the win alone",
-        "losses paper-rl1",
-        "losses win-rl1",
-        "box_accuracy",
-    ),
-    ("RL2: DPO alone answers better than the NLL of the win alone", "losses paper-rl2", "losses win-rl2", "answer"),
+LOSS_CLAIMS = tuple(
+    (text, f"losses {above}", f"losses {below}", figure)
+    for text, above, below, figure in (
+        ("RL1 raises box accuracy over SFT, by the NLL of the win alone", "win-rl1", "sft", "box_accuracy"),
+        ("RL2 raises answer accuracy over RL1, by the NLL of the win alone", "win-rl2", "win-rl1", "answer"),
+        ("RL1: DPO + NLL of the win points better than the NLL alone", "both-rl1", "win-rl1", "box_accuracy"),
+        ("RL1 and RL2: DPO + NLL of the win answers better than the NLL alone", "both-rl2", "win-rl2", "answer"),
+        ("RL1: DPO + NLL of the win points better than DPO alone", "both-rl1", "paper-rl1", "box_accuracy"),
+        ("RL1 and RL2: DPO + NLL of the win answers better than DPO alone", "both-rl2", "paper-rl2", "answer"),
+        ("RL1: DPO alone points better than the NLL of the win alone", "paper-rl1", "win-rl1", "box_accuracy"),
+        ("RL1 and RL2: DPO alone answers better than the NLL of the win alone", "paper-rl2", "win-rl2", "answer"),
+    )
 )
 LOSE_CLAIMS = tuple(
     (f"RL1 points better with `{lose}` than with `uniform`, {title}", f"lose-{lose} {row}", f"lose-uniform {row}",

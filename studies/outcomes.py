@@ -21,6 +21,7 @@ from visrl_data.evaluation.scores import box_iou, score_answer
 from visrl_data.report.intervals import interval
 
 RESAMPLES, BLOCKS = 10_000, 20
+_FIGURES = ("box_accuracy", "answer")
 Outcomes = dict[str, dict[str, str]]
 """level -> figure ("answer", "box_accuracy") -> "1" for right and "0" for wrong, in the order of the questions."""
 
@@ -53,6 +54,12 @@ def first_questions(outcomes: Outcomes, like: Outcomes) -> Outcomes:
 def accuracy(outcomes: Outcomes, figure: str) -> float:
     """Return the mean of the levels' shares of right answers or boxes, in [0, 1]."""
     return float(np.mean([_bits(level[figure]).mean() for level in outcomes.values()]))
+
+
+def answers_at_right_boxes(outcomes: Outcomes) -> float:
+    """Return the share of right answers among the questions whose box is right, of all levels, in [0, 1]."""
+    boxes, answers = (np.concatenate([_bits(level[name]) for level in outcomes.values()]) for name in _FIGURES)
+    return float(answers[boxes == 1].mean())
 
 
 def difference_interval(above: Sequence[Outcomes], below: Sequence[Outcomes], figure: str) -> tuple[float, float]:

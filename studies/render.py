@@ -29,7 +29,7 @@ def render(results: Path) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     template = environment.from_string((Path(__file__).parent / "template.md").read_text(encoding="utf-8"))
     seeds = sorted({seed for seeds in cells.values() for seed in seeds})
-    modules = {"tables": tables, "claims": claims, "paper": paper, "count": values.count}
+    modules = {"tables": tables, "claims": claims, "paper": paper, "count": values.count, "percent": values.percent}
     made = values.by_torch(results)
     return template.render(cells=cells, seeds=seeds, made=made, **modules, **SIZES)
 

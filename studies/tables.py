@@ -7,6 +7,7 @@ table, says how many.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from studies.attribution import OPTIONS, ROWS
@@ -15,10 +16,11 @@ from studies.comparison import ACCURACIES, compare
 from studies.loses import CELLS as LOSE_CELLS
 from studies.loses import MODELS as LOSE_MODELS
 from studies.methods import ROUNDS
-from studies.outcomes import accuracy, first_questions
+from studies.outcomes import Outcomes, accuracy, answers_at_right_boxes, first_questions
 from studies.values import Seeds, show, show_values, table, value_at
 from studies.workspace import PARTS
 
+READING = "answers where the box is right"
 LEVELS = ("attribute", "relation", "superlative", "all")
 SHARES = {"WP-LP": "WP-LP", "WP-LN": "WP-LN", "WN-LP": "WN-LP", "WN-LN": "WN-LN", "win_positive": "win positive",
           "blind_WP-LN": "random-pair WP-LN"}  # fmt: skip
@@ -100,9 +102,16 @@ def losses(seeds: Seeds) -> str:
     rows = []
     for row, title in LOSSES.items():
         accuracies = [show(seeds, f"{row} all {name}") for name in ("valid", *ACCURACIES)]
+        reading = _reading([figures[row]["outcomes"] for figures in seeds.values()])
         changes = {place: show(seeds, f"{row} likelihoods {place} -1", 1, 2) for place in _places(seeds, row)}
-        rows.append((title, *accuracies, *(changes.get(place, "") for place in TURNS)))
-    return table(("model", "valid boxes", "box accuracy", "answer accuracy", *TURNS.values()), rows)
+        rows.append((title, *accuracies, reading, *(changes.get(place, "") for place in TURNS)))
+    return table(("model", "valid boxes", "box accuracy", "answer accuracy", READING, *TURNS.values()), rows)
+
+
+def _reading(outcomes: Sequence[Outcomes]) -> str:
+    """Return the values of the column READING; nothing for methods without a right box."""
+    has_boxes = all(accuracy(one, "box_accuracy") > 0 for one in outcomes)
+    return show_values([100 * answers_at_right_boxes(one) for one in outcomes]) if has_boxes else ""
 
 
 def courses(seeds: Seeds) -> str:
@@ -148,19 +157,27 @@ def validity(cells: dict[str, Seeds]) -> str:
 
 def baselines(cells: dict[str, Seeds]) -> str:
     """Return Table 5. All rows are of the same questions, the first ones of those behind the losses."""
-    rows = [
-        (title, show(cells[name], "model all answer"), str(len(cells[name])))
-        for name, title in BASELINES.items()
-        if name in cells
-    ]
+    of = {title: _outcomes(cells[name], "model") for name, title in BASELINES.items() if name in cells}
     if "rounds" in cells:  # model 1 of the rounds is the full method
-        rows.append(("RL1, then RL2 (full)", show(cells["rounds"], "models 1 all answer"), str(len(cells["rounds"]))))
+        of["RL1, then RL2 (full)"] = _outcomes(cells["rounds"], "models 1")
     if "losses" in cells:
         like = next(iter(cells["rl2-alone"].values()))["model"]["outcomes"]
-        full = [first_questions(of["paper-rl2"]["outcomes"], like) for of in cells["losses"].values()]
-        shown = show_values([100 * accuracy(outcomes, "answer") for outcomes in full])
-        rows.append(("RL1, then RL2 (full), by the paper's DPO", shown, str(len(full))))
-    return table(("method", "answer accuracy", "seeds"), rows)
+        full = _outcomes(cells["losses"], "paper-rl2")
+        of["RL1, then RL2 (full), by the paper's DPO"] = [first_questions(one, like) for one in full]
+    rows = [
+        (
+            title,
+            show_values([100 * accuracy(one, "answer") for one in outcomes]),
+            _reading(outcomes),
+            str(len(outcomes)),
+        )
+        for title, outcomes in of.items()
+    ]
+    return table(("method", "answer accuracy", READING, "seeds"), rows)
+
+
+def _outcomes(seeds: Seeds, place: str) -> list[Outcomes]:
+    return [value_at(figures, [*place.split(), "outcomes"]) for figures in seeds.values()]
 
 
 def pairs(cells: dict[str, Seeds]) -> str:

@@ -61,6 +61,11 @@ def show(seeds: Seeds, place: str, scale: float = 100.0, digits: int = 1) -> str
     return show_values([scale * value_at(figures, place.split()) for figures in seeds.values()], digits)
 
 
+def percent(seeds: Seeds, place: str) -> str:
+    """Return the mean of a share over the seeds, in whole percent."""
+    return show_values([sum(100 * value_at(figures, place.split()) for figures in seeds.values()) / len(seeds)], 0)
+
+
 def show_values(values: Sequence[float], digits: int = 1) -> str:
     """Return mean ± half of the interval of values, one of each seed."""
     mean, half = mean_and_half(values)

@@ -164,7 +164,7 @@ def test_losses_grid_and_transfer_are_shown_when_there(tmp_path):
         keep(tmp_path, cell, 0, found, weights=shipped_weights())
     text = render.render(tmp_path)
     assert "| model | attribute | relation | superlative | all | seeds | transfer | seeds |" in text
-    assert "| RL1, the paper's DPO | 100.0 | 60.0 | 60.0 | 1.25 | -7.50 |  |  |" in text
+    assert "| RL1, the paper's DPO | 100.0 | 60.0 | 60.0 | 100.0 | 1.25 | -7.50 |  |  |" in text
     assert "| rl1 (chosen) | 1e-4 | 0.1 | 3 | 50.0 | 40.0 | 30.0 | +1.25 | -7.50 | +1.25 | -7.50 |" in text
     assert "| rl1 | 1e-4 | 0.1 | 3 | 50.0 | 40.0 | 35.0 |" in text
     assert "| RL1 raises box accuracy over SFT, by the paper's loss | +10.0 | +3.6 |" in text

@@ -6,8 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from studies import render, tables
 from studies.cells import CELLS
+from studies.outcomes import answers_at_right_boxes
 from studies.weights import shipped_weights
 from tests.studies.test_claims import row_of, run, side
 
@@ -46,8 +49,17 @@ def test_methods_are_compared_on_the_same_questions():
         "losses": {0: {"paper-rl2": side(60, 200)}},
     }
     table = tables.baselines(cells)
-    assert row_of(table, "RL1, then RL2 (full), by the paper's DPO")[1:] == ["60.0", "1"]
-    assert row_of(table, "RL2 without RL1")[2] == "2"
+    assert row_of(table, "RL1, then RL2 (full), by the paper's DPO")[1:] == ["60.0", "100.0", "1"]
+    assert row_of(table, "RL2 without RL1")[3] == "2"
+
+
+def test_answers_at_right_boxes_are_a_share_of_those_alone():
+    """Three boxes are right in two levels, two of them answered; methods without a box have no such share."""
+    found = {"a": {"box_accuracy": "110", "answer": "101"}, "b": {"box_accuracy": "01", "answer": "01"}}
+    assert answers_at_right_boxes(found) == pytest.approx(2 / 3)
+    none = {level: {"box_accuracy": "000", "answer": "101"} for level in "ab"}
+    table = tables.baselines({"sft-answers": {0: {"model": {"outcomes": none}}}})
+    assert row_of(table, "answer-only SFT")[2] == ""
 
 
 def test_schedules_are_compared_with_the_presets_over_common_seeds():
