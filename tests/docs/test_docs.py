@@ -138,7 +138,7 @@ def test_modules_and_files_of_the_project_in_commands_exist(page):
         for module in re.findall(r"-m ((?:tests|studies|visrl_\w+)[\w.]*)", line):
             assert importlib.util.find_spec(module), f"{page.name}: {line}"
         for file in re.findall(r"(?:--config_file |pytest .*)((?:visrl_\w+|tests)/[\w/.]+)", line):
-            assert (ROOT / file).is_file(), f"{page.name}: {line}"
+            assert (ROOT / file).exists(), f"{page.name}: {line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
