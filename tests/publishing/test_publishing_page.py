@@ -13,7 +13,8 @@ from visrl_data.publishing.release import PushOptions
 from visrl_data.runs.dataset_schema import CONFIGS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "publishing.md").read_text("utf-8")
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
+LINES = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
+COMMANDS = [line for line in LINES if line.startswith("visrl ")]
 
 
 def named_columns(config):
