@@ -21,7 +21,6 @@ from visrl_data.evaluation.scores import box_iou, score_answer
 from visrl_data.report.intervals import interval
 
 RESAMPLES, BLOCKS = 10_000, 20
-_FIGURES = ("box_accuracy", "answer")
 Outcomes = dict[str, dict[str, str]]
 """level -> figure ("answer", "box_accuracy") -> "1" for right and "0" for wrong, in the order of the questions."""
 
@@ -58,7 +57,7 @@ def accuracy(outcomes: Outcomes, figure: str) -> float:
 
 def answers_at_right_boxes(outcomes: Outcomes) -> float:
     """Return the share of right answers among the questions whose box is right, of all levels, in [0, 1]."""
-    boxes, answers = (np.concatenate([_bits(level[name]) for level in outcomes.values()]) for name in _FIGURES)
+    boxes, answers = (_bits("".join(of[name] for of in outcomes.values())) for name in ("box_accuracy", "answer"))
     return float(answers[boxes == 1].mean())
 
 

@@ -73,7 +73,7 @@ def likelihood(workspace: Workspace) -> Figures:
     stages = "rl1,rl2"
 
     def options(stage: str, runs: list[Path]) -> Sequence[str]:
-        return "--data", str(runs[-1]), *(("--win-nll", "3") if stage == "rl2" else ())
+        return "--data", str(runs[-1]), *(SECOND_RL2["nll"] if stage == "rl2" else ())
 
     return _rounds(workspace, "nll", stages, _first(workspace, stages), options)
 

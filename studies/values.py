@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,27 @@ Seeds = dict[int, Any]
 
 def load(folder: Path) -> dict[str, Seeds]:
     """Read results/*.json as cell -> seed -> figures: the cells of the shipped weights."""
-    weights, cells = shipped_weights(), dict[str, Seeds]()
-    for path in sorted(folder.glob("*.json")):
-        cell = json.loads(path.read_text(encoding="utf-8"))
-        if cell["weights"] == weights:
-            cells.setdefault(cell["cell"], {})[cell["seed"]] = cell["figures"]
-    return cells
+    cells: dict[str, Seeds] = defaultdict(dict)
+    for cell in _read(folder):
+        cells[cell["cell"]][cell["seed"]] = cell["figures"]
+    return dict(cells)
 
 
 def by_torch(folder: Path) -> dict[str, list[str]]:
     """Return the version of torch -> the cells made with it, as CELL-SEED; that of most cells comes first."""
-    weights, made = shipped_weights(), defaultdict[str, list[str]](list)
+    made: dict[str, list[str]] = defaultdict(list)
+    for cell in _read(folder):
+        made[cell["versions"]["torch"]].append(f"{cell['cell']}-{cell['seed']}")
+    return dict(sorted(made.items(), key=lambda item: -len(item[1])))
+
+
+def _read(folder: Path) -> Iterator[dict[str, Any]]:
+    """Read the cells of the shipped weights, in the order of their names."""
+    weights = shipped_weights()
     for path in sorted(folder.glob("*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
         if cell["weights"] == weights:
-            made[cell["versions"]["torch"]].append(path.stem)
-    return dict(sorted(made.items(), key=lambda item: -len(item[1])))
+            yield cell
 
 
 def value_at(figures: Any, place: Sequence[str]) -> Any:
@@ -63,7 +68,8 @@ def show(seeds: Seeds, place: str, scale: float = 100.0, digits: int = 1) -> str
 
 def percent(seeds: Seeds, place: str) -> str:
     """Return the mean of a share over the seeds, in whole percent."""
-    return show_values([sum(100 * value_at(figures, place.split()) for figures in seeds.values()) / len(seeds)], 0)
+    mean, _ = mean_and_half([value_at(figures, place.split()) for figures in seeds.values()])
+    return f"{100 * mean:.0f}"
 
 
 def show_values(values: Sequence[float], digits: int = 1) -> str:
