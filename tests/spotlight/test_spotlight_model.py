@@ -53,7 +53,7 @@ def test_the_actor_boxes_objects(speaker, examples):
     torch.manual_seed(0)  # the samples would depend on the tests before
     for how in ({}, measure.PAPER_SAMPLING):
         boxes = [read_box(reply) for reply in speaker.replies(calls, actor=True, **how)]
-        assert sum(box is not None for box in boxes) >= COUNT - 4
+        assert sum(box is not None for box in boxes) >= COUNT - 2
         near = [max(iou(box, item.box) for item in e.objects) for box, e in zip(boxes, examples, strict=True) if box]
         assert sum(near) / COUNT >= 0.3
 
