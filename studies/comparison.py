@@ -63,7 +63,7 @@ def compare(cells: dict[str, Seeds], above: str, below: str, figure: str) -> Com
     """Compare two sides over the seeds that both have; None when there is none, or when a side has no such figure.
 
     Of evaluations of different sizes the questions that both have are compared. A model that was asked for no box has
-    no box accuracy.
+    no box accuracy, and a run without pairs no share of good ones.
     """
     (cell, *place), (other, *elsewhere) = above.split(), below.split()
     seeds = sorted(set(cells.get(cell, {})) & set(cells.get(other, {})))
@@ -71,7 +71,7 @@ def compare(cells: dict[str, Seeds], above: str, below: str, figure: str) -> Com
         return None
     ones = [value_at(cells[cell][seed], place) for seed in seeds]
     twos = [value_at(cells[other][seed], elsewhere) for seed in seeds]
-    if figure in ACCURACIES and None in [side["all"][figure] for side in ones + twos]:
+    if None in [(side["all"] if figure in ACCURACIES else side)[figure] for side in ones + twos]:
         return None
     return (_compare_accuracies if figure in ACCURACIES else _compare_pairs)(ones, twos, figure)
 

@@ -1,7 +1,7 @@
-"""Ask what keeps rounds stable: restart from SFT, a falling rate, a growing beta, pooled pairs, more weight on the win.
+"""Ask what keeps rounds stable: restart from SFT, a falling rate, a growing beta, pooled pairs, another loss in RL2.
 
 `visrl evolve` goes on from the last round's model with the same options; `--restart` trains each round from the
-SFT model. The other variants, and the rounds by the paper's loss, are made of `visrl gen` and `visrl train`, on the
+SFT model. The other variants, and the rounds by another loss, are made of `visrl gen` and `visrl train`, on the
 questions of evolve and from the pairs of its first round.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from studies.attribution import beta_flags, chosen, loss_flags, models_of
+from studies.attribution import NO_PREFERENCE, Choice, beta_flags, chosen, loss_flags, models_of, trained
 from studies.methods import CHOSEN_ON, ROUNDS, TESTED, Figures, evolve, pairs
 from studies.workspace import Workspace
 
@@ -20,6 +20,9 @@ SECOND_RL2 = {
     "nll": ("--win-nll", "3"),
     "slow": ("--learning-rate", "1e-4"),
     "no-box": ("--lambda-b", "0", "--lambda-r", "1"),
+    "box-nll": ("--beta-b", NO_PREFERENCE),
+    "response-nll": ("--beta-r", NO_PREFERENCE),
+    "both-nll": ("--beta-b", NO_PREFERENCE, "--beta-r", NO_PREFERENCE),
 }
 """RL2 of the second round by other options than the preset's."""
 
@@ -68,29 +71,36 @@ def pooled(stages: str) -> Callable[[Workspace], Figures]:
     return lambda workspace: _rounds(workspace, "pooled", stages, _first(workspace, stages), options, restarts=True)
 
 
-def likelihood(workspace: Workspace) -> Figures:
-    """Evaluate rounds whose RL2 gives the win's likelihood three times the weight, after the first round."""
+def second(name: str) -> Callable[[Workspace], Figures]:
+    """Return the cell of rounds whose RL2 has, from the second round on, options of SECOND_RL2."""
     stages = "rl1,rl2"
 
-    def options(stage: str, runs: list[Path]) -> Sequence[str]:
-        return "--data", str(runs[-1]), *(SECOND_RL2["nll"] if stage == "rl2" else ())
-
-    return _rounds(workspace, "nll", stages, _first(workspace, stages), options)
-
-
-def paper(stages: str) -> Callable[[Workspace], Figures]:
-    """Return the cell of rounds by the paper's loss, at the hyperparameters that the cell `grid` chose."""
-
     def cell(workspace: Workspace) -> Figures:
-        choice = chosen(workspace, "paper")
-
         def options(stage: str, runs: list[Path]) -> Sequence[str]:
-            return "--data", str(runs[-1]), *loss_flags("paper", stage, choice[stage])
+            return "--data", str(runs[-1]), *(SECOND_RL2[name] if stage == "rl2" else ())
 
-        model = models_of(workspace, "paper")[stages.count(",")]
-        return _rounds(workspace, "paper", stages, (model, evolve(workspace, 1) / "round0"), options)
+        return _rounds(workspace, name, stages, _first(workspace, stages), options)
 
     return cell
+
+
+def by_loss(loss: str, stages: str) -> Callable[[Workspace], Figures]:
+    """Return the cell of rounds by a loss, at the hyperparameters that its grid chose."""
+
+    def cell(workspace: Workspace) -> Figures:
+        model = models_of(workspace, loss)[stages.count(",")]
+        return _by_choice(workspace, loss, loss, stages, model, chosen(workspace, loss))
+
+    return cell
+
+
+def paper_slow(workspace: Workspace) -> Figures:
+    """Evaluate rounds by the paper's loss whose RL2 has a third of the learning rate that the grid chose."""
+    choice = chosen(workspace, "paper")
+    choice["rl2"] = choice["rl2"] | {"rate": "1e-4"}
+    start = trained(workspace, "paper", "rl1", choice["rl1"])
+    model = trained(workspace, "paper", "rl2", choice["rl2"], "--model", start)
+    return _by_choice(workspace, "paper-slow", "paper", "rl1,rl2", model, choice)
 
 
 def paper_round2(workspace: Workspace) -> Figures:
@@ -109,6 +119,17 @@ def second_rl2(workspace: Workspace) -> Figures:
     models["alone"] = str(workspace.run("models/second-rl2-alone", *train, "--without-rl1"))
     paths, options = list(models.values()), ("--no-baseline",)
     return workspace.scores("second-rl2", paths, CHOSEN_ON, options, names=list(models), split="val")
+
+
+def _by_choice(
+    workspace: Workspace, name: str, loss: str, stages: str, model: str, choice: dict[str, Choice]
+) -> Figures:
+    """Run the rounds after the first by a loss, from the model that it made of the first round's pairs."""
+
+    def options(stage: str, runs: list[Path]) -> Sequence[str]:
+        return "--data", str(runs[-1]), *loss_flags(loss, stage, choice[stage])
+
+    return _rounds(workspace, name, stages, (model, evolve(workspace, 1) / "round0"), options)
 
 
 def _first(workspace: Workspace, stages: str) -> tuple[str, Path]:

@@ -65,6 +65,8 @@ VARIANTS = {
     "-lower": "the learning rate halved each round",
     "-beta": "beta doubled each round",
     "-nll": "the win's likelihood with three times the weight in RL2, from the second round on",
+    "-box-nll": "the box of RL2 by the NLL of the win alone, from the second round on",
+    "-both-nll": "RL2 by the NLL of the win alone, from the second round on",
     "-pooled": "trained from the SFT model on the pairs of all rounds so far",
 }
 """Schedules of the rounds besides the preset's."""
@@ -75,10 +77,19 @@ SECOND_ROUND = {
     "nll": "then RL2, the win's likelihood with three times the weight",
     "slow": "then RL2, a third of the learning rate",
     "no-box": "then RL2 on the response alone",
+    "box-nll": "then RL2, its box by the NLL of the win alone",
+    "response-nll": "then RL2, its response by the NLL of the win alone",
+    "both-nll": "then RL2, both by the NLL of the win alone",
     "alone": "RL2 without the second RL1",
 }
 """Rows of the cell `second-rl2`."""
-SCHEDULES = {"": "the preset", **VARIANTS, "-paper": "the paper's DPO"}
+LOSS_SCHEDULES = {
+    "-win": "the NLL of the win alone",
+    "-paper": "the paper's DPO",
+    "-paper-slow": "the paper's DPO, a third of the learning rate in RL2",
+}
+"""Schedules whose loss is another one in every round."""
+SCHEDULES = {"": "the preset", **VARIANTS, **LOSS_SCHEDULES}
 
 
 def stages(cells: dict[str, Seeds], figure: str, rows: dict[str, str]) -> str:

@@ -62,8 +62,9 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def show(seeds: Seeds, place: str, scale: float = 100.0, digits: int = 1) -> str:
-    """Return mean ± half of the interval of a value over the seeds."""
-    return show_values([scale * value_at(figures, place.split()) for figures in seeds.values()], digits)
+    """Return mean ± half of the interval of a value over the seeds; "-" when one has none, as shares of no pairs."""
+    values = [value_at(figures, place.split()) for figures in seeds.values()]
+    return "-" if None in values else show_values([scale * value for value in values], digits)
 
 
 def percent(seeds: Seeds, place: str) -> str:

@@ -121,7 +121,7 @@ def test_beta_doubles_in_every_term(workspace, choice):
 
 
 def test_rounds_by_the_papers_loss_begin_with_its_models_and_stay_with_it(workspace, choice):
-    models = stability.paper("rl1,rl2")(workspace)["models"]
+    models = stability.by_loss("paper", "rl1,rl2")(workspace)["models"]
     lines = list(workspace.commands.values())
     trained = [line for line in lines if line.startswith("visrl train")]
     assert len(models) == 5 and len(trained) == 8 and all("--win-nll 0" in line for line in trained)
@@ -130,6 +130,20 @@ def test_rounds_by_the_papers_loss_begin_with_its_models_and_stay_with_it(worksp
     first_round = dict(workspace.commands)
     stability.paper_round2(workspace)
     assert workspace.commands == first_round  # the audit is of pairs that the rounds made
+
+
+def test_a_slower_rl2_changes_its_rate_in_every_round(workspace, choice):
+    stability.paper_slow(workspace)
+    trained = [line for line in workspace.commands.values() if line.startswith("visrl train")]
+    assert [line.split("--learning-rate ")[1].split()[0] for line in trained] == ["3e-5", "1e-4"] * 4
+    assert all("--win-nll 0" in line for line in trained)
+
+
+def test_another_loss_of_rl2_begins_with_the_second_round(workspace, choice):
+    stability.second("both-nll")(workspace)
+    trained = [line for line in workspace.commands.values() if line.startswith("visrl train")]
+    assert ["--beta-b 1e-6 --beta-r 1e-6" in line for line in trained] == [False, True] * 3
+    assert "--data runs/both-nll-rl1-rl2-1 " in trained[0] and "round0-rl2" in trained[0]
 
 
 def test_the_papers_loss_is_evaluated_on_transfer_and_without_rl1(workspace, choice):
