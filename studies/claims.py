@@ -95,6 +95,7 @@ PAIR_PARTS = (
     ("a model as response critic, against exact match", "pairs-full", "pairs-exact-match"),
     ("the original model as critic, against the SFT model", "pairs-full", "pairs-sft-critic"),
     ("the original model as critic, against an SFT of all weights", "pairs-full", "pairs-full-sft-critic"),
+    ("the same, SFT at ten times the learning rate", "pairs-full", "pairs-overwritten-critic"),
     ("a trained actor: round 2 against round 1", "pairs-round2", "pairs-full"),
 )
 
@@ -138,10 +139,11 @@ def pair_parts(cells: dict[str, Seeds]) -> str:
     """Return a table of what each part of the generation adds to the share of good pairs, and the numbers of pairs."""
     rows = []
     for part, above, below in PAIR_PARTS:
-        found = compare(cells, above, below, "WP-LN")
-        if found:
+        seeds = set(cells.get(above, {})) & set(cells.get(below, {}))
+        if seeds:
+            found = compare(cells, above, below, "WP-LN")  # None when a run made no pairs
             numbers = " / ".join(show(cells[side], "pairs", 1, 0) for side in (above, below))
             papers = f"{paper.PAIRS[above]}k / {paper.PAIRS[below]}k" if below in paper.PAIRS else ""
-            share = (found.gain, paper.difference(above, below, "WP-LN"))
-            rows.append((part, *share, numbers, papers, str(found.seeds)))
+            share = (found.gain if found else "", paper.difference(above, below, "WP-LN"))
+            rows.append((part, *share, numbers, papers, str(len(seeds))))
     return table(("part", "good pairs", "the paper's", "pairs with / without", "the paper's", "seeds"), rows)

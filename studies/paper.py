@@ -40,10 +40,12 @@ METHODS = {
 }  # fmt: skip
 """Answer accuracy of other ways to use the pairs (Table 5), Qwen2.5-VL-7B; PPO at the place of RLOO."""
 GOOD_PAIRS = {"pairs-full": 64.64, "pairs-no-diversity": 52.02, "pairs-no-box-critic": 31.02, "pairs-round2": 67.82,
-              "pairs-round2-paper": 67.82, "pairs-sft-critic": 54.68, "pairs-full-sft-critic": 54.68}  # fmt: skip
+              "pairs-round2-paper": 67.82, "pairs-sft-critic": 54.68, "pairs-full-sft-critic": 54.68,
+              "pairs-overwritten-critic": 54.68}  # fmt: skip
 """WP-LN of Table 6."""
 PAIRS = {"pairs-full": 30, "pairs-no-diversity": 19, "pairs-no-box-critic": 86, "pairs-round2": 33,
-         "pairs-round2-paper": 33, "pairs-sft-critic": 3, "pairs-full-sft-critic": 3}  # fmt: skip
+         "pairs-round2-paper": 33, "pairs-sft-critic": 3, "pairs-full-sft-critic": 3,
+         "pairs-overwritten-critic": 3}  # fmt: skip
 """Pairs of Table 6, in thousands."""
 TABLES: dict[str, tuple[Sides, ...]] = {
     "answer": (_stages(dict(zip(STAGES, ANSWERS[MODEL], strict=True))), METHODS),

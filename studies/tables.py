@@ -39,6 +39,7 @@ RUNS = {
     "pairs-no-box-critic": "no box critic",
     "pairs-sft-critic": "SFT model as critic",
     "pairs-full-sft-critic": "SFT of all weights as critic",
+    "pairs-overwritten-critic": "the same, at ten times the learning rate",
     "pairs-served-critic": "critic over the OpenAI engine",
     "pairs-exact-match": "exact match as response critic",
     "pairs-round2": "round 2 (RL2 model)",
