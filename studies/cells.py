@@ -88,9 +88,9 @@ def quality_of_round(k: int) -> Callable[[Workspace], Figures]:
     return lambda workspace: workspace.pair_quality(evolve(workspace, k + 1) / f"round{k}")
 
 
-def curve(stages: str) -> Callable[[Workspace], Figures]:
+def curve(stages: str, *variant: str) -> Callable[[Workspace], Figures]:
     """Return the cell of Figure 4: rounds that each start from the model of the last."""
-    return lambda workspace: workspace.curve(evolve(workspace, ROUNDS, stages))
+    return lambda workspace: workspace.curve(evolve(workspace, ROUNDS, stages, *variant))
 
 
 CELLS: dict[str, Callable[[Workspace], Figures]] = {
@@ -122,12 +122,13 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     **loses.CELLS,
     "rounds": curve("rl1,rl2"),
     "rounds-rl1": curve("rl1"),
+    "rounds-rl2-nll": curve("rl1,rl2", "--train-config", "spotlight-rounds"),
     "rounds-paper": stability.by_loss("paper", "rl1,rl2"),
     "rounds-paper-rl1": stability.by_loss("paper", "rl1"),
     "rounds-paper-slow": stability.paper_slow,
     "rounds-win": stability.by_loss("win", "rl1,rl2"),
     "second-rl2": stability.second_rl2,
-    **{f"rounds-{name}": stability.second(name) for name in ("nll", "box-nll", "both-nll")},
+    **{f"rounds-{name}": stability.second(name) for name in ("nll", "both-nll")},
     "rounds-restart": stability.restart("rl1,rl2"),
     "rounds-restart-rl1": stability.restart("rl1"),
     "rounds-lower": stability.lower("rl1,rl2"),

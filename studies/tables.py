@@ -62,11 +62,11 @@ PAPER_ROWS = ("paper-rl1", "paper-rl2")
 STAGES = {"": "RL1 and RL2", "-rl1": "RL1 alone"}
 """Ending of a cell's name -> the stages of its rounds."""
 VARIANTS = {
+    "-rl2-nll": "RL2 by the NLL of the win alone, in all rounds (preset `spotlight-rounds`)",
     "-restart": "each round trained from the SFT model",
     "-lower": "the learning rate halved each round",
     "-beta": "beta doubled each round",
     "-nll": "the win's likelihood with three times the weight in RL2, from the second round on",
-    "-box-nll": "the box of RL2 by the NLL of the win alone, from the second round on",
     "-both-nll": "RL2 by the NLL of the win alone, from the second round on",
     "-pooled": "trained from the SFT model on the pairs of all rounds so far",
 }

@@ -79,7 +79,7 @@ def test_flags_win_over_the_stages_table_over_the_top(tmp_path):
 def test_every_preset_is_read_by_every_stage(preset, stage):
     config = load_train_config(stage, preset, {})
     start = load_train_config("sft", preset, {})
-    assert launch.preset_for(start.model) == preset
+    assert launch.preset_for(start.model) == preset.removesuffix("-rounds")
     assert start.box_space is None or start.box_space in SPACES
     if preset in SEVEN:
         reference = STAGES[stage].config()
@@ -89,9 +89,15 @@ def test_every_preset_is_read_by_every_stage(preset, stage):
 
 
 def test_the_papers_seven_models_have_presets():
-    assert sorted(path.stem for path in PRESETS.glob("*.toml")) == sorted([*SEVEN, "spotlight"])
+    assert sorted(path.stem for path in PRESETS.glob("*.toml")) == sorted([*SEVEN, "spotlight", "spotlight-rounds"])
     with pytest.raises(UsageError, match="Presets: llama-3.2-vision-11b, "):
         load_train_config("rl1", "no-such", {})
+
+
+def test_the_preset_for_rounds_differs_from_spotlights_in_the_preference_of_rl2_alone():
+    rounds, one = (load_train_config("rl2", preset, {}) for preset in ("spotlight-rounds", "spotlight"))
+    assert rounds == dataclasses.replace(one, beta_b=1e-6, beta_r=1e-6) and rounds.win_nll == 1
+    assert load_train_config("rl1", "spotlight-rounds", {}) == load_train_config("rl1", "spotlight", {})
 
 
 def test_the_preset_follows_the_original_model(untrained, capsys):
