@@ -38,6 +38,8 @@ def evolve(
 
       visrl evolve --rounds 2 --limit 200
 
+      visrl evolve --rounds 4 --limit 400 --train-config spotlight-rounds
+
       visrl evolve --rounds 4 --stages rl1 --source train.jsonl --eval-source held-out.jsonl -o runs/evolve
 
       visrl evolve --engine vllm --model models/sft --source train.jsonl --eval-source held-out.jsonl -o runs/evolve
