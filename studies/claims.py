@@ -72,18 +72,19 @@ LOSE_CLAIMS = tuple(
     for lose in ("actor-first", "hardest")
 )  # fmt: skip
 ROUND_CLAIMS = tuple(
-    (f"{text}, {title}", f"rounds{name} models 4", f"rounds{name} models {first}", figure)
-    for name, title in (("-rl2-nll", "RL2 by the NLL of the win alone"), ("-win", "all by the NLL of the win alone"))
-    for text, first, figure in (
-        ("box accuracy grows from round 1 to round 4", 1, "box_accuracy"),
-        ("answer accuracy grows from round 1 to round 4", 1, "answer"),
+    (f"{text}, {title}", f"rounds{name} models 4", f"rounds models {k}", figure)
+    for name, title in (
+        ("-both-nll", "RL2 by the NLL alone from round 2 on"),
+        ("-rl2-nll", "RL2 by the NLL alone in all rounds"),
     )
-) + (
-    ("round 4 points better with RL2 by the NLL alone than with DPO in it", "rounds-rl2-nll models 4",
-     "rounds models 4", "box_accuracy"),
-    ("round 4 answers better with RL2 by the NLL alone than with DPO in it", "rounds-rl2-nll models 4",
-     "rounds models 4", "answer"),
-)  # fmt: skip
+    for text, k, figure in (
+        ("round 4 points better than the preset's round 1", 1, "box_accuracy"),
+        ("round 4 answers better than the preset's round 1", 1, "answer"),
+        ("round 4 points better than the preset's round 4", 4, "box_accuracy"),
+        ("round 4 answers better than the preset's round 4", 4, "answer"),
+    )
+)
+"""Whether rounds without a preference in RL2 are better than one round, and four, of the preset."""
 # (part of the method and what it is compared with, the side with it, the side without it)
 TRAINING_PARTS = (
     ("looking first: SFT against the base without a box", "stages sft", "stages base"),
@@ -100,7 +101,7 @@ TRAINING_PARTS = (
     ("the NLL in the loss: RL1 against DPO alone", "losses both-rl1", "losses paper-rl1"),
     ("the NLL in the loss: RL1 and RL2 against DPO alone", "losses both-rl2", "losses paper-rl2"),
     ("three more rounds: round 4 against round 1", "rounds models 4", "rounds models 1"),
-    ("the same, RL2 by the NLL of the win alone", "rounds-rl2-nll models 4", "rounds-rl2-nll models 1"),
+    ("the same, RL2 by the NLL of the win alone from round 2 on", "rounds-both-nll models 4", "rounds models 1"),
     ("the paper's DPO, three more rounds", "rounds-paper models 4", "rounds-paper models 1"),
 )
 PAIR_PARTS = (
