@@ -20,6 +20,9 @@ from visrl_train.config import TrainConfig
 from visrl_train.metrics_log import read_metrics
 from visrl_train.stages import STAGES
 
+NO_PREFERENCE = 1e-4
+"""A beta up to which a preference has no weight beside the NLL: its gradient is at most beta times that of log pi."""
+
 
 def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path) -> str:
     """Write the card of the model folder `output`. record: the content of its visrl.json."""
@@ -62,15 +65,15 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
 def render_merged(record: ModelRecord, output: Path) -> str:
     """Write the card of `output`, a merged model. record: its visrl.json; of an adapter of others it says little."""
     usage = f"\n{describe_usage(record, str(output), None)}\n" if {"box_space", "crop_rule"} <= record.keys() else ""
-    stage = f"{STAGES[record['stage']].card} " if "stage" in record else ""
+    stage = f" of `visrl train {record['stage']}`" if record.get("stage") in STAGES else ""
     return f"""---
 {_yaml(_front(record, "transformers"))}
 ---
 
 # {markdown(output.name)}
 
-{stage}The adapter {_reference(record["merged_from"])}, merged into the weights under it.
-The processor's settings are those of its training.
+The adapter {_reference(record["merged_from"])}{stage}, merged into the weights under it; the adapter's card says with
+which loss. The processor's settings are those of its training.
 
 {_facts(record)}
 
@@ -150,9 +153,17 @@ def _reference(model: ModelReference) -> str:
 
 
 def _departure(config: TrainConfig) -> str:
-    """Return the sentence that the loss has a term which the paper's does not have."""
+    """Return the sentence that says by what the loss is not the paper's; "" where it is."""
     weight = getattr(config, "win_nll", 0.0)
-    return f" The loss is DPO + {weight:g} x the NLL of the win (RPO), not the paper's DPO alone." if weight else ""
+    if not weight:
+        return ""
+    betas = {term: getattr(config, name) for term, name in (("box", "beta_b"), ("response", "beta_r"))
+             if hasattr(config, name)}  # fmt: skip
+    alone = [term for term, beta in betas.items() if beta <= NO_PREFERENCE]
+    if len(alone) == len(betas):
+        return " Here the loss is the NLL of the win alone (beta leaves the DPO terms no weight), not the paper's DPO."
+    rest = f"; that of the {alone[0]} has the NLL alone, since its beta leaves DPO no weight" if alone else ""
+    return f" The loss is DPO + {weight:g} x the NLL of the win (RPO), not the paper's DPO alone{rest}."
 
 
 def _results(metrics: Path) -> str:

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from tests.helpers.hostile import PAYLOADS, structure
 from visrl_train import card
-from visrl_train.config import Rl1Config, SftAnswersConfig
+from visrl_train.config import Rl1Config, Rl2Config, SftAnswersConfig
 
 
 def record(text="x", **facts):
@@ -74,3 +74,20 @@ def test_models_of_this_machine_are_named_by_their_last_part(tmp_path):
     body = render(tmp_path / "model", trained_from=start, origin_base=start)
     assert f"| Started from | `my_base` (digest `{'a' * 12}`) |" in body and "/home/me" not in body
     assert "base_model" not in json.dumps(yaml.safe_load(body.split("---\n")[1]))
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (Rl1Config(win_nll=0.5), "The loss is DPO + 0.5 x the NLL of the win (RPO), not the paper's DPO alone. A "),
+        (Rl1Config(win_nll=1.0, beta_b=0.0), "Here the loss is the NLL of the win alone"),
+        (Rl2Config(win_nll=1.0, beta_b=1e-6, beta_r=1e-6), "Here the loss is the NLL of the win alone"),
+        (Rl2Config(win_nll=1.0, beta_r=1e-6), "DPO alone; that of the response has the NLL alone, since its beta"),
+    ],
+)
+def test_a_loss_that_is_not_the_papers_is_named(config, sentence, tmp_path):
+    assert sentence in render(tmp_path / "model", config)
+
+
+def test_the_papers_loss_needs_no_such_sentence(tmp_path):
+    assert not any("NLL" in render(tmp_path / "model", config) for config in (Rl1Config(), SftAnswersConfig()))
