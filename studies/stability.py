@@ -27,11 +27,6 @@ SECOND_RL2 = {
 """RL2 of the second round by other options than the preset's."""
 
 
-def restart(stages: str) -> Callable[[Workspace], Figures]:
-    """Return the cell of rounds that each train from the SFT model, on pairs of the last round's model."""
-    return lambda workspace: workspace.curve(evolve(workspace, ROUNDS, stages, "--restart"))
-
-
 def lower(stages: str) -> Callable[[Workspace], Figures]:
     """Return the cell of rounds whose learning rate is half of that of the round before."""
 
