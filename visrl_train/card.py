@@ -20,7 +20,7 @@ from visrl_train.config import TrainConfig
 from visrl_train.metrics_log import read_metrics
 from visrl_train.stages import STAGES
 
-NO_PREFERENCE = 1e-4
+NEGLIGIBLE_BETA = 1e-4
 """A beta up to which a preference has no weight beside the NLL: its gradient is at most beta times that of log pi."""
 
 
@@ -65,15 +65,16 @@ def render(record: ModelRecord, config: TrainConfig, output: Path, metrics: Path
 def render_merged(record: ModelRecord, output: Path) -> str:
     """Write the card of `output`, a merged model. record: its visrl.json; of an adapter of others it says little."""
     usage = f"\n{describe_usage(record, str(output), None)}\n" if {"box_space", "crop_rule"} <= record.keys() else ""
-    stage = f" of `visrl train {record['stage']}`" if record.get("stage") in STAGES else ""
+    is_ours = record.get("stage") in STAGES
+    stage = f" of `visrl train {record['stage']}`, whose card says with which loss," if is_ours else ","
     return f"""---
 {_yaml(_front(record, "transformers"))}
 ---
 
 # {markdown(output.name)}
 
-The adapter {_reference(record["merged_from"])}{stage}, merged into the weights under it; the adapter's card says with
-which loss. The processor's settings are those of its training.
+The adapter {_reference(record["merged_from"])}{stage} merged into the weights under it.
+The processor's settings are those of its training.
 
 {_facts(record)}
 
@@ -159,7 +160,7 @@ def _departure(config: TrainConfig) -> str:
         return ""
     betas = {term: getattr(config, name) for term, name in (("box", "beta_b"), ("response", "beta_r"))
              if hasattr(config, name)}  # fmt: skip
-    alone = [term for term, beta in betas.items() if beta <= NO_PREFERENCE]
+    alone = [term for term, beta in betas.items() if beta <= NEGLIGIBLE_BETA]
     if len(alone) == len(betas):
         return " Here the loss is the NLL of the win alone (beta leaves the DPO terms no weight), not the paper's DPO."
     rest = f"; that of the {alone[0]} has the NLL alone, since its beta leaves DPO no weight" if alone else ""
