@@ -47,8 +47,9 @@ PARTS = {
     "generation-qwen": Part("generation.qwen", 110, f"`visrl gen` on Qwen2.5-VL-7B's shape, N = 3. {_WORK}"),
     "training": Part("training.rows", 190, f"RL1 and RL2 on Qwen2.5-VL-7B's shape. {_STEPS.format(pairs=3)}"),
     "losses": Part(
-        "training.losses", 140,
-        "The first loss of RL1 on Qwen2.5-VL-7B's shape in float32, where rounding hides nothing: ours and TRL's.",
+        "training.losses", 180,
+        "The first loss of RL1 and of RL2 on Qwen2.5-VL-7B's shape in float32, where rounding hides nothing: ours and "
+        "TRL's.",
     ),
     "families": Part(
         "families.rows", 180,

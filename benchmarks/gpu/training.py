@@ -40,7 +40,8 @@ def losses(small: bool) -> Iterator[Row]:
     """Return the rows in float32: in bfloat16 the losses of random weights differ by more than a mistake would."""
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # for the process of stock: it is read when CUDA starts
     torch.backends.cudnn.allow_tf32 = False  # for this one
-    return _rows([("rl1", method, True) for method in ("branches", "stock")], small, "float32", steps=2)
+    jobs = [(stage, method, True) for stage in ("rl1", "rl2") for method in ("branches", "stock")]
+    return _rows(jobs, small, "float32", steps=2)
 
 
 def quantized(small: bool) -> Iterator[Row]:
