@@ -135,6 +135,7 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "second-rl2": stability.second_rl2,
     "rounds-nll": stability.second("nll"),
     "rounds-both-nll": stability.second("both-nll"),
+    "rounds-invalid": stability.invalid,
     "rounds-restart": curve("rl1,rl2", "--restart"),
     "rounds-restart-rl1": curve("rl1", "--restart"),
     "rounds-lower": stability.lower("rl1,rl2"),

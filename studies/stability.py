@@ -1,4 +1,4 @@
-"""Ask what keeps rounds stable: restart from SFT, a falling rate, a growing beta, pooled pairs, another loss in RL2.
+"""Ask what keeps rounds stable: restart from SFT, other rates, betas, losses and loses, the pairs of all rounds.
 
 `visrl evolve` goes on from the last round's model with the same options; `--restart` trains each round from the
 SFT model. The other variants, and the rounds by another loss, are made of `visrl gen` and `visrl train`, on the
@@ -77,6 +77,15 @@ def second(name: str) -> Callable[[Workspace], Figures]:
         return _rounds(workspace, name, stages, _first(workspace, stages), options)
 
     return cell
+
+
+def invalid(workspace: Workspace) -> Figures:
+    """Evaluate rounds whose loses are, from the second round on, invalid replies where the actor wrote one."""
+
+    def options(stage: str, runs: list[Path]) -> Sequence[str]:
+        return "--data", str(workspace.with_invalid_loses(runs[-1], f"{runs[-1]}-loses"))
+
+    return _rounds(workspace, "invalid", "rl1,rl2", _first(workspace, "rl1,rl2"), options)
 
 
 def by_loss(loss: str, stages: str) -> Callable[[Workspace], Figures]:

@@ -63,6 +63,7 @@ STAGES = {"": "RL1 and RL2", "-rl1": "RL1 alone"}
 """Ending of a cell's name -> the stages of its rounds."""
 VARIANTS = {
     "-rl2-nll": "RL2 by the NLL of the win alone, in all rounds (preset `spotlight-rounds`)",
+    "-invalid": "the actor's invalid replies as loses at the box step, from the second round on",
     "-restart": "each round trained from the SFT model",
     "-lower": "the learning rate halved each round",
     "-beta": "beta doubled each round",

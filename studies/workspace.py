@@ -24,6 +24,8 @@ from visrl_data.models.model_folder import digest_folder
 RESULTS = Path(__file__).parent.parent / "results"
 PARTS = 10
 """Values of a curve over a training."""
+PROGRAMS = {"cli": "visrl", "studies.invalid": "python -m studies.invalid"}
+"""Module -> what a reader types to run it."""
 
 
 @dataclass
@@ -56,28 +58,35 @@ class Workspace:
 
     def filter(self, run: Path, output: str, *options: str) -> Path:
         """Pick the pairs of a run again, in a copy of it at `output`. Raises CalledProcessError."""
-        words = ["filter", output, *options]
-        line = f"cp -r {run} {output} && visrl {' '.join(words)}"
+        return self._changed(run, output, "cli", "filter", output, *options)
+
+    def with_invalid_loses(self, run: Path, output: str) -> Path:
+        """Put the actor's invalid replies in place of losing boxes, in a copy of the run at `output` (invalid.py)."""
+        return self._changed(run, output, "studies.invalid", output)
+
+    def _changed(self, run: Path, output: str, module: str, *words: str) -> Path:
+        """Run a command that may be repeated on a copy of a run."""
+        line = f"cp -r {run} {output} && {' '.join((PROGRAMS[module], *words))}"
         if line not in self.dependencies:
             if not (self.folder / output).is_dir():
                 temporary = self.folder / f"{output}.new"
                 shutil.rmtree(temporary, ignore_errors=True)
                 shutil.copytree(self.folder / run, temporary)
                 temporary.rename(self.folder / output)
-            self._execute(words)
+            self._execute(words, module)
             self.dependencies[line] = self.dependencies[self.commands[str(run)]] | {output: line}
         self.commands |= self.dependencies[line]
         return Path(output)
 
-    def _execute(self, words: Sequence[str]) -> None:
+    def _execute(self, words: Sequence[str], module: str = "cli") -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         root = str(Path(__file__).parent.parent)
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "COLUMNS": "200"}
         with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-            log.write(f"$ visrl {' '.join(words)}\n")
+            log.write(f"$ {' '.join((PROGRAMS[module], *words))}\n")
             log.flush()
             subprocess.run(
-                [sys.executable, "-m", "cli", *words],
+                [sys.executable, "-m", module, *words],
                 cwd=self.folder,
                 env=env,
                 stdout=log,

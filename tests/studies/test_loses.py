@@ -18,7 +18,7 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
     """A workspace whose commands leave what the cells read of their outputs."""
     executed: list[list[str]] = []
 
-    def execute(self, words) -> None:
+    def execute(self, words, module="cli") -> None:
         executed.append(list(words))
         output = self.folder / (words[1] if words[0] == "filter" else words[words.index("-o") + 1])
         output.mkdir(parents=True, exist_ok=True)
