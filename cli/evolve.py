@@ -53,7 +53,7 @@ def evolve(
 
 def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> None:
     from visrl_train import evolve as evolving
-    from visrl_train.evolve_curves import table
+    from visrl_train.evolve_curves import format_warning, table
 
     hide_library_bars()
     evolving.check(rounds, gen)
@@ -64,4 +64,6 @@ def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> N
         print(json.dumps({"evolve": str(output), **report}))
         return
     print_table(table(report))
+    if warning := format_warning(report):
+        say(warning)
     say(f"Curves: {output}/curves.svg; predictions side by side: {output}/eval/report.html")

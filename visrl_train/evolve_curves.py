@@ -10,6 +10,10 @@ from visrl_data.evaluation.eval_report import ALL
 from visrl_data.report.charts import Panel, Series, draw_svg
 from visrl_data.report.formats import format_count, format_estimate, format_number, format_share, make_table
 
+FORMAT_LOSS = 0.02
+LOST_REPLIES = 5
+"""Share of valid boxes, and number of replies, that a model may lose to an earlier one before a word is said."""
+
 Point = tuple[float, float, float]  # value, low, high
 
 
@@ -43,7 +47,7 @@ def curves(report: dict[str, Any]) -> str:
 
 def table(report: dict[str, Any]) -> Table:
     """Lay out a row for each model, and the pairs that it made for the next round."""
-    columns = ("rounds", "answer", "box", "IoU", "pairs", "yield", "WP-LN %")
+    columns = ("rounds", "answer", "box", "IoU", "valid", "pairs", "yield", "WP-LN %")
     rounds = make_table(f"Rounds of {report['stages']}, 95 % intervals", columns)
     rounds.add_row("no box", _estimate(report["baseline"]["figures"][ALL], "answer"))
     for k, entry in enumerate(report["models"]):
@@ -53,12 +57,28 @@ def table(report: dict[str, Any]) -> Table:
             _estimate(figures, "answer"),
             _estimate(figures, "box_accuracy"),
             format_number(figures["mean_iou"]),
+            format_share(figures["valid"]),
             format_count(run.get("pairs")),
             format_share(run.get("yield")),
             format_number((run.get("cells") or {}).get("WP-LN"), 1),
         )
-    rounds.caption = "WP-LN: win box right, lose box wrong; see visrl inspect"
+    rounds.caption = "valid: replies with one valid box; WP-LN: win box right, lose box wrong; see visrl inspect"
     return rounds
+
+
+def format_warning(report: dict[str, Any]) -> str | None:
+    """Say what helps when the last model writes clearly fewer valid boxes than an earlier one; else None."""
+    models = [entry["figures"][ALL] for entry in report["models"]]
+    shares = [figures["valid"] for figures in models]
+    best = max(range(len(shares)), key=shares.__getitem__)
+    lost = shares[best] - shares[-1]
+    if lost < FORMAT_LOSS or lost * models[-1]["questions"] < LOST_REPLIES:
+        return None
+    return (
+        f"Valid boxes fell from {format_share(shares[best])} (rounds: {best}) to {format_share(shares[-1])}. A "
+        "preference in RL2 can do that over rounds: docs/training.md, 'More than one round', shows RL2 without one. "
+        f"Until then use the model of the best round, e.g. {report['models'][best]['model']}"
+    )
 
 
 def _estimate(figures: dict[str, Any], name: str) -> str:
