@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from studies import loses, stability
-from studies.attribution import grid, losses, paper_rl2_alone, paper_transfer
+from studies.attribution import grid, losses, paper_rl2_alone, paper_transfer, slow
 from studies.methods import ROUNDS, TESTED, TESTED_STAGES, Figures, evolve, first_models, pairs, train
 from studies.serving import serve
 from studies.workspace import Workspace
@@ -105,6 +105,7 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "grid-both": grid("both"),
     "grid-win": grid("win"),
     "losses": losses,
+    "losses-slow": slow,
     "losses-transfer": paper_transfer,
     **{f"validity-{rows}": validity(rows) for rows in SFT_ROWS},
     "rl2-alone": baseline("rl2", "--without-rl1"),

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from studies.attribution import NO_PREFERENCE, Choice, beta_flags, chosen, loss_flags, models_of, trained
+from studies.attribution import (
+    NO_PREFERENCE, Choice, beta_flags, chosen, loss_flags, models_of, slow_choice, slow_model,
+)  # fmt: skip
 from studies.methods import CHOSEN_ON, ROUNDS, TESTED, Figures, evolve, pairs
 from studies.workspace import Workspace
 
@@ -100,11 +102,7 @@ def by_loss(loss: str, stages: str) -> Callable[[Workspace], Figures]:
 
 def paper_slow(workspace: Workspace) -> Figures:
     """Evaluate rounds by the paper's loss whose RL2 has a third of the learning rate that the grid chose."""
-    choice = chosen(workspace, "paper")
-    choice["rl2"] = choice["rl2"] | {"rate": "1e-4"}
-    start = trained(workspace, "paper", "rl1", choice["rl1"])
-    model = trained(workspace, "paper", "rl2", choice["rl2"], "--model", start)
-    return _by_choice(workspace, "paper-slow", "paper", "rl1,rl2", model, choice)
+    return _by_choice(workspace, "paper-slow", "paper", "rl1,rl2", slow_model(workspace), slow_choice(workspace))
 
 
 def paper_round2(workspace: Workspace) -> Figures:
