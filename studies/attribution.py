@@ -113,7 +113,7 @@ def losses(workspace: Workspace) -> Figures:
 def slow_choice(workspace: Workspace) -> dict[str, Choice]:
     """Return the hyperparameters of the paper's loss with a third of the learning rate in RL2.
 
-    On the questions of the search it answered one in a hundred less than the rate that was chosen, with more valid boxes.
+    On the questions of the search it answered one in a hundred less than the chosen rate, with more valid boxes.
     """
     choice = chosen(workspace, "paper")
     return choice | {"rl2": choice["rl2"] | {"rate": "1e-4"}}

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from studies import paper
+from studies.attribution import SLOW
 from studies.comparison import ACCURACIES, compare, span
 from studies.methods import ROUNDS
 from studies.values import Seeds, show, table
@@ -38,6 +39,9 @@ CLAIMS = (
     ("answer accuracy grows from round 1 to round 4", "rounds models 4", "rounds models 1", "answer"),
     ("the number of pairs grows over the rounds", "rounds models 3", "rounds models 0", "pairs"),
 )
+BLIND = ("stages base", *(f"{method} model" for method in ("sft-answers", "dpo-answers", "kto-answers", "rloo-model")))
+"""Sides that see no crop, in which alone a character can be read here: claims against them hold by construction."""
+SEEING = tuple(claim for claim in CLAIMS if claim[2] not in BLIND)
 PAPERS_LOSS = {
     "stages rl1": "losses paper-rl1",
     "stages rl2": "losses paper-rl2",
@@ -52,6 +56,8 @@ PAPER_CLAIMS = tuple(
     for text, above, below, figure in CLAIMS
     if above in PAPERS_LOSS
 )
+SEEING_PAPER = tuple(claim for claim in PAPER_CLAIMS if claim[2] not in BLIND)
+SLOW_SIDE = f"losses-slow {SLOW}"
 LOSS_CLAIMS = tuple(
     (text, f"losses {above}", f"losses {below}", figure)
     for text, above, below, figure in (
@@ -64,7 +70,11 @@ LOSS_CLAIMS = tuple(
         ("RL1: DPO alone points better than the NLL of the win alone", "paper-rl1", "win-rl1", "box_accuracy"),
         ("RL1 and RL2: DPO alone answers better than the NLL of the win alone", "paper-rl2", "win-rl2", "answer"),
     )
-)
+) + tuple(
+    (f"RL1 and RL2: DPO + NLL of the win {verb} better than DPO alone, RL2 at a third of its rate", "losses both-rl2",
+     SLOW_SIDE, figure)
+    for verb, figure in (("points", "box_accuracy"), ("answers", "answer"))
+)  # fmt: skip
 LOSE_CLAIMS = tuple(
     (f"RL1 points better with `{lose}` than with `uniform`, {title}", f"lose-{lose} {row}", f"lose-uniform {row}",
      "box_accuracy")
@@ -91,17 +101,23 @@ TRAINING_PARTS = (
     ("RL1 against SFT", "stages rl1", "stages sft"),
     ("RL2 against RL1", "stages rl2", "stages rl1"),
     ("RL1 and RL2 against SFT", "stages rl2", "stages sft"),
+    ("RL2 without RL1, against SFT", "stages rl2-alone", "stages sft"),
     ("RL1 before RL2: the full method against RL2 alone", "stages rl2", "stages rl2-alone"),
     ("the paper's DPO: RL1 against SFT", "losses paper-rl1", "losses sft"),
     ("the paper's DPO: RL2 against RL1", "losses paper-rl2", "losses paper-rl1"),
+    ("the same, a third of the learning rate in RL2", SLOW_SIDE, "losses paper-rl1"),
     ("the NLL of the win alone: RL1 against SFT", "losses win-rl1", "losses sft"),
     ("the NLL of the win alone: RL2 against RL1", "losses win-rl2", "losses win-rl1"),
     ("DPO in the loss: RL1 against the NLL alone", "losses both-rl1", "losses win-rl1"),
     ("DPO in the loss: RL1 and RL2 against the NLL alone", "losses both-rl2", "losses win-rl2"),
+    ("DPO in RL2 alone, after the same RL1", "rounds models 1", "rounds-rl2-nll models 1"),
     ("the NLL in the loss: RL1 against DPO alone", "losses both-rl1", "losses paper-rl1"),
     ("the NLL in the loss: RL1 and RL2 against DPO alone", "losses both-rl2", "losses paper-rl2"),
+    ("the same, against a third of the learning rate in RL2", "losses both-rl2", SLOW_SIDE),
     ("three more rounds: round 4 against round 1", "rounds models 4", "rounds models 1"),
     ("the same, RL2 by the NLL of the win alone from round 2 on", "rounds-both-nll models 4", "rounds models 1"),
+    ("the same, RL2 by the NLL of the win alone in all rounds", "rounds-rl2-nll models 4", "rounds models 1"),
+    ("RL1 alone, three more rounds", "rounds-rl1 models 4", "rounds-rl1 models 1"),
     ("the paper's DPO, three more rounds", "rounds-paper models 4", "rounds-paper models 1"),
 )
 PAIR_PARTS = (

@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from studies.attribution import (
-    NO_PREFERENCE, Choice, beta_flags, chosen, loss_flags, models_of, slow_choice, slow_model,
+    NO_PREFERENCE,
+    Choice,
+    beta_flags,
+    chosen,
+    loss_flags,
+    models_of,
+    slow_choice,
+    slow_model,
 )  # fmt: skip
 from studies.methods import CHOSEN_ON, ROUNDS, TESTED, Figures, evolve, pairs
 from studies.workspace import Workspace

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from studies.attribution import OPTIONS, ROWS
+from studies.attribution import OPTIONS, ROWS, SLOW
 from studies.cells import SFT_ROWS
 from studies.comparison import ACCURACIES, compare
 from studies.loses import CELLS as LOSE_CELLS
@@ -51,6 +51,7 @@ LOSSES = dict(zip(ROWS, (
     "RL1, DPO + NLL of the win", "RL1 + RL2, DPO + NLL of the win",
     "RL1, NLL of the win alone", "RL1 + RL2, NLL of the win alone",
 ), strict=True))  # fmt: skip
+SLOW_TITLE = "RL1 + RL2, the paper's DPO, a third of the learning rate in RL2"
 TURNS = {
     "focus chosen": "box, chosen",
     "focus rejected": "box, rejected",
@@ -99,6 +100,8 @@ def stages(cells: dict[str, Seeds], figure: str, rows: dict[str, str]) -> str:
     lines = [_stage(cells, "stages", row, title, figure) for row, title in rows.items()]
     if "losses" in cells:
         lines += [_stage(cells, "losses", row, LOSSES[row], figure) for row in PAPER_ROWS]
+    if "losses-slow" in cells:
+        lines.append(_stage(cells, "losses-slow", SLOW, SLOW_TITLE, figure))
     head = ("model", *LEVELS, "seeds", "transfer", "seeds")
     width = len(head) if any(line[-1] for line in lines) else len(head) - 2
     return table(head[:width], [line[:width] for line in lines])
@@ -110,15 +113,39 @@ def _stage(cells: dict[str, Seeds], cell: str, row: str, title: str, figure: str
     return [title, *(show(seeds, f"{row} {level} {figure}") for level in LEVELS), str(len(seeds)), *on_transfer]
 
 
-def losses(seeds: Seeds) -> str:
+def transfer(cells: dict[str, Seeds]) -> str:
+    """Return the table of split transfer: format, both accuracies, and how well a right crop is read there."""
+    rows = []
+    for cell, row, title in (
+        ("stages-transfer", "sft", "SFT"),
+        ("stages-transfer", "rl1", "+ RL1"),
+        ("stages-transfer", "rl2", "+ RL1 + RL2"),
+        *(("losses-transfer", row, LOSSES[row]) for row in PAPER_ROWS),
+    ):
+        if cell in cells:
+            at = cells[cell]
+            accuracies = [show(at, f"{row} all {name}") for name in ("valid", *ACCURACIES)]
+            rows.append((title, *accuracies, _reading(_outcomes(at, row)), str(len(at))))
+    return table(("model", "valid boxes", "box accuracy", "answer accuracy", READING, "seeds"), rows)
+
+
+def losses(cells: dict[str, Seeds]) -> str:
     """Return the table of the losses: accuracies, and the last tenth of each curve of the log-likelihoods."""
     rows = []
-    for row, title in LOSSES.items():
+    for seeds, row, title in _losses(cells):
         accuracies = [show(seeds, f"{row} all {name}") for name in ("valid", *ACCURACIES)]
         reading = _reading([figures[row]["outcomes"] for figures in seeds.values()])
         changes = {place: show(seeds, f"{row} likelihoods {place} -1", 1, 2) for place in _places(seeds, row)}
-        rows.append((title, *accuracies, reading, *(changes.get(place, "") for place in TURNS)))
-    return table(("model", "valid boxes", "box accuracy", "answer accuracy", READING, *TURNS.values()), rows)
+        rows.append((title, *accuracies, reading, *(changes.get(place, "") for place in TURNS), str(len(seeds))))
+    return table(("model", "valid boxes", "box accuracy", "answer accuracy", READING, *TURNS.values(), "seeds"), rows)
+
+
+def _losses(cells: dict[str, Seeds]) -> list[tuple[Seeds, str, str]]:
+    """Return the rows of the table of the losses: cell, place and title."""
+    rows = [(cells["losses"], row, title) for row, title in LOSSES.items()]
+    if "losses-slow" in cells:
+        rows.insert(1 + len(PAPER_ROWS), (cells["losses-slow"], SLOW, SLOW_TITLE))
+    return rows
 
 
 def _reading(outcomes: Sequence[Outcomes]) -> str:
@@ -127,10 +154,10 @@ def _reading(outcomes: Sequence[Outcomes]) -> str:
     return show_values([100 * answers_at_right_boxes(one) for one in outcomes]) if has_boxes else ""
 
 
-def courses(seeds: Seeds) -> str:
+def courses(cells: dict[str, Seeds]) -> str:
     """Return the table of the whole curves, the mean over the seeds of each tenth of the training."""
     rows = []
-    for row, title in LOSSES.items():
+    for seeds, row, title in _losses(cells):
         for place in _places(seeds, row):
             curves = [value_at(figures[row]["likelihoods"], place.split()) for figures in seeds.values()]
             rows.append(
@@ -162,10 +189,10 @@ def validity(cells: dict[str, Seeds]) -> str:
     """Return Table 3."""
     by_rows = {n: cells[f"validity-{n}"] for n in SFT_ROWS if f"validity-{n}" in cells}
     rows = [
-        (str(n), show(at, "model all valid"), show(at, "model all box_accuracy"), str(len(at)))
+        (str(n), *(show(at, f"model all {name}") for name in ("valid", *ACCURACIES)), str(len(at)))
         for n, at in by_rows.items()
     ]
-    return table(("SFT rows", "valid boxes", "box accuracy", "seeds"), rows)
+    return table(("SFT rows", "valid boxes", "box accuracy", "answer accuracy", "seeds"), rows)
 
 
 def baselines(cells: dict[str, Seeds]) -> str:
@@ -180,13 +207,20 @@ def baselines(cells: dict[str, Seeds]) -> str:
     rows = [
         (
             title,
+            _boxes(outcomes),
             show_values([100 * accuracy(one, "answer") for one in outcomes]),
             _reading(outcomes),
             str(len(outcomes)),
         )
         for title, outcomes in of.items()
     ]
-    return table(("method", "answer accuracy", READING, "seeds"), rows)
+    return table(("method", "box accuracy", "answer accuracy", READING, "seeds"), rows)
+
+
+def _boxes(outcomes: Sequence[Outcomes]) -> str:
+    """Return the box accuracy; nothing for methods without a box."""
+    shares = [accuracy(one, "box_accuracy") for one in outcomes]
+    return show_values([100 * share for share in shares]) if any(shares) else ""
 
 
 def _outcomes(seeds: Seeds, place: str) -> list[Outcomes]:

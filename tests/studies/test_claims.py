@@ -135,3 +135,12 @@ def test_kept_draws_are_those_of_the_products_intervals():
     bits = [[1, 0, 0, 1, 1], [0, 1, 1, 0, 1]]
     means = outcomes._resampled_means(np.array(bits, dtype=float), 7)
     assert np.allclose(means, resampled_means(np.array(bits, dtype=float), outcomes.RESAMPLES, 7))
+
+
+def test_claims_against_methods_that_see_no_crop_are_counted_apart():
+    apart = {text for text, *_ in claims.CLAIMS} - {text for text, *_ in claims.SEEING}
+    assert apart == {
+        "SFT answers better than the base without a box",
+        *(f"RL2 alone answers better than answer-only {method}" for method in ("SFT", "DPO", "KTO", "RLOO")),
+    }
+    assert len(claims.PAPER_CLAIMS) - len(claims.SEEING_PAPER) == 4

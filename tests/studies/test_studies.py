@@ -128,7 +128,7 @@ def test_results_show_every_cell_that_is_there(tmp_path):
     keep(tmp_path, "validity-0", 0, {"model": figures(0.0, 0.0)})
     text = render.render(tmp_path)
     assert "| + RL1 | 61.0 ± 2.5 | 61.0 ± 2.5 | 61.0 ± 2.5 | 61.0 ± 2.5 | 3 |" in text
-    assert "| 0 | 100.0 | 0.0 | 1 |" in text
+    assert "| 0 | 100.0 | 0.0 | 0.0 | 1 |" in text
     assert "Table 5" not in text and "Seeds: 0, 1, 2" in text
 
 
@@ -136,7 +136,7 @@ def test_cells_of_other_weights_are_not_shown(tmp_path):
     keep(tmp_path, "validity-25", 0, {"model": figures(0.0, 0.0)}, OTHER_WEIGHTS)
     keep(tmp_path, "validity-0", 1, {"model": figures(0.3, 0.0)})
     text = render.render(tmp_path)
-    assert "| 0 | 100.0 | 30.0 | 1 |" in text and "| 25 |" not in text and "Seeds: 1 " in text
+    assert "| 0 | 100.0 | 30.0 | 0.0 | 1 |" in text and "| 25 |" not in text and "Seeds: 1 " in text
 
 
 def test_cells_of_another_machine_are_named(tmp_path):

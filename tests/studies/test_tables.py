@@ -49,8 +49,8 @@ def test_methods_are_compared_on_the_same_questions():
         "losses": {0: {"paper-rl2": side(60, 200)}},
     }
     table = tables.baselines(cells)
-    assert row_of(table, "RL1, then RL2 (full), by the paper's DPO")[1:] == ["60.0", "100.0", "1"]
-    assert row_of(table, "RL2 without RL1")[3] == "2"
+    assert row_of(table, "RL1, then RL2 (full), by the paper's DPO")[1:] == ["60.0", "60.0", "100.0", "1"]
+    assert row_of(table, "RL2 without RL1")[4] == "2"
 
 
 def test_answers_at_right_boxes_are_a_share_of_those_alone():
@@ -59,7 +59,18 @@ def test_answers_at_right_boxes_are_a_share_of_those_alone():
     assert answers_at_right_boxes(found) == pytest.approx(2 / 3)
     none = {level: {"box_accuracy": "000", "answer": "101"} for level in "ab"}
     table = tables.baselines({"sft-answers": {0: {"model": {"outcomes": none}}}})
-    assert row_of(table, "answer-only SFT")[2] == ""
+    row = row_of(table, "answer-only SFT")
+    assert (row[1], row[3]) == ("", "")
+
+
+def test_transfer_shows_how_right_crops_are_read_there():
+    """Box and answer are right on the same 60 questions a level, so all that are looked at rightly are read."""
+    cells = {"stages-transfer": {0: {"sft": side(50), "rl1": side(60), "rl2": side(70)}}}
+    table = tables.transfer(cells)
+    assert row_of(table, "+ RL1")[1:] == ["100.0", "60.0", "60.0", "100.0", "1"]
+    assert "DPO" not in table
+    cells["losses-transfer"] = {0: {"paper-rl1": side(55), "paper-rl2": side(56)}}
+    assert row_of(tables.transfer(cells), "RL1 + RL2, the paper's DPO")[2] == "56.0"
 
 
 def test_schedules_are_compared_with_the_presets_over_common_seeds():
@@ -89,7 +100,7 @@ def figures_of(cell: str) -> dict:
         return pairs | {"lose_shape_auc": 0.5, "both-rl1": trained, "paper-rl1": trained}
     rows = {
         "stages": ("sft", "rl1", "rl2", "rl2-alone", "base"),
-        "losses": tables.ROWS,
+        "losses": (*tables.ROWS, tables.SLOW),
         "second": tables.SECOND_ROUND,
     }.get(cell.split("-")[0], ("model",))
     return {row: by_level(50) | {"likelihoods": course} for row in rows}
