@@ -18,6 +18,7 @@ from studies.workspace import Workspace
 from visrl_data.models.model_folder import ALIASES
 
 SFT_ROWS = (0, 25, 50, 100, 200, 400, 800)
+CLEAN_ROWS = 25
 PORT = 8790
 """Port of the served critic of seed 0; seed k uses PORT + k."""
 
@@ -49,6 +50,17 @@ def validity(rows: int) -> Callable[[Workspace], Figures]:
         return workspace.scores(f"sft-{rows}", [model], TESTED, ("--no-baseline",), names=("model",))
 
     return cell
+
+
+def clean(workspace: Workspace) -> Figures:
+    """Return RL1 and RL2 from a warm-up on 25 rows without faults: is anything left for them there?"""
+    start = sft(workspace, f"sft-{CLEAN_ROWS}", CLEAN_ROWS)
+    run = pairs(workspace, "clean", "--model", str(start))
+    rl1 = workspace.run("models/clean-rl1", "train", "rl1", "--model", str(start), "--data", str(run))
+    rl2 = workspace.run("models/clean-rl2", "train", "rl2", "--model", str(rl1), "--data", str(run))
+    models = [str(model) for model in (start, rl1, rl2)]
+    scores = workspace.scores("clean", models, TESTED, ("--no-baseline",), names=("sft", "rl1", "rl2"))
+    return {**workspace.pair_quality(run), **scores}
 
 
 def baseline(recipe: str, *options: str) -> Callable[[Workspace], Figures]:
@@ -108,6 +120,7 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "losses-slow": slow,
     "losses-transfer": paper_transfer,
     **{f"validity-{rows}": validity(rows) for rows in SFT_ROWS},
+    "clean": clean,
     "rl2-alone": baseline("rl2", "--without-rl1"),
     "rl2-alone-paper": paper_rl2_alone,
     "sft-answers": baseline("sft-answers"),

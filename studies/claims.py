@@ -81,6 +81,14 @@ LOSE_CLAIMS = tuple(
     for row, title in (("both-rl1", "DPO + NLL of the win"), ("paper-rl1", "the paper's DPO"))
     for lose in ("actor-first", "hardest")
 )  # fmt: skip
+CLEAN_CLAIMS = tuple(
+    (f"from a warm-up without faults, {text}", f"clean {above}", f"clean {below}", figure)
+    for text, above, below, figure in (
+        ("RL1 raises box accuracy", "rl1", "sft", "box_accuracy"),
+        ("RL1 and RL2 raise box accuracy", "rl2", "sft", "box_accuracy"),
+        ("RL1 and RL2 raise answer accuracy", "rl2", "sft", "answer"),
+    )
+)
 ROUND_CLAIMS = tuple(
     (f"{text}, {title}", f"rounds{name} models 4", f"rounds models {k}", figure)
     for name, title in (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from studies.attribution import OPTIONS, ROWS, SLOW
-from studies.cells import SFT_ROWS
+from studies.cells import CLEAN_ROWS, SFT_ROWS
 from studies.comparison import ACCURACIES, compare
 from studies.loses import CELLS as LOSE_CELLS
 from studies.loses import MODELS as LOSE_MODELS
@@ -193,6 +193,15 @@ def validity(cells: dict[str, Seeds]) -> str:
         for n, at in by_rows.items()
     ]
     return table(("SFT rows", "valid boxes", "box accuracy", "answer accuracy", "seeds"), rows)
+
+
+def clean(seeds: Seeds) -> str:
+    """Return the table of RL from a warm-up without faults."""
+    rows = [
+        (title, *(show(seeds, f"{row} all {name}") for name in ("valid", *ACCURACIES)), _reading(_outcomes(seeds, row)))
+        for row, title in (("sft", f"SFT, {CLEAN_ROWS} rows"), ("rl1", "+ RL1"), ("rl2", "+ RL1 + RL2"))
+    ]
+    return table(("model", "valid boxes", "box accuracy", "answer accuracy", READING), rows)
 
 
 def baselines(cells: dict[str, Seeds]) -> str:

@@ -94,6 +94,8 @@ def figures_of(cell: str) -> dict:
         return {"models": [one | {"pair_outcomes": "+0-" * 20} for one in rounds(60)["models"]]}
     if cell.startswith("pairs"):
         return run("+" * 30 + "0" * 10) | dict.fromkeys(tables.SHARES, 50.0)
+    if cell == "clean":
+        return run("+" * 30 + "0" * 10) | {row: by_level(50) for row in ("sft", "rl1", "rl2")}
     if cell.startswith("lose-"):
         pairs = run("+" * 30 + "0" * 10) | dict.fromkeys(("controller_loses", *tables.SHARES), 50.0)
         trained = by_level(50) | {"likelihoods": course}
