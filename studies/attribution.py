@@ -94,7 +94,10 @@ def models_of(workspace: Workspace, loss: str) -> list[str]:
     """Train with a loss on the pairs of the first round: RL1, and RL1 + RL2."""
     if loss == "both":
         return first_models(workspace)
-    choice = chosen(workspace, loss)
+    return _both_stages(workspace, loss, chosen(workspace, loss))
+
+
+def _both_stages(workspace: Workspace, loss: str, choice: dict[str, Choice]) -> list[str]:
     rl1 = trained(workspace, loss, "rl1", choice["rl1"])
     return [rl1, trained(workspace, loss, "rl2", choice["rl2"], "--model", rl1)]
 
@@ -121,9 +124,7 @@ def slow_choice(workspace: Workspace) -> dict[str, Choice]:
 
 def slow_model(workspace: Workspace) -> str:
     """Train RL1 and RL2 by the paper's loss with these."""
-    choice = slow_choice(workspace)
-    start = trained(workspace, "paper", "rl1", choice["rl1"])
-    return trained(workspace, "paper", "rl2", choice["rl2"], "--model", start)
+    return _both_stages(workspace, "paper", slow_choice(workspace))[1]
 
 
 def slow(workspace: Workspace) -> Figures:

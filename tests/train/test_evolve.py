@@ -17,14 +17,13 @@ from visrl_data.core import files
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.engines.scripted import ScriptedEngine
-from visrl_data.evaluation.eval_report import ALL
 from visrl_data.models.model_folder import digest_folder, find_model
 from visrl_data.pipeline import factory, model_pair
 from visrl_data.runs import run_folder
 from visrl_train import evolve as evolving
 from visrl_train import rl1, rl2
 from visrl_train.evolve_config import EvolveConfig
-from visrl_train.evolve_curves import curves, format_warning, points
+from visrl_train.evolve_curves import curves, points
 
 pytest_plugins = ["tests.train.test_helpers"]
 
@@ -343,25 +342,3 @@ def test_real_training_between_the_rounds(sft_model, acts, tmp_path):
     code, out, _ = visrl("evolve", "--rounds", 2, "--stages", "rl1", "--train-config", file, *arguments,
                          "-o", tmp_path / "e")  # fmt: skip
     assert code == 0 and re.findall(r"^ *(no box|\d) ", out, re.MULTILINE) == ["no box", "0", "1", "2"]
-
-
-def valid_boxes(*shares, questions=400):
-    figures = [{"valid": share, "questions": questions} for share in shares]
-    return {"models": [{"model": f"m{k}", "figures": {ALL: one}} for k, one in enumerate(figures)]}
-
-
-@pytest.mark.parametrize("shares", [(1.0, 0.99, 0.981), (0.5, 0.9), (0.9,)])
-def test_a_model_that_keeps_the_format_is_passed_over_in_silence(shares):
-    assert format_warning(valid_boxes(*shares)) is None
-
-
-def test_one_reply_of_a_few_is_no_loss_of_format():
-    assert format_warning(valid_boxes(1.0, 0.975, questions=40)) is None
-    assert format_warning(valid_boxes(1.0, 0.85, questions=40))
-
-
-def test_a_model_that_loses_the_format_is_named_with_what_helps():
-    text = format_warning(valid_boxes(0.97, 0.99, 0.5, 0.964))
-    assert "from 99.0 % (rounds: 1) to 96.4 %" in text and text.endswith("e.g. m1")
-    section = text.split("'")[1]
-    assert f". {section}\n" in (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
