@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from visrl_data.core.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, BadImage, decode, read_under_root, sha256
+from visrl_data.core.images import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    BadImage,
+    decode,
+    read_under_root,
+    sha256,
+    upright_size,
+)
 
 RED, GREY = (220, 20, 30), (200, 200, 200)
 SIZE = (64, 40)
@@ -74,6 +82,13 @@ def test_exif_orientations_end_upright(orientation: int, kind: str) -> None:
     assert difference.mean() < 1.5
     # nothing is left by which a later library would turn it again, or that would enter a saved crop
     assert not image.info and not image.getexif()
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_size_that_the_header_gives_is_that_of_the_upright_image(orientation: int) -> None:
+    """Files state orientations that there are not, 0 or 9."""
+    data = turned(orientation, "JPEG")
+    assert upright_size(data) == decode(data).size
 
 
 def test_orientation_in_xmp_counts_as_datasets_reads_it() -> None:

@@ -34,6 +34,7 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)  # a file may state any other number, which turns nothing
 
 
 class BadImage(Exception):
@@ -79,7 +80,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
     """Return (width, height) of the original image, upright; only the header is read. Raises BadImage."""
     picture = _open(data)
     width, height = picture.size
-    return (height, width) if exif_orientation(picture) >= 5 else (width, height)
+    return (height, width) if exif_orientation(picture) in _ON_ITS_SIDE else (width, height)
 
 
 def sha256(data: bytes) -> str:
@@ -154,7 +155,7 @@ def _damaged(data: bytes, error: Exception) -> BadImage:
 
 
 def exif_orientation(picture: Image.Image) -> int:
-    """Read the EXIF (or XMP) orientation, 1 to 8, as Pillow and `datasets` read it; 1 when there is none."""
+    """Read the EXIF (or XMP) orientation, 1 to 8 in a sound file, as Pillow and `datasets` read it; 1 without one."""
     try:
         turn: int = picture.getexif().get(_ORIENTATION, 1)
         return turn
