@@ -414,6 +414,8 @@ def test_a_plain_drawing_stays_sharp_and_a_broken_one_is_left_out():
         {"box_critic": False, "ship_images": False, "trust_remote_code": True, "diversity": "off", "model": "-odd"},
         {"temperature": 0.0, "score_step": 0.05, "box_win": 0.9, "license": "CC BY 4.0; see `x`", "seed": -3},
         {"lose": "hardest"},
+        {"engine": "vllm", "vllm_options": {"enforce_eager": True, "max_model_len": 8192, "kv_cache_dtype": "fp8"}},
+        {"source": "mix:m.toml", "images_root": {"": "all.zip", "coco": "my pictures/coco", "gqa": "gqa.tar"}},
     ],
 )
 def test_the_command_on_the_page_gives_the_same_options(options):

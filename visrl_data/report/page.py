@@ -17,6 +17,7 @@ import base64
 import dataclasses
 import functools
 import hashlib
+import json
 import re
 import shlex
 from collections import Counter
@@ -132,8 +133,16 @@ def _flag(name: str, value: Any) -> list[str]:
     flag = "--" + name.replace("_", "-")
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag[2:]}"]
-    text = ",".join(f"{k}={v}" for k, v in sorted(value.items())) if isinstance(value, dict) else f"{value}"
+    if isinstance(value, dict) and name == "images_root":  # one flag for each set
+        roots = (f"{key}={root}" if key else root for key, root in sorted(value.items()))
+        return [word for root in roots for word in _flag(name, root)]
+    text = _pairs(value) if isinstance(value, dict) else f"{value}"
     return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    """Return NAME=VALUE,... as a flag takes it."""
+    return ",".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in sorted(values.items()))
 
 
 def asset(name: str, folder: Path = _FOLDER) -> Markup:
