@@ -17,8 +17,16 @@ def test_every_option_is_documented():
     assert all(spec.metadata["help"] for spec in dataclasses.fields(GenConfig))
 
 
-def test_saved_options_come_back(tmp_path):
-    config = GenConfig(model='a "quoted" \\ name', columns={"question": "q x"}, limit=3, box_critic=False)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": 'a "quoted" \\ name', "columns": {"question": "q x"}, "limit": 3, "box_critic": False},
+        {"source": "📷 é \x7f\t.jsonl", "columns": {"question": "🙂"}, "images_root": {"": "a.zip", "b c": "😀"}},
+        {"vllm_options": {"hf_overrides": {"a": [1, {"b": "😀"}], "c": {}}, "enforce_eager": True}},
+    ],
+)
+def test_saved_options_come_back(tmp_path, options):
+    config = GenConfig(**options)
     file = tmp_path / "config.toml"
     file.write_text(to_toml(config))
     assert load_config(file, {}) == config
@@ -39,6 +47,8 @@ def test_flags_win_over_the_file(tmp_path):
         ("box_critic = 1", "expected bool"),
         ("seed = true", "expected int"),
         ("attempts = ", "Invalid|value"),
+        ("columns = {question = 3}", "columns = .* expected dict"),
+        ("images_root = {coco = 3}", r"images_root = .* expected str \| dict"),
     ],
 )
 def test_wrong_files_are_named(tmp_path, text, message):
@@ -59,6 +69,8 @@ def test_wrong_files_are_named(tmp_path, text, message):
         ({"score_step": 1e-4}, "--score-step 0.0001: expected 0"),
         ({"score_step": 1.0}, "--score-step 1.0: expected between"),
         ({"temperature": float("nan")}, "--temperature nan"),
+        ({"temperature": float("inf")}, "--temperature inf: expected a finite number"),
+        ({"area_slack": float("inf")}, "--area-slack inf: expected a finite number"),
         ({"diversity": "some"}, "expected one of attempt, question, off"),
         ({"box_win": 0.2, "box_lose": 0.2}, "must be above"),
     ],

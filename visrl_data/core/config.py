@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,6 +222,8 @@ def check_option(spec: dataclasses.Field[Any], value: Any) -> None:
         least = f"at least {low}" if above is None else f"above {above}"
         bounds = least if high is None else f"between {low} and {high}" if above is None else f"{least}, at most {high}"
         raise UsageError(f"{flag} {value}: expected {bounds}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{flag} {value}: expected a finite number.")
 
 
 def check_score_step(step: float) -> None:
@@ -325,19 +328,34 @@ def make_config(
         if name not in specs:
             raise UsageError(f"{where}: unknown option {name!r}; `{command} --help` lists them all.")
         expected = str(specs[name].type).removesuffix(" | None")
-        if not isinstance(value, _TYPES[expected]) or (isinstance(value, bool) and expected != "bool"):
+        if not _is_of_type(value, expected):
             raise UsageError(f"{where}: {name} = {value!r}: expected {expected}.")
     return kind(**(values | overrides))
+
+
+def _is_of_type(value: Any, expected: str) -> bool:
+    """Return whether a value of TOML is what the type of a field, as written in its class, says."""
+    if isinstance(value, bool):
+        return expected == "bool"
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    has_texts = "Any" in expected or all(isinstance(item, str) for item in items)
+    return has_texts and isinstance(value, _TYPES[expected])
 
 
 def to_toml(config: Any) -> str:
     """Return the resolved options of such a dataclass as TOML that `make_config` reads back, without unset ones."""
     options = {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(config)}
-    lines = []
-    for name, value in with_version(options).items():
-        if isinstance(value, dict):
-            inner = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in sorted(value.items()))
-            lines.append(f"{name} = {{ {inner} }}" if inner else f"{name} = {{}}")
-        elif value is not None:
-            lines.append(f"{name} = {json.dumps(value)}")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in with_version(options).items() if value is not None)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML."""
+    if isinstance(value, dict):
+        inner = ", ".join(f"{_toml(name)} = {_toml(item)}" for name, item in sorted(value.items()))
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str):  # JSON would write a character beyond U+FFFF as two surrogates, which TOML refuses
+        parts = (json.dumps(c)[1:-1] if c <= "\uffff" else f"\\U{ord(c):08x}" for c in value)
+        return f'"{"".join(parts)}"'
+    return json.dumps(value)

@@ -42,12 +42,14 @@ _LLAVA_TOWERS = {"clip_vision_model", "siglip_vision_model", "pixtral"}  # that 
 
 
 def parse_vllm_options(text: str) -> dict[str, Any]:
-    """Return the settings of NAME=VALUE,...; a value is a number, true, false or a text. Raises UsageError."""
+    """Return the settings of NAME=VALUE,...; a value is JSON (a number, true), else a text. Raises UsageError."""
     options: dict[str, Any] = {}
     for pair in text.split(","):
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not (name and equals and value):
             raise UsageError(f"--vllm-options {text}: expected NAME=VALUE,..., such as max_model_len=8192.")
+        if value == "null":  # which no TOML holds, and so no record of the run
+            raise UsageError(f"--vllm-options {name}=null: expected a value. Leave {name} out for vLLM's default.")
         try:
             options[name.replace("-", "_")] = json.loads(value)
         except ValueError:
