@@ -181,6 +181,7 @@ def test_each_form_is_read_back_with_and_without_its_marks(space, data):
     assert bound.parse(f"{text} and {text}") == (None, "several_boxes")
     assert box_tokens(text) == tuple(re.findall("<[^<>]*>", text))
     assert box_tokens(f"it is {text}") == ()
+    assert box_tokens("[1, nan, 3, 4]") == box_tokens("[1, 2, 1e999, 4]") == box_tokens("[1, 2.5, 3, 4]") == ()
 
 
 @pytest.mark.parametrize(

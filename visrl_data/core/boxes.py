@@ -247,7 +247,8 @@ def box_tokens(text: str) -> tuple[str, ...]:
     """Return the special tokens in the canonical text of a box; none in any other text."""
     for form in {form.template: form for _, form in _SPACES.values() if form.has_special_tokens}.values():
         boxes = form.read(text)
-        if len(boxes) == 1 and form.write([int(value) for value in boxes[0]]) == text:
+        is_whole = len(boxes) == 1 and all(map(float.is_integer, boxes[0]))  # neither is NaN nor an infinite number
+        if is_whole and form.write([int(value) for value in boxes[0]]) == text:
             return tuple(re.findall(r"<[^<>]+>", text))
     return ()
 
