@@ -63,6 +63,7 @@ def test_histograms():
     assert histogram(values, 0.1) == {f"{i / 10:.6g}": n for i, n in enumerate([1, 1, 0, 2, 0, 0, 0, 0, 0, 0, 1])}
     assert list(histogram(values[:0], 0.25)) == ["0", "0.25", "0.5", "0.75", "1"]
     assert list(histogram(np.array([0.9]), 0.3).items())[3] == ("0.9", 1)
+    assert histogram(np.array([0.0, 1.0, 1.0]), 0.3333333) == {"0": 1, "0.333333": 0, "0.666667": 0, "1": 2}
     assert list(iou_histogram(np.array([0.0, 0.05, 0.1, 0.95, 1.0])).values()) == [2, 1] + [0] * 7 + [2]
 
 

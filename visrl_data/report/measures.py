@@ -106,9 +106,12 @@ def _root(excess: Callable[[float], float], outside: float, inside: float) -> fl
 
 
 def histogram(values: np.ndarray, step: float) -> dict[str, int]:
-    """Count at the multiples of step in [0, 1] (the nearest one), keyed by the multiple."""
+    """Count at the multiples of step in [0, 1] (the nearest one), keyed by the multiple.
+
+    1 / step may be as far from a whole number as that of a --score-step may.
+    """
     bins = np.round(values[~np.isnan(values)] / step).astype(int)
-    counts = np.bincount(bins, minlength=math.ceil(1 / step - 1e-9) + 1)
+    counts = np.bincount(bins, minlength=math.ceil(1 / step - 1e-6) + 1)
     return {f"{min(i * step, 1.0):.6g}": int(n) for i, n in enumerate(counts)}
 
 
