@@ -111,6 +111,14 @@ def test_what_is_left_is_found_before_anything_is_sent(tmp_path, monkeypatch, te
     assert leaks == [line.format(home=home) for line in found]
 
 
+def test_a_root_folder_that_is_the_home_is_in_no_web_address(tmp_path, monkeypatch):
+    """In a container whose user has no home, HOME is /."""
+    monkeypatch.setenv("HOME", "/")
+    folder = make_model(tmp_path / "m")
+    (folder / "README.md").write_text("# A model\nSee https://huggingface.co.\n")
+    assert release_plan.leaks(release_plan.local_files(folder, "model")) == []
+
+
 def test_the_users_own_token_is_found_whatever_it_looks_like(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "s3cret-of-a-mirror")
     folder = make_model(tmp_path / "m")
