@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -71,6 +72,12 @@ def test_images_inside_parquet_files_are_found(folder, whole, part, tmp_path):
     for file in sorted((whole.folder / "data" / "images").iterdir()):
         pq.write_table(pq.read_table(file, columns=["image"]), tmp_path / "in" / file.name, row_group_size=4)
     (tmp_path / "in" / "broken.parquet").write_bytes(b"PAR1")
+    nested = pa.table({"image": [{"bytes": {"bytes": b"no picture"}}]})
+    pq.write_table(nested, tmp_path / "in" / "nested.parquet")
+    pq.write_table(pa.table({"image": [b"page"] * 9}), tmp_path / "in" / "flipped.parquet")
+    with (tmp_path / "in" / "flipped.parquet").open("r+b") as file:
+        file.seek(4)
+        file.write(b"\xff" * 16)  # the header of its first page; the footer is whole
     result = rebuild(part.folder, tmp_path / "in", tmp_path / "made")
     names = [name for name in whole.manifest["sha256"] if name.startswith("data/")]
     assert [result.dataset.manifest["sha256"][name] for name in names] == [whole.manifest["sha256"][n] for n in names]

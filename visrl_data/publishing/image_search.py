@@ -133,7 +133,10 @@ def _in_parquet(path: Path, sizes: set[int]) -> Iterator[tuple[ImageLocation, st
         return  # a damaged file, or something else by that name
     for column in (field.name for field in schema if _holds_bytes(field.type)):
         for group in range(groups):
-            values = _column(path, group, column)
+            try:
+                values = _column(path, group, column)
+            except (pa.ArrowException, OSError):
+                continue  # a damaged row group
             for row, size in enumerate(pc.binary_length(values).to_pylist()):
                 if size in sizes:
                     yield ImageLocation(path, column, group, row), hashlib.sha256(values[row].as_py()).hexdigest()
@@ -141,9 +144,8 @@ def _in_parquet(path: Path, sizes: set[int]) -> Iterator[tuple[ImageLocation, st
 
 def _holds_bytes(kind: pa.DataType) -> bool:
     """Accept a column of bytes, or of the pictures of `datasets`: structs of bytes and path."""
-    if pa.types.is_struct(kind):
-        return any(member.name == "bytes" and _holds_bytes(member.type) for member in kind)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    kinds = [member.type for member in kind if member.name == "bytes"] if pa.types.is_struct(kind) else [kind]
+    return any(pa.types.is_binary(one) or pa.types.is_large_binary(one) for one in kinds)
 
 
 @functools.lru_cache(maxsize=2)
