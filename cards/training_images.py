@@ -18,9 +18,7 @@ def describe_training_images(manifest: DatasetManifest) -> list[Markdown]:
     if needs_resized_size(run["run"]["box_space"]):
         lines.append(_IN_PIXELS)
     if manifest.get("pad_square"):
-        lines.append(
-            "The pictures are padded to squares, as the actor was shown them; stock processors keep squares whole."
-        )
+        lines.append(_PADDED)
     elif needs_padding(run):
         lines.append(_CUT_OFF)
     if settings and (environment := swift_environment(settings)):

@@ -3,7 +3,7 @@
 Reads a finished run, or a dataset folder with its images; writes picture files once each, and JSON that
 points to them. Both trainers take the prompt as one text in which each `<image>` stands for the next picture, so
 the parts of a prompt are joined line by line in their own order, and a question that says "<image>" is
-broken up (dataset_rows.as_text). Boxes stay the text that the actor writes: ms-swift could convert
+broken up (pair_set.as_text). Boxes stay the text that the actor writes: ms-swift could convert
 `objects` to the habits of another model, but these pairs are about what this actor writes.
 
     llamafactory   dataset_info.json, <name>.json (sharegpt, ranking), images/   llamafactory-cli train DIR/<name>.yaml
