@@ -94,15 +94,16 @@ def train(config: AnswersConfig, output: Path | None = None, callbacks: Sequence
 
 def prepare_from_original(name: str, config: AnswersConfig, pairs: PairSet, output: Path | None) -> TrainingStage:
     """Return the stage; without --model it starts from the original model of the actor that made the pairs."""
-    folder = find_original(pairs) if config.model is None else find_model(config.model, config.trust_remote_code)
+    trust = config.trust_remote_code
+    folder = find_original(pairs, trust) if config.model is None else find_model(config.model, trust)
     return prepare(name, config, pairs, folder, output, prompts=(DIRECT_PROMPT,))
 
 
-def find_original(pairs: PairSet) -> ModelFolder:
+def find_original(pairs: PairSet, trust_remote_code: bool = False) -> ModelFolder:
     """Find the original model of the pairs. Raises VisRLError when they don't name it."""
     if pairs.origin is None:
         raise VisRLError(f"{pairs.name} names no original model. Name the one to train with --model.")
-    return find_model(pairs.origin)
+    return find_model(pairs.origin, trust_remote_code)
 
 
 def chosen_answers(pairs: PairSet) -> list[Answer]:

@@ -85,7 +85,9 @@ def _find_file(file: str) -> Path:
 def _origin(stage: str, flags: dict[str, Any]) -> str | None:
     """Return the id of the original model that the stage's chain began with."""
     model = flags.get("model") or (STAGES["sft"].config().model if stage == "sft" else None)
-    return read_pairs(flags.get("data")).origin if model is None else find_model(model).origin_base
+    if model is None:
+        return read_pairs(flags.get("data")).origin
+    return find_model(model, flags.get("trust_remote_code", False)).origin_base
 
 
 def main(stage: str) -> None:

@@ -38,18 +38,19 @@ def train(config: Rl1Config, output: Path | None = None, callbacks: Sequence[Tra
     from visrl_train.preference import LossConfig, train_pairs
 
     pairs = read_pairs(config.data)
-    folder = find_actor(pairs) if config.model is None else find_model(config.model, config.trust_remote_code)
+    trust = config.trust_remote_code
+    folder = find_actor(pairs, trust) if config.model is None else find_model(config.model, trust)
     stage = prepare("rl1", config, pairs, folder, output)
     return train_pairs(stage, config, pairs, LossConfig(beta_b=config.beta_b, win_nll=config.win_nll), callbacks)
 
 
-def find_actor(pairs: PairSet) -> ModelFolder:
+def find_actor(pairs: PairSet, trust_remote_code: bool = False) -> ModelFolder:
     """Find the model that made the pairs. Raises VisRLError when there is none, or when it has changed since."""
     if pairs.actor is None:
         which = "were made by different models" if pairs.parts else "do not say which model made them"
         raise VisRLError(f"The pairs of {pairs.name} {which}. Name the one to train with --model.")
     try:
-        folder = find_model(pairs.actor)
+        folder = find_model(pairs.actor, trust_remote_code)
     except VisRLError as error:
         raise VisRLError(f"{error}\n{pairs.name} was made by it; name the model to train with --model.") from error
     if pairs.actor_digest != folder.digest:

@@ -47,16 +47,17 @@ def train(config: Rl2Config, output: Path | None = None, callbacks: Sequence[Tra
 
 def find_start(config: Rl2Config, pairs: PairSet) -> ModelFolder:
     """Find the model to start from. Raises VisRLError when there is none."""
+    trust = config.trust_remote_code
     if config.model is None:
-        return find_actor(pairs) if config.without_rl1 else find_rl1_model(pairs)
+        return find_actor(pairs, trust) if config.without_rl1 else find_rl1_model(pairs, trust)
     if config.without_rl1:
         raise UsageError(
             f"--model {config.model} with --without-rl1: expected one of them. --without-rl1 starts from the actor."
         )
-    return find_model(config.model, config.trust_remote_code)
+    return find_model(config.model, trust)
 
 
-def find_rl1_model(pairs: PairSet) -> ModelFolder:
+def find_rl1_model(pairs: PairSet, trust_remote_code: bool = False) -> ModelFolder:
     """Find the newest model under models/ that `visrl train rl1` trained on these pairs. Raises VisRLError."""
     from visrl_train.stage_folder import MODELS
 
@@ -70,7 +71,7 @@ def find_rl1_model(pairs: PairSet) -> ModelFolder:
             f"No rl1 model of the pairs of {pairs.name} under {MODELS}/. Train one with "
             f"`visrl train rl1 {pairs.flags}`, or name the model to start from with --model."
         )
-    return find_model(str(max(models, key=lambda path: path.stat().st_mtime_ns).parent))
+    return find_model(str(max(models, key=lambda path: path.stat().st_mtime_ns).parent), trust_remote_code)
 
 
 if __name__ == "__main__":
