@@ -128,10 +128,11 @@ def _commands(record: ModelRecord, folder: str) -> list[str]:
 
 def _evaluation(name: str, data: dict[str, Any], metrics: Path) -> dict[str, Any]:
     """Return the sets of the Hub that it was trained on, and the share of held-out pairs that it puts in order."""
-    sets = [part for part in (data, *data.get("parts", ())) if is_hub_name(str(part["name"]))]
-    if not sets:
+    names = [str(part["name"]) for part in (data, *data.get("parts", ()))]
+    # runs/cars has the form of a Hub id; a folder of that name was what --data or --source meant.
+    names = [name.partition("@")[0] for name in names if is_hub_name(name) and not Path(name).exists()]
+    if not names:
         return {}
-    names = [str(part["name"]).partition("@")[0] for part in sets]
     last = _last_values(metrics)
     accuracies = {step: last.get(f"eval_{step}/accuracy") for step in ("focus", "response")}
     values = [

@@ -59,6 +59,16 @@ def test_the_head_is_one_that_the_hub_takes(full, library, tmp_path):
     assert (result.metric_type, result.metric_value, head.metrics) == ("accuracy", 0.75, ["accuracy"])
 
 
+@pytest.mark.parametrize("data", [{"name": "runs/cars"}, {"name": "x + y", "parts": [{"name": "runs/cars"}]}])
+def test_a_run_of_this_machine_is_no_set_of_the_hub(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "cars").mkdir(parents=True)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 2, "eval_focus/accuracy": 0.75}\n')
+    body = card.render(record(data=data), Rl1Config(), tmp_path / "model", metrics)
+    assert not {"datasets", "model-index"} & yaml.safe_load(body.split("---\n")[1]).keys()
+
+
 def test_the_commands_are_for_this_folder_and_this_model(tmp_path):
     folder = tmp_path / "my models" / "it's"
     commands = [line for line in render(folder).splitlines() if line.startswith("visrl ")]
