@@ -1,11 +1,11 @@
-"""Report that a training has met the limits of the machine, memory or disk, with what to do about it."""
+"""Report what the machine lacks for a training, memory, disk or the package of a tracker, with what to do about it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-from visrl_data.core.errors import VisRLError
+from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.hub_access import disk_full
 from visrl_data.engines.refusals import is_out_of_memory
 from visrl_train.config import TrainConfig
@@ -21,7 +21,7 @@ _DISK_FULL = (
 
 @contextlib.contextmanager
 def explain_limits(config: TrainConfig, output: object) -> Iterator[None]:
-    """Raise VisRLError where memory or the disk is full, while the model loads, trains or is written."""
+    """Raise VisRLError for full memory or disk, or a missing tracker, while the model loads, trains or is written."""
     try:
         yield
     except VisRLError:
@@ -39,4 +39,6 @@ def explain_limits(config: TrainConfig, output: object) -> Iterator[None]:
                 f"The disk is full: {output} could not be written. Free some space, then run the same command again: "
                 "it resumes from the last complete checkpoint."
             ) from error
+        if "Callback requires" in str(error):  # transformers' words, with the command that installs it
+            raise UsageError(f"--report-to {config.report_to}: {error}") from error
         raise

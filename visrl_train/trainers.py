@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import Trainer, TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer import utils
 
-from visrl_data.core.errors import Terminated
+from visrl_data.core.errors import Terminated, UsageError
 from visrl_data.engines.image_processing import copy_pinpoints
 from visrl_train import models
 from visrl_train.checkpoints import last_checkpoint, seal
@@ -60,9 +61,17 @@ def training_arguments(stage: TrainingStage, model: Any, validates: bool) -> dic
         "save_steps": config.save_steps,
         "save_total_limit": 2,
         "logging_steps": config.log_steps,
-        "report_to": config.report_to.split(","),
+        "report_to": trackers(config.report_to),
         "disable_tqdm": True,
     }
+
+
+def trackers(report_to: str) -> list[str]:
+    """Return the trackers that --report-to names. Raises UsageError for one that transformers does not know."""
+    names, known = [name.strip() for name in report_to.split(",")], sorted(INTEGRATION_TO_CALLBACK)
+    if not {"none", "all", *known}.issuperset(names):
+        raise UsageError(f"--report-to {report_to}: expected none, all, or some of {', '.join(known)}.")
+    return names
 
 
 def make_trainer_class(trainer: type[Kind]) -> type[Kind]:

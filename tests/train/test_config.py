@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from typer.testing import CliRunner
 
 from tests.helpers.command import visrl
@@ -17,8 +18,8 @@ from visrl_data.core.config import to_toml
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.engines.quantization import other_linears
 from visrl_data.models.model_folder import find_model
-from visrl_train import launch, models
-from visrl_train.config import Rl2Config, SftConfig
+from visrl_train import launch, models, rl1, trainers
+from visrl_train.config import Rl1Config, Rl2Config, SftConfig
 from visrl_train.launch import PRESETS, load_train_config, resolve
 from visrl_train.stages import STAGES
 
@@ -36,6 +37,22 @@ def test_every_option_is_documented_and_comes_back(stage, tmp_path):
     file = tmp_path / "config.toml"
     file.write_text(to_toml(config))
     assert load_train_config(stage, str(file), {}) == config
+
+
+def test_a_tracker_that_is_not_known_or_not_installed_is_said(sft_model, scripted_run, tmp_path, monkeypatch):
+    assert trainers.trackers("wandb, tensorboard") == ["wandb", "tensorboard"]
+    for wrong in ("wandbb", "wandb,,mlflow", ""):
+        with pytest.raises(UsageError, match=f"--report-to {wrong}: expected none, all, or some of .*, wandb"):
+            trainers.trackers(wrong)
+
+    class Missing:
+        def __init__(self):
+            raise RuntimeError("WandbCallback requires wandb to be installed. Run `pip install wandb`.")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", Missing)
+    config = Rl1Config(model=str(sft_model), data=str(scripted_run), report_to="wandb", **QUICK)
+    with pytest.raises(UsageError, match=r"--report-to wandb: .*`pip install wandb`"):
+        rl1.train(config, tmp_path / "m")
 
 
 def test_defaults_are_those_of_the_reference_code():
