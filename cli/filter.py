@@ -41,11 +41,15 @@ def filter(
 
       visrl filter runs/photos --lose actor-first
     """
+    from visrl_data.core.errors import UsageError
     from visrl_data.pipeline import finalize
 
     options = {"box_win": box_win, "box_lose": box_lose, "response_win": response_win, "response_lose": response_lose}
     thresholds = {name: value for name, value in options.items() if value is not None}
     if sweep:
+        if others := [*thresholds, *(["lose"] if lose else [])]:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+            raise UsageError(f"--sweep with {flags}: a sweep has its own thresholds. Expected one of the two.")
         grid = finalize.sweep_run(run, box_critic)
         print(json.dumps(grid.to_pylist())) if as_json else _print_sweep(grid)
         return

@@ -54,6 +54,8 @@ def test_sweep_changes_nothing(run):
     before = (run / "manifest.json").read_bytes()
     code, out, _ = visrl("filter", run, "--sweep", "--json")
     assert code == 0 and len(json.loads(out)) == 25
+    code, _, err = visrl("filter", run, "--sweep", "--box-win", "0.7", "--lose", "hardest")
+    assert code == 2 and "--sweep with --box-win, --lose: " in err
     code, out, _ = visrl("filter", run, "--sweep")
     assert code == 0 and "0.8 / 0.2" in out
     assert (run / "manifest.json").read_bytes() == before
