@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
+from visrl_data.core.text import MOST_IN_LINE
 from visrl_data.core.versions import visrl_version
 
 if TYPE_CHECKING:
@@ -194,10 +195,10 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     return float(spent[1]) + 1 if spent else 0.0
 
 
-def short(text: object, limit: int = 300) -> str:
-    """Put a text on one line, masked, of at most `limit` characters."""
+def short(text: object) -> str:
+    """Put a text on one line, masked, at most MOST_IN_LINE characters of it."""
     line = mask(" ".join(str(text).split()))
-    return line if len(line) <= limit else f"{line[:limit]}..."
+    return line if len(line) <= MOST_IN_LINE else f"{line[:MOST_IN_LINE]}..."
 
 
 def mask(text: str) -> str:

@@ -76,14 +76,14 @@ def choose_second_box(
     """
     if second is not None and all(iou(box, second) <= tau for box in (first, *others)):
         return SecondBox(second, "actor")
-    for plan in _plans(first, tuple(others), frame, tau, delta):
+    for plan in _plans(first, tuple(others), tau, delta):
         cells = _uniform_member(plan, first, frame, seed)
         if cells is not None:
             return SecondBox(cells, "controller", plan.relaxed)
     raise AssertionError("the last plan of _plans has a member on every frame")
 
 
-def _plans(first: Cells, others: tuple[Cells, ...], frame: Frame, tau: float, delta: float) -> Iterator[_Plan]:
+def _plans(first: Cells, others: tuple[Cells, ...], tau: float, delta: float) -> Iterator[_Plan]:
     """Yield S, then what replaces it when it is empty. The first with a member is used.
 
     1. S as defined.                                                    ""
