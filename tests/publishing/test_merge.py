@@ -140,6 +140,12 @@ def test_what_cannot_be_merged_is_told(runs, first, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_how_a_server_was_used_makes_no_other_pairs(runs, tmp_path):
+    options = {"in_flight": 4, "vllm_options": {"gpu_memory_utilization": 0.5}}
+    other = make_run(tmp_path / "run", limit=10, seed=2, **options)
+    assert len(build_dataset([runs["a"], other.path], tmp_path / "set").manifest["runs"]) == 2
+
+
 def test_a_dataset_of_an_earlier_version_has_no_likelihoods(runs, first, tmp_path):
     old = shutil.copytree(first.folder, tmp_path / "old")
     manifest = json.loads((old / "manifest.json").read_text())

@@ -36,9 +36,9 @@ from visrl_data.runs.stored_images import StoredImages
 MAY_DIFFER = {
     *("source", "split", "skip", "limit", "images_root", "allow_urls", "columns", "gold_space", "gold_format"),
     *("ship_images", "license"),
-    *("seed", "round", "device", "batch_size", "chunk_size", "trust_remote_code"),
+    *("seed", "round", "device", "batch_size", "chunk_size", "in_flight", "trust_remote_code"),
     *("model", "critic", "prompts", "box_win", "box_lose", "response_win", "response_lose", "box_critic"),
-    "lose",
+    *("lose", "vllm_options"),  # those of vLLM on which replies depend are compared with the models
 }
 # The name under which the same weights were found, and where they ran.
 _MODEL_MAY_DIFFER = {f"{role}.{name}" for role in ("actor", "critic") for name in ("model", "revision", "device")}
