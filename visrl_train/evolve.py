@@ -124,7 +124,7 @@ def _check_start(config: EvolveConfig, gen: GenConfig, output: Path) -> None:
     now = json.loads(json.dumps(with_version({**dataclasses.asdict(gen), **shared})))
     started = output / "begun.json"
     if started.is_file():
-        check_same(str(output), current_options(_read_started(started)), now)
+        check_same(str(output), current_options(_read_started(started)), now, ignore=run_folder.NON_IDENTITY_KEYS)
         return
     files.check_own(output, ())
     files.write_json(started, now)
@@ -156,7 +156,8 @@ def _generate(config: GenConfig, path: Path, progress: Progress) -> Run:
     if run.is_finished:
         old = run.config() | {"actor.digest": run.identity()["actor"].get("digest")}
         digest = find_model(config.model, config.trust_remote_code).digest
-        check_same(str(path), old, parse_record(to_toml(config)) | {"actor.digest": digest})
+        new = parse_record(to_toml(config)) | {"actor.digest": digest}
+        check_same(str(path), old, new, ignore=run_folder.NON_IDENTITY_KEYS)
         run_folder.check_files(run)
         run_folder.remove_chunks(run)  # left by a kill after the manifest was written
         return run

@@ -229,6 +229,13 @@ def test_more_rounds_go_on_from_the_last(sft_model, acts, trains, tmp_path):
     assert trains == [("rl1", "round0-rl1", "round1")] and len(report["models"]) == 3
 
 
+def test_how_a_server_is_used_may_change_between_starts(sft_model, acts, trains, tmp_path):
+    """As in a run: after a crash its address is another, or it takes fewer requests."""
+    evolving.evolve(rounds(rounds=1, stages="rl1"), options(sft_model, in_flight=8), tmp_path / "e")
+    report = evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model, in_flight=4), tmp_path / "e")
+    assert report["rounds"] == 2
+
+
 def test_fewer_rounds_than_there_are_change_nothing(sft_model, acts, trains, tmp_path):
     report = evolving.evolve(rounds(rounds=2, stages="rl1"), options(sft_model), tmp_path / "e")
     before = {file: file.read_bytes() for file in (tmp_path / "e").rglob("*") if file.is_file()}
