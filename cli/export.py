@@ -46,8 +46,9 @@ def export(
             "The images are padded to squares, as the actor was shown them; other trainers would cut their ends off."
         )
     run = {"llamafactory": "llamafactory-cli train {}.yaml", "swift": "bash {}.sh"}.get(form)
-    if run:
-        print_result(f"Train with: {run.format(exported.folder / next(iter(exported.rows)))}")
+    training = [name for name in exported.rows if not name.endswith("-validation")]
+    if run and training:
+        print_result(f"Train with: {run.format(exported.folder / training[0])}")
     if exported.left_out:
         print_result(
             f"{exported.left_out} pairs were left out: their images are missing; `visrl rebuild` restores them."

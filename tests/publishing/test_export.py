@@ -1,6 +1,7 @@
 """Layouts of other trainers, checked against what those trainers document and do when they read such files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tests.helpers.dataset_runs import SHIPPED, file_bytes, make_run, photos
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.publishing.dataset import build_dataset
 from visrl_data.publishing.export import export
+from visrl_data.runs import pair_set
+from visrl_data.runs.run_folder import Run
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,16 @@ def test_refusals(run, tmp_path):
     (tmp_path / "full" / "thesis.tex").write_text("dear")
     with pytest.raises(VisRLError, match="not empty"):
         export(run, "swift", tmp_path / "full")
+
+
+@pytest.mark.parametrize(("form", "ending"), [("llamafactory", ".yaml"), ("swift", ".sh")])
+def test_the_next_command_is_of_a_file_that_trains(run, tmp_path, monkeypatch, form, ending):
+    """The first pairs may be those of the validation split."""
+    first = Run(run).pairs()["image_sha256"][0].as_py()
+    monkeypatch.setattr(pair_set, "split_of", lambda sha: "validation" if sha == first else "train")
+    out = visrl("export", run, "--format", form, "-o", tmp_path / "out")[1]
+    [file] = re.findall(r"^Train with: .* (\S+)$", out, re.MULTILINE)
+    assert file == str(tmp_path / "out" / f"rl1{ending}") and Path(file).is_file()
 
 
 def test_the_command(run, tmp_path):
