@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -45,10 +46,10 @@ def export(
         print_result(
             "The images are padded to squares, as the actor was shown them; other trainers would cut their ends off."
         )
-    run = {"llamafactory": "llamafactory-cli train {}.yaml", "swift": "bash {}.sh"}.get(form)
+    run, ending = {"llamafactory": ("llamafactory-cli train", "yaml"), "swift": ("bash", "sh")}.get(form, ("", ""))
     training = [name for name in exported.rows if not name.endswith("-validation")]
     if run and training:
-        print_result(f"Train with: {run.format(exported.folder / training[0])}")
+        print_result(f"Train with: {run} {shlex.quote(f'{exported.folder / training[0]}.{ending}')}")
     if exported.left_out:
         print_result(
             f"{exported.left_out} pairs were left out: their images are missing; `visrl rebuild` restores them."

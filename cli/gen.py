@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -280,11 +281,12 @@ def check_license(config: GenConfig) -> None:
 
 
 def _next_step(config: GenConfig, run: Path, pairs: int) -> str:
+    name = shlex.quote(str(run))
     if pairs:
-        return f"Next: visrl train rl1 --data {run}; or other thresholds: visrl filter {run} --sweep"
+        return f"Next: visrl train rl1 --data {name}; or other thresholds: visrl filter {name} --sweep"
     if _is_out_of_its_world(config):
         return f"No pairs. {_SPOTLIGHT}"
-    return f"No pairs: the table of drops says why. Other thresholds: visrl filter {run} --sweep"
+    return f"No pairs: the table of drops says why. Other thresholds: visrl filter {name} --sweep"
 
 
 def _print_shard(run: Run, shard: Shard, output: Path, as_json: bool) -> None:
@@ -292,7 +294,8 @@ def _print_shard(run: Run, shard: Shard, output: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"run": str(run.path), "shard": str(shard), "chunks": chunks}))
         return
+    name = shlex.quote(str(output))
     print_result(
         f"Shard {shard} is done: {chunks} of the run's {run.chunks} chunks, in {run.path}\n"
-        f"When all {shard.of} are done: visrl join {output}/shard-*-of-{shard.of} -o {output}"
+        f"When all {shard.of} are done: visrl join {name}/shard-*-of-{shard.of} -o {name}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,5 +44,5 @@ def join(
     check_rows(run)
     say(
         f"The run is in {run.path}; see {run.path}/report.html\n"
-        f"The {len(shards)} shards are no longer needed. Next: visrl inspect {run.path}"
+        f"The {len(shards)} shards are no longer needed. Next: visrl inspect {shlex.quote(str(run.path))}"
     )

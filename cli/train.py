@@ -7,6 +7,7 @@ stages (visrl_train/stages.py).
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -70,4 +71,5 @@ def _train(name: str, output: Path | None, file: str | None, as_json: bool, opti
     next_command = STAGES[name].next_command
     if next_command is not None:
         data = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")).get("data")
-        say(f"Next: {next_command.format(model=folder, data=data_flags(data) if data else '')}")
+        words = {"model": shlex.quote(str(folder)), "data": data_flags(data) if data else ""}
+        say(f"Next: {next_command.format(**words)}")

@@ -123,9 +123,10 @@ def _read_set(data: str | None) -> PairSet:
     is_run = path.is_dir() and not is_dataset(path)
     pairs = _from_run(Run(path)) if is_run else _from_dataset(str(data))
     if not pairs.pairs:
+        name = shlex.quote(pairs.name)
         raise VisRLError(
-            f"{pairs.name} holds no pairs to train on. `visrl inspect {pairs.name}` shows why questions were dropped, "
-            f"`visrl filter {pairs.name} --sweep` how many pairs other thresholds give."
+            f"{pairs.name} holds no pairs to train on. `visrl inspect {name}` shows why questions were dropped, "
+            f"`visrl filter {name} --sweep` how many pairs other thresholds give."
         )
     return pairs
 
@@ -157,7 +158,7 @@ def _from_dataset(data: str) -> PairSet:
     if missing:
         raise VisRLError(
             f"{missing} of the {len(rows)} pairs of {data} were published without their image. "
-            f"Restore the images with: visrl rebuild {data} --images DIR -o DIR"
+            f"Restore the images with: visrl rebuild {shlex.quote(data)} --images DIR -o DIR"
         )
     manifest, path = dataset.manifest, dataset.folder / "manifest.json"
     return _pair_set(data, manifest.get("data_version"), path, manifest["runs"][0], rows, "id", stored.pixels)

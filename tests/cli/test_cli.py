@@ -256,8 +256,8 @@ def test_a_run_without_pairs_ends_with_advice(photo_source, tmp_path):
     with scripted_generate():
         code, out, err = visrl(*words, "--limit", 1, "-o", tmp_path / "r")
         assert code == 0 and "Spotlight is a small model of its own drawn world" in err
-        _, _, err = visrl("gen", "--source", photo_source, "--box-win", 0.6, "-o", tmp_path / "more")
-    assert f"Next: visrl train rl1 --data {tmp_path}/more" in err
+        _, _, err = visrl("gen", "--source", photo_source, "--box-win", 0.6, "-o", tmp_path / "one more")
+    assert f"Next: visrl train rl1 --data '{tmp_path}/one more'; " in err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -152,9 +153,10 @@ def test_the_next_command_is_of_a_file_that_trains(run, tmp_path, monkeypatch, f
     """The first pairs may be those of the validation split."""
     first = Run(run).pairs()["image_sha256"][0].as_py()
     monkeypatch.setattr(pair_set, "split_of", lambda sha: "validation" if sha == first else "train")
-    out = visrl("export", run, "--format", form, "-o", tmp_path / "out")[1]
-    [file] = re.findall(r"^Train with: .* (\S+)$", out, re.MULTILINE)
-    assert file == str(tmp_path / "out" / f"rl1{ending}") and Path(file).is_file()
+    out = visrl("export", run, "--format", form, "-o", tmp_path / "my pairs")[1]
+    [command] = re.findall("^Train with: (.*)$", out, re.MULTILINE)
+    file = shlex.split(command)[-1]
+    assert file == str(tmp_path / "my pairs" / f"rl1{ending}") and Path(file).is_file()
 
 
 def test_the_command(run, tmp_path):

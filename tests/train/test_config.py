@@ -137,20 +137,20 @@ def test_accelerate_reads_the_shipped_files(name):
 def test_the_commands_train_and_merge(sft_model, scripted_run, tmp_path):
     """From the command line: rl1, one line of JSON, and its merged weights, which answer as the adapter does."""
     quick = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
-    rl1 = ["train", "rl1", "--model", str(sft_model), "--data", str(scripted_run), "-o", str(tmp_path / "m"), *quick]
+    rl1 = ["train", "rl1", "--model", str(sft_model), "--data", str(scripted_run), "-o", str(tmp_path / "m 1"), *quick]
     result = CliRunner().invoke(app, [*rl1, "--json"], catch_exceptions=False)
     assert result.exit_code == 0
     said = json.loads(result.stdout)
-    assert said["model"] == str(tmp_path / "m") and said["stage"] == "rl1"
+    assert said["model"] == str(tmp_path / "m 1") and said["stage"] == "rl1"
     again = CliRunner().invoke(app, rl1, catch_exceptions=False)
-    assert again.stdout == f"{tmp_path}/m\n"
-    assert f"rl1: from {sft_model}, on {scripted_run}, to {tmp_path}/m" in again.stderr
-    assert f"Next: visrl train rl2 --data {scripted_run} --model {tmp_path}/m" in again.stderr
+    assert again.stdout == f"{tmp_path}/m 1\n"
+    assert f"rl1: from {sft_model}, on {scripted_run}, to {tmp_path}/m 1" in again.stderr
+    assert f"Next: visrl train rl2 --data {scripted_run} --model '{tmp_path}/m 1'" in again.stderr
     merged = CliRunner().invoke(
-        app, ["merge", str(tmp_path / "m"), "-o", str(tmp_path / "whole")], catch_exceptions=False
+        app, ["merge", str(tmp_path / "m 1"), "-o", str(tmp_path / "whole")], catch_exceptions=False
     )
     assert merged.exit_code == 0
-    check_merged(tmp_path / "m", tmp_path / "whole")
+    check_merged(tmp_path / "m 1", tmp_path / "whole")
 
 
 def check_merged(adapter, whole):

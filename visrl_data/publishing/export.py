@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ def export(source: str | Path, form: str, output: Path, pad_square: bool | None 
     embedded = [sha in pairs.embedded for sha in pairs.pairs["image_sha256"].to_pylist()]
     if not any(embedded):
         raise VisRLError(
-            f"{source} holds no image of any pair. Put them back with: visrl rebuild {source} --images DIR -o COMPLETE"
+            f"{source} holds no image of any pair. Put them back with: visrl rebuild {shlex.quote(str(source))} "
+            "--images DIR -o COMPLETE"
         )
     with replace_folder(output, check_new) as work:
         (work / "images").mkdir()

@@ -8,6 +8,7 @@ gives word for word.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,9 +100,9 @@ def merge(sources: Sequence[DatasetPart]) -> Pool:
     pairs = _of_questions(_all(pool_parts, "pairs"), questions, "question_id")
     distinct = distinct_pairs(pairs)
     if not distinct.num_rows:
-        name = members[0].place
+        place, name = members[0].place, shlex.quote(members[0].place)
         raise VisRLError(
-            f"{name} holds no pair, so there is nothing to publish. "
+            f"{place} holds no pair, so there is nothing to publish. "
             f"See why with `visrl inspect {name}`; other thresholds: `visrl filter {name} --sweep`."
         )
     tables = {"questions": questions, "drops": _drops(pool_parts, questions), "pairs": pairs}
