@@ -45,6 +45,8 @@ from visrl_train.metrics_log import curves
 from visrl_train.stages import STAGES
 
 MODELS = Path("models")
+_PLACES = ("trained_from.id",)
+"""What may differ in a training that is resumed: a model of the same digest may have moved, as with its project."""
 Rows = Sequence[dict[str, Any]]
 
 
@@ -165,14 +167,14 @@ def _check_options(stage: TrainingStage) -> None:
             {"stage": record["stage"], "trained_from": record["trained_from"], "data": record["data"]}
             for record in (before, now)
         )
-        check_same(str(stage.output), old, new)
+        check_same(str(stage.output), old, new, ignore=_PLACES)
         check_weights(stage.output)
     elif started.is_file():
         options, expected = _read_started(started), _options(stage)
         for name in {"versions", "image_settings"} - options.keys():  # a training of an earlier version
             del expected[name]
         advice = "Choose another --output, or go back to what it started with."
-        check_same(str(stage.output), current_options(options), expected, advice)
+        check_same(str(stage.output), current_options(options), expected, advice, _PLACES)
     else:
         files.check_own(stage.output, {"work"})
 

@@ -1,10 +1,12 @@
 """Interruptions: kills, SIGTERM, memory, a second start. The same final weights; nothing unfinished looks finished."""
 
+import dataclasses
 import errno
 import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,6 +215,26 @@ def test_a_finished_stage_is_left_alone_and_another_is_refused(config, whole, tm
     assert (target / "visrl.json").stat().st_mtime_ns == stamp
     with pytest.raises(VisRLError, match="stage: rl1 -> rl2"):
         rl2.train(Rl2Config(model=config.model, data=config.data), target)
+
+
+def test_a_training_goes_on_after_its_project_has_moved(config, whole, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.copytree(config.model, "sft")
+    moved, target = dataclasses.replace(config, model="sft"), Path("m")
+    with pytest.raises(Killed):
+        rl1.train(moved, target, [At(6, kill)])
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    rl1.train(moved, target)
+    assert (find_model("m").digest, metrics(target)) == whole
+    (tmp_path / "there").rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(trainers, "fit", None)
+    assert rl1.train(moved, target) == target
+    shutil.copytree("m", "other")
+    with pytest.raises(VisRLError, match="trained_from.digest"):
+        rl1.train(dataclasses.replace(config, model="other"), target)
 
 
 def test_a_folder_with_something_else_is_refused(config, tmp_path):
