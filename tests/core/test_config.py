@@ -71,6 +71,8 @@ def test_wrong_files_are_named(tmp_path, text, message):
         ({"temperature": float("nan")}, "--temperature nan"),
         ({"temperature": float("inf")}, "--temperature inf: expected a finite number"),
         ({"area_slack": float("inf")}, "--area-slack inf: expected a finite number"),
+        ({"source": "caf\udce9.jsonl"}, "--source .*: expected text in UTF-8. Rename"),
+        ({"images_root": {"a": "caf\udce9"}}, "--images-root .*: expected text in UTF-8. Rename"),
         ({"diversity": "some"}, "expected one of attempt, question, off"),
         ({"box_win": 0.2, "box_lose": 0.2}, "must be above"),
     ],

@@ -224,6 +224,10 @@ def check_option(spec: dataclasses.Field[Any], value: Any) -> None:
         raise UsageError(f"{flag} {value}: expected {bounds}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{flag} {value}: expected a finite number.")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # the name of a file in an old encoding, which no record could hold
+        raise UsageError(f"{flag} {value}: expected text in UTF-8. Rename the file or folder.") from None
 
 
 def check_score_step(step: float) -> None:
