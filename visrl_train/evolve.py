@@ -46,6 +46,7 @@ from visrl_data.runs.calibrations import attach_last
 from visrl_data.runs.run_folder import Run
 from visrl_train.evolve_config import EvolveConfig
 from visrl_train.evolve_curves import curves
+from visrl_train.launch import load_train_config, train
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]  # name, done, total
@@ -102,6 +103,9 @@ def check(config: EvolveConfig, gen: GenConfig) -> None:
         )
     if config.fresh and gen.limit is None:
         raise UsageError("--fresh takes the next --limit rows each round: give --limit.")
+    if config.train_config is not None:  # a mistake in it would show only after the first round's pairs are made
+        for stage in config.stages.split(","):
+            load_train_config(stage, config.train_config, _train_options(gen))
     source = factory.open_questions(gen)
     if config.fresh and gen.limit is not None:
         last = _round_config(config, gen, gen.model, config.rounds - 1)
@@ -177,7 +181,6 @@ def _holds_its_memory(config: GenConfig) -> bool:
 
 
 def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Path, output: Path) -> Path:
-    from visrl_train.launch import train
     from visrl_train.stage_folder import check_weights
 
     if (output / RECORD).is_file():
@@ -194,7 +197,12 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
         check_weights(output)
         shutil.rmtree(output / "work", ignore_errors=True)  # left by a kill after visrl.json was written
         return output
-    options: dict[str, Any] = {"model": model, "data": str(run), "seed": gen.seed}
+    return train(stage, output, config.train_config, model=model, data=str(run), **_train_options(gen))
+
+
+def _train_options(gen: GenConfig) -> dict[str, Any]:
+    """Return the options of a stage that follow from those of a round's run."""
+    options: dict[str, Any] = {"seed": gen.seed}
     if gen.trust_remote_code:
         options["trust_remote_code"] = True
     if gen.device == "cpu":
@@ -203,7 +211,7 @@ def _train(stage: str, config: EvolveConfig, gen: GenConfig, model: str, run: Pa
         options["quantize"] = True
     if gen.dtype in ("float32", "bfloat16"):
         options["dtype"] = gen.dtype
-    return train(stage, output, config.train_config, **options)
+    return options
 
 
 def _eval_config(config: EvolveConfig, gen: GenConfig) -> EvalConfig:

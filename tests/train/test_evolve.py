@@ -293,6 +293,7 @@ def test_a_critic_that_changed_is_refused(sft_model, acts, trains, tmp_path, mon
         (["--fresh"], "give --limit"),
         (["--stages", "rl2"], "expected one of rl1, rl1,rl2"),
         (["--rounds", "0"], "expected at least 1"),
+        (["--train-config", "spotligt"], "no such file, and no preset of that name. Presets: "),
         (["--eval-split", "train"], "is what the rounds train on"),
         (["--round", "1"], "No such option"),
     ],
