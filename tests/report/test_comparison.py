@@ -75,6 +75,15 @@ def test_questions_that_only_one_asked(folder):
     assert set(found["conditions"]["options"]) == {"limit"}
 
 
+def test_labels_that_were_wrong_are_among_the_drops(folder, tmp_path):
+    boxes = [[0.1, 0.1, 0.5, 0.5], [0.5, 0.1, 0.2, 0.4]]  # the second is written from another corner
+    make_run(tmp_path / "labels", photos(tmp_path / "photos", rows=6, boxes=boxes), box_win=0.6)
+    first, *_ = compare(tmp_path / "labels", folder / "one")["drops"]
+    assert first == {"unit": "labels", "stage": "label", "reason": "reversed_box", "a": 6, "b": 0}
+    code, out, err = visrl("inspect", folder / "one", tmp_path / "labels")
+    assert code == 0 and "reversed_box" in out, err
+
+
 def test_other_pictures_without_labels(folder):
     found = compared(folder, "one", "other")
     assert found["questions"]["common"] == 0

@@ -63,7 +63,7 @@ class Drop:
 
     Stage "label" is about a gold box alone: its question stays.
 
-    id is the question's; attempt is set when only an attempt was lost, candidate when only a candidate.
+    id is the question's; attempt is set when only an attempt was lost, or one of its boxes.
     """
 
     id: str

@@ -29,7 +29,13 @@ _STAGES: tuple[StageName, ...] = (
     "response_pairs",
 )
 _MODELS = ("actor", "critic", "origin_base", "box_space", "crop_rule", "zero_shot", "deterministic")
-_LEVELS = [("rows", "source"), ("attempts", "focus"), ("attempts", "answer"), ("questions", "filter")]
+_LEVELS = [
+    ("rows", "source"),
+    ("labels", "label"),
+    ("attempts", "focus"),
+    ("attempts", "answer"),
+    ("questions", "filter"),
+]
 Key = tuple[str, str, tuple[str, ...]]
 
 
