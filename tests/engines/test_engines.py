@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from tests.conftest import draw_photo
-from visrl_data.core.errors import VisRLError
+from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.prompts import SCORE_CHOICES, SCORE_PREFIX, PromptPart, PromptSet
+from visrl_data.engines import loading
 from visrl_data.engines.protocol import Request, Sampling
 from visrl_data.engines.transformers import TransformersEngine
 from visrl_data.models.model_folder import find_model
@@ -209,6 +210,12 @@ def test_a_centre_crop_is_switched_off(untrained, tmp_path):
     assert pixels.shape[-2:] == (side, side)
     row = pixels[..., side // 2, :]  # LLaVA's picture is padded to a square: it lies in the middle
     assert row[..., : side // 20].min() > row[..., side // 2 :].max(), "the left end must be seen"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "xpu", "meta"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(UsageError, match=f"--device {device}: torch finds no such device here. Expected auto, cpu, "):
+        loading.pick_device(device)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from visrl_data.core.errors import VisRLError
+from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.image_settings import ImageSettings
 from visrl_data.engines.image_processing import limit_pixels, read_settings, show_whole
 from visrl_data.engines.refusals import is_out_of_memory
@@ -21,6 +22,24 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_device(device: str) -> torch.device:
+    """Return the device of --device. Raises UsageError for one that this machine does not have."""
+    with contextlib.suppress(RuntimeError):  # torch's, for a name that is none
+        picked = torch.device(best_device() if device == "auto" else device)
+        if _has_device(picked):
+            return picked
+    raise UsageError(
+        f"--device {device}: torch finds no such device here. Expected auto, cpu, cuda, cuda:1 or mps; `visrl doctor` "
+        "shows what this machine has."
+    )
+
+
+def _has_device(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:

@@ -35,7 +35,7 @@ from visrl_data.engines.decoding import (
 from visrl_data.engines.image_encoder import accepts_image_features
 from visrl_data.engines.image_processing import copy_pinpoints, picture_size
 from visrl_data.engines.loaded_model import adapter, eos_ids, keep_token_ids, unwrapped
-from visrl_data.engines.loading import best_device, image_settings, load_model, load_processor, pick_dtype
+from visrl_data.engines.loading import image_settings, load_model, load_processor, pick_device, pick_dtype
 from visrl_data.engines.messages import adds_special, prompt_text
 from visrl_data.engines.prefix_cache import Prefiller, PrefixCache
 from visrl_data.engines.protocol import ModelIdentity, Reply, Request, Sampling, Usage
@@ -70,7 +70,7 @@ class TransformersEngine:
         quantize: bool = False,
     ) -> None:
         self.folder = folder
-        self.device = torch.device(device if device != "auto" else best_device())
+        self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.batch_size = batch_size
         self.usage = Usage()
@@ -121,7 +121,7 @@ class TransformersEngine:
             "revision": self.folder.revision,
             "digest": self.folder.digest,
             "weights_digest": self.folder.weights.digest,
-            "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "image_processor": type(self.processor.image_processor).__name__,
         }
