@@ -1,6 +1,7 @@
 """The folder of a training stage: locked while it trains, resumed after an interruption, published by renames.
 
     work/begun.json      the options that the stage was started with; other options are refused
+    work/rows.sha256     of what it trains on
     work/checkpoints/    weights, optimizer, schedule and random state every --save-steps steps
     metrics.jsonl        a line of metrics every --log-steps steps
     config.toml  README.md  curves.svg
@@ -29,7 +30,7 @@ from transformers import Trainer
 
 from visrl_data.core import files
 from visrl_data.core.conditions import check_same
-from visrl_data.core.config import current_options, to_toml, with_version
+from visrl_data.core.config import current_options, make_config, read_options, to_toml, with_version
 from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.image_settings import ImageSettings
@@ -47,6 +48,7 @@ from visrl_train.stages import STAGES
 MODELS = Path("models")
 _PLACES = ("trained_from.id",)
 """What may differ in a training that is resumed: a model of the same digest may have moved, as with its project."""
+_ROWS = "rows.sha256"
 Rows = Sequence[dict[str, Any]]
 
 
@@ -145,16 +147,29 @@ def open_stage(stage: TrainingStage) -> Iterator[bool]:
             files.write_text(stage.output / "config.toml", to_toml(stage.config))
         else:
             shutil.rmtree(stage.work, ignore_errors=True)  # left by a kill after visrl.json was written
+            print(visible(f"{stage.output} is finished: nothing was trained."), file=sys.stderr)
         yield stage.is_finished
 
 
 def _options(stage: TrainingStage) -> dict[str, Any]:
     """Return all that must be the same for an interrupted training to resume."""
-    options = {f"--{k.replace('_', '-')}": v for k, v in dataclasses.asdict(stage.config).items()}
     record: dict[str, Any] = {**stage.record()}
     names = ("stage", "trained_from", "data", "prompts", "box_space", "crop_rule", "image_settings", "versions")
-    plain: dict[str, Any] = json.loads(json.dumps(with_version(options) | {name: record[name] for name in names}))
+    options = with_version(_as_flags(stage.config))
+    plain: dict[str, Any] = json.loads(json.dumps(options | {name: record[name] for name in names}))
     return plain
+
+
+def _saved_options(stage: TrainingStage) -> dict[str, Any]:
+    """Return the options that a finished model was trained with; today's default for one that its version lacked."""
+    path = stage.output / "config.toml"
+    if not path.is_file():
+        return _as_flags(stage.config)
+    return _as_flags(make_config(type(stage.config), read_options(path), {}, str(path), f"visrl train {stage.name}"))
+
+
+def _as_flags(config: TrainConfig) -> dict[str, Any]:
+    return {f"--{name.replace('_', '-')}": value for name, value in dataclasses.asdict(config).items()}
 
 
 def _check_options(stage: TrainingStage) -> None:
@@ -169,13 +184,14 @@ def _check_options(stage: TrainingStage) -> None:
         )
         check_same(str(stage.output), old, new, ignore=_PLACES)
         check_weights(stage.output)
-    elif started.is_file():
+        check_same(str(stage.output), _saved_options(stage), _as_flags(stage.config))
+    elif (stage.work / _ROWS).is_file() or (stage.work / "checkpoints").is_dir():
         options, expected = _read_started(started), _options(stage)
         for name in {"versions", "image_settings"} - options.keys():  # a training of an earlier version
             del expected[name]
         advice = "Choose another --output, or go back to what it started with."
         check_same(str(stage.output), current_options(options), expected, advice, _PLACES)
-    else:
+    elif not started.is_file():  # else it ended before it had read its rows, and other options may be what it lacked
         files.check_own(stage.output, {"work"})
 
 
@@ -223,7 +239,7 @@ def _count(name: str, count: Any) -> str:
 
 
 def _check_rows(stage: TrainingStage, rows: list[Rows]) -> None:
-    path, digest = stage.work / "rows.sha256", hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    path, digest = stage.work / _ROWS, hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     if not path.is_file():
         files.write_text(path, digest)
     elif path.read_text(encoding="utf-8", errors="replace") != digest:

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from tests.train.test_helpers import QUICK
 from visrl_data.core.errors import Terminated, VisRLError
 from visrl_data.models.model_folder import find_model
-from visrl_train import checkpoints, models, rl1, rl2, trainers
+from visrl_train import checkpoints, models, rl1, rl2, stage_folder, trainers
 from visrl_train.config import Rl1Config, Rl2Config
 from visrl_train.metrics_log import read_metrics
 
@@ -215,6 +215,23 @@ def test_a_finished_stage_is_left_alone_and_another_is_refused(config, whole, tm
     assert (target / "visrl.json").stat().st_mtime_ns == stamp
     with pytest.raises(VisRLError, match="stage: rl1 -> rl2"):
         rl2.train(Rl2Config(model=config.model, data=config.data), target)
+    with pytest.raises(VisRLError, match=r"--learning-rate: 0.001 -> 0.5\nChoose another --output"):
+        rl1.train(dataclasses.replace(config, learning_rate=0.5), target)
+
+
+def test_a_stage_that_ended_before_its_rows_were_read_takes_other_options(config, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise VisRLError("no row can be used")
+
+    target = tmp_path / "m"
+    with monkeypatch.context() as patch, pytest.raises(VisRLError, match="no row"):
+        patch.setattr(stage_folder, "with_rows", fail)
+        rl1.train(config, target)
+    other = dataclasses.replace(config, epochs=0.1)
+    assert rl1.train(other, target) == target
+    assert "nothing was trained" not in capsys.readouterr().err
+    rl1.train(other, target)
+    assert f"{target} is finished: nothing was trained." in capsys.readouterr().err
 
 
 def test_a_training_goes_on_after_its_project_has_moved(config, whole, tmp_path, monkeypatch):
