@@ -95,7 +95,7 @@ def _front(record: ModelRecord, library: str) -> dict[str, Any]:
 
 
 def _yaml(front: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items())
+    return "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items())
 
 
 def _facts(record: ModelRecord) -> str:

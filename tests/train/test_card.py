@@ -50,10 +50,10 @@ def test_the_head_is_one_that_the_hub_takes(full, library, tmp_path):
     data = {"name": "me/cars@v1.0", "pairs": 11}
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text('{"step": 1, "eval_focus/accuracy": 0.5}\n{"step": 2, "eval_focus/accuracy": 0.75}\n')
-    body = card.render(record(origin_base=start, data=data), Rl1Config(full=full), tmp_path / "cars", metrics)
+    body = card.render(record(origin_base=start, data=data), Rl1Config(full=full), tmp_path / "cars 🚗", metrics)
     head = ModelCard(body).data
     [result] = head.eval_results
-    assert (head.model_name, head.base_model, head.library_name) == ("cars", "org/base", library)
+    assert (head.model_name, head.base_model, head.library_name) == ("cars 🚗", "org/base", library)
     assert (head.pipeline_tag, head.tags, head.datasets) == ("image-text-to-text", ["visrl", "rl1"], ["me/cars"])
     assert (result.task_type, result.dataset_type, result.dataset_split) == (head.pipeline_tag, "me/cars", "validation")
     assert (result.metric_type, result.metric_value, head.metrics) == ("accuracy", 0.75, ["accuracy"])
