@@ -72,15 +72,16 @@ def train(config: RlooAnswersConfig, output: Path | None = None, callbacks: Sequ
         encode = AnswerEncoder(Turns(processor, models.token_limit(model)), pairs.read_image)
         training, validation = stage_folder.split(second, config.validation)
         stage = stage_folder.with_rows(stage, training, validation, reward_pairs=len(first))
+        args = RLOOConfig(**rloo_arguments(trainers.training_arguments(stage, model, bool(validation)), config))
+        check_questions(args, len(training))
         if config.reward == "model":
             reward = model_reward(train_reward(stage, config, encode, first), encode)
         else:
             reward = metric_reward(config.reward)
-        arguments = trainers.training_arguments(stage, model, bool(validation))
         trainer = trainers.make_trainer_class(RLOOTrainer)(
             model=model,
             reward_funcs=reward,
-            args=RLOOConfig(**rloo_arguments(arguments, config)),
+            args=args,
             train_dataset=prompt_dataset(training, encode),
             eval_dataset=prompt_dataset(validation, encode) if validation else None,
             processing_class=processor,
@@ -113,6 +114,16 @@ def rloo_arguments(arguments: dict[str, Any], config: RlooAnswersConfig) -> dict
         "max_completion_length": config.max_new_tokens,
         "beta": config.beta,
     }
+
+
+def check_questions(args: RLOOConfig, questions: int) -> None:
+    """Raise VisRLError when a step takes more questions than there are: TRL makes whole steps only, so none."""
+    needed = args.generation_batch_size // args.num_generations
+    if questions < needed:
+        raise VisRLError(
+            f"{questions} questions to train on, and a step takes {needed}: --batch-size x --accumulation on each "
+            "device. Make one of these smaller, or generate pairs from more images."
+        )
 
 
 def prompt_dataset(rows: Sequence[Mapping[str, Any]], encode: AnswerEncoder) -> Dataset:

@@ -244,6 +244,13 @@ def test_rloo_trains_the_policy_on_the_second_half(reward, untrained, scripted_r
     assert not (folder / "work").exists()
 
 
+def test_fewer_questions_than_a_step_takes_are_said_before_anything_trains(untrained, scripted_run, tmp_path):
+    config = RlooAnswersConfig(model=str(untrained), data=str(scripted_run), **{**QUICK, "batch_size": 32})
+    with pytest.raises(VisRLError, match=r"\d questions to train on, and a step takes 32: --batch-size x"):
+        rloo.train(config, tmp_path / "m")
+    assert not (tmp_path / "m" / "reward.jsonl").exists()
+
+
 def test_full_weights_are_learnt_from_full_weights(untrained, sft_model, scripted_run, tmp_path, seen):
     config = KtoAnswersConfig(model=str(untrained), data=str(scripted_run), full=True, **QUICK)
     answer_baselines.train(config, tmp_path / "kto")
