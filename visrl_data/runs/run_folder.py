@@ -25,7 +25,7 @@ import re
 import shlex
 import shutil
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,11 +258,23 @@ def _check_options(path: Path, config_text: str, identity: RunIdentity) -> None:
     if not Run(path).is_finished:
         _check_not_lost(Run(path))
     old, new = Run(path).conditions(), conditions(config_text, identity)
-    advice = f"Choose another --output, or resume it with its own options: {resume_command(path)}"
     ignored = ignored_keys(Run(path).identity())
-    if differences(old, new, ignored).keys() <= _FILTER_OPTIONS:
-        advice += "\nNew thresholds or another --lose need no new run: visrl filter."
+    options = flatten(Run(path).config()) | flatten(parse_record(config_text))
+    advice = _restart_advice(path, differences(old, new, ignored).keys(), options.keys())
     check_same(str(path), old, new, advice, ignored)
+
+
+def _restart_advice(path: Path, changed: Set[str], options: Set[str]) -> str:
+    """Say what helps when a run was started under other conditions. changed: which; options: those that are options."""
+    if not changed & options:
+        return (
+            "None of these was given on the command line: the questions, models, libraries or machine have changed "
+            "since. Go back to those of then, or choose another --output."
+        )
+    advice = f"Choose another --output, or resume it with its own options: {resume_command(path)}"
+    if changed <= _FILTER_OPTIONS:
+        advice += "\nNew thresholds or another --lose need no new run: visrl filter."
+    return advice
 
 
 def ignored_keys(identity: RunIdentity) -> set[str]:
