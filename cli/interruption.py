@@ -39,6 +39,8 @@ def interruptible(target: Path | None = None) -> Iterator[None]:
 def _where(target: Path) -> str:
     from visrl_data.runs.run_folder import resume_command
 
+    if not target.exists():
+        return "Nothing was written yet. Run the same command again."
     is_run = (target / "run.json").is_file()
     how = f"Resume with: {resume_command(target)}" if is_run else "Run the same command again to resume."
     return f"Finished work is kept in {target}. {how}"

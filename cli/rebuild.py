@@ -52,3 +52,5 @@ def rebuild(
         print_result(f"  {config}: " + ", ".join(f"{split} {rows}" for split, rows in splits.items()))
     for image in rebuilt.missing[:10]:
         print_result(f"  missing: {', '.join(image.ids)} (sha256 {image.sha256[:16]}...)")
+    if len(rebuilt.missing) > 10:
+        print_result(f"  and {len(rebuilt.missing) - 10} more")

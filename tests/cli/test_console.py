@@ -72,6 +72,7 @@ def test_exit_codes(error, code, photo_source, tmp_path, monkeypatch):
     monkeypatch.setattr(generation, "generate", stopped)
     got, out, err = visrl("gen", "--source", photo_source, "-o", tmp_path / "run")
     assert (got, out) == (code, "") and "Traceback" not in err and err.splitlines()[-1].startswith("visrl: ")
+    assert ("visrl: Interrupted. Nothing was written yet. Run the same command again." in err) == (code == 130)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Prompts keep their values as text; the score parser accepts one thing only."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -67,6 +68,8 @@ def test_wrong_prompt_files_are_named(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(UsageError, match=message):
         load_prompts(file)
+    with pytest.raises(UsageError, match=r"--prompts gone\.toml: no such file"):
+        load_prompts(Path("gone.toml"))
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_dataset_of_an_earlier_version_has_no_likelihoods(runs, first, tmp_pat
 
 def test_runs_whose_ties_were_broken_otherwise_are_not_merged(runs, tmp_path):
     other = make_run(tmp_path / "actor-first", limit=10, seed=4, lose="actor-first").path
-    with pytest.raises(VisRLError, match=r"filter\.lose: unset -> actor-first\n.*visrl filter"):
+    with pytest.raises(VisRLError, match=r"filter\.lose: uniform -> actor-first\n.*visrl filter"):
         build_dataset([runs["b"], other], tmp_path / "none")
     finalize.filter_run(other, {}, lose="uniform")
     assert build_dataset([runs["b"], other], tmp_path / "both").counts["preferences"]

@@ -205,6 +205,10 @@ def test_the_command(folder, part, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     code, out, err = visrl("rebuild", part.folder, "--images", tmp_path / "empty", "-o", tmp_path / "none")
     assert (code, out) == (1, "") and "12 of 12 images are not among" in err and "--allow-missing" in err
+    code, out, _ = visrl(
+        "rebuild", part.folder, "--images", tmp_path / "empty", "-o", tmp_path / "none", "--allow-missing"
+    )
+    assert code == 0 and out.count("  missing: ") == 10 and out.endswith("  and 2 more\n")
     assert "rebuild" in {command.name or command.callback.__name__ for command in app.registered_commands}
     _, out, _ = visrl("rebuild", "--help")
     assert "visrl rebuild user/pairs@v1.0" in out

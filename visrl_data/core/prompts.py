@@ -140,7 +140,9 @@ def load_prompts(path: Path | None, defaults: PromptSet | None = None) -> Prompt
         return defaults
     try:
         templates = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # no file, no UTF-8, no TOML; lists in lists without end
+    except FileNotFoundError:
+        raise UsageError(f"--prompts {path}: no such file. Expected a TOML file of prompts.") from None
+    except (OSError, ValueError, RecursionError) as error:  # a folder, no UTF-8, no TOML; lists in lists without end
         raise UsageError(f"--prompts {path}: {error}") from error
     unknown = sorted(set(templates) - set(_FIELDS))
     if unknown:

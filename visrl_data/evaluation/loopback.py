@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from visrl_data.core.errors import VisRLError
+from visrl_data.core.errors import UsageError, VisRLError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -25,9 +25,10 @@ def listen(port: int) -> Iterator[socket.socket]:
         try:
             listener.bind((HOST, port))
             listener.listen()
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise VisRLError(f"--port {port}: {reason}. Choose another one, such as --port {port + 1}.") from None
+        except OverflowError:
+            raise UsageError(f"--port {port}: expected 0 to 65535.") from None
+        except OSError as error:
+            raise VisRLError(f"--port {port}: {error.strerror}. Choose another one, or --port 0 for any.") from None
         yield listener
 
 

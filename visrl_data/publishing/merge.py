@@ -90,7 +90,7 @@ def merge(sources: Sequence[DatasetPart]) -> Pool:
         raise VisRLError("No run was named. Give at least one finished run folder.")
     pool_parts = tuple(part for part in _without_earlier(sources) if part.members)
     members = [member for part in pool_parts for member in part.members]
-    advice = "Publish them as two datasets; if only thresholds differ, `visrl filter` gives both runs the same ones."
+    advice = "Publish them as two datasets; if only names that begin with `filter` differ, `visrl filter` helps."
     for other in members[1:]:  # made under different conditions, their rows would not mean the same
         subject, first, second = f"{members[0].place} and {other.place}", members[0].about, other.about
         unrecorded = {"image_settings"} - (first["run"].keys() & second["run"].keys())
@@ -182,7 +182,7 @@ def _conditions(about: RunManifest) -> dict[str, Any]:
         **{"actor": run["actor"], "critic": run["critic"], "prompts": sorted(run["prompts"])},
         **{"schema_version": run["schema_version"], "box_space": run["box_space"], "crop_rule": run["crop_rule"]},
         **{"max_pixels": bound_of_images(about), "image_settings": run.get("image_settings")},
-        "filter": about["filter"],
+        "filter": {"lose": "uniform", **about["filter"]},  # which none is written for
     }
 
 
