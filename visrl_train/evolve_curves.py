@@ -47,7 +47,7 @@ def curves(report: dict[str, Any]) -> str:
 
 def table(report: dict[str, Any]) -> Table:
     """Lay out a row for each model, and the pairs that it made for the next round."""
-    columns = ("rounds", "answer", "box", "IoU", "valid", "pairs", "yield", "WP-LN %")
+    columns = ("rounds", "answer", "box", "IoU", "valid", "pairs", "yield", "WP-LN")
     rounds = make_table(f"Rounds of {report['stages']}, 95 % intervals", columns)
     rounds.add_row("no box", _estimate(report["baseline"]["figures"][ALL], "answer"))
     for k, entry in enumerate(report["models"]):
@@ -56,13 +56,14 @@ def table(report: dict[str, Any]) -> Table:
             str(k),
             _estimate(figures, "answer"),
             _estimate(figures, "box_accuracy"),
-            format_number(figures["mean_iou"]),
+            format_number(figures["mean_iou"], 2),
             format_share(figures["valid"]),
             format_count(run.get("pairs")),
             format_share(run.get("yield")),
             format_number((run.get("cells") or {}).get("WP-LN"), 1),
         )
-    rounds.caption = "valid: replies with one valid box; WP-LN: win box right, lose box wrong; see visrl inspect"
+    rounds.caption = "valid: replies with one valid box; WP-LN: win box right, lose box wrong, in %; see visrl inspect"
+    rounds.caption_justify = "left"
     return rounds
 
 
