@@ -155,9 +155,10 @@ def default_output(config: GenConfig) -> Path:
 def _generate(
     config: GenConfig, output: Path, execution: Execution, as_json: bool, publish: Callable[[], PushResult] | None
 ) -> None:
+    from visrl_data.core.config import to_toml
     from visrl_data.executors.shards import parse_shard
     from visrl_data.runs.calibrations import attach_last
-    from visrl_data.runs.run_folder import Run, check_files
+    from visrl_data.runs.run_folder import Run, check_files, check_place
 
     shard = parse_shard(execution.shard) if execution.shard else None
     target = shard.folder(output) if shard else output
@@ -170,6 +171,7 @@ def _generate(
     )
     warn_of_spotlight(config)
     hide_library_bars()
+    check_place(target, to_toml(config))  # before models are fetched and loaded
     started = time.perf_counter()
     if execution.ray is None:  # a cluster's nodes fetch what they need
         fetch_needed(config)

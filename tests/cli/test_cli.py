@@ -242,6 +242,14 @@ def test_spotlight_warns_of_images_of_another_world_before_anything_runs(photo_s
             assert "Spotlight is a small model of its own drawn world" in err
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_an_output_that_is_something_else_is_refused_before_a_model_is_loaded(is_file, photo_source, tmp_path):
+    output = photo_source if is_file else photo_source.parent
+    code, _, err = visrl("gen", "--source", photo_source, "--model", "user/never-fetched", "-o", output)
+    assert code == 1 and err.endswith("Choose another --output.\n")
+    assert ("is no folder" if is_file else "is not empty") in err
+
+
 def test_publishing_asks_for_a_license_before_the_run(photo_source, tmp_path, monkeypatch):
     photo_source.write_text(photo_source.read_text().replace('"license"', '"lizenz"'))
     monkeypatch.setenv("HF_TOKEN", "hf_none")

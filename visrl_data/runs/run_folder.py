@@ -39,6 +39,7 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import (
     ROWS,
     check_links,
+    check_new,
     check_own,
     file_digest,
     fsync,
@@ -250,10 +251,18 @@ def open_run(path: Path, config_text: str, identity: RunIdentity) -> Iterator[Ru
         yield Run(path)
 
 
-def _check_options(path: Path, config_text: str, identity: RunIdentity) -> None:
-    if not (path / "run.json").is_file():
+def check_place(path: Path, config_text: str) -> None:
+    """Raise VisRLError when a path is a file, or a folder that holds something else than a run. No model is needed."""
+    if path.is_dir() and not (path / "run.json").is_file():
         shards = {folder.name for folder in path.glob(SHARD_FOLDER)}
         check_own(path, shards | ({"config.toml"} if _text(path / "config.toml") == config_text else set()))
+    elif not path.is_dir():
+        check_new(path)
+
+
+def _check_options(path: Path, config_text: str, identity: RunIdentity) -> None:
+    if not (path / "run.json").is_file():
+        check_place(path, config_text)
         return
     if not Run(path).is_finished:
         _check_not_lost(Run(path))
