@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.conftest import draw_photo
 from visrl_data.core.boxes import Box
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import decode, sha256
@@ -440,6 +441,18 @@ def test_a_file_that_changes_meanwhile_is_an_error(folder: Path) -> None:
     write(folder, row(id="longer"), row(id="b"))
     with pytest.raises(VisRLError, match="changed while it was being read"):
         source.read(1)
+
+
+def test_a_folder_of_pictures_names_the_file_of_questions_in_it(tmp_path: Path) -> None:
+    pictures = tmp_path / "my signs"
+    pictures.mkdir()
+    for i in range(3):
+        draw_photo(i).save(pictures / f"{i}.png")
+    assert error_of(str(pictures)).endswith("--columns question=COLUMN,answers=COLUMN")
+    (pictures / "questions.jsonl").write_text('{"question": "what?", "answer": "a", "image": "1.png"}')
+    assert error_of(str(pictures)).endswith(
+        f"\nquestions.jsonl in this folder is a source: --source '{pictures}/questions.jsonl'"
+    )
 
 
 def test_jsonl_columns(folder: Path) -> None:

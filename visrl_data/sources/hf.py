@@ -8,6 +8,7 @@ image may be an Image feature, a struct of bytes and path, bytes, a path, or a l
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from visrl_data.sources.tables import SourceTable
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _IMPLIED = ("question", "answers", "choices", "image", "id")
 
 
@@ -43,7 +45,7 @@ class HfSource:
         self.split = split
         self._table = table
         columns, features = named_columns(options, _IMPLIED), table.rows.features
-        check_columns(table.name, features, columns, options)
+        check_columns(table.name, features, columns, options, hint=_file_beside(table))
         chats = () if any(name in features for name in columns["question"]) else CONVERSATIONS
         wanted = {column for names in (*columns.values(), chats) for column in names}
         used = sorted(column for column in wanted if column in features)
@@ -93,6 +95,15 @@ class HfSource:
 
     def _numbered(self, i: int) -> str:
         return f"{self.split}-{i:08d}"
+
+
+def _file_beside(table: SourceTable) -> str:
+    """Name the file of questions in a folder that `datasets` reads as pictures alone; "" where there is none."""
+    if not table.files or any(file.suffix in (*_FILES, ".arrow") for file in table.files):
+        return ""
+    names = sorted(file.name for file in table.root.iterdir() if file.suffix in _FILES)
+    path = shlex.quote(str(table.root / names[0])) if names else ""
+    return f"\n{names[0]} in this folder is a source: --source {path}" if names else ""
 
 
 def stored_row(rows: Dataset, i: int) -> dict[str, Any]:

@@ -102,8 +102,10 @@ def named_columns(options: SourceOptions, implied: Collection[str] = tuple(DEFAU
     return columns | {name: (column,) if column else () for name, column in options.columns.items()}
 
 
-def check_columns(what: str, present: Collection[str], columns: Columns, options: SourceOptions) -> None:
-    """Raise one VisRLError for all missing columns, listing those that are present.
+def check_columns(
+    what: str, present: Collection[str], columns: Columns, options: SourceOptions, hint: str = ""
+) -> None:
+    """Raise one VisRLError for all missing columns, listing those that are present. hint: the end of its message.
 
     Warns of columns that are not read, and whose name is nearly that of an optional field.
     """
@@ -117,7 +119,7 @@ def check_columns(what: str, present: Collection[str], columns: Columns, options
             f"{what}: no column for {', '.join(fields)}"
             + "".join(f"; there is no {options.columns[name]!r}" for name in absent)
             + f". Columns there: {', '.join(sorted(present)) or 'none'}. "
-            f"Say which is which: --columns {','.join(f'{name}={_near(name, present)}' for name in fields)}"
+            f"Say which is which: --columns {','.join(f'{name}={_near(name, present)}' for name in fields)}{hint}"
         )
     for name in _NEAR:
         is_read = name in options.columns or any(column in present for column in columns[name])
