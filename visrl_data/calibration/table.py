@@ -20,6 +20,8 @@ from visrl_data.report.formats import (
 )
 from visrl_data.report.tables import drop_lines
 
+_NO_WARNING = "No warning: no figure is beyond its limit for certain. More --questions make the intervals narrower."
+
 
 def render(report: CalibrationReport) -> Group:
     """Return the tables of a report, and what is wrong with the critic below them."""
@@ -27,7 +29,7 @@ def render(report: CalibrationReport) -> Group:
     parts: list[RenderableType] = [_figures(report, critics)]
     parts += [_kinds(name, figures) for name, figures in critics.items()]
     parts += [_shifts(figures) for figures in critics.values() if figures["shifts"]]
-    parts.append(text_group(*_notes(report), *(warning_lines(critics) or ["Nothing is wrong with this critic here."])))
+    parts.append(text_group(*_notes(report), *(warning_lines(critics) or [_NO_WARNING])))
     return stack(*parts)
 
 
