@@ -33,12 +33,14 @@ def load_policy(folder: ModelFolder, config: TrainConfig) -> Any:
         # Small updates of weights are rounded away in bfloat16.
         model = load_frozen(folder, torch.float32, config.trust_remote_code)
         unfreeze_language_model(model)
+        keep_vision_without_gradients(model)
         return model
     if config.quantize:
         model = load_quantized(folder.weights, config)
     else:
         model = load_model(folder.weights, compute_dtype(config), config.trust_remote_code)
     give_backbone(model)
+    keep_vision_without_gradients(model)
     if folder.base is not None:
         model = PeftModel.from_pretrained(model, folder.path, is_trainable=True)
         # peft reads the base from here when it saves; it would look up an alias on the Hub.
@@ -78,6 +80,20 @@ def _run_backbone(model: Any, *args: Any, **options: Any) -> Any:
     finally:
         hook.remove()
     return SimpleNamespace(last_hidden_state=outputs[0].last_hidden_state)
+
+
+def keep_vision_without_gradients(model: Any) -> None:
+    """Let gradient checkpointing make only the embeddings of the text require gradients.
+
+    transformers would take those of the vision tower, too. It is frozen, so all that it keeps for the way back would be
+    for nothing; and Spotlight's gives a tuple, which can't require any.
+    """
+
+    def enable_input_require_grads() -> None:
+        hook = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_(True))
+        model._require_grads_hook, model._require_grads_hooks = hook, [hook]
+
+    model.enable_input_require_grads = enable_input_require_grads
 
 
 def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:

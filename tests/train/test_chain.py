@@ -84,6 +84,16 @@ def test_one_adapter_goes_through_all_stages(untrained, sft_model, scripted_run,
     assert len({tuple(answers(folder)) for folder in (sft_model, first, third)}) == 3, "each is another actor"
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_gradient_checkpointing_changes_no_weight(full, sft_model, scripted_run, tmp_path, seen):
+    digests = set()
+    for on in (False, True):
+        config = Rl2Config(model=str(sft_model), data=str(scripted_run), full=full, gradient_checkpointing=on, **WHOLE)
+        digests.add(find_model(str(rl2.train(config, tmp_path / str(on)))).digest)
+        assert seen.trainer.model.is_gradient_checkpointing == on
+    assert len(digests) == 1
+
+
 def test_full_weights_take_the_previous_stage_as_reference(sft_model, scripted_run, tmp_path, seen):
     quick = {**WHOLE, "learning_rate": 1e-4, "full": True}
     first = rl1.train(Rl1Config(model=str(sft_model), data=str(scripted_run), **quick), tmp_path / "rl1")
