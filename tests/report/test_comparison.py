@@ -75,6 +75,18 @@ def test_questions_that_only_one_asked(folder):
     assert set(found["conditions"]["options"]) == {"limit"}
 
 
+def test_a_repeated_question_counts_once_and_the_table_says_so(folder, tmp_path):
+    source = photos(tmp_path / "photos", rows=6)
+    source.write_text(
+        source.read_text() + source.read_text().splitlines()[0].replace('"id": "', '"id": "again-') + "\n"
+    )
+    make_run(tmp_path / "repeated", source)
+    assert compare(tmp_path / "repeated", folder / "one")["a"]["questions"] == 7
+    _, out, _ = visrl("inspect", tmp_path / "repeated", folder / "one")
+    assert "A repeated question counts once." in out
+    assert "counts once" not in visrl("inspect", folder / "half", folder / "one")[1]
+
+
 def test_labels_that_were_wrong_are_among_the_drops(folder, tmp_path):
     boxes = [[0.1, 0.1, 0.5, 0.5], [0.5, 0.1, 0.2, 0.4]]  # the second is written from another corner
     make_run(tmp_path / "labels", photos(tmp_path / "photos", rows=6, boxes=boxes), box_win=0.6)

@@ -155,7 +155,9 @@ def _questions(comparison: dict[str, Any]) -> RenderableType:
         reasons = questions[f"why_none_in_{'b' if name == 'only_in_a' else 'a'}"] if name.startswith("only") else {}
         for reason, times in reasons.items():
             table.add_row(f"  in {'B' if name == 'only_in_a' else 'A'}: {reason}", f"{times:,}", "")
+    once = any(comparison[side]["questions"] > questions["common"] + questions[f"only_in_{side}"] for side in "ab")
     return text_group(
         table,
-        f"{questions['common']:,} in both; {questions['only_in_a']:,} only in A, {questions['only_in_b']:,} only in B.",
+        f"{questions['common']:,} in both; {questions['only_in_a']:,} only in A, {questions['only_in_b']:,} only in B."
+        + (" A repeated question counts once." if once else ""),
     )
