@@ -73,7 +73,7 @@ def train(config: RlooAnswersConfig, output: Path | None = None, callbacks: Sequ
         training, validation = stage_folder.split(second, config.validation)
         stage = stage_folder.with_rows(stage, training, validation, reward_pairs=len(first))
         args = RLOOConfig(**rloo_arguments(trainers.training_arguments(stage, model, bool(validation)), config))
-        check_questions(args, len(training))
+        check_questions(args, config.replies, len(training))
         if config.reward == "model":
             reward = model_reward(train_reward(stage, config, encode, first), encode)
         else:
@@ -116,9 +116,9 @@ def rloo_arguments(arguments: dict[str, Any], config: RlooAnswersConfig) -> dict
     }
 
 
-def check_questions(args: RLOOConfig, questions: int) -> None:
+def check_questions(args: RLOOConfig, replies: int, questions: int) -> None:
     """Raise VisRLError when a step takes more questions than there are: TRL makes whole steps only, so none."""
-    needed = args.generation_batch_size // args.num_generations
+    needed = (args.generation_batch_size or 0) // replies
     if questions < needed:
         raise VisRLError(
             f"{questions} questions to train on, and a step takes {needed}: --batch-size x --accumulation on each "
