@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 import platform
 import re
 import sys
@@ -92,6 +93,9 @@ app.command(cls=Command, rich_help_panel="This machine")(with_verbosity(doctor.d
 
 def main() -> None:
     """Run the command line. What the user can fix is one message on stderr; tracebacks are for bugs."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no result is lost to a locale without a name's letters
     try:
         app()
     except VisRLError as error:

@@ -100,6 +100,13 @@ def test_a_signal_keeps_what_is_done_and_says_how_to_resume(sent, code, word, un
     assert f"kept in {run}. Resume with: visrl gen --config {run}/config.toml -o {run}\n" in err.decode()
 
 
+def test_a_result_with_letters_that_the_locale_lacks_is_printed():
+    code = "from visrl_cli import main; main.app = lambda: print('caf\u00e9 \u65e5'); main.main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, b"caf\xe9 \\u65e5\n"), done.stderr.decode()
+
+
 def test_a_terminal_gets_bars(untrained, tmp_path):
     ours, theirs = pty.openpty()
     words = ["gen", "--model", untrained, "--limit", "2", "--max-new-tokens", "2", "-o", tmp_path / "run"]
