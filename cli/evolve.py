@@ -57,6 +57,7 @@ def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> N
 
     hide_library_bars()
     evolving.check(rounds, gen)
+    say(f"Writing the rounds to {output}. Reading questions and loading models")
     fetch_needed(gen)
     with ProgressBars() as bars, interruptible(output):
         report = evolving.evolve(rounds, gen, output, bars.say, bars.update)

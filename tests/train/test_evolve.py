@@ -337,6 +337,7 @@ def test_real_training_between_the_rounds(sft_model, acts, tmp_path):
     code, out, err = visrl("evolve", "--rounds", 2, "--stages", "rl1", "--train-config", file, *arguments,
                            "-o", tmp_path / "e", "--json")  # fmt: skip
     assert code == 0, err
+    assert err.startswith(f"Writing the rounds to {tmp_path / 'e'}.")
     report = json.loads(out)
     digests = [entry["digest"] for entry in report["models"]]
     assert len(set(digests)) == 3
