@@ -36,7 +36,7 @@ class TrainConfig:
     trust_remote_code: bool = as_in_gen("trust_remote_code")
 
     learning_rate: float = option(1e-4, "Peak learning rate.", low=0.0, panel="Training")
-    epochs: float = option(3.0, "Epochs.", low=0.0)
+    epochs: float = option(3.0, "Epochs.", above=0.0)
     batch_size: int = option(2, "Examples per device.", low=1)
     accumulation: int = option(8, "Gradient accumulation steps (reference code: 8).", low=1)
     warmup: float = option(0.1, "Warmup ratio; cosine schedule after it (reference code: 0.1).", low=0.0, high=1.0)
@@ -76,7 +76,7 @@ class SftConfig(TrainConfig):
         "spotlight-base", "Model to train: a Hub id[@rev], a model or adapter folder.", panel="Model"
     )
     learning_rate: float = option(1e-4, "Peak learning rate (reference code: 1e-4).", low=0.0, panel="Training")
-    epochs: float = option(3.0, "Epochs (reference code: 3).", low=0.0)
+    epochs: float = option(3.0, "Epochs (reference code: 3).", above=0.0)
     batch_size: int = option(2, "Examples per device (reference code: 2).", low=1)
 
     source: str = option(
@@ -119,7 +119,7 @@ class PairsConfig(TrainConfig):
     )
 
     learning_rate: float = option(5e-6, "Peak learning rate (reference code: 5e-6).", low=0.0, panel="Training")
-    epochs: float = option(5.0, "Epochs (reference code: 5).", low=0.0)
+    epochs: float = option(5.0, "Epochs (reference code: 5).", above=0.0)
     batch_size: int = option(3, "Pairs per device (reference code: 3).", low=1)
 
     data: str | list[str] | None = option(
@@ -178,7 +178,7 @@ class SftAnswersConfig(AnswersConfig):
     """Options of `visrl train sft-answers`."""
 
     learning_rate: float = option(1e-4, "Peak learning rate (as sft).", low=0.0, panel="Training")
-    epochs: float = option(3.0, "Epochs (as sft).", low=0.0)
+    epochs: float = option(3.0, "Epochs (as sft).", above=0.0)
     batch_size: int = option(2, "Examples per device (as sft).", low=1)
 
 
@@ -200,7 +200,7 @@ class KtoAnswersConfig(DpoAnswersConfig):
 class RlooAnswersConfig(AnswersConfig):
     """Options of `visrl train rloo-answers`."""
 
-    epochs: float = option(1.0, "Epochs over the questions of the second half.", low=0.0)
+    epochs: float = option(1.0, "Epochs over the questions of the second half.", above=0.0)
     batch_size: int = option(3, "Questions per device.", low=1)
 
     beta: float = option(0.05, "Strength of the KL constraint, in the reward (TRL: 0.05).", low=0.0)
@@ -209,7 +209,7 @@ class RlooAnswersConfig(AnswersConfig):
         "A reward model trained on the first half of the pairs, or an answer metric.",
         choices=("model", *METRICS),
     )
-    reward_epochs: float = option(3.0, "Epochs of the reward model over the first half.", low=0.0)
+    reward_epochs: float = option(3.0, "Epochs of the reward model over the first half.", above=0.0)
     reward_learning_rate: float = option(1e-4, "Peak learning rate of the reward model.", low=0.0)
     replies: int = option(4, "Replies sampled per question.", low=2)
     temperature: float = option(1.0, "Sampling temperature.", low=0.01)

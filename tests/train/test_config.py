@@ -68,6 +68,7 @@ def test_defaults_are_those_of_the_reference_code():
     ("text", "message"),
     [
         ("epochs = 'three'", "expected float"),
+        ("epochs = 0.0", "--epochs 0.0: expected above 0.0"),
         ("epocs = 3", "unknown option 'epocs'; `visrl train rl2 --help`"),
         ("[rl2]\nlambda_r = -1", "--lambda-r -1: expected at least 0"),
         ("rl2 = 1", r"expected a table \[rl2\]"),
