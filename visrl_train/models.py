@@ -89,11 +89,18 @@ def keep_vision_without_gradients(model: Any) -> None:
     for nothing; and Spotlight's gives a tuple, which can't require any.
     """
 
-    def enable_input_require_grads() -> None:
-        hook = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_(True))
-        model._require_grads_hook, model._require_grads_hooks = hook, [hook]
+    hooks: list[Any] = []
 
-    model.enable_input_require_grads = enable_input_require_grads
+    def enable() -> None:
+        disable()
+        embeddings = model.get_input_embeddings()
+        hooks.append(embeddings.register_forward_hook(lambda _, __, output: output.requires_grad_(True)))
+
+    def disable() -> None:
+        while hooks:
+            hooks.pop().remove()
+
+    model.enable_input_require_grads, model.disable_input_require_grads = enable, disable
 
 
 def load_quantized(weights: ModelFolder, config: TrainConfig) -> Any:
