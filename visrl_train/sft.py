@@ -162,10 +162,12 @@ def make_examples(
         examples += result
     if not examples:
         reasons = ", ".join(f"{reason} {count}" for reason, count in drops.items())
-        raise VisRLError(
-            f"No row of {source.name} can be used for SFT ({reasons}). SFT needs questions with gold boxes: "
-            "a column `boxes`, or the one that --columns boxes=NAME names."
+        advice = (
+            "Boxes in pixels need --gold-space pixels, those of x, y, width and height --gold-format xywh."
+            if drops["bad_box"]
+            else "SFT needs questions with gold boxes: a column `boxes`, or the one that --columns boxes=NAME names."
         )
+        raise VisRLError(f"No row of {source.name} can be used for SFT ({reasons}). {advice}")
     return examples, row_of, drops
 
 

@@ -65,6 +65,9 @@ def test_rows_without_a_box_are_counted(photo_source):
     photo_source.write_text("".join(json.dumps({**line, "boxes": []}) + "\n" for line in lines))
     with pytest.raises(VisRLError, match="no_gold_box 9(.|\n)*gold boxes"):
         made(open_source(str(photo_source)))
+    photo_source.write_text("".join(json.dumps({**line, "boxes": [[9, 9, 40, 60]]}) + "\n" for line in lines))
+    with pytest.raises(VisRLError, match=r"bad_box 9(.|\n)*\. Boxes in pixels need --gold-space pixels"):
+        made(open_source(str(photo_source)))
 
 
 def test_it_learns_what_it_is_taught(untrained, tmp_path, seen):
