@@ -75,6 +75,14 @@ def test_every_beginning_is_stratified(mix: Any) -> None:
     assert even.fingerprint() == open_source(mix("sft = 0\nweight = 1", "sft = 0\nweight = 1"), "train").fingerprint()
 
 
+def test_options_of_a_part_are_in_the_fingerprint(mix: Any) -> None:
+    """Its rows are other ones by them, and no option of the command line says so."""
+    plain = open_source(mix(), "train").fingerprint()
+    assert open_source(mix('gold_format = "xyxy"'), "train").fingerprint() == plain, "the default"
+    for option in ('gold_format = "xywh"', 'gold_space = "pixels"', 'license = "mine"', 'columns = {source = "id"}'):
+        assert open_source(mix(option), "train").fingerprint() != plain
+
+
 def test_defaults_and_too_few_rows(mix: Any) -> None:
     sft, train = (open_source(mix(), split) for split in ("sft", "train"))
     assert parts(sft) == {"long": 9, "short": 4}, "about a seventh, the paper's share"

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import expand_home
 from visrl_data.core.records import Drop, Question
 from visrl_data.sources.identity import halves, interleaved, sft_rows
 from visrl_data.sources.options import SourceOptions
@@ -60,6 +61,13 @@ class MixPart:
     gold_format: str = "xyxy"
     license: str = ""
     ship_images: bool | None = None
+
+    def row_options(self) -> list[dict[str, Any]]:
+        """Return its options of how rows are read, in a list; an empty one where all have their default values."""
+        plain = MixPart(name="", source="")
+        names = ("columns", "gold_space", "gold_format", "license", "ship_images")
+        changed = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)}
+        return [changed] if changed else []
 
     def count(self, split: str) -> int | None:
         """Return the number of rows that the file sets for split sft or train."""
@@ -101,10 +109,13 @@ class MixSource:
             raise VisRLError(f"--mix {file}: no part has a row in split {split!r}.")
 
     def fingerprint(self) -> str:
-        """Return a digest of the parts: their names, the fingerprints of their sources, and their rows in the mix."""
+        """Return a digest of the parts: names, fingerprints of their sources, their rows in the mix, and their options.
+
+        Options with their default values are left out: mixes that name none have the digest that they always had.
+        """
         digest = hashlib.sha256()
         for one in self._parts:
-            row = [one.part.name, one.part.weight, one.source.fingerprint(), one.ids]
+            row = [one.part.name, one.part.weight, one.source.fingerprint(), one.ids, *one.part.row_options()]
             digest.update(json.dumps(row).encode())
         return digest.hexdigest()
 
@@ -139,11 +150,11 @@ def read_mix(file: Path, path: str = "") -> list[MixPart]:
 
 
 def _file_and_path(text: str) -> tuple[Path, str]:
-    file = Path(text).expanduser()
+    file = expand_home(text)
     if file.is_file():
         return file, ""
     name, _, path = text.partition(":")
-    for file in (SHIPPED / f"{name}.toml", Path(name).expanduser()):
+    for file in (SHIPPED / f"{name}.toml", expand_home(name)):
         if _NAME.fullmatch(file.name) and file.is_file():
             return file, path
     shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
