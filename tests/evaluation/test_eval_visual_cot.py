@@ -104,6 +104,12 @@ def test_a_bad_box_costs_its_label_alone(benchmark, box, reason, boxes):
     assert [problem.reason for problem in question.label_problems] == [reason]
 
 
+def test_an_id_is_valid_unicode(tmp_path):
+    """The text of half a surrogate pair, which JSON can hold, could be written into no table of predictions."""
+    (tmp_path / "gqa.json").write_text(json.dumps([row("\ud800"), row("a", dataset="\udfff")]))
+    assert open_source(f"visual-cot:{tmp_path}/gqa.json", "test").ids() == ["gqa-?", "?-a"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("{}", "expected a list of rows"), ("[", "not valid JSON"), ("[]", "no rows"), (None, "no such file")],

@@ -111,11 +111,12 @@ def load(file: Path) -> list[Any]:
 
 
 def row_ids(rows: list[Any]) -> list[str]:
-    """Return an id for each row: its set and question_id, with a number where that repeats."""
+    """Return an id for each row: its set and question_id, with a number where that repeats; valid Unicode."""
     counts: Counter[str] = Counter()
     ids = []
     for row in rows:
         name = f"{row.get('dataset')}-{row.get('question_id')}" if isinstance(row, Mapping) else "row"
+        name = name.encode("utf-8", "replace").decode()
         counts[name] += 1
         ids.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
     return ids
