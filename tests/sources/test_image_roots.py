@@ -71,6 +71,7 @@ def test_a_fork_does_not_move_the_place_of_its_parent(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("none", "no such folder or archive"),
+        ("~nobody-here/none", "no such folder or archive"),
         ("a.tar.gz", r"expected a folder, a .zip or a .tar file. A compressed tar .* \(gunzip\)"),
         ("a.txt", r"expected a folder, a .zip or a .tar file.$"),
         ("bad.zip", r"cannot be read as an archive: it is damaged, .*`unzip -t \S+/bad.zip` tests it"),
@@ -85,7 +86,7 @@ def test_roots_that_cannot_be_used_are_one_message(tmp_path: Path, name: str, me
     zip_of(tmp_path / "good.zip", ("img/a.jpg", b"a"))
     zip_of(tmp_path / "empty.zip")
     with pytest.raises(VisRLError, match=message):
-        SourceOptions(images_root=tmp_path / name)
+        SourceOptions(images_root=name if name[0] == "~" else tmp_path / name)
 
 
 def test_named_roots(tmp_path: Path) -> None:
@@ -264,6 +265,11 @@ def test_a_redirect_is_checked_like_a_url(server: str, monkeypatch: pytest.Monke
     assert "expected http" in refused(f"{server}/to/file!/etc/passwd")[1]
     assert urls.fetch_image(f"{server}/to/http!localhost/a.jpg", "localhost") == jpeg(1)
     assert Pages.asked[-1] == "localhost /a.jpg"
+
+
+def test_a_redirect_to_no_url_drops_its_row_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "_get", lambda *_: urls._HttpResponse(302, "http://[b.org/x", b""))
+    assert refused("http://a.org/x") == ("image_fetch_failed", "http://a.org/x: redirects to a malformed URL")
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,8 +91,11 @@ def test_vsr_asks_whether_the_caption_is_true(tmp_path: Path) -> None:
     assert [question.answers for question in questions] == [("yes",), ("no",)]
     assert questions[0].source_url.endswith("/train2017/000000085637.jpg") and questions[0].ship_image is False
     assert [drop.reason for drop in drops] == ["bad_label", "image_missing", "no_question"]
-    lines(tmp_path / "dev.jsonl", {"image": "0.jpg", "image_link": "", "caption": "c", "label": 1})
-    assert replace(made, split="validation").open().ids() == ["validation-00000000"], "published as dev.jsonl"
+    row = {"image": "0.jpg", "image_link": "", "caption": "c", "label": 1}
+    lines(tmp_path / "dev.jsonl", row, row | {"image": None, "image_link": None})
+    development = replace(made, split="validation").open()
+    assert development.ids() == ["validation-00000000", "validation-00000001"], "published as dev.jsonl"
+    assert [drop.reason for drop in read_all(development)[1]] == ["image_missing", "image_missing"]
 
 
 def test_visual7w_turns_are_questions(tmp_path: Path) -> None:

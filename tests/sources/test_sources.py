@@ -510,7 +510,8 @@ def test_an_image_in_another_form(folder: Path, image: str) -> None:
 
 def test_a_file_address_stays_in_the_root(folder: Path) -> None:
     assert one(folder, image="file:///etc/passwd").reason == "image_outside_root"  # type: ignore[union-attr]
-    assert one(folder, image="file://host/a.png").reason == "image_url_refused"  # type: ignore[union-attr]
+    for other in ("file://host/a.png", "file://[host/a.png"):
+        assert one(folder, image=other).reason == "image_url_refused"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["img/A.png", "img/a.jpg", "other/a.png"])
@@ -816,6 +817,16 @@ def test_a_card_that_is_no_yaml_is_an_error_of_its_own(folder: Path) -> None:
     assert ".huggingface.yaml cannot be read" in error_of(str(folder))
 
 
+@pytest.mark.parametrize(
+    "card",
+    ["configs:\n- 5", "configs:\n- config_name: 5\n  data_files: a.jsonl", "dataset_info:\n- 5"],
+)
+def test_a_card_of_another_shape_is_a_message(folder: Path, card: str) -> None:
+    write(folder, row(), name="a.jsonl")
+    (folder / "README.md").write_text(f"---\n{card}\n---\n", encoding="utf-8")
+    assert f"{folder} cannot be read as a dataset" in error_of(str(folder))
+
+
 def test_a_linked_data_file_outside_of_its_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     write(tmp_path, row(), name="x.jsonl")
     (folder / "train.jsonl").symlink_to(tmp_path / "x.jsonl")
@@ -888,6 +899,8 @@ def test_list_of_image_features_and_saved_format(tmp_path: Path) -> None:
 
 
 def test_tables_that_cannot_be_opened(tmp_path: Path) -> None:
+    from datasets import Dataset
+
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     assert "bad.parquet cannot be read as a dataset" in error_of(str(tmp_path / "bad.parquet"))
     (tmp_path / "empty").mkdir()
@@ -895,6 +908,13 @@ def test_tables_that_cannot_be_opened(tmp_path: Path) -> None:
     none = pa.table({"question": pa.array([], pa.string()), "answer": pa.array([], pa.string())})
     pq.write_table(none.append_column("image", pa.array([], pa.binary())), tmp_path / "none.parquet")
     assert "none.parquet: no rows." in error_of(str(tmp_path / "none.parquet"))
+    (tmp_path / "open.csv").write_text('"question,answer,image\n' + "What?,x,a.png\n" * 10_000)
+    assert "open.csv cannot be read as a dataset: Error: field larger" in error_of(str(tmp_path / "open.csv"))
+    Dataset.from_dict(table(2)).save_to_disk(tmp_path / "saved")
+    for info in ("{}", "[]"):
+        (tmp_path / "saved" / "dataset_info.json").write_text(info)
+        (tmp_path / "saved" / "state.json").write_text('{"_data_files": []}')
+        assert "saved cannot be read as a dataset" in error_of(str(tmp_path / "saved"))
 
 
 # --- the Hub, without one -----------------------------------------------------------------------------
@@ -1074,11 +1094,14 @@ def test_spotlight_errors() -> None:
 
 def test_unknown_sources_list_what_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_text("x")
-    for source in (str(tmp_path / "none"), str(tmp_path / "none.parquet"), "data/none.csv", "nonsense", ""):
+    none = str(tmp_path / "none")
+    for source in (none, f"{none}.parquet", "data/none.csv", "nonsense", "", "~nobody-here/none.csv"):
         message = error_of(source)
         assert message.startswith(f"--source {source}: was not found. Expected spotlight, a .jsonl file")
         assert "user/name[:config][@revision]" in message
     assert "is no kind of file that visrl reads" in error_of(str(tmp_path / "a.xlsx"))
+    for source in ("~nobody-here/none.jsonl", "visual-cot:~nobody-here/x", "mix:~nobody-here/x", "vsr:~nobody-here/x"):
+        assert "~nobody-here" in error_of(source)
 
 
 def test_every_field_can_be_named() -> None:

@@ -38,6 +38,11 @@ def make_folder(path: Path) -> None:
         raise VisRLError(f"{path} can't be made: {error.filename} is no folder. Choose another --output.") from None
 
 
+def expand_home(name: str | Path) -> Path:
+    """Return a path with the home folder for a leading ~; that of a user who is not known here stays as it is."""
+    return Path(os.path.expanduser(name))
+
+
 def cache_folder(name: str) -> Path:
     """Return the folder of this name for what can be made again: in $VISRL_CACHE, or in ~/.cache/visrl."""
     return Path(os.environ.get("VISRL_CACHE") or Path.home() / ".cache" / "visrl") / name

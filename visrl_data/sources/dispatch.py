@@ -7,9 +7,8 @@ and never an error; what makes the whole source unusable is a VisRLError when it
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import expand_home
 from visrl_data.sources.options import SourceOptions
 from visrl_data.sources.protocol import Source
 
@@ -43,7 +42,7 @@ def open_source(
     if kind == "visual-cot" and rest:
         from visrl_data.sources.visual_cot import VisualCotSource
 
-        return VisualCotSource(Path(rest).expanduser(), split, limit, options)
+        return VisualCotSource(expand_home(rest), split, limit, options)
     if kind == "visual-cot-train" and rest:
         from visrl_data.sources.visual_cot_train import VisualCotTrainSource
 
@@ -56,7 +55,7 @@ def open_source(
         from visrl_data.sources.published_sets import PublishedSetSource
 
         return PublishedSetSource(source, split, limit, options)
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if path.suffix in (".jsonl", ".ndjson", ".json") and not path.is_dir():
         from visrl_data.sources.jsonl import JsonlSource
 
@@ -69,8 +68,8 @@ def open_source(
         table = open_hub(source.removeprefix("hf:"), split)
     elif path.is_dir():
         table = open_folder(path, None, split)
-    elif folder and Path(folder).expanduser().is_dir():
-        table = open_folder(Path(folder).expanduser(), config, split)
+    elif folder and expand_home(folder).is_dir():
+        table = open_folder(expand_home(folder), config, split)
     elif path.suffix == ".parquet" and path.is_file():
         table = open_parquet(path)
     elif path.suffix in (".csv", ".tsv") and path.is_file():
@@ -94,7 +93,7 @@ def _spotlight(settings: str, split: str, limit: int | None, options: SourceOpti
 
 
 def _unknown(source: str) -> VisRLError:
-    exists = source and Path(source).expanduser().exists()
+    exists = source and expand_home(source).exists()
     problem = "is no kind of file that visrl reads" if exists else "was not found"
     return VisRLError(
         f"--source {source}: {problem}. Expected spotlight, a .jsonl file (one JSON object a line), a .json file "

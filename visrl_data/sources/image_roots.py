@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import expand_home
 from visrl_data.core.images import BadImage, read_under_root
 from visrl_data.sources.archives import ARCHIVES, file_names, read_file
 from visrl_data.sources.identity import file_stamp
@@ -142,7 +143,7 @@ def open_roots(images_root: str | Path | Mapping[str, str | Path] | None, folder
 
 def open_root(name: str | Path) -> Root:
     """Open a folder, an archive, or a folder inside an archive, whose names are read here. Raises VisRLError."""
-    path = Path(name).expanduser()
+    path = expand_home(name)
     archive = next((p for p in (path, *path.parents) if p.is_file()), None)
     if archive is None and path.is_dir():
         return Root(path)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import expand_home
 from visrl_data.core.records import Drop, Question
 from visrl_data.sources.bad_row import BadRow
 from visrl_data.sources.hf import check_paths, column_values, stored_row
@@ -236,7 +237,7 @@ def _open(kind: PublishedSet, source: str, config: str, split: str) -> SourceTab
     config = config.format(split=split)
     name, _, path = source.partition(":")
     if path:
-        return _open_local(Path(path).expanduser(), name, config, split)
+        return _open_local(expand_home(path), name, config, split)
     revision = source.partition("@")[2]
     return open_hub(kind.hub + f":{config}" * bool(config) + f"@{revision}" * bool(revision), split)
 

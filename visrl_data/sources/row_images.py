@@ -40,9 +40,9 @@ def read_image(value: Any, roots: Roots, source: str, hosts: str | None) -> byte
     if isinstance(value, bytes):
         return value
     names = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(name, str) for name in names):
+    if not names or not all(isinstance(name, str) for name in names):
         raise BadImage("image_missing", f"expected an image or its path, got {value!r}"[:200])
-    inline = _inline(names[0]) if names else None
+    inline = _inline(names[0])
     if inline is not None:
         return inline
     too_long = next((name for name in names if len(name) > _MAX_PATH), None)
@@ -88,7 +88,10 @@ def _local(name: str) -> str:
     """Return the path of a file:// address, other names as they are."""
     if name[:7].lower() != "file://":
         return name
-    parts = urlsplit(name)
+    try:
+        parts = urlsplit(name)
+    except ValueError:  # refused as any other address is
+        return name
     return unquote(parts.path) if parts.netloc in ("", "localhost") else name
 
 

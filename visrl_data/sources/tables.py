@@ -244,7 +244,10 @@ def _readable(what: str) -> Iterator[None]:
         yield
     except StopIteration as error:  # an empty file of .jsonl
         raise VisRLError(f"{what}: {_NO_ROWS}") from error
-    except (DatasetsError, HTTPError, OSError, ValueError, pa.ArrowException) as error:
+    except (
+        *(DatasetsError, HTTPError, OSError, ValueError, pa.ArrowException, csv.Error),
+        *(TypeError, AttributeError, LookupError),  # a card or a state.json of another shape, which it does not check
+    ) as error:
         if isinstance(error.__cause__, SchemaInferenceError):  # nothing to infer the columns from
             raise VisRLError(f"{what}: {_NO_ROWS}") from error
         words = " ".join(f"{error.__cause__ or error}".split())[:600]

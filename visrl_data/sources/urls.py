@@ -88,7 +88,10 @@ def _fetch(url: str, hosts: str, deadline: float) -> bytes:
             if response.status == 429 or response.status >= 500:
                 raise _TransientError(problem)
             raise BadImage("image_fetch_failed", f"{shown(url)}: {problem}")
-        url = urljoin(url, response.location)
+        try:
+            url = urljoin(url, response.location)
+        except ValueError as error:
+            raise BadImage("image_fetch_failed", f"{shown(url)}: redirects to a malformed URL") from error
     raise BadImage("image_fetch_failed", f"{shown(first)}: more than {REDIRECTS} redirects")
 
 

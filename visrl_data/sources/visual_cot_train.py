@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.files import expand_home
 from visrl_data.core.records import Drop, LabelProblem, Question
 from visrl_data.sources.bad_row import BadRow
 from visrl_data.sources.identity import file_stamp, files_digest, halves, interleaved
@@ -115,10 +116,10 @@ class VisualCotTrainSource:
 
 
 def _path_and_set(location: str) -> tuple[Path, str]:
-    path = Path(location).expanduser()
+    path = expand_home(location)
     before, colon, name = location.rpartition(":")
     if not path.exists() and colon and "/" not in name:
-        return Path(before).expanduser(), _ALIASES.get(name, name)
+        return expand_home(before), _ALIASES.get(name, name)
     return path, ""
 
 
