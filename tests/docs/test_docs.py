@@ -179,6 +179,18 @@ def anchors(text):
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
+def test_no_text_speaks_of_a_version_to_come():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        current = tomllib.load(file)["project"]["version"]
+    packages = [path for name in ("visrl_data", "visrl_train", "cli", "cards") for path in (ROOT / name).rglob("*.py")]
+    named = {
+        (page.name, version)
+        for page in [*PAGES, *packages]
+        for version in re.findall(r"(?:versions?|reports|runs) (?:before|since) (\d+\.\d+)", text_of(page))
+    }
+    assert not [one for one in named if [*map(int, one[1].split("."))] > [*map(int, current.split("."))][:2]]
+
+
 def test_every_page_is_in_the_index():
     index = text_of(ROOT / "docs" / "README.md")
     missing = [page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name})" not in index]

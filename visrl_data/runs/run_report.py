@@ -76,11 +76,11 @@ class DropExample(TypedDict):
 class DropCounts(TypedDict):
     """Drops by reason: of rows at the source, gold boxes, attempts and candidates by stage, questions at the filter.
 
-    examples: the first drop of each stage and reason; missing in reports before 0.2.
+    examples: the first drop of each stage and reason; missing in reports of earlier versions.
     """
 
     source: Counts
-    labels: NotRequired[Counts]  # missing in reports before 0.1
+    labels: NotRequired[Counts]  # missing in reports of earlier versions
     attempts: dict[str, Counts]
     candidates: dict[str, Counts]
     questions: Counts
@@ -109,7 +109,7 @@ class ExactMatchStatistics(TypedDict):
 
 
 class CriticStatistics(TypedDict):
-    """A critic's scores. skipped: candidates that a lazy run did not score; missing in reports before 0.1."""
+    """A critic's scores. skipped: candidates that a lazy run did not score; missing in reports of earlier versions."""
 
     verdicts: int
     skipped: NotRequired[int]
