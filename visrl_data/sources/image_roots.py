@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visrl_data.core.errors import VisRLError
+from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.files import expand_home
 from visrl_data.core.images import BadImage, read_under_root
 from visrl_data.sources.archives import ARCHIVES, file_names, read_file
@@ -162,7 +162,7 @@ def open_root(name: str | Path) -> Root:
 
 
 def parse_roots(values: Sequence[str]) -> str | dict[str, str]:
-    """Parse the values of --images-root. Raises VisRLError for a name that occurs twice.
+    """Parse the values of --images-root. Raises UsageError for a name that occurs twice.
 
     ["DIR"] -> "DIR"; ["gqa=DIR", "b.zip"] -> {"gqa": "DIR", "": "b.zip"}.
 
@@ -173,6 +173,6 @@ def parse_roots(values: Sequence[str]) -> str | dict[str, str]:
         match = _NAMED.fullmatch(text)
         name, path = (match["name"], match["path"]) if match else ("", text)
         if name in roots or not path:
-            raise VisRLError(f"--images-root {text}: expected DIR, or NAME=DIR with each NAME once.")
+            raise UsageError(f"--images-root {text}: expected DIR, or NAME=DIR with each NAME once.")
         roots[name] = path
     return roots[""] if list(roots) == [""] else roots

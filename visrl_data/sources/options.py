@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from visrl_data.core.config import GOLD_FORMATS, GOLD_SPACES
-from visrl_data.core.errors import VisRLError
+from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.images import MAX_IMAGE_PIXELS
 from visrl_data.sources.conversations import COLUMNS as CONVERSATIONS
 from visrl_data.sources.image_roots import open_roots
@@ -71,24 +71,24 @@ class SourceOptions:
     def __post_init__(self) -> None:
         unknown = [name for name in self.columns if name not in DEFAULT_COLUMNS]
         if unknown:
-            raise VisRLError(
+            raise UsageError(
                 f"--columns {unknown[0]}={self.columns[unknown[0]]}: no such field. "
                 f"Expected FIELD=COLUMN with a field of: {', '.join(DEFAULT_COLUMNS)}."
             )
         if self.gold_space not in GOLD_SPACES:
-            raise VisRLError(f"--gold-space {self.gold_space}: expected one of {', '.join(GOLD_SPACES)}.")
+            raise UsageError(f"--gold-space {self.gold_space}: expected one of {', '.join(GOLD_SPACES)}.")
         if self.gold_format not in GOLD_FORMATS:
-            raise VisRLError(f"--gold-format {self.gold_format}: expected one of {', '.join(GOLD_FORMATS)}.")
+            raise UsageError(f"--gold-format {self.gold_format}: expected one of {', '.join(GOLD_FORMATS)}.")
         open_roots(self.images_root, Path())
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Parse "question=q,answers=a" into {"question": "q", "answers": "a"}. Raises VisRLError on another shape."""
+    """Parse "question=q,answers=a" into {"question": "q", "answers": "a"}. Raises UsageError on another shape."""
     columns: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, equals, column = (part.strip() for part in item.partition("="))
         if not equals or not name or name in columns:
-            raise VisRLError(f"--columns {text}: expected FIELD=COLUMN,FIELD=COLUMN,... with each field once.")
+            raise UsageError(f"--columns {text}: expected FIELD=COLUMN,FIELD=COLUMN,... with each field once.")
         columns[name] = column
     return columns
 
