@@ -73,12 +73,16 @@ def _run(
     as_json: bool,
 ) -> None:
     from visrl_data.evaluation import evaluate, page
+    from visrl_data.evaluation.eval_sources import open_eval_sources
     from visrl_data.evaluation.table import render
+    from visrl_data.models.model_folder import is_local
 
     hide_library_bars()
     target = output or evaluate.default_output(sources, config)
     say(f"Writing the evaluation to {target}")
     if config.engine != "openai":
+        if not all(map(is_local, models)):  # what can't be asked is refused before a download
+            open_eval_sources(sources, config, scores)
         fetch_models(*models, trust_remote_code=config.trust_remote_code)
     with ProgressBars("predictions") as bars, interruptible(target):
 

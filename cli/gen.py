@@ -226,12 +226,12 @@ def _run_chunks(config: GenConfig, target: Path, executor: Executor | None, shar
 
 def fetch_needed(config: GenConfig) -> None:
     """Download the models of the Hub that a run needs, once it is known that its questions can be read."""
-    from visrl_data.models.model_folder import ALIASES
+    from visrl_data.models.model_folder import is_local
     from visrl_data.pipeline import factory
 
     engines = {config.model: config.engine, config.critic: config.critic_engine or config.engine}
-    models = [m for m, engine in engines.items() if m and engine != "openai" and m not in ALIASES]
-    if any(not Path(model).is_dir() for model in models):
+    models = [m for m, engine in engines.items() if m and engine != "openai"]
+    if not all(map(is_local, models)):
         factory.open_questions(config)
     fetch_models(*models, trust_remote_code=config.trust_remote_code)
 

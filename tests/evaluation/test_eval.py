@@ -277,7 +277,7 @@ def test_a_question_that_the_processor_refuses_is_wrong_and_the_others_go_on(pai
         (["--model", "not-there"], 1, "not-there"),
         (["--protocol", "other"], 2, "--protocol other: expected one of visrl, visual-cot"),
         (["--protocol", "visual-cot", "--crop-min-side", "0.5"], 2, "do not apply to --protocol visual-cot"),
-        (["--columns", "a"], 1, "FIELD=COLUMN"),
+        (["--columns", "a"], 2, "FIELD=COLUMN"),
     ],
 )
 def test_what_the_user_can_fix_is_one_message(arguments, code, message, tmp_path, monkeypatch):
@@ -311,9 +311,15 @@ def test_damaged_predictions_are_one_message_whose_advice_works(pair, tmp_path, 
 
 
 def test_a_score_for_a_set_that_is_not_there(pair, tmp_path):
-    models, file, _ = pair
+    """It is refused before a model is asked, or fetched; a set that is there is seen in its first row."""
+    models, file, scripts = pair
     with pytest.raises(UsageError, match="no question has that source. Sources: questions"):
         evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out", {"docvqa": "anls"})
+    assert not scripts.calls and not (tmp_path / "out").exists()
+    arguments = ["--model", "user/not-there", "--source", file, "--score", "docvqa=anls"]
+    code, _, err = visrl("eval", *arguments, "-o", tmp_path / "out")
+    assert code == 2 and "--score docvqa=: no question has that source" in err
+    evaluate.evaluate(models, [file], EvalConfig(), tmp_path / "out", {"questions": "anls"})
 
 
 def test_the_command_prints_tables_or_one_object(pair, tmp_path):

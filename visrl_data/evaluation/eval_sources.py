@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from visrl_data.core.config import GenConfig
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.metrics import OLD_NAMES, has_votes
+from visrl_data.core.records import Question
 from visrl_data.evaluation.config import SCORES, EvalConfig
 from visrl_data.evaluation.predictions import Prediction
 from visrl_data.pipeline import factory
@@ -46,7 +47,10 @@ class EvalSource:
 
 
 def open_eval_sources(names: Sequence[str], config: EvalConfig, scores: dict[str, str]) -> list[EvalSource]:
-    """Open each source. scores: group -> score, OTHERS for the rest. Raises UsageError, and VisRLError for no rows."""
+    """Open each source. scores: group -> score, OTHERS for the rest.
+
+    Raises UsageError, also for the score of a group that no question has, and VisRLError for no rows.
+    """
     if not names:
         raise UsageError("No source given. Give at least one --source.")
     if len(set(names)) < len(names):
@@ -62,7 +66,20 @@ def open_eval_sources(names: Sequence[str], config: EvalConfig, scores: dict[str
         if not len(source):
             raise VisRLError(f"Source {name} has no rows in split {config.split!r}.")
         eval_sources.append(EvalSource(name, gen, source, source.fingerprint(), scores))
+    _check_groups(eval_sources, scores)
     return eval_sources
+
+
+def _check_groups(eval_sources: Sequence[EvalSource], scores: Mapping[str, str]) -> None:
+    """Raise UsageError for the score of a group that is not there; read rows only until each was seen."""
+    missing, groups = set(scores) - {OTHERS}, set[str]()
+    for opened, i in ((one.source, i) for one in eval_sources for i in range(len(one.source))):
+        if missing <= groups:
+            return
+        if isinstance(row := opened.read(i), Question):
+            groups.add(row.source)
+    if groups and (unknown := sorted(missing - groups)):  # where no row can be read, the drops say why
+        raise UsageError(f"--score {unknown[0]}=: no question has that source. Sources: {', '.join(sorted(groups))}.")
 
 
 def scores_and_drops(
@@ -91,7 +108,4 @@ def scores_and_drops(
             f"None of the {len(predictions)} rows came through ({reasons}). `visrl gen --source {first} --estimate` "
             "shows the first row of each reason."
         )
-    unknown = sorted({group for source in eval_sources for group in source.scores} - {OTHERS, *scores})
-    if unknown:
-        raise UsageError(f"--score {unknown[0]}=: no question has that source. Sources: {', '.join(sorted(scores))}.")
     return scores, dropped

@@ -138,6 +138,11 @@ def read_record(folder: Path) -> ModelRecord:
     return cast(ModelRecord, checked_record(path)) if path.is_file() else {}
 
 
+def is_local(model: str) -> bool:
+    """Tell whether a model is shipped or is a folder here. The base of a local adapter may still be on the Hub."""
+    return model in ALIASES or Path(model).is_dir()
+
+
 def fetch_model(model: str, trust_remote_code: bool = False) -> None:
     """Download what is not here yet of a Hub id, and of the model under an adapter. Raises VisRLError."""
     path, _ = _locate(model, trust_remote_code, weights=True)
