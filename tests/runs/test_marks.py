@@ -74,6 +74,18 @@ def test_a_name_is_that_of_a_file(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_copy_under_another_name_is_no_annotator(tmp_path):
+    """A dataset that held its marks could not be read again."""
+    with marks.open_marks(tmp_path, "kim") as file:
+        file.add("p", {"win_box": "right"})
+    assert marks.read_marks(tmp_path).num_rows == 1
+    (tmp_path / "kim (copy).jsonl").write_bytes((tmp_path / "kim.jsonl").read_bytes())
+    with pytest.raises(VisRLError, match=r"kim \(copy\)\.jsonl is no file of marks.*Rename it"):
+        marks.read_marks(tmp_path)
+    (tmp_path / "kim (copy).jsonl").unlink()
+    assert marks.read_marks(tmp_path).num_rows == 1
+
+
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "kim.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(VisRLError, match="can't be opened"), marks.open_marks(tmp_path, "kim"):
