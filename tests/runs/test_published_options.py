@@ -107,3 +107,11 @@ def test_sources_that_every_machine_has():
         assert local_options({"source": source}) == [], source
     for source in ("a/questions.jsonl", "mix:paper", "folder", "~/q.csv", "a/b/c", 7):
         assert local_options({"source": source}) == ["source"], source
+
+
+def test_a_critic_that_is_no_text_is_left_for_the_user():
+    actor, critic = ({"engine": "transformers", "revision": "abc"} for _ in range(2))
+    options = published_options.published_options(
+        {"config": {"model": "org/model", "critic": 5}, "run": {"actor": actor, "critic": critic}}
+    )
+    assert options["model"] == "org/model@abc" and local_options(options) == ["critic"]
