@@ -148,6 +148,21 @@ def test_somebody_elses_folder_is_refused(questions, tmp_path):
     assert [f.name for f in (tmp_path / "c").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["conditions.json", "verdicts.parquet"])
+def test_damage_is_one_message_whose_advice_works(questions, tmp_path, name):
+    report, _ = run(questions, tmp_path / "c")
+    whole = (tmp_path / "c" / name).read_bytes()
+    (tmp_path / "c" / name).write_bytes(whole[:7])
+    with pytest.raises(VisRLError, match=name) as caught:
+        run(questions, tmp_path / "c")
+    if "Remove this file" in str(caught.value):
+        (tmp_path / "c" / name).unlink()
+        assert run(questions, tmp_path / "c")[0] == report
+    else:
+        assert "Put back a copy of it, or choose another --output" in str(caught.value)
+        assert run(questions, tmp_path / "d")[0] == report
+
+
 def test_what_was_asked_is_not_asked_again(questions, tmp_path):
     """The critic breaks down in its second chunk: the first chunk stays, and the end is that of a whole one."""
     whole, judge = run(questions, tmp_path / "whole")

@@ -8,10 +8,13 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.calibration.test_measure import verdict
 from tests.helpers.dataset_runs import photos
 from tests.report.test_page import HOSTILE, Reader, cards, check_inert, check_policy, dom  # noqa: F401  (dom is a fixture)
+from visrl_data.calibration import page
 from visrl_data.calibration.calibrate import calibrate
 from visrl_data.calibration.config import CalibrationConfig
+from visrl_data.calibration.measure import measure_critic
 from visrl_data.calibration.table import critics_of, figure_rows
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.scripted import ScriptedEngine
@@ -66,6 +69,15 @@ def test_the_page_says_what_the_report_says(calibration, text):
     assert wins and all(case["score"] == 1.0 for case in wins)
     false = [sum(case["outcome"].startswith("false") for case in item["cases"]) for item in items]
     assert false == sorted(false, reverse=True), "those with the most false verdicts first"
+
+
+def test_a_score_on_the_threshold_is_what_it_is_in_the_table():
+    verdicts = [verdict(0, "other_answer", 0.8 - 2e-16), verdict(1, "answer", 0.1 * 3)]
+    assert verdicts[0].score < 0.8 and verdicts[1].score > 0.3
+    figures = measure_critic("response", verdicts, (0.8, 0.3))
+    assert figures["false_wins"]["count"] == figures["false_loses"]["count"] == 1
+    outcomes = [page._outcome(one, {"box": None, "response": figures}) for one in verdicts]
+    assert outcomes == ["false win", "false lose"]
 
 
 def test_no_text_becomes_markup(text):
