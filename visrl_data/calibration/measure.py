@@ -49,8 +49,8 @@ def measure_critic(critic: str, verdicts: Sequence[CaseVerdict], thresholds: tup
         "unparsed_reasons": dict(sorted(Counter(v.state.partition(":")[2] for v in own if v.score is None).items())),
         "separation": _separation(right, wrong),
         "whole_image": _separation([v for v in plain if v.kind == "whole"], wrong),
-        "false_wins": _share_of_read(wrong, [v for v in wrong if _side(v, thresholds) == "win"]),
-        "false_loses": _share_of_read(right, [v for v in right if _side(v, thresholds) == "lose"]),
+        "false_wins": _share_of_read(wrong, [v for v in wrong if side_of(v, thresholds) == "win"]),
+        "false_loses": _share_of_read(right, [v for v in right if side_of(v, thresholds) == "lose"]),
         "kinds": [_kind(kind, first, thresholds) for kind in _kinds(first)],
         "shifts": [_shift(kind, first, thresholds) for kind in _kinds(first) if KINDS[kind].base],
         "wording": _agreement(own, "wording", thresholds),
@@ -75,7 +75,8 @@ def _scores(verdicts: Iterable[CaseVerdict]) -> np.ndarray:
     return np.array([round(v.score, _DECIMALS) for v in verdicts if v.score is not None])
 
 
-def _side(verdict: CaseVerdict, thresholds: tuple[float, float]) -> str:
+def side_of(verdict: CaseVerdict, thresholds: tuple[float, float]) -> str:
+    """Return win, lose, neither or unparsed: for the table and for the page."""
     if verdict.score is None:
         return "unparsed"
     score, (win, lose) = round(verdict.score, _DECIMALS), thresholds
@@ -112,7 +113,7 @@ def _separation(right: Sequence[CaseVerdict], wrong: Sequence[CaseVerdict]) -> S
 def _kind(kind: str, verdicts: Sequence[CaseVerdict], thresholds: tuple[float, float]) -> KindFigures:
     own = [verdict for verdict in verdicts if verdict.kind == kind]
     read = [verdict for verdict in own if verdict.score is not None]
-    sides = Counter(_side(verdict, thresholds) for verdict in read)
+    sides = Counter(side_of(verdict, thresholds) for verdict in read)
     return {
         "kind": kind,
         "label": KINDS[kind].label,
@@ -136,7 +137,7 @@ def _shift(kind: str, verdicts: Sequence[CaseVerdict], thresholds: tuple[float, 
         draws = resampled_means(scores, _RESAMPLES, keyed_seed("calibrate", kind))
         low, high = difference_interval(scores[0], scores[1], (draws[:, 0], draws[:, 1]))
         shift = float((scores[1] - scores[0]).mean())
-    changed = [_side(b, thresholds) for a, b in both if _side(a, thresholds) != _side(b, thresholds)]
+    changed = [side_of(b, thresholds) for a, b in both if side_of(a, thresholds) != side_of(b, thresholds)]
     return {
         "kind": kind,
         "label": KINDS[kind].label,
@@ -155,7 +156,7 @@ def _agreement(verdicts: Sequence[CaseVerdict], variant: str, thresholds: tuple[
     again = {(v.row, v.kind): v for v in verdicts if v.variant == variant}
     both = [(v, again[v.row, v.kind]) for v in verdicts if not v.variant and (v.row, v.kind) in again]
     moves = [abs(a.score - b.score) for a, b in both if a.score is not None and b.score is not None]
-    changed = [a for a, b in both if _side(a, thresholds) != _side(b, thresholds)]
+    changed = [a for a, b in both if side_of(a, thresholds) != side_of(b, thresholds)]
     return {
         "changed": _share([a for a, _ in both], changed),
         "mean_difference": sum(moves) / len(moves) if moves else None,

@@ -13,6 +13,7 @@ from typing import Any
 from visrl_data.calibration import table
 from visrl_data.calibration.calibration_report import CalibrationReport
 from visrl_data.calibration.cases import KINDS
+from visrl_data.calibration.measure import side_of
 from visrl_data.calibration.verdicts import CaseVerdict
 from visrl_data.core import files
 from visrl_data.core.errors import VisRLError
@@ -131,9 +132,8 @@ def _outcome(verdict: CaseVerdict, report: CalibrationReport) -> str:
     figures = report["box"] if verdict.critic == "box" else report["response"]
     if verdict.score is None or figures is None:
         return "unparsed"
-    win, lose = figures["thresholds"]
-    side = "win" if verdict.score >= win else "lose" if verdict.score <= lose else "between"
+    side = side_of(verdict, figures["thresholds"])
     expected = {"right": "win", "wrong": "lose", "open": "open"}[KINDS[verdict.kind].verdict]
-    if expected == "open" or side == "between":
-        return expected if expected == "open" else side
-    return "right" if side == expected else f"false {side}"
+    if expected == "open":
+        return "open"
+    return "between" if side == "neither" else "right" if side == expected else f"false {side}"

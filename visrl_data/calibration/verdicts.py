@@ -81,7 +81,8 @@ def check_conditions(folder: Path, conditions: dict[str, Any]) -> None:
     if not path.is_file():
         files.write_json(path, conditions)
         return
-    check_same(str(folder), read_json(path, dict[str, Any], _advice(folder)), conditions)
+    advice = "Put back a copy of it, or choose another --output: without it nobody knows what the verdicts depend on."
+    check_same(str(folder), read_json(path, dict[str, Any], advice), conditions)
 
 
 def missing_chunks(folder: Path, chunks: int) -> list[int]:

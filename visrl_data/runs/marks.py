@@ -105,8 +105,15 @@ def open_marks(folder: Path, annotator: str) -> Iterator[MarkFile]:
 
 
 def read_marks(folder: Path) -> pa.Table:
-    """Return the marks of all annotators in a folder; columns: MARK_SCHEMA. Raises Damaged."""
+    """Return the marks of all annotators in a folder; columns: MARK_SCHEMA. Raises VisRLError."""
     files = sorted(folder.glob("*.jsonl"))
+    for path in files:
+        if not _NAME.fullmatch(path.stem):
+            raise VisRLError(
+                f"{path} is no file of marks: its name is not an annotator's, of 1 to 40 letters, digits, dots, "
+                "hyphens and underscores. Rename it, or move it elsewhere; a program that synchronizes folders may "
+                "have made it."
+            )
     return _table({(path.stem, pair): of for path in files for pair, of in _read(path).items()})
 
 

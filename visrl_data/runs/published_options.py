@@ -59,9 +59,9 @@ def published_options(run: DatasetRun) -> dict[str, Any]:
     """Return the options of a published run, with its models pinned to their revisions."""
     config = current_options(dict(run["config"]))
     for option, model in (("model", run["run"]["actor"]), ("critic", run["run"]["critic"])):
-        revision = model.get("revision")
-        if revision and "@" not in config.get(option, "@"):
-            config[option] = f"{config[option]}@{revision}"
+        name, revision = config.get(option), model.get("revision")
+        if revision and isinstance(name, str) and "@" not in name:
+            config[option] = f"{name}@{revision}"
     return config
 
 
