@@ -147,9 +147,10 @@ class Execution:
 def default_output(config: GenConfig) -> Path:
     """Return runs/<source>-<split>-<digest of the options>, by which the same command finds its run again."""
     from visrl_data.core.config import to_toml
+    from visrl_data.core.files import default_folder
 
     digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:8]
-    return Path("runs") / f"{Path(config.source).stem or 'run'}-{config.split}-{digest}"
+    return default_folder(Path("runs"), Path(config.source).stem or "run", config.split, digest)
 
 
 def _generate(

@@ -106,7 +106,7 @@ class TrainingStage:
 def default_output(name: str, data: str, config: TrainConfig, *digests: str) -> Path:
     """Return models/<stage>-<data>-<digest of options, data and model>, so that the same command resumes there."""
     text = "\0".join((to_toml(config), *digests))
-    return MODELS / f"{name}-{Path(data).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return files.default_folder(MODELS, name, Path(data).stem, hashlib.sha256(text.encode()).hexdigest()[:8])
 
 
 def split(examples: Sequence[Any], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

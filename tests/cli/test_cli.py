@@ -12,8 +12,15 @@ import pytest
 from tests.docs.test_docs import find_command
 from tests.helpers.command import visrl
 from tests.helpers.hub_world import scripted_generate
+from visrl_cli import gen
+from visrl_data.calibration import calibrate
+from visrl_data.calibration.config import CalibrationConfig
 from visrl_data.core.config import GenConfig
+from visrl_data.evaluation import evaluate
+from visrl_data.evaluation.config import EvalConfig
 from visrl_data.executors import generation
+from visrl_train import stage_folder
+from visrl_train.config import SftConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +90,19 @@ def test_what_the_user_can_fix_is_one_message(arguments, code, message, tmp_path
     assert (got, out) == (code, "")
     assert message in err and "Traceback" not in err
     assert list(tmp_path.iterdir()) == [], "nothing may be left behind by a refused command"
+
+
+def test_no_default_folder_has_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source, split = "mix:signs.toml", "train[:9%]"
+    names = [
+        gen.default_output(GenConfig(source=source, split=split)),
+        calibrate.default_output(CalibrationConfig(source=source, split=split)),
+        evaluate.default_output([source], EvalConfig(split=split)),
+        stage_folder.default_output("sft", source, SftConfig(source=source)),
+    ]
+    assert [name for name in names if set(name.name) & set(":@/[]%")] == []
+    assert all(len(name.parts) == 2 for name in names)
 
 
 def test_a_threshold_that_contradicts_is_refused_and_nothing_changes(run):

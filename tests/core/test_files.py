@@ -146,3 +146,20 @@ def test_a_file_in_place_of_the_output(tmp_path: Path) -> None:
             files.make_folder(path)
     with pytest.raises(VisRLError, match="Choose another --output"):
         files.check_new(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("photos.v2", "photos.v2-train-1234"),
+        ("mix:signs", "mix-signs-train-1234"),
+        ("photos:full@v1.0", "photos-full-v1.0-train-1234"),
+        ("été:a/b", "été-a-b-train-1234"),
+    ],
+)
+def test_default_folders_can_be_copied_anywhere(tmp_path: Path, source: str, name: str) -> None:
+    """scp and rsync take what is before a colon for a host; a run of an earlier version is still found."""
+    assert files.default_folder(tmp_path, source, "train", "1234") == tmp_path / name
+    earlier = tmp_path / f"{source}-train-1234"
+    earlier.mkdir(parents=True)
+    assert files.default_folder(tmp_path, source, "train", "1234") == earlier

@@ -106,7 +106,7 @@ def calibrate(
 def default_output(config: CalibrationConfig) -> Path:
     """Return calibrations/<source>-<split>-<digest of the options on which verdicts depend>."""
     digest = hashlib.sha256(json.dumps(config.verdict_options(), sort_keys=True).encode()).hexdigest()[:8]
-    return calibrations.FOLDER / f"{Path(config.source).stem or 'source'}-{config.split}-{digest}"
+    return files.default_folder(calibrations.FOLDER, Path(config.source).stem or "source", config.split, digest)
 
 
 def _find_critic(config: CalibrationConfig, gen: GenConfig, role: Role | None) -> CriticSetup:

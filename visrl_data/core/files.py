@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -36,6 +37,16 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise VisRLError(f"{path} can't be made: {error.filename} is no folder. Choose another --output.") from None
+
+
+def default_folder(root: Path, *parts: str) -> Path:
+    """Return root/<the parts, with hyphens between>, without a character that scp, a shell or Windows reads.
+
+    A folder of an earlier version, whose name kept such characters, is the same one.
+    """
+    name = "-".join(parts)
+    earlier = root / name
+    return earlier if earlier.is_dir() else root / re.sub(r"[^\w.+-]+", "-", name)
 
 
 def expand_home(name: str | Path) -> Path:

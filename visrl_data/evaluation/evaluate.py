@@ -105,7 +105,7 @@ def default_output(sources: Sequence[str], config: EvalConfig) -> Path:
     """Return evals/<sources>-<split>-<digest of the options>: the same for every model, so that all share a folder."""
     digest = hashlib.sha256("\0".join((to_toml(config), *sources)).encode()).hexdigest()[:8]
     names = "-".join(Path(source.removeprefix("visual-cot:")).stem or "source" for source in sources[:3])
-    return Path("evals") / f"{names}-{config.split}-{digest}"
+    return files.default_folder(Path("evals"), names, config.split, digest)
 
 
 def _open_cache(
