@@ -34,9 +34,8 @@ def export(
 
     exported = export(source, form, output, pad_square)
     if as_json:
-        counts = {
-            name: getattr(exported, name) for name in ("rows", "pictures", "left_out", "empty", "grown", "padded")
-        }
+        names = ("rows", "pictures", "left_out", "empty", "grown", "no_pixel", "padded")
+        counts = {name: getattr(exported, name) for name in names}
         print(json.dumps({"output": str(exported.folder), **counts}))
         return
     for name, rows in exported.rows.items():
@@ -56,8 +55,13 @@ def export(
         )
     if exported.empty:
         print_result(f"{exported.empty} rows were left out because their win response is empty.")
+    if exported.no_pixel:
+        print_result(
+            f"{exported.no_pixel} pairs have no row in rl2: the paper's code would cut no pixel from their box."
+        )
     if exported.grown:
         print_result(
             f"{exported.grown} pairs have a crop that the crop rule made larger than their box; the paper's code cuts "
-            "the box itself. Pairs without this difference: visrl gen --crop-min-side 0 --crop-max-aspect 1000"
+            "the box itself. Pairs without this difference need an actor with no crop rule on record, such as a base "
+            "model: visrl gen --model ID --crop-min-side 0 --crop-max-aspect 1000"
         )

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from tests.conftest import scripted_reply
+from tests.helpers.command import visrl
 from tests.helpers.dataset_runs import make_run, photos
 from visrl_data.publishing.dataset import build_dataset
 from visrl_data.publishing.export import export
 from visrl_data.runs.dataset_folder import dataset_pairs, open_dataset
+from visrl_data.runs.run_folder import Run
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,12 @@ def test_a_box_that_leaves_its_reader_no_pixel_has_no_second_stage(tmp_path):
     run = make_run(tmp_path / "run", source, script).path
     result = export(run, "visrl", tmp_path / "data" / "cars")
     second = [row for name in ("rl2", "rl2-validation") for row in read_rows(tmp_path / "data" / "cars", name)]
-    assert len(second) < sum(result.rows[name] for name in result.rows if name.startswith("rl1"))
+    pairs = sum(result.rows[name] for name in result.rows if name.startswith("rl1"))
+    same = sum(pair["same_response"] for pair in Run(run).pairs().to_pylist())
+    assert len(second) < pairs == len(second) + same + result.no_pixel + result.empty, "each pair is counted"
+    code, out, err = visrl("export", run, "--format", "visrl", "-o", tmp_path / "data" / "again")
+    assert code == 0 and f"{result.no_pixel} pairs have no row in rl2" in out
+    assert "need an actor with no crop rule on record" in " ".join(out.split()), "Spotlight has one"
     assert result.grown == sum(result.rows[name] for name in result.rows if name.startswith("rl1"))
     read_stage(tmp_path / "data", tmp_path / "data" / "cars", "rl2")
 

@@ -46,6 +46,7 @@ class ExportResult:
     """What was written. rows: by file; left_out: pairs without a picture; empty: rows whose win (chosen) is empty.
 
     grown: pairs whose crop the crop rule made larger than the box; counted where the trainer cuts the box itself.
+    no_pixel: pairs without a row in stage 2 of the paper's code, since it would cut no pixel from their box.
     padded: whether the pictures were padded to squares.
     """
 
@@ -55,6 +56,7 @@ class ExportResult:
     left_out: int
     empty: int
     grown: int
+    no_pixel: int
     padded: bool
 
 
@@ -90,6 +92,7 @@ def export(source: str | Path, form: str, output: Path, pad_square: bool | None 
         left_out=embedded.count(False),
         empty=written.empty,
         grown=written.grown,
+        no_pixel=written.no_pixel,
         padded=form in _PROGRAMS and pairs.fit.pad_square,
     )
 

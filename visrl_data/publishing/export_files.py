@@ -19,6 +19,7 @@ class Written:
     rows: dict[str, int]
     empty: int
     grown: int = 0
+    no_pixel: int = 0
 
 
 def prompt_text(parts: tuple[PromptPart, ...]) -> str:

@@ -36,7 +36,7 @@ _RESPONSES = ("chosen", "rejected")
 def write(pairs: PairTable, folder: Path, final: Path) -> Written:
     """Write the files of both stages. final: the folder's place in the end, inside the fork's `data`."""
     tables: dict[str, list[dict[str, Any]]] = {}
-    empty = grown = 0
+    empty = grown = no_pixel = 0
     for pair in rows_of(pairs.pairs):
         if pair["image_sha256"] not in pairs.embedded:
             continue
@@ -47,7 +47,10 @@ def write(pairs: PairTable, folder: Path, final: Path) -> Written:
         ending = "" if split == "train" else f"-{split}"
         tables.setdefault(f"rl1{ending}", []).append(row)
         grown += _is_grown(pair)
-        if pair["same_response"] or not _has_pixels(row["chosen_step"]["value"], _size(pair)):
+        if pair["same_response"]:
+            continue
+        if not _has_pixels(row["chosen_step"]["value"], _size(pair)):
+            no_pixel += 1
             continue
         if not pair["win_response"]:
             empty += 1
@@ -58,7 +61,7 @@ def write(pairs: PairTable, folder: Path, final: Path) -> Written:
     for name, rows in tables.items():
         write_json(folder / f"{name}.json", rows)
     write_json(folder / "dataset_info.json", {f"visrl-{name}": _info(name) for name in tables})
-    return Written({name: len(rows) for name, rows in tables.items()}, empty, grown)
+    return Written({name: len(rows) for name, rows in tables.items()}, empty, grown, no_pixel)
 
 
 def _first_stage(pair: dict[str, Any], prompt: str, picture: str) -> dict[str, Any]:
