@@ -274,6 +274,7 @@ def test_a_question_that_the_processor_refuses_is_wrong_and_the_others_go_on(pai
         (["--model", "spotlight", "--model", "spotlight"], 2, "given twice"),
         (["--source", "a.jsonl", "--source", "a.jsonl"], 2, "given twice"),
         (["--source", "not/there.jsonl"], 1, "not/there.jsonl"),
+        (["--source", "caf\udce9.jsonl"], 2, "expected text in UTF-8. Rename the file"),
         (["--model", "not-there"], 1, "not-there"),
         (["--protocol", "other"], 2, "--protocol other: expected one of visrl, visual-cot"),
         (["--protocol", "visual-cot", "--crop-min-side", "0.5"], 2, "do not apply to --protocol visual-cot"),

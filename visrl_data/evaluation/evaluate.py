@@ -102,7 +102,12 @@ def evaluate(
 
 
 def default_output(sources: Sequence[str], config: EvalConfig) -> Path:
-    """Return evals/<sources>-<split>-<digest of the options>: the same for every model, so that all share a folder."""
+    """Return evals/<sources>-<split>-<digest of the options>: the same for every model, so that all share a folder.
+
+    Raises UsageError for a source whose name can stand in no record.
+    """
+    for source in sources:
+        config.gen_config(source)
     digest = hashlib.sha256("\0".join((to_toml(config), *sources)).encode()).hexdigest()[:8]
     names = "-".join(Path(source.removeprefix("visual-cot:")).stem or "source" for source in sources[:3])
     return files.default_folder(Path("evals"), names, config.split, digest)
