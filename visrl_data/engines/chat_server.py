@@ -119,7 +119,7 @@ class ChatServer:
         """Return the token ids of a text by itself; None where the server does not tokenize, as vLLM does."""
         body = {"model": self.model.id, "prompt": text, "add_special_tokens": False}
         tokens = (await self._post(client, f"{self._root}/tokenize", body)).get("tokens")
-        return [int(token) for token in tokens] if isinstance(tokens, list) else None
+        return tokens if isinstance(tokens, list) and all(isinstance(token, int) for token in tokens) else None
 
     async def detokenize(self, client: openai.AsyncOpenAI, tokens: list[int]) -> str | None:
         """Return the text of token ids; None where the server has no such route."""
@@ -175,7 +175,8 @@ def list_model(model: ServedModel) -> dict[str, Any]:
 def _by_name(listing: object) -> dict[str, dict[str, Any]]:
     """Return the rows of a list of models by the models' names."""
     rows = listing.get("data") if isinstance(listing, dict) else None
-    return {row["id"]: row for row in rows if isinstance(row, dict) and "id" in row} if isinstance(rows, list) else {}
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return {row["id"]: row for row in rows if isinstance(row.get("id"), str)}
 
 
 T = TypeVar("T")

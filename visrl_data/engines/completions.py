@@ -54,9 +54,9 @@ def _sum_logprobs(choice: Any) -> float | None:
     """Return the log-likelihood of the tokens that the server lists, in nats; None where it lists none."""
     try:
         logprobs = [float(token.logprob) for token in choice.logprobs.content]
-    except (AttributeError, TypeError, ValueError):
+        total = math.fsum(logprobs)
+    except (AttributeError, TypeError, ValueError, OverflowError):
         return None
-    total = math.fsum(logprobs)
     return total if logprobs and math.isfinite(total) else None
 
 
@@ -64,9 +64,11 @@ def _first_logprobs(choice: Any) -> str | None:
     """Return the log probabilities at a choice's first token as JSON, by token id; None where there are none."""
     try:
         rows = choice.logprobs.content[0].top_logprobs
-        return json.dumps({row.token.removeprefix(_TOKEN_ID): float(row.logprob) for row in rows})
-    except (AttributeError, IndexError, TypeError, ValueError):
+        logprobs = {int(row.token.removeprefix(_TOKEN_ID)): float(row.logprob) for row in rows}
+    except (AttributeError, IndexError, TypeError, ValueError, OverflowError):
         return None
+    # Rounding may lift one a little over 0; what is NaN or far over it is no logarithm of a probability.
+    return json.dumps(logprobs) if all(logprob < 1 for logprob in logprobs.values()) else None
 
 
 def read_logprobs(text: str) -> dict[int, float]:
