@@ -1,10 +1,15 @@
 """Verdicts: rounding, the states, and one call for equal inputs."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visrl_data.pipeline.critics import round_score
+from visrl_data.core.config import GenConfig
+from visrl_data.core.prompts import SCORE_CHOICES
+from visrl_data.engines.decoding import choice_reply
+from visrl_data.pipeline.critics import read_score, round_score
 
 
 @pytest.mark.parametrize(
@@ -22,3 +27,12 @@ def test_a_rounded_score_is_the_nearest_step_and_stays(value, step):
     assert 0 <= rounded <= 1
     assert abs(rounded - value) <= step / 2 + 1e-6
     assert round_score(rounded, step) == rounded
+
+
+@pytest.mark.parametrize("probability", [0.0, math.nan])
+def test_probabilities_that_underflowed_are_no_score(probability):
+    choices = SCORE_CHOICES
+    branches = {(): {number: [number] for number in range(len(choices))}}
+    reply = choice_reply({(0, number): probability for number in range(len(choices))}, branches, choices, 3)
+    score = read_score(reply, GenConfig(score_mode="expected", score_step=0.1))
+    assert (score.value, score.state) == (None, "unparsed:no_probability")

@@ -185,7 +185,7 @@ def choice_reply(
     choices: tuple[str, ...],
     tokens: int,
 ) -> Reply:
-    """Return a reply with the choices' probabilities.
+    """Return a reply with the choices' probabilities; all of them 0 where those of their tokens are.
 
     probs: (positions, vocabulary), after 0, 1, ... tokens of the longest path; or only those at the branches.
     """
@@ -194,4 +194,5 @@ def choice_reply(
         for token, indices in below.items():
             weights[indices] *= probs[len(path), token]
     mass = float(weights.sum())
-    return Reply("", "stop", tokens, 0, tuple((weights / mass).tolist()), mass)
+    shares = weights / mass if mass else weights
+    return Reply("", "stop", tokens, 0, tuple(shares.tolist()), mass)

@@ -65,7 +65,7 @@ class Request:
 class Reply:
     """A model's answer for one seed. finish: "stop" or "length" (cut at max_new_tokens).
 
-    choice_probs: normalized over the choices; choice_mass: probability on all of them together.
+    choice_probs: normalized over the choices, all 0 where choice_mass is: the probability on all of them together.
     cached_prompt_tokens: how many of the prompt's the engine had in a cache, no part of the answer; None if not known.
     logprob: log-likelihood of the reply in nats, the token that ends it included: at temperature 1, over all tokens
     (those that a grammar allows), however it was sampled. Its last digits depend on the batch. None if not known.

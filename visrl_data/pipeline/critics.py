@@ -133,6 +133,8 @@ def score_request(prompt: Prompt, texts: dict[str, str], picture: Image, role: R
 def read_score(reply: Reply, config: GenConfig) -> Score:
     """Read the verdict of a reply; one that can't be read is a state of its own."""
     if config.score_mode == "expected":
+        if not (reply.choice_mass or 0.0) > 0:  # all underflowed, or are NaN
+            return Score(None, "unparsed:no_probability", "")
         total = sum(p * float(c) for p, c in zip(reply.choice_probs, SCORE_CHOICES, strict=True))
         expected = round(total, 6)  # what float32 probabilities are good for, and what the raw text holds
         mass = round(reply.choice_mass or 0.0, 6)
