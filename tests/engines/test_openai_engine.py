@@ -304,6 +304,11 @@ def test_no_server_at_all(serve):
         (f"https://host/v1?api-key={SECRET}", "holds a user, a password or a query"),
         ("host:8000", "expected an address like"),
         ("ftp://host/v1", "expected an address like"),
+        ("http://[::1/v1", "expected an address like"),
+        ("http://host:port/v1", "expected an address like"),
+        ("http://host:99999/v1", "expected an address like"),
+        ("http://host..org/v1", "expected an address like"),
+        (f"http://user:pass@[host/v1?api-key={SECRET}", "expected an address like"),
     ],
 )
 def test_an_address_that_can_t_be_written_down_is_refused(given, message):

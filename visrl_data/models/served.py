@@ -5,6 +5,7 @@ model_pair.py makes these for `--engine openai`; engines/openai.py talks to them
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -60,9 +61,9 @@ class ServedModel:
         return self.folder.origin_base if self.folder else None
 
 
-def find_served_model(model: str, base_url: str | None, key: str = KEY) -> ServedModel:
+def find_served_model(model: str, base_url: str | None) -> ServedModel:
     """Describe the model that a server calls `model`. Raises UsageError when the address can't be one."""
-    return ServedModel(model, server_address(base_url), key, _folder_here(model))
+    return ServedModel(model, server_address(base_url), KEY, _folder_here(model))
 
 
 def add_listing(model: ServedModel, listing: Mapping[str, Any]) -> ServedModel:
@@ -73,7 +74,9 @@ def add_listing(model: ServedModel, listing: Mapping[str, Any]) -> ServedModel:
 
 
 def _folder_here(name: str) -> ModelFolder | None:
-    is_here = name in ALIASES or any((Path(name) / f"{file}.json").is_file() for file in ("config", "adapter_config"))
+    is_here = name in ALIASES
+    with contextlib.suppress(OSError):  # a name too long for a file
+        is_here |= any((Path(name) / f"{file}.json").is_file() for file in ("config", "adapter_config"))
     return find_model(name, weights=False) if is_here else None
 
 
@@ -84,12 +87,14 @@ def server_address(base_url: str | None) -> str:
     user, password or query.
     """
     url = base_url or os.environ.get(ADDRESS) or DEFAULT_ADDRESS
-    parts = urlsplit(url)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise UsageError(
-            "The server's address holds a user, a password or a query. It is written into the run's files: give it "
-            f"plain, like http://localhost:8000/v1, and put the key into the environment variable {KEY}."
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"--base-url {url}: expected an address like http://localhost:8000/v1.")
-    return url.rstrip("/")
+    with contextlib.suppress(ValueError):  # brackets without an IPv6 address, a port that is no number, an empty label
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise UsageError(
+                "The server's address holds a user, a password or a query. It is written into the run's files: give it "
+                f"plain, like http://localhost:8000/v1, and put the key into the environment variable {KEY}."
+            )
+        if parts.scheme in ("http", "https") and parts.hostname and parts.hostname.encode("idna") and parts.port != 0:
+            return url.rstrip("/")
+    shown = "" if any(mark in url for mark in "@?#") else f" {url}"  # what may hold a secret is not repeated
+    raise UsageError(f"--base-url{shown}: expected an address like http://localhost:8000/v1.")
