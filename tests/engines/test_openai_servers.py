@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from visrl_data.engines.chat_server import run
 from visrl_data.engines.openai import OpenAIEngine
 from visrl_data.engines.protocol import EngineLost, Request, Sampling
 from visrl_data.engines.served_checks import compare_pictures
+from visrl_data.engines.served_processor import load_served_processor
 from visrl_data.executors import generation
 from visrl_data.models.served import KEY, ServedModel, find_served_model
 from visrl_data.pipeline.model_pair import find_actor, find_critic, load_model_pair
@@ -82,6 +84,19 @@ def test_a_folder_that_is_not_here_does_not_silently_mean_unit_boxes(serve):
 def test_a_mistyped_name_is_told_with_those_there_are(serve):
     with pytest.raises(EngineLost, match="no model actr. It serves: actor, critic"):
         find_actor(config(serve(), model="actr"))
+
+
+def test_a_root_too_long_for_a_file_is_no_folder_here(serve):
+    actor = find_actor(config(serve(listings=adapter_at("x" * 5000)), box_space="unit"))
+    assert actor.folder is None
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}"])
+def test_a_folder_whose_processor_can_t_be_loaded_has_none(tmp_path, content):
+    folder = shutil.copytree(BASE, tmp_path / "model")
+    (folder / "processor_config.json").write_text(content)
+    processor, settings, problem = load_served_processor(find_served_model(str(folder), "http://127.0.0.1:9/v1"), False)
+    assert (processor, settings) == (None, None) and problem
 
 
 # ---- grammars

@@ -24,7 +24,7 @@ def load_served_processor(model: ServedModel, trust_remote_code: bool) -> tuple[
         return None, None, "its folder is not on this machine"
     try:
         return *_load(model.folder, trust_remote_code), ""
-    except (ImportError, OSError, ValueError, VisRLError) as error:
+    except VisRLError as error:
         return None, None, str(error).strip().partition("\n")[0].rstrip(".")
 
 
@@ -33,9 +33,13 @@ def _load(folder: ModelFolder, trust_remote_code: bool) -> tuple[Any, ImageSetti
 
     weights, family = folder.weights.path, family_at(folder.weights.path)
     check_loadable(folder.id, weights, trust_remote_code)
-    processor = AutoProcessor.from_pretrained(weights, trust_remote_code=trust_remote_code)
-    if not getattr(processor, "chat_template", None):
-        raise ValueError("it has no chat template")
+    try:
+        processor = AutoProcessor.from_pretrained(weights, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises anything for files of another shape
+        raise VisRLError(str(error) or type(error).__name__) from error
+    for part in ("image processor", "chat template"):
+        if not getattr(processor, part.replace(" ", "_"), None):
+            raise VisRLError(f"it has no {part}")
     if folder.max_pixels is not None:
         limit_pixels(processor, family, folder.max_pixels, folder.id)
     return processor, read_settings(processor, family, folder.max_pixels)
