@@ -94,8 +94,9 @@ def test_settings_are_read_from_the_command_line_and_from_a_file(tmp_path):
     for wrong in ("max_model_len", "=3", "a=1,,b=2"):
         with pytest.raises(UsageError, match="NAME=VALUE"):
             parse_vllm_options(wrong)
-    with pytest.raises(UsageError, match="max_loras=null: expected a value"):
-        parse_vllm_options("max_loras=null")
+    for null in ("null", '{"mode": null}', "[[null]]"):
+        with pytest.raises(UsageError, match="compilation_config=.*: expected no null"):
+            parse_vllm_options(f"compilation_config={null}")
 
 
 def test_the_cache_on_a_cpu_leaves_memory_to_others():

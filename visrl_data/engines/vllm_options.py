@@ -48,13 +48,19 @@ def parse_vllm_options(text: str) -> dict[str, Any]:
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not (name and equals and value):
             raise UsageError(f"--vllm-options {text}: expected NAME=VALUE,..., such as max_model_len=8192.")
-        if value == "null":  # which no TOML holds, and so no record of the run
-            raise UsageError(f"--vllm-options {name}=null: expected a value. Leave {name} out for vLLM's default.")
         try:
-            options[name.replace("-", "_")] = json.loads(value)
+            setting = json.loads(value)
         except ValueError:
-            options[name.replace("-", "_")] = value
+            setting = value
+        if _holds_null(setting):  # which no TOML holds, and so no record of the run
+            raise UsageError(f"--vllm-options {name}={value}: expected no null. Leave it out for vLLM's default.")
+        options[name.replace("-", "_")] = setting
     return options
+
+
+def _holds_null(value: Any) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is None or any(map(_holds_null, items))
 
 
 def check_vllm_options(options: Options, known: Collection[str], release: str) -> None:
@@ -110,6 +116,6 @@ def merge_options(defaults: Options, given: Options) -> dict[str, Any]:
 
 def model_impl(config: Options) -> str:
     """Return vLLM's model_impl: "transformers" for a LLaVA with an image encoder that vLLM does not have."""
-    tower = config.get("vision_config", {}).get("model_type")
+    tower = (config.get("vision_config") or {}).get("model_type")
     is_foreign = config.get("model_type") == "llava" and tower not in _LLAVA_TOWERS
     return "transformers" if is_foreign else "auto"
