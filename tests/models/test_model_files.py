@@ -10,6 +10,7 @@ from tests.helpers.command import visrl
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.loading import load_model, load_processor
 from visrl_data.models.model_folder import fetch_model, find_model
+from visrl_data.spotlight import ACTOR
 
 
 @pytest.fixture
@@ -125,6 +126,18 @@ def test_a_record_that_training_did_not_write_is_refused(name, value, folder):
     (folder / "visrl.json").write_text(json.dumps({name: value}))
     with pytest.raises(VisRLError, match=rf"visrl\.json: {name} is not as training writes it"):
         find_model(str(folder))
+
+
+def test_an_empty_field_of_a_record_is_as_if_it_were_not_there(folder):
+    (folder / "visrl.json").write_text(json.dumps({"prompts": None, "steps": None, "box_space": None}))
+    model = find_model(str(folder))
+    assert (model.prompts, model.steps, model.box_space) == ({}, 2, None)
+
+
+def test_a_base_that_is_recorded_without_a_digest_may_be_any(tmp_path):
+    adapter = shutil.copytree(ACTOR, tmp_path / "actor")
+    (adapter / "visrl.json").write_text(json.dumps({"base": {"id": "spotlight-base"}}))
+    assert find_model(str(adapter)).weights.id == "spotlight-base"
 
 
 def test_a_damaged_adapter_is_one_message(untrained, tmp_path):

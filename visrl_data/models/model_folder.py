@@ -125,8 +125,8 @@ def find_model(model: str, trust_remote_code: bool = False, weights: bool = True
         box_space=record.get("box_space", fallback.box_space),
         crop_rule=CropRule(**rule) if rule else fallback.crop_rule,
         origin_base=origin["id"] if origin else fallback.origin_base,
-        steps=record.get("steps", 2),
-        prompts={name.partition("@")[0]: text for name, text in record.get("prompts", {}).items()},
+        steps=record.get("steps") or 2,
+        prompts={name.partition("@")[0]: text for name, text in (record.get("prompts") or {}).items()},
         max_pixels=record.get("max_pixels", fallback.max_pixels),
         image_settings=record.get("image_settings", fallback.image_settings),
     )
@@ -151,9 +151,10 @@ def fetch_model(model: str, trust_remote_code: bool = False) -> None:
 
 
 def _check_base(adapter: str, expected: ModelReference | None, base: ModelFolder) -> None:
-    if expected and expected["digest"] != base.digest:
+    digest = expected.get("digest") if expected else None
+    if expected and digest and digest != base.digest:
         raise VisRLError(
-            f"{adapter} is an adapter on {expected['id']} as it was (digest {expected['digest'][:12]}); "
+            f"{adapter} is an adapter on {expected['id']} as it was (digest {digest[:12]}); "
             f"what lies there now has digest {base.digest[:12]}. "
             "Restore the old weights, or train the adapter again."
         )
