@@ -56,7 +56,7 @@ def doctor(
     if engine is not None:
         from .doctor_vllm import check_vllm
 
-        print_checks(check_vllm(engine, model or "spotlight"), as_json)
+        print_checks(check_vllm(engine, model or "spotlight", trust_remote_code), as_json)
         return
     if model is not None:
         from .doctor_model import describe_model, print_model

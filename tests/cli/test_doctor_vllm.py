@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
+import sys
 from collections import namedtuple
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from tests.helpers.command import visrl
 from visrl_cli import doctor_vllm
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.versions import DISTRIBUTION
+from visrl_data.models.model_folder import ModelFolder, find_model
 
 PINS = ["torch==2.13.0", "transformers<5.20,>=5.16", 'llguidance<1.8,>=1.7; extra != "x"', 'torch==3; extra == "x"']
 GPU = {"vllm": "0.32.0", "torch": "2.13.0", "transformers": "5.19.0", "llguidance": "1.7.6"}
@@ -35,7 +39,7 @@ def lines(
 
     fake = namedtuple("fake", "requires version PackageNotFoundError")
     monkeypatch.setattr(doctor_vllm, "metadata", fake(requires, version, importlib.metadata.PackageNotFoundError))
-    monkeypatch.setattr(doctor_vllm, "_model", lambda name: KNOWN)
+    monkeypatch.setattr(doctor_vllm, "_model", lambda name, trust_remote_code: KNOWN)
     monkeypatch.setattr(doctor_vllm, "_default_share", lambda: 0.92)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
@@ -95,8 +99,46 @@ def test_a_vllm_that_can_not_be_imported_is_said(monkeypatch):
         raise VisRLError("The vllm engine could not be imported: no such operator.")
 
     monkeypatch.setattr("visrl_data.engines.vllm.import_vllm", fail)
-    [check] = doctor_vllm._model("spotlight")
+    [check] = doctor_vllm._model("spotlight", False)
     assert not check["ok"] and "no such operator" in check["what"]
+
+
+def test_code_of_a_model_is_run_where_it_is_trusted_and_no_weights_are_fetched(monkeypatch, tmp_path):
+    class Registry:
+        def resolve_model_cls(self, architectures: list[str], config: Any) -> tuple[type, str]:
+            return type(self), architectures[0]
+
+    def model_config(model: str, model_impl: str, trust_remote_code: bool) -> Any:
+        trusted.append(trust_remote_code)
+        return SimpleNamespace(registry=Registry(), architectures=["TheirModel"])
+
+    def find(model: str, trust_remote_code: bool = False, weights: bool = True) -> ModelFolder:
+        looked.append((trust_remote_code, weights))
+        return find_model(model, trust_remote_code, weights)
+
+    trusted: list[bool] = []
+    looked: list[tuple[bool, bool]] = []
+    folder = shutil.copytree(find_model("spotlight-base").path, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "theirs", "auto_map": {"AutoModelForImageTextToText": "code.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    interfaces = SimpleNamespace(supports_lora=lambda kind: True)
+    monkeypatch.setitem(sys.modules, "vllm.config", SimpleNamespace(ModelConfig=model_config))
+    monkeypatch.setitem(sys.modules, "vllm.model_executor.models.interfaces", interfaces)
+    monkeypatch.setattr("visrl_data.engines.vllm.import_vllm", lambda: None)
+    monkeypatch.setattr("visrl_data.models.model_folder.find_model", find)
+    with pytest.raises(VisRLError, match="add --trust-remote-code"):
+        [*doctor_vllm._model(str(folder), False)]
+    checks = [*doctor_vllm._model(str(folder), True)]
+    assert all(check["ok"] for check in checks) and "as TheirModel" in checks[1]["what"]
+    assert trusted == [True] and looked == [(False, False), (True, False)]
+
+
+def test_the_option_reaches_the_check(monkeypatch):
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(doctor_vllm, "check_vllm", lambda *arguments: seen.append(arguments) or KNOWN)
+    assert visrl("doctor", "--engine", "vllm", "--model", "x", "--trust-remote-code")[0] == 0
+    assert seen == [("vllm", "x", True)]
 
 
 def test_other_engines_need_no_such_list():
