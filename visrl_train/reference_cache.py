@@ -41,7 +41,7 @@ def load_table(trainer: Any, collator: PairCollator, rows: list[dict[str, Any]],
         if trainer.accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
             entries = [[*row, *values] for row, values in sorted(table.items())]
-            files.write_json(path, {"entries": entries, "sha256": _digest(entries)})
+            files.write_shared_json(path, {"entries": entries, "sha256": _digest(entries)})
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import stat
 from pathlib import Path
@@ -137,6 +138,21 @@ def test_two_writers_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(VisRLError, match="not empty"), files.replace_folder(folder, files.check_new):
         pass
     assert [f.name for f in tmp_path.rglob("*")] == ["new", "first"]
+
+
+def test_two_writers_of_a_file_of_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, fsync, began = tmp_path / "table.json", files.fsync, []
+
+    def write_meanwhile(synced: Path) -> None:
+        if not began:
+            began.append(synced)
+            files.write_shared_json(path, {"by": "another"})
+        fsync(synced)
+
+    monkeypatch.setattr(files, "fsync", write_meanwhile)
+    files.write_shared_json(path, {"by": "the last"})
+    assert began and [file.name for file in tmp_path.iterdir()] == ["table.json"]
+    assert json.loads(path.read_text()) == {"by": "the last"}
 
 
 def test_a_file_in_place_of_the_output(tmp_path: Path) -> None:

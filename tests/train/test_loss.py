@@ -166,6 +166,27 @@ def test_a_table_of_reference_values_gives_the_same_loss(world, pairs, monkeypat
         assert all(again[row] == pytest.approx(table[row], abs=1e-4) for row in table)
 
 
+def test_two_trainings_that_start_together_fill_one_table(world, pairs, monkeypatch, tmp_path):
+    from visrl_data.core import files
+    from visrl_train import reference_cache
+
+    monkeypatch.setenv("VISRL_CACHE", str(tmp_path))
+    (trainer, _), rows = world, [dataclasses.asdict(pair) for pair in pairs.pairs]
+    fsync, others = files.fsync, []
+
+    def load() -> reference_cache.Table:
+        return reference_cache.load_table(trainer, trainer.data_collator, rows, ("key",))
+
+    def load_meanwhile(path):
+        if not others:
+            others.append(path)
+            others.append(load())
+        fsync(path)
+
+    monkeypatch.setattr(files, "fsync", load_meanwhile)
+    assert load() == others[1] == load()
+
+
 def test_a_reference_in_four_bits_is_another_one(pairs, sft_model, tmp_path):
     config = Rl1Config(model=str(sft_model))
     stages = [

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,15 @@ def file_digest(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_shared_json(path: Path, value: Any) -> None:
+    """Write a JSON file that other processes may write at the same time, as those of a cache; the last one stays."""
+    with tempfile.TemporaryDirectory(suffix=TEMPORARY, dir=path.parent) as folder:
+        own = Path(folder) / path.name
+        write_json(own, value)
+        os.replace(own, path)
+    fsync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

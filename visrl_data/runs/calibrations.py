@@ -53,7 +53,7 @@ def remember(summary: CalibrationSummary) -> None:
     """Make this the last calibration of its critic; warn where this folder can't be written."""
     try:
         (FOLDER / "last").mkdir(parents=True, exist_ok=True)
-        files.write_json(_path(summary["key"]), summary)
+        files.write_shared_json(_path(summary["key"]), summary)
     except OSError as error:
         logger.warning("%s can't be written (%s), so `visrl gen` won't show it.", FOLDER / "last", error.strerror)
 
