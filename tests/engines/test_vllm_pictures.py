@@ -73,6 +73,14 @@ def test_the_folder_is_the_same_for_the_same_settings_and_made_anew_where_links_
     assert again == links and (again / "model.safetensors").exists()
 
 
+def test_code_that_was_fetched_later_is_linked_too(cache, tmp_path):
+    folder = cropped(tmp_path / "model")
+    processor = load_processor(find_model(str(folder)), None, False)
+    link_model(find_model(str(folder)), processor)
+    (folder / "modeling_x.py").write_text("")  # which --trust-remote-code alone downloads
+    assert (link_model(find_model(str(folder)), processor) / "modeling_x.py").is_file()
+
+
 def test_a_cache_that_can_not_be_written_is_named(cache, tmp_path):
     cache.parent.write_text("no folder")
     model = find_model("spotlight-base")

@@ -44,7 +44,8 @@ def link_model(model: ModelFolder, processor: Any) -> Path:
     It is the same folder each time, because vLLM finds its compiled graphs by the path of a model. Raises VisRLError.
     """
     content = {**_settings(processor), **_config(model, processor)}
-    key = json.dumps([str(model.path), model.digest, {name: content[name].decode() for name in sorted(content)}])
+    code = sorted(file.name for file in model.path.glob("*.py"))  # in no digest, and fetched with trust alone
+    key = json.dumps([str(model.path), model.digest, {name: content[name].decode() for name in sorted(content)}, *code])
     folder = cache_folder("vllm") / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not (folder.is_dir() and all(file.exists() for file in folder.iterdir())):
         try:
