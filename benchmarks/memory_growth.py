@@ -69,7 +69,7 @@ def measure(questions: Path, count: int, output: Path) -> MemoryCurve:
     generated = 0.0
     each = max(1, count // CHUNK // POINTS)
 
-    def look(progress: generation.Progress) -> None:
+    def look(progress: generation.RunProgress) -> None:
         nonlocal generated
         generated = peak_mib()
         if progress.done and progress.done % each == 0:
