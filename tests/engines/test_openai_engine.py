@@ -111,7 +111,9 @@ def test_equal_greedy_requests_are_paid_once(serve):
 # ---- faults that pass
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "drop", "garbage", "page", "empty"])
+@pytest.mark.parametrize(
+    "fault", ["429", "500", "drop", "garbage", "page", "empty", "deep", "failed behind", "broken off"]
+)
 def test_what_passes_is_tried_again_and_nothing_else_is(serve, fault):
     calm, server = serve(), serve(scripted_reply, about(1, fault))
     requests = [focus(i, range(2)) for i in range(3)]
@@ -193,6 +195,21 @@ def test_what_stays_away_ends_the_run_and_keeps_what_came(serve, fault):
     server.fault = lambda asked: None
     engine.generate([focus(i, [1]) for i in range(5)])
     assert sum("what is 0\n" in asked.text for asked in server.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("garbage", "sends replies that are not chat completions"),
+        ("failed behind", r"keeps failing \(\*\*\*: the provider is down\)"),
+        ("broken off", r"keeps failing \(its replies break off\)"),
+    ],
+)
+def test_what_a_server_does_instead_of_replying_is_told(serve, monkeypatch, fault, words):
+    monkeypatch.setenv(KEY, SECRET)
+    engine = engine_for(serve(scripted_reply, about(1, fault, times=99)))
+    with pytest.raises(EngineLost, match=words):
+        engine.generate([focus(1, [1])])
 
 
 # ---- replies that harm

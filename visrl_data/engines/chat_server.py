@@ -16,7 +16,15 @@ from typing import Any, TypeVar
 
 from visrl_data.core.errors import VisRLError
 from visrl_data.engines.bounded_client import BoundedClient
-from visrl_data.engines.completions import NO_CHOICE, error_text, is_moderated, mask_key, parse_completion
+from visrl_data.engines.completions import (
+    NO_CHOICE,
+    NO_COMPLETION,
+    error_text,
+    failure_text,
+    is_moderated,
+    mask_key,
+    parse_completion,
+)
 from visrl_data.engines.protocol import EngineLost, Reply
 from visrl_data.engines.reply_cache import Refusal
 from visrl_data.models.served import ServedModel
@@ -32,6 +40,7 @@ TELL_THEIR_NAME = ("vllm", "sglang")  # programs whose list of models is whole, 
 _PAUSES = (0.5, 1.0)  # seconds before a reply that can't be read is requested again
 _BAD_REQUEST = (400, 413, 422)
 _BAD_KEY = (401, 403)
+_NOT_JSON = (ValueError, RecursionError)  # the latter for lists in lists without end
 
 
 class ChatServer:
@@ -62,20 +71,22 @@ class ChatServer:
         """
         outcome = await self._request_once(client, body)
         for pause in _PAUSES:
-            if outcome is not None and outcome != NO_CHOICE:
+            if not isinstance(outcome, str) and outcome != NO_CHOICE:
                 break
             await asyncio.sleep(pause)
             outcome = await self._request_once(client, body)
-        if outcome is None:
-            raise EngineLost(f"{self.model.address} sends replies that are not chat completions.")
+        if isinstance(outcome, str):
+            raise EngineLost(f"{self.model.address} {outcome}.")
         return outcome
 
-    async def _request_once(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Reply | Refusal | None:
+    async def _request_once(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> Reply | Refusal | str:
+        """Return the outcome of one request; a text where it can't be read, which says what the server does."""
         try:
             async with asyncio.timeout(2 * TIMEOUT):
                 completion = await client.chat.completions.create(**body)
             first_token = "logprob_token_ids" in body.get("extra_body", {})
-            return parse_completion(completion, self.key, first_token)
+            reply = parse_completion(completion, self.key, first_token)
+            return reply or failure_text(completion, self.key)
         except TimeoutError:
             raise EngineLost(f"No whole reply from {self.model.address} within {2 * TIMEOUT / 60:g} minutes.") from None
         except openai.APIStatusError as error:
@@ -84,8 +95,8 @@ class ChatServer:
             raise EngineLost(await self._explain(client, error)) from None
         except openai.APIConnectionError as error:
             raise self._no_answer(error) from None
-        except ValueError:
-            return None  # not JSON
+        except _NOT_JSON:
+            return NO_COMPLETION
 
     async def list_models(self, client: openai.AsyncOpenAI) -> dict[str, dict[str, Any]]:
         """Return what the server says about its models, by name; nothing where it has no list."""
@@ -102,7 +113,7 @@ class ChatServer:
                 if error.status_code in _BAD_KEY:
                     raise EngineLost(await self._explain(client, error)) from None
                 return {}
-            except ValueError:
+            except _NOT_JSON:
                 return {}
         rows = _by_name(listing)
         if self.model.id not in rows and any(row.get("owned_by") in TELL_THEIR_NAME for row in rows.values()):
@@ -150,7 +161,7 @@ class ChatServer:
         """Return the JSON object of an answer; an empty one where there is none."""
         try:
             answer = await call
-        except (openai.OpenAIError, ValueError):
+        except (openai.OpenAIError, *_NOT_JSON):
             return {}
         return answer if isinstance(answer, dict) else {}
 

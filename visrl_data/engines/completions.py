@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import openai
 
 NO_CHOICE = Refusal("the server's reply holds no choice")
+NO_COMPLETION = "sends replies that are not chat completions"
+_FAILED = ("error", "abort")  # why a reply ends in the middle of a word
 _MAX_CHARACTERS = 300
 _TOKEN_ID = "token_id:"  # before a token's id, under return_tokens_as_token_ids
 _MIN_KEY = 6  # characters; shorter ones are placeholders such as EMPTY, and words of replies
@@ -33,7 +35,7 @@ def parse_completion(completion: Any, key: str | None, first_token: bool = False
         return NO_CHOICE
     message, finish = (getattr(choices[0], name, None) for name in ("message", "finish_reason"))
     content = getattr(message, "content", None) or ""
-    if message is None or not isinstance(content, str):
+    if message is None or not isinstance(content, str) or finish in _FAILED:
         return None
     if finish == "content_filter" or getattr(message, "refusal", None):
         return Refusal(f"refused by the server: {_line(getattr(message, 'refusal', None) or 'content_filter', key)}")
@@ -48,6 +50,17 @@ def parse_completion(completion: Any, key: str | None, first_token: bool = False
         _token_count(completion, "completion_tokens"),
         logprob=_sum_logprobs(choices[0]),
     )
+
+
+def failure_text(completion: Any, key: str | None) -> str:
+    """Say what a server does whose answer is no reply: gateways send the error of what is behind them as one."""
+    choices = getattr(completion, "choices", None)
+    answers = [completion, *(choices if isinstance(choices, list) else ())]
+    errors = [getattr(answer, "error", None) for answer in answers]
+    words = next((error["message"] for error in errors if isinstance(error, dict) and error.get("message")), None)
+    if words or any(getattr(answer, "finish_reason", None) in _FAILED for answer in answers):
+        return f"keeps failing ({_line(words or 'its replies break off', key)})"
+    return NO_COMPLETION
 
 
 def _sum_logprobs(choice: Any) -> float | None:
