@@ -11,6 +11,7 @@ from tests.conftest import draw_photo, scripted_reply
 from tests.helpers.command import visrl
 from visrl_data.core.boxes import Box, iou
 from visrl_data.core.crops import CropRule, crop_pixels
+from visrl_data.core.errors import VisRLError
 from visrl_data.engines.protocol import Role
 from visrl_data.engines.refusals import RequestRefused
 from visrl_data.engines.scripted import ScriptedEngine
@@ -154,6 +155,13 @@ def test_what_the_user_can_fix_is_one_message(arguments, code, message, photos, 
     assert (got, out) == (code, "")
     assert message in err and "Traceback" not in err and err.count("visrl:") == 1
     assert sorted(path.name for path in photos.iterdir()) == before
+
+
+@pytest.mark.parametrize(("suffix", "width"), [("webp", 16_500), ("jpg", 66_000)])
+def test_a_format_that_holds_no_such_picture_is_one_message(tmp_path, suffix, width):
+    with pytest.raises(VisRLError, match=rf"can't hold {width}x10 pixels .* Expected a name that ends in \.png"):
+        ask_picture.write_picture(tmp_path / f"a.{suffix}", Image.new("RGB", (width, 10)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_to_a_picture_is_followed(photos):

@@ -88,11 +88,18 @@ def picture_paths(output: Path, names: list[str], models: list[str]) -> list[lis
 
 
 def write_picture(path: Path, image: Image.Image) -> None:
-    """Write a picture, in the format of its suffix, atomically."""
+    """Write a picture, in the format of its suffix, atomically. Raises VisRLError where it is too large for it."""
     exif = Image.Exif()
     exif[_SOFTWARE] = _MAKER
     buffer = BytesIO()
-    image.save(buffer, FORMATS[path.suffix.lower()], exif=exif, quality=_QUALITY)
+    form = FORMATS[path.suffix.lower()]
+    try:
+        image.save(buffer, form, exif=exif, quality=_QUALITY)
+    except (OSError, ValueError) as error:  # JPEG has at most 65,500 pixels a side, WebP 16,383
+        raise VisRLError(
+            f"-o {path}: {form} can't hold {image.width}x{image.height} pixels ({error}). Expected a name that ends in "
+            ".png."
+        ) from error
     files.write_bytes(path, buffer.getvalue())
 
 
