@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -247,9 +248,11 @@ def test_the_crop_rule_of_the_model_binds(pair, tmp_path):
 
 def test_a_source_whose_every_row_drops_is_an_error(pair, tmp_path):
     models, _, _ = pair
-    file = source(tmp_path / "gone", [{"image": "gone.png"}] * 3)
-    with pytest.raises(VisRLError, match=r"None of the 3 rows came through \(image_missing 3\). `visrl gen --source"):
+    file = source(tmp_path / "gone away", [{"image": "gone.png"}] * 3)
+    with pytest.raises(VisRLError, match=r"None of the 3 rows came through \(image_missing 3\)") as caught:
         evaluate.evaluate(models[:1], [str(file)], EvalConfig(), tmp_path / "out")
+    command = shlex.split(str(caught.value).split("`")[1])
+    assert command == ["visrl", "gen", "--source", str(file), "--split", "test", "--estimate"]
 
 
 def test_a_question_that_the_processor_refuses_is_wrong_and_the_others_go_on(pair, tmp_path):

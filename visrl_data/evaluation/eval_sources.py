@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,9 +104,10 @@ def scores_and_drops(
         start += len(source.source)
     if not scores:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
-        first = eval_sources[0].name
+        first = eval_sources[0]
+        command = shlex.join(["visrl", "gen", "--source", first.name, "--split", first.source.split, "--estimate"])
         raise VisRLError(
-            f"None of the {len(predictions)} rows came through ({reasons}). `visrl gen --source {first} --estimate` "
-            "shows the first row of each reason."
+            f"None of the {len(predictions)} rows came through ({reasons}). `{command}`, with the same options of the "
+            "source, shows the first row of each reason."
         )
     return scores, dropped
