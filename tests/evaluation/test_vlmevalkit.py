@@ -108,3 +108,10 @@ def test_its_run_py_finds_the_model_and_gets_the_answers_of_visrl(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == f"REPLY {own_output(ACTOR, scene, picture)[1]}"
+    config["message"] = message[1:]
+    (tmp_path / "eval.json").write_text(json.dumps(config))
+    done = subprocess.run(
+        [*command, "--config", str(tmp_path / "eval.json")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "visrl: MME: 0 pictures in a question" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -82,5 +82,5 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except UsageError as error:
+    except VisRLError as error:
         sys.exit(f"visrl: {error}")
