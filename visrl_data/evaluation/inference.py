@@ -97,8 +97,11 @@ def _outputs_of_group(
             outputs[place] = ModelOutput("image_too_thin")
         except RequestRefused as refusal:
             outputs[place] = _refused(refusal)
-    step = _one_step if mode.steps == 1 else _two_steps
-    results = isolate_refused(views, lambda some: step(some, actor, mode, config))
+
+    def step(some: Sequence[QuestionView]) -> list[ModelOutput]:
+        return _one_step(some, actor, config) if mode.steps == 1 else _two_steps(some, actor, mode, config)
+
+    results = isolate_refused(views, step)
     for place, result in zip(places, results, strict=True):
         outputs[place] = _refused(result) if isinstance(result, RequestRefused) else result
     return [output for output in outputs if output is not None]
@@ -108,7 +111,7 @@ def _refused(refusal: RequestRefused) -> ModelOutput:
     return ModelOutput(refusal.reason, str(refusal))
 
 
-def _one_step(views: Sequence[QuestionView], actor: Role, mode: PromptingMode, config: GenConfig) -> list[ModelOutput]:
+def _one_step(views: Sequence[QuestionView], actor: Role, config: GenConfig) -> list[ModelOutput]:
     parts = [DIRECT_PROMPT.parts(question=view.question.question) for view in views]
     replies = _generate([(p, (view.image,)) for p, view in zip(parts, views, strict=True)], actor, config)
     return [ModelOutput(response=reply.text, finish=reply.finish) for reply in replies]
@@ -124,8 +127,11 @@ def _two_steps(views: Sequence[QuestionView], actor: Role, mode: PromptingMode, 
         if focus is not None:
             boxes.append(focus)
             places.append(place)
-    answer = _second_turn if mode.rule is None else _fresh_turn
-    for place, focus, reply in zip(places, boxes, answer(boxes, actor, mode, config), strict=True):
+    if mode.rule is None:
+        replies = _second_turn(boxes, actor, config)
+    else:
+        replies = [reply for reply, _ in answer_pass(boxes, actor, config, mode.prompts)]
+    for place, focus, reply in zip(places, boxes, replies, strict=True):
         outputs[place] = ModelOutput("ok", focus.reply, focus.box, focus.text, focus.crop, reply.text, reply.finish)
     return outputs
 
@@ -146,11 +152,7 @@ def whole_image_box(question: Question) -> FocusBox:
     return FocusBox(view, 0, 0, Box(0, 0, 1, 1), view.frame.bounds, "", "actor", "", "", "ok", 0, (0, 0, *image.size))
 
 
-def _fresh_turn(boxes: list[FocusBox], actor: Role, mode: PromptingMode, config: GenConfig) -> list[Reply]:
-    return [reply for reply, _ in answer_pass(boxes, actor, config, mode.prompts)]
-
-
-def _second_turn(boxes: list[FocusBox], actor: Role, mode: PromptingMode, config: GenConfig) -> list[Reply]:
+def _second_turn(boxes: list[FocusBox], actor: Role, config: GenConfig) -> list[Reply]:
     """Ask in a second turn after the box; the first leaves the focus request out, as the benchmark does."""
     inputs: list[_PromptInput] = []
     for focus in boxes:

@@ -176,14 +176,14 @@ def keep_members(part: DatasetPart, members: Sequence[Member]) -> DatasetPart:
     return dataclasses.replace(part, members=tuple(members), tables=tables)
 
 
-def candidate_tables(part: DatasetPart, columns: Sequence[str], rows: int = 10_000) -> Iterator[pa.Table]:
+def candidate_tables(part: DatasetPart, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield the candidates of a part's members in batches, in their stored order: these columns and `run`."""
     ids = pa.array([member.id for member in part.members], pa.string())
     schema = pa.schema([*(CANDIDATE_SCHEMA.field(name) for name in columns), _RUN])
     for file in part.candidates:
         with open_parquet(file, CANDIDATE_SCHEMA, COPY_AGAIN, columns) as parquet:
             has_run = "run" in parquet.schema_arrow.names
-            for batch in parquet.iter_batches(rows, columns=schema.names if has_run else list(columns)):
+            for batch in parquet.iter_batches(ROWS, columns=schema.names if has_run else list(columns)):
                 table = pa.Table.from_batches([batch])
                 table = table if has_run else _with_run(table, part.members[0])
                 table = with_later_columns(table, schema, schema.names).cast(schema)
