@@ -86,6 +86,8 @@ def test_kinds_of_folders(tmp_path):
         (["push", "model", "--license", "mit"], 2, "are for runs. The license of a model stands in the head"),
         (["push", "model", "--tag", "main", "--hub-id", "a/b"], 2, "--tag 'main'"),
         (["push", "model", "--hub-id", "a/b/c"], 2, "--hub-id"),
+        (["push", "model", "--hub-id", "bad name"], 2, "--hub-id 'bad name' is no Hub id"),
+        (["gen", "--push-to-hub", "--hub-id", "bad name"], 2, "--hub-id 'bad name' is no Hub id"),
         (["push", "model"], 1, "hf auth login"),
         (["push", "a/b@v1.0", "c/d@v1.0"], 1, "There is no Hub token on this machine"),
         (["gen", "--hub-id", "a/b"], 2, "need --push-to-hub"),

@@ -136,10 +136,11 @@ def publish(
 def default_hub_id(hub_id: str | None, name: str) -> str:
     """Return the repository's id: `hub_id` or else `name`, with the user's own name in front where that is missing.
 
-    Raises VisRLError without a token that the Hub accepts.
+    Raises UsageError for a name that the Hub does not take, VisRLError without a token that it accepts.
     """
     hub_id = hub_id or release_plan.repo_name(name)
     if "/" not in hub_id:
+        release_plan.check_hub_id(hub_id, owner="user")
         try:
             hub_id = f"{attempt('asking for your name', hub_api().whoami)['name']}/{hub_id}"
         except HubFailure as error:

@@ -259,9 +259,9 @@ def check_tag(tag: str) -> None:
         raise UsageError(f"--tag {tag!r} cannot be the name of a version. Expected one like v1.0, v2.3 or iter0.")
 
 
-def check_hub_id(hub_id: str) -> None:
-    """Refuse what is not user/name as the Hub takes it. Raises UsageError."""
-    owner, _, name = hub_id.partition("/")
+def check_hub_id(hub_id: str, owner: str = "") -> None:
+    """Refuse what is not user/name as the Hub takes it. owner: of a name without one. Raises UsageError."""
+    owner, _, name = (f"{owner}/{hub_id}" if owner else hub_id).partition("/")
     sound = all(_REPO_NAME.fullmatch(part) and not re.search(r"--|\.\.", part) for part in (owner, name))
     if not sound or name.endswith(".git"):
         raise UsageError(f"--hub-id {hub_id!r} is no Hub id. Expected user/name, of letters, digits, '-', '_' and '.'.")
