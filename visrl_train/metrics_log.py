@@ -26,12 +26,14 @@ _RENAMED = {
 
 
 class MetricsLog(TrainerCallback):
-    """Appends to metrics.jsonl. A training that resumes from a checkpoint first drops the lines after it."""
+    """Appends to metrics.jsonl. A training that resumes from a checkpoint says so, and drops the lines after it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and state.global_step:
+            print(f"Resuming from step {state.global_step} of {state.max_steps}", file=sys.stderr, flush=True)
         if state.is_world_process_zero and self._path.is_file():
             kept = [record for record in read_metrics(self._path) if record["step"] <= state.global_step]
             self._path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")

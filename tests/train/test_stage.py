@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -66,7 +67,7 @@ def metrics(folder):
     return [(r["step"], r["loss"]) for r in read_metrics(folder / "metrics.jsonl") if "loss" in r]
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(config, whole, tmp_path):
+def test_a_killed_training_goes_on_to_the_same_weights(config, whole, tmp_path, capfd):
     target = tmp_path / "m"
     assert len(whole[1]) > 6, "the kill is to fall inside the second epoch"
     with pytest.raises(Killed):
@@ -74,7 +75,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(config, whole, tmp_path):
     assert not (target / "visrl.json").exists() and not (target / "adapter_config.json").exists()
     with pytest.raises(VisRLError, match="no model folder"):
         find_model(str(target))
+    assert "Resuming" not in capfd.readouterr().err
     rl1.train(config, target)
+    assert re.findall("Resuming from step .*", capfd.readouterr().err) == [f"Resuming from step 4 of {whole[1][-1][0]}"]
     assert (find_model(str(target)).digest, metrics(target)) == whole
     assert not (target / "work").exists()
 
