@@ -14,6 +14,7 @@ from visrl_data.evaluation.config import AskConfig
 
 from .console import fetch_models, hide_library_bars, print_result, say
 from .options import Json, parse_options, with_options
+from .spotlight_note import warn_of_spotlight
 
 if TYPE_CHECKING:
     from visrl_data.core.records import Question
@@ -94,6 +95,7 @@ def _ask(
     names = [str(path) for path in paths] or ["scene"]
     targets = ask_picture.picture_paths(output, names, models) if output else None
     questions, failures = _read(paths, text) if paths else ({0: ask.draw_example()}, {})
+    warn_of_spotlight(models, map(str, paths))
     eval_models = _find(models, config)
     answers: list[AskResult] = []
     for j, model in enumerate(eval_models):

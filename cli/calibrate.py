@@ -15,6 +15,7 @@ from visrl_data.core.config import GenConfig
 from .console import ProgressBars, hide_library_bars, print_table, say
 from .interruption import interruptible
 from .options import ConfigFile, Json, Mix, parse_options, resolve_mix, with_options
+from .spotlight_note import warn_of_spotlight
 
 if TYPE_CHECKING:
     from visrl_data.calibration.calibrate import CalibrationProgress
@@ -67,13 +68,13 @@ def _run(config: CalibrationConfig, output: Path | None, as_json: bool) -> None:
     from visrl_data.calibration import calibrate, page
     from visrl_data.calibration.table import render
 
-    from .gen import fetch_needed, warn_of_spotlight
+    from .gen import fetch_needed
 
     hide_library_bars()
-    target = output or calibrate.default_output(config)
+    gen, target = config.gen_config(), output or calibrate.default_output(config)
     say(f"Writing the calibration to {target}. Reading questions and loading the critic")
-    warn_of_spotlight(config.gen_config())
-    fetch_needed(config.gen_config())
+    warn_of_spotlight([gen.critic or gen.model], [gen.source])
+    fetch_needed(gen)
     steps: list[calibrate.CalibrationProgress] = []
     with ProgressBars("verdicts") as bars, interruptible(target):
 

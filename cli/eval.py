@@ -13,6 +13,7 @@ from visrl_data.evaluation.config import SCORES, EvalConfig
 from .console import ProgressBars, fetch_models, hide_library_bars, print_table, say
 from .interruption import interruptible
 from .options import ConfigFile, Json, Mix, parse_options, with_options
+from .spotlight_note import warn_of_spotlight
 
 _MODEL = r"A Hub id\[@rev], a model or adapter folder, or spotlight. May be repeated; compared with the first one."
 _SOURCE = "Questions, as for `visrl gen`, or visual-cot:FILE.json or FOLDER. May be repeated. Default: spotlight."
@@ -80,6 +81,7 @@ def _run(
     hide_library_bars()
     target = output or evaluate.default_output(sources, config)
     say(f"Writing the evaluation to {target}")
+    warn_of_spotlight(models, sources)
     if config.engine != "openai":
         if not all(map(is_local, models)):  # what can't be asked is refused before a download
             open_eval_sources(sources, config, scores)

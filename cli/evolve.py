@@ -16,6 +16,7 @@ from .console import ProgressBars, hide_library_bars, print_table, say
 from .gen import fetch_needed
 from .interruption import interruptible
 from .options import ConfigFile, Json, make_gen_config, with_options
+from .spotlight_note import warn_of_spotlight
 
 
 @with_options(GenConfig, without=("round",))
@@ -58,6 +59,7 @@ def _run(rounds: EvolveConfig, gen: GenConfig, output: Path, as_json: bool) -> N
     hide_library_bars()
     evolving.check(rounds, gen)
     say(f"Writing the rounds to {output}. Reading questions and loading models")
+    warn_of_spotlight([gen.model], [gen.source, rounds.eval_source or gen.source])
     fetch_needed(gen)
     with ProgressBars() as bars, interruptible(output):
         report = evolving.evolve(rounds, gen, output, bars.say, bars.update)

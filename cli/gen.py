@@ -20,6 +20,7 @@ from .console import ProgressBars, fetch_models, hide_library_bars, print_result
 from .interruption import interruptible
 from .options import Json, Mix, parse_options, resolve_mix, with_options
 from .push import HubId, Private, Tag, prepare_push, summarize
+from .spotlight_note import NOTE, is_out_of_its_world, warn_of_spotlight
 
 if TYPE_CHECKING:
     from visrl_data.executors.generation import RunProgress
@@ -114,7 +115,7 @@ def gen(
             raise UsageError("--estimate times one process: leave out --shard, --devices and --ray.")
         from .estimate import print_estimate
 
-        warn_of_spotlight(resolved)
+        warn_of_spotlight([resolved.model], [resolved.source])
         print_estimate(resolved, target, speed, as_json)
         return
     publish = prepare_push(push_to_hub, target, hub_id, tag, private)
@@ -170,7 +171,7 @@ def _generate(
         if is_finished
         else f"Writing the run to {target}. Reading questions and loading models"
     )
-    warn_of_spotlight(config)
+    warn_of_spotlight([config.model], [config.source])
     hide_library_bars()
     check_place(target, to_toml(config))  # before models are fetched and loaded
     started = time.perf_counter()
@@ -252,22 +253,6 @@ def check_rows(run: Run) -> None:
         )
 
 
-_SPOTLIGHT = (
-    "Spotlight is a small model of its own drawn world and knows nothing of other images. Name a model with --model; "
-    "`visrl doctor --model ID` shows what it needs."
-)
-
-
-def _is_out_of_its_world(config: GenConfig) -> bool:
-    return config.model == "spotlight" and config.source != "spotlight"
-
-
-def warn_of_spotlight(config: GenConfig) -> None:
-    """Say at once that the default model can do nothing with images of another world."""
-    if _is_out_of_its_world(config):
-        say(_SPOTLIGHT)
-
-
 def check_license(config: GenConfig) -> None:
     """Raise UsageError when the first rows state no license, which publishing would ask for after the run."""
     from visrl_data.core.errors import UsageError
@@ -287,8 +272,8 @@ def _next_step(config: GenConfig, run: Path, pairs: int) -> str:
     name = shlex.quote(str(run))
     if pairs:
         return f"Next: visrl train rl1 --data {name}; or other thresholds: visrl filter {name} --sweep"
-    if _is_out_of_its_world(config):
-        return f"No pairs. {_SPOTLIGHT}"
+    if is_out_of_its_world(config.model, config.source):
+        return f"No pairs. {NOTE}"
     return f"No pairs: the table of drops says why. Other thresholds: visrl filter {name} --sweep"
 
 

@@ -16,9 +16,11 @@ from visrl_cli import gen
 from visrl_data.calibration import calibrate
 from visrl_data.calibration.config import CalibrationConfig
 from visrl_data.core.config import GenConfig
+from visrl_data.core.errors import VisRLError
 from visrl_data.evaluation import evaluate
 from visrl_data.evaluation.config import EvalConfig
 from visrl_data.executors import generation
+from visrl_data.models import model_folder
 from visrl_train import stage_folder
 from visrl_train.config import SftConfig
 
@@ -262,6 +264,23 @@ def test_spotlight_warns_of_images_of_another_world_before_anything_runs(photo_s
         for flags in ((), ("--estimate",)):
             err = visrl("gen", "--source", photo_source, "--limit", 1, "-o", tmp_path / "r", *flags)[2]
             assert "Spotlight is a small model of its own drawn world" in err
+
+
+@pytest.mark.parametrize("command", ["gen", "calibrate", "eval", "evolve", "ask"])
+@pytest.mark.parametrize("is_own", [False, True])
+def test_every_command_warns_of_images_of_another_world(command, is_own, photo_source, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise VisRLError("enough")
+
+    words = ["--source", "spotlight:level=relation" if is_own else photo_source, "-o", tmp_path / "out"]
+    if command == "evolve":
+        words += ["--eval-source", "spotlight"]
+    if command == "ask":
+        words = [] if is_own else [photo_source.parent / "0.png", "What is this?"]
+    monkeypatch.setattr(model_folder, "fetch_model", stop)
+    code, _, err = visrl(command, *words)
+    assert code == 1 and "enough" in err
+    assert ("Spotlight is a small model of its own drawn world" in err) != is_own
 
 
 @pytest.mark.parametrize("is_file", [True, False])
