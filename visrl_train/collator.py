@@ -22,6 +22,7 @@ import torch
 from PIL.Image import Image
 
 from visrl_data.core import images
+from visrl_data.core.crops import cut_stored_crop
 from visrl_data.core.prompts import PromptSet
 from visrl_data.engines.refusals import RequestRefused
 from visrl_train.branches import Branches
@@ -46,7 +47,9 @@ class ImageCache:
     def get(self, sha: str, crop: Crop | None = None) -> Image:
         """Return an image by its bytes' sha256, or a crop of it (pixels left, top, right, bottom)."""
         if (sha, crop) not in self._images:
-            self._images[sha, crop] = images.decode(self._read_image(sha)) if crop is None else self.get(sha).crop(crop)
+            self._images[sha, crop] = (
+                images.decode(self._read_image(sha)) if crop is None else cut_stored_crop(self.get(sha), crop)
+            )
         return self._images[sha, crop]
 
 

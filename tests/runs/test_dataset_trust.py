@@ -12,11 +12,14 @@ from visrl_data.core.errors import VisRLError
 from visrl_data.core.files import file_digest
 from visrl_data.publishing.dataset import build_dataset
 from visrl_data.publishing.dataset_checks import check_dataset
+from visrl_data.publishing.export import export
 from visrl_data.publishing.rebuild import rebuild
 from visrl_data.runs import dataset_files, opening
 from visrl_data.runs.dataset_folder import open_dataset
 from visrl_data.runs.dataset_schema import CONFIGS
 from visrl_data.runs.hub_fetch import HubDataset
+from visrl_train.collator import ImageCache
+from visrl_train.pairs import read_pairs
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +191,19 @@ def test_a_page_that_could_run_a_script_is_not_published(change, strange):
     change_manifest(strange, lambda manifest: manifest["sha256"].update({"report.html": file_digest(page)}))
     with pytest.raises(VisRLError, match=r"report\.html is not a page of this visrl"):
         check_dataset(strange)
+
+
+@pytest.mark.parametrize("crop", [[0, 0, 10**6, 10**6], [5, 5, 5, 9], [-1, 0, 5, 5], [0, 0, 5]])
+def test_a_crop_outside_of_its_image_takes_no_memory(strange, tmp_path, crop):
+    """Pillow would make a picture of a million by a million pixels for the first one."""
+    for path in sorted(strange.glob("data/preferences/*.parquet")):
+        table = pq.read_table(path)
+        crops = pa.array([crop] * table.num_rows, table.schema.field("win_crop").type)
+        place = table.column_names.index("win_crop")
+        write_listed(strange, path.relative_to(strange).as_posix(), table.set_column(place, "win_crop", crops))
+    with pytest.raises(VisRLError, match="which is not inside its image"):
+        export(strange, "llamafactory", tmp_path / "out")
+    pairs = read_pairs(str(strange))
+    with pytest.raises(VisRLError, match="which is not inside its image"):
+        ImageCache(pairs.read_image).get(pairs.pairs[0].image, pairs.pairs[0].win_crop)
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ from transformers import CLIPImageProcessorPil
 
 from tests.helpers.tiny_families import TINY, stand_ins
 from visrl_data.core.boxes import Box, make_frame, needs_resized_size
+from visrl_data.core.errors import VisRLError
 from visrl_data.core.image_settings import resized_size
 from visrl_data.engines.image_processing import limit_pixels, picture_size, read_settings, show_whole
 from visrl_data.models.families import family_of
@@ -153,3 +154,16 @@ def test_a_jpeg_stays_one():
     data = pad_to_square(buffer.getvalue())
     with Image.open(BytesIO(data)) as picture:
         assert (picture.format, picture.size) == ("JPEG", (120, 120))
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        ("nothing", [0.1, 0.1, 0.5, 0.5]),
+        ("[10, 10, 50, 50]", [0.1, 0.1, 0.0, 0.5]),
+        ("[10, 10, 50, 50]", [0.1, 0.1, 1e-9, 0.5]),
+    ],
+)
+def test_a_strangers_box_of_no_picture_is_a_message(text, box):
+    with pytest.raises(VisRLError, match="which no picture has: its rows are not as visrl made them"):
+        shown_size({"box_space": "resized_pixels", "win_box_text": text, "win_box": box})

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from PIL.Image import Image
+
 from visrl_data.core.boxes import Box, Size
+from visrl_data.core.errors import VisRLError
 
 _PIXEL_SNAP = 1e-6  # pixels: float noise that must not cost a crop a row
 
@@ -58,6 +62,20 @@ def crop_pixels(box: Box, size: Size, rule: CropRule) -> tuple[int, int, int, in
         grown.append((start, start + length))
     (left, right), (top, bottom) = grown
     return (left, top, right, bottom)
+
+
+def cut_stored_crop(image: Image, crop: Sequence[int]) -> Image:
+    """Cut a crop that was read from a file: (left, top, right, bottom) in pixels of the original image.
+
+    Raises VisRLError for one that is not inside the image. Pillow would add black pixels for it, without bound.
+    """
+    lies_inside = len(crop) == 4 and 0 <= crop[0] < crop[2] <= image.width and 0 <= crop[1] < crop[3] <= image.height
+    if not lies_inside:
+        raise VisRLError(
+            f"A pair has the crop {list(crop)[:4]}, which is not inside its image of {image.width}x{image.height} "
+            "pixels: its rows are not as visrl made them. Fetch or copy the data again, or ask its owner."
+        )
+    return image.crop((crop[0], crop[1], crop[2], crop[3]))
 
 
 def _pixel_span(start: float, end: float, side: int) -> tuple[int, int]:

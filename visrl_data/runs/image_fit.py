@@ -16,8 +16,10 @@ from typing import Any
 from PIL import Image
 
 from visrl_data.core.boxes import Size, make_frame, needs_resized_size
+from visrl_data.core.errors import VisRLError
 from visrl_data.core.image_settings import ImageSettings, resized_size
-from visrl_data.core.images import FORMATS
+from visrl_data.core.images import FORMATS, MAX_IMAGE_PIXELS
+from visrl_data.core.text import one_line
 from visrl_data.runs.manifest import RunManifest
 from visrl_data.runs.stored_images import png
 
@@ -100,11 +102,18 @@ def swift_environment(settings: ImageSettings | None) -> list[str]:
 def shown_size(row: Mapping[str, Any]) -> Size:
     """Return the (width, height) at which the actor was shown the picture of a row whose boxes are in its pixels.
 
-    The row holds the box in those pixels, as text, and in fractions: their quotient is the size.
+    The row holds the box in those pixels, as text, and in fractions: their quotient is the size. Raises VisRLError for
+    a row of a stranger's set that says something else.
     """
     cells, _ = make_frame(row["box_space"], _PROBE, _PROBE).parse(row["win_box_text"])
-    assert cells is not None, "canonical text"
-    return round(cells[2] / row["win_box"][2]), round(cells[3] / row["win_box"][3])
+    right, bottom = row["win_box"][2:]
+    size = (round(cells[2] / right), round(cells[3] / bottom)) if cells and right > 0 and bottom > 0 else (0, 0)
+    if not 0 < size[0] * size[1] <= MAX_IMAGE_PIXELS:
+        raise VisRLError(
+            f"A pair's win box is {one_line(row['win_box_text'], 100)} and {row['win_box']}, which no picture has: its "
+            "rows are not as visrl made them. Fetch or copy the data again, or ask its owner."
+        )
+    return size
 
 
 def pad_to_square(data: bytes) -> bytes:

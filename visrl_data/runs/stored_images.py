@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from visrl_data.core.crops import cut_stored_crop
 from visrl_data.core.errors import VisRLError
 from visrl_data.core.images import FORMATS, decode, exif_orientation
 from visrl_data.core.reading import report_damage
@@ -109,8 +110,8 @@ def upright(data: bytes) -> bytes:
 
 
 def crop(data: bytes, box: Crop) -> bytes:
-    """Encode the pixels (left, top, right, bottom) of the original image as PNG. Raises BadImage."""
-    return png(decode(data).crop(box))
+    """Encode the pixels (left, top, right, bottom) of the original image as PNG. Raises BadImage, VisRLError."""
+    return png(cut_stored_crop(decode(data), box))
 
 
 def png(image: Image.Image) -> bytes:
