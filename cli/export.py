@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .console import print_result
+from .console import print_result, say
 from .options import Json, PadSquare
 
 
@@ -32,7 +32,7 @@ def export(
     """
     from visrl_data.publishing.export import export
 
-    exported = export(source, form, output, pad_square)
+    exported = export(source, form, output, pad_square, say)
     if as_json:
         names = ("rows", "pictures", "left_out", "empty", "grown", "no_pixel", "padded")
         counts = {name: getattr(exported, name) for name in names}

@@ -106,7 +106,7 @@ def gen(
         options["diversity"] = "off"
     if speed is not None and (not estimate or speed <= 0):
         raise UsageError("--speed needs --estimate and a number of calls a second above 0.")
-    resolved = resolve_options(config, parse_options(resolve_mix(options, mix)))
+    resolved = resolve_options(config, parse_options(resolve_mix(options, mix)), say)
     target = output or default_output(resolved)
     if shard and push_to_hub:
         raise UsageError("--shard makes a part of a run: publish the whole run with `visrl push` after `visrl join`.")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .console import print_result
+from .console import print_result, say
 from .options import Json
 
 
@@ -37,7 +37,7 @@ def rebuild(
     """
     from visrl_data.publishing.rebuild import locate, rebuild
 
-    source = locate(dataset)
+    source = locate(dataset, say)
     name = (source.resolve() if source.is_dir() and Path(dataset).is_dir() else Path(dataset.partition("@")[0])).name
     rebuilt = rebuild(source, images, output or Path(f"{name}-complete"), allow_missing)
     if as_json:

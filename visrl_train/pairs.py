@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from visrl_data.core.crops import CropRule
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.image_settings import ImageSettings
 from visrl_data.core.prompts import PromptSet, recorded_prompts
+from visrl_data.core.text import visible
 from visrl_data.runs.manifest import RunManifest, bound_of_images
 from visrl_data.runs.run_folder import Run, check_files
 from visrl_data.runs.stored_images import StoredImages
@@ -146,11 +148,15 @@ def _from_run(run: Run) -> PairSet:
     return _pair_set(str(run.path), None, run.manifest_path, manifest, rows, "question_id", images)
 
 
+def _say(line: str) -> None:
+    print(visible(line), file=sys.stderr, flush=True)
+
+
 def _from_dataset(data: str) -> PairSet:
     from visrl_data.publishing.rebuild import locate
     from visrl_data.runs.dataset_folder import check_dataset_files, dataset_pairs, open_dataset
 
-    dataset = open_dataset(locate(data))
+    dataset = open_dataset(locate(data, _say))
     check_dataset_files(dataset, ("data/preferences/", "data/images/"), "" if Path(data).is_dir() else data)
     stored = dataset_pairs(dataset)
     rows = stored.pairs.to_pylist()

@@ -6,9 +6,11 @@ import threading
 
 import pytest
 
+from tests.helpers.command import visrl
+from visrl_data.core import hub_access
 from visrl_data.core.config import GenConfig, to_toml
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.runs import published_options
+from visrl_data.runs import hub_fetch, published_options
 from visrl_data.runs.published_options import local_options, resolve_options
 
 
@@ -115,3 +117,47 @@ def test_a_critic_that_is_no_text_is_left_for_the_user():
         {"config": {"model": "org/model", "critic": 5}, "run": {"actor": actor, "critic": critic}}
     )
     assert options["model"] == "org/model@abc" and local_options(options) == ["critic"]
+
+
+class NoConnection:
+    """A client of the Hub whose every request fails; `requests` are their names."""
+
+    def __init__(self):
+        self.requests = []
+
+    def __getattr__(self, name):
+        def fail(*_, **__):
+            self.requests.append(name)
+            raise ConnectionError("no route to host")
+
+        return fail
+
+
+def test_without_a_connection_one_series_of_tries_is_reported(monkeypatch):
+    client, lines = NoConnection(), []
+    monkeypatch.setattr(published_options, "hub_api", lambda: client)
+    monkeypatch.setattr(hub_fetch, "hub_api", lambda: client)
+    monkeypatch.setattr(hub_access.time, "sleep", lambda _: None)
+    with pytest.raises(VisRLError, match="The dataset user/pairs@v1.0 could not be fetched: the connection failed"):
+        resolve_options("user/pairs@v1.0", {}, lines.append)
+    tries = len(hub_access.DELAYS)
+    assert client.requests == ["get_paths_info"] * (tries + 1) + ["snapshot_download"]
+    assert len(lines) == tries and all("the connection failed" in line and "trying again in" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["gen", "--config", "user/pairs@v1.0"],
+        ["export", "user/pairs@v1.0", "--format", "swift", "-o", "out"],
+        ["rebuild", "user/pairs@v1.0", "--images", "."],
+        ["train", "rl1", "--data", "user/pairs@v1.0"],
+    ],
+)
+def test_commands_report_their_tries(words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(published_options, "hub_api", NoConnection)
+    monkeypatch.setattr(hub_fetch, "hub_api", NoConnection)
+    monkeypatch.setattr(hub_access.time, "sleep", lambda _: None)
+    code, _, err = visrl(*words)
+    assert code == 1 and err.count("user/pairs@v1.0: the connection failed") == len(hub_access.DELAYS)

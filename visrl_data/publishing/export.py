@@ -29,6 +29,7 @@ from typing import Any
 
 from visrl_data.core.errors import UsageError, VisRLError
 from visrl_data.core.files import check_new, replace_folder, write_json, write_text
+from visrl_data.core.hub_access import Say
 from visrl_data.publishing import dataset_rows, export_paper, merge
 from visrl_data.publishing.export_files import Written, picture_file, prompt_text
 from visrl_data.publishing.export_settings import llamafactory_settings, llamafactory_size, swift_command, swift_size
@@ -60,7 +61,9 @@ class ExportResult:
     padded: bool
 
 
-def export(source: str | Path, form: str, output: Path, pad_square: bool | None = None) -> ExportResult:
+def export(
+    source: str | Path, form: str, output: Path, pad_square: bool | None = None, say: Say = lambda _: None
+) -> ExportResult:
     """Write the pairs of a run, a dataset folder or USER/NAME[@TAG] in one of the layouts FORMATS.
 
     pad_square: None pads pictures to squares where the actor was shown such, but for the paper's own code.
@@ -72,7 +75,7 @@ def export(source: str | Path, form: str, output: Path, pad_square: bool | None 
     if pad_square and form not in _PROGRAMS:
         raise UsageError(f"--pad-square: the layout {form} takes pictures as they are. Leave it out.")
     check_new(output)
-    pairs, run = _pairs(source)
+    pairs, run = _pairs(source, say)
     if form in _PROGRAMS:
         pairs = dataclasses.replace(pairs, fit=image_fit(run, pad_square, *_PROGRAMS[form]))
     embedded = [sha in pairs.embedded for sha in pairs.pairs["image_sha256"].to_pylist()]
@@ -106,9 +109,9 @@ def _write_settings(form: str, run: RunManifest, folder: Path, final: Path, name
             write_text(folder / f"{name}{ending}", write(run, name, final, names))
 
 
-def _pairs(source: str | Path) -> tuple[PairTable, RunManifest]:
+def _pairs(source: str | Path, say: Say) -> tuple[PairTable, RunManifest]:
     """Return the pairs, and the first of the runs that made them: all were made alike."""
-    folder = locate(str(source))
+    folder = locate(str(source), say)
     if is_dataset(folder):
         dataset = open_dataset(folder)
         check_dataset_files(dataset, ("data/preferences/", "data/images/"))

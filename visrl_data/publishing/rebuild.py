@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from visrl_data.core.errors import VisRLError
+from visrl_data.core.hub_access import Say
 from visrl_data.publishing.dataset import Contents, write_dataset
 from visrl_data.publishing.image_search import ImageLocation, ImageSearch, MissingImage, find_images, read_image
 from visrl_data.runs.dataset_folder import (
@@ -71,14 +72,14 @@ def rebuild(source: Path, images: Path, output: Path, allow_missing: bool = Fals
     return RebuildResult(write_dataset(contents, Path(output)), len(search.images), missing, search.wrong)
 
 
-def locate(dataset: str) -> Path:
+def locate(dataset: str, say: Say = lambda _: None) -> Path:
     """Return a folder as it is, or download USER/NAME[@TAG] from the Hub. Raises VisRLError."""
     if Path(dataset).is_dir():
         return Path(dataset)
     mistyped = "@" not in dataset and Path(dataset).parent.is_dir()  # like runs/phtos beside runs/photos
     if mistyped or not is_hub_name(dataset):
         raise VisRLError(f"{dataset}: no such folder, and no Hub id. Expected a dataset's folder or USER/NAME[@TAG].")
-    return fetch_dataset(dataset).folder
+    return fetch_dataset(dataset, say=say).folder
 
 
 def missing_images(dataset: Dataset) -> tuple[MissingImage, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from visrl_data.core.errors import VisRLError
-from visrl_data.core.hub_access import HubFailure, attempt, careful_client, hub_api
+from visrl_data.core.hub_access import HubFailure, Say, attempt, careful_client, hub_api
 
 # What merging reads of a dataset (parts.py); the training rows are built again.
 MERGED = ("manifest.json", "report.json", "runs/*", "audit/*", "data/candidates/*", "data/images/*")
@@ -29,9 +29,15 @@ def is_hub_name(text: str) -> bool:
 
 
 def fetch_dataset(
-    name: str, files: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None
+    name: str,
+    files: Sequence[str] | None = None,
+    say: Say = lambda _: None,
+    delays: tuple[float, ...] | None = None,
 ) -> HubDataset:
-    """Download USER/NAME[@TAG] into the Hub's cache. files: patterns; default: all. Raises VisRLError."""
+    """Download USER/NAME[@TAG] into the Hub's cache. files: patterns; default: all. Raises VisRLError.
+
+    delays: seconds before each further try, where the connection fails; default: as `attempt` has it.
+    """
     hub_id, _, tag = name.partition("@")
 
     def download() -> str:
@@ -40,7 +46,7 @@ def fetch_dataset(
 
     try:
         with careful_client():
-            folder = Path(attempt(f"fetching {name}", download, say))
+            folder = Path(attempt(f"fetching {name}", download, say, delays))
     except HubFailure as error:
         reason, hint = error.reason, error.hint
         if error.status in (401, 403, 404):

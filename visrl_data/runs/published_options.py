@@ -7,7 +7,6 @@ that reads them. What the maker's run had there, the user names with a flag.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import tomllib
 import urllib.request
@@ -17,7 +16,7 @@ from typing import Any
 
 from visrl_data.core.config import GenConfig, check_trust, current_options, load_config, make_config
 from visrl_data.core.errors import UsageError, VisRLError
-from visrl_data.core.hub_access import HubFailure, attempt, careful_client, hub_api
+from visrl_data.core.hub_access import HubFailure, Say, attempt, careful_client, hub_api
 from visrl_data.core.reading import read_json
 from visrl_data.core.text import one_line
 from visrl_data.core.versions import visrl_version
@@ -35,14 +34,15 @@ _FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".arrow", ".parq
 _OWN = ("images_root", "prompts", "base_url", "critic_base_url", "vllm_options", "allow_urls", "ship_images")
 
 
-def resolve_options(config: str | None, flags: Mapping[str, Any]) -> GenConfig:
+def resolve_options(config: str | None, flags: Mapping[str, Any], say: Say = lambda _: None) -> GenConfig:
     """Return the options of a file, a URL or USER/NAME@TAG, overridden by those of the command line.
 
-    Raises UsageError: no such file, an unknown option, one that the user has to name; VisRLError: no connection.
+    say: takes a line for each try that is repeated. Raises UsageError: no such file, an unknown option, one that the
+    user has to name; VisRLError: no connection.
     """
     if config is None or not _is_remote(config):
         return load_config(None if config is None else Path(config), dict(flags))
-    values = _fetch(config) if "://" in config else published_options(_run_of(config))
+    values = _fetch(config) if "://" in config else published_options(_run_of(config, say))
     where = f"--config {shown(config) if '://' in config else config}"
     check_trust(values, dict(flags), where)
     missing = [name for name in local_options(values) if name not in flags]
@@ -94,10 +94,10 @@ def _is_remote(config: str) -> bool:
     return "://" in config or (is_hub_name(config) and not Path(config).exists() and not mistyped)
 
 
-def _run_of(name: str) -> DatasetRun:
+def _run_of(name: str, say: Say) -> DatasetRun:
     """Return the only run of a dataset of the Hub. Raises UsageError when it has several."""
-    _check_size(name)
-    folder = fetch_dataset(name, ["manifest.json"]).folder
+    delays = None if _check_size(name, say) else ()  # one series of tries; without a connection the cache may have it
+    folder = fetch_dataset(name, ["manifest.json"], say, delays).folder
     path = folder / "manifest.json"
     if not path.is_file():
         raise UsageError(f"--config {name}: expected a dataset that `visrl push` published; it has no manifest.json.")
@@ -110,18 +110,24 @@ def _run_of(name: str) -> DatasetRun:
     return runs[0]
 
 
-def _check_size(name: str) -> None:
+def _check_size(name: str, say: Say) -> bool:
+    """Return whether the Hub could be asked for the size. Raises UsageError for a manifest that is too large."""
     hub_id, _, tag = name.partition("@")
-    with contextlib.suppress(HubFailure), careful_client():  # fetch_dataset says what fails
-        found = attempt(
-            f"looking at {name}",
-            lambda: hub_api().get_paths_info(hub_id, ["manifest.json"], repo_type="dataset", revision=tag or None),
+
+    def look() -> int:
+        paths = hub_api().get_paths_info(hub_id, ["manifest.json"], repo_type="dataset", revision=tag or None)
+        return sum(getattr(file, "size", 0) or 0 for file in paths)
+
+    try:
+        with careful_client():
+            size = attempt(f"looking at {name}", look, say)
+    except HubFailure as failure:
+        return not failure.transient  # fetch_dataset says what fails
+    if size > MOST_MANIFEST_BYTES:
+        raise UsageError(
+            f"--config {name}: its manifest.json has {size} bytes; at most {MOST_MANIFEST_BYTES} are read."
         )
-        size = sum(getattr(file, "size", 0) or 0 for file in found)
-        if size > MOST_MANIFEST_BYTES:
-            raise UsageError(
-                f"--config {name}: its manifest.json has {size} bytes; at most {MOST_MANIFEST_BYTES} are read."
-            )
+    return True
 
 
 def _fetch(url: str) -> dict[str, Any]:
