@@ -64,7 +64,13 @@ def test_another_error_is_no_refusal():
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("can't allocate memory")]
+    "error",
+    [
+        *(torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("can't allocate memory")),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5.56 GB, max allowed: 6.80 GB)"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_lack_of_memory_is_no_refusal(error):
     with pytest.raises(type(error)), raise_refusals(RuntimeError, MemoryError):
@@ -121,7 +127,10 @@ def test_evaluation_counts_a_thin_picture_as_wrong_and_goes_on(thin_source, tmp_
         ("This model's maximum context length is 4096 tokens. However, your messages resulted in 20040", "too_long"),
         ("The decoder prompt (length 20040) is longer than the maximum model length of 4096.", "too_long"),
         ("400: context_length_exceeded", "too_long"),
-        ("400: `inputs` tokens + `max_new_tokens` must be <= 4096, prompt is too long", "too_long"),
+        ("422: Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000", "too_long"),
+        ("422: Input validation error: `inputs` must have less than 4096 tokens. Given: 20040", "too_long"),
+        ("400: request (20040 tokens) exceeds the available context size (4096 tokens)", "too_long"),
+        ("400: The input token count (20040) exceeds the maximum number of tokens allowed (4096).", "too_long"),
         ("400: Requested token count exceeds the model's maximum context length", "too_long"),
         ("absolute aspect ratio must be smaller than 200, got 375.0", "model_refused"),
         ("413: this picture is too large", "model_refused"),

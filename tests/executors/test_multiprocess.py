@@ -145,6 +145,7 @@ def test_what_a_process_raises_is_raised_here(photo_source, executor, tmp_path, 
         (999, {"device": "cuda"}, "--devices 999: this machine shows"),
         (2, {"engine": "openai"}, "--in-flight"),
         (2, {"engine": "vllm", "vllm_options": {"tensor_parallel_size": 2}}, "Leave one of the two out"),
+        (2, {"engine": "vllm", "vllm_options": {"tensor_parallel_size": "two"}}, "Leave one of the two out"),
     ],
 )
 def test_what_can_t_be_spread_is_refused(count, options, message):

@@ -15,10 +15,13 @@ from visrl_data.core.errors import VisRLError
 
 # How servers and vLLM say that a prompt does not fit the model's context.
 _TOO_LONG = re.compile(
-    r"context[ _](length|window)|maximum model length|max_model_len|too many (input )?tokens"
+    r"context[ _](length|window|size)|maximum model length|max_model_len|too many (input )?tokens"
+    r"|`inputs` (tokens|must have less)|exceed[^.;]{0,40} number of tokens"
     r"|(prompt|input|request|text)[^.;]{0,40} too long|(prompt|input|token)[^.;]{0,40} exceed[^.;]{0,40}\blength",
     re.IGNORECASE,
 )
+# How torch says that there is no memory, where it raises an ordinary RuntimeError: on a CPU, on mps, in cuBLAS.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
 # What processors raise for a picture or a text that they do not take: a side of no pixels, an aspect beyond 200.
 PROCESSOR_ERRORS = (ValueError, ZeroDivisionError, RuntimeError)
 
@@ -75,7 +78,7 @@ def raise_refusals(*errors: type[Exception]) -> Iterator[None]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether a device or the machine ran out of memory."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, without torch
-    return known or "can't allocate memory" in str(error).lower()
+    return known or any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def isolate_refused(

@@ -162,7 +162,7 @@ def worker_devices(config: GenConfig, count: int) -> list[WorkerDevice]:
     if count < 1:
         raise UsageError(f"--devices {count}: expected at least 1.")
     check_local(config, "--devices")
-    if count > 1 and (config.vllm_options or {}).get("tensor_parallel_size", 1) > 1:
+    if count > 1 and (config.vllm_options or {}).get("tensor_parallel_size", 1) != 1:
         raise UsageError(
             f"--devices {count} with --vllm-options tensor_parallel_size: each process has one device, and one model "
             "on several is one process. Leave one of the two out."
