@@ -30,6 +30,8 @@ FOLDERS = {
         {"tokenizer_class": "Other", "auto_map": {"AutoTokenizer": ["code.P", None]}},
     ),
     "kernel": ("config.json", {"attn_implementation": "somebody/kernel"}),
+    "odd type": ("video_preprocessor_config.json", {"model_type": ["x"], "auto_map": {"AutoVideoProcessor": "code.V"}}),
+    "odd map": ("video_preprocessor_config.json", {"video_processor_type": "Other", "auto_map": 3}),
 }
 
 

@@ -64,9 +64,9 @@ def _is_known(about: dict[str, Any]) -> bool:
     from transformers import CONFIG_MAPPING
 
     if "model_type" in about:
-        return about["model_type"] in CONFIG_MAPPING
+        return str(about["model_type"]) in CONFIG_MAPPING
     names = [about[field] for field in _CLASSES if about.get(field)]
-    if "AutoTokenizer" in about["auto_map"]:
+    if "AutoTokenizer" in str(about["auto_map"]):
         names.append(about.get("tokenizer_class"))
     return bool(names) and all(isinstance(name, str) and hasattr(transformers, name) for name in names)
 
