@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
 import os
+import shutil
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from visrl_data.engines.vllm import VLLMEngine, import_vllm
 from visrl_data.engines.vllm_options import default_options, model_impl, options_of_replies, parse_vllm_options
 from visrl_data.models.model_folder import find_model
 from visrl_data.pipeline import model_pair
+from visrl_data.spotlight import ACTOR
 
 BOX = "[0.100, 0.200, 0.300, 0.400]"
 
@@ -130,6 +133,15 @@ def test_a_model_that_vllm_can_not_load_says_why(monkeypatch):
     monkeypatch.setattr(fake, "__init__", refuse)
     with pytest.raises(VisRLError, match=r"could not load spotlight: No such head size$"):
         VLLMEngine(find_model("spotlight"))
+
+
+def test_an_adapter_that_vllm_does_not_take_is_said_at_the_start_and_no_refusal_of_each_question(monkeypatch, tmp_path):
+    fake_vllm.install(monkeypatch, say_box)
+    adapter = shutil.copytree(ACTOR, tmp_path / "my actor")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    with pytest.raises(VisRLError, match=r"vLLM does not yet support DoRA\. `visrl merge '.*my actor' -o FOLDER`"):
+        VLLMEngine(find_model(str(adapter)))
 
 
 def test_a_model_with_a_part_that_vllm_does_not_find_says_so(monkeypatch):

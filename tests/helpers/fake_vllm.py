@@ -7,12 +7,14 @@ of (parts of the prompt, its images, seed, adapter's path or None).
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import re
 import sys
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -168,11 +170,18 @@ class LLM:
         self.options = EngineArgs(**options)
         assert self.options.max_lora_rank in (1, 8, 16, 32, 64, 128, 256, 320, 512)
         os.write(1, b"vLLM is here\n")  # it is a chatty library
-        self.llm_engine = types.SimpleNamespace(model_config=types.SimpleNamespace(max_model_len=CONTEXT))
+        config = types.SimpleNamespace(max_model_len=CONTEXT)
+        self.llm_engine = types.SimpleNamespace(model_config=config, add_lora=self._add_lora)
         self.calls: list[list[tuple[Any, SamplingParams, LoRARequest | None]]] = []
         self._tokenizer = AutoTokenizer.from_pretrained(self.options.model)
         self.renderer = Renderer(self.options.model)
         type(self).made.append(self)
+
+    def _add_lora(self, lora_request: LoRARequest) -> bool:
+        config = json.loads((Path(lora_request.lora_path) / "adapter_config.json").read_text())
+        if config.get("use_dora"):
+            raise ValueError("vLLM does not yet support DoRA.")
+        return self.options.enable_lora
 
     def generate(
         self,

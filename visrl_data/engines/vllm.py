@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
@@ -39,6 +38,7 @@ from visrl_data.engines.vllm_options import (
     options_of_replies,
 )
 from visrl_data.engines.vllm_pictures import check_pictures, link_model
+from visrl_data.models.model_files import read_object
 from visrl_data.models.model_folder import ModelFolder
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM accepts as max_lora_rank
@@ -97,8 +97,20 @@ class VLLMEngine:
                 )
         except Exception as error:  # vLLM raises anything for a model that it does not know
             raise VisRLError(f"vLLM could not load {folder.id}: {_reason(error)}") from error
+        if self._lora is not None:
+            self._load_adapter()
         check_pictures(folder.id, self._llm, self.processor, self._special)
         self._context: int = self._llm.llm_engine.model_config.max_model_len
+
+    def _load_adapter(self) -> None:
+        """Load the adapter now: with the first requests, what vLLM has against it would be a refusal of each."""
+        try:
+            self._llm.llm_engine.add_lora(self._lora)
+        except Exception as error:  # vLLM raises anything for an adapter that it does not know
+            raise VisRLError(
+                f"vLLM could not load the adapter {self.folder.id}: {_reason(error)}. "
+                f"`visrl merge {shlex.quote(self.folder.id)} -o FOLDER` makes full weights of it."
+            ) from error
 
     def identity(self) -> ModelIdentity:
         identity: ModelIdentity = {
@@ -307,18 +319,13 @@ def _stdout_to_stderr() -> Iterator[None]:
 def _defaults(folder: ModelFolder, cpu: bool) -> dict[str, Any]:
     import psutil
 
-    config = _read_json(folder.weights.path / "config.json")
+    config = read_object(folder.weights.path / "config.json")
     return default_options(config, cpu, psutil.virtual_memory().available)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def _rank(folder: ModelFolder) -> int:
     """Return the smallest max_lora_rank that holds this adapter. Raises VisRLError when there is none."""
-    rank = _read_json(folder.path / "adapter_config.json").get("r", 8)
+    rank = read_object(folder.path / "adapter_config.json").get("r", 8)
     for max_rank in _RANKS:
         if rank <= max_rank:
             return max_rank
