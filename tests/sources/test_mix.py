@@ -114,6 +114,17 @@ def test_a_part_with_splits_of_its_own_keeps_them(tmp_path: Path) -> None:
         assert {question.source for question in read_all(source)[0]} == {"drawn"}
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_folders_of_images_are_for_the_parts_that_have_files(tmp_path: Path, mix: Any, by_name: bool) -> None:
+    pictures(tmp_path / "else", "a.jpg")
+    source = mix(more='[drawn]\nsource = "spotlight"\ntrain = 7\n')
+    (tmp_path / "a.jpg").unlink()
+    root = tmp_path / "else"
+    options = SourceOptions(images_root={"long": root, "short": root} if by_name else root)
+    read = open_source(source, "train", options=options)
+    assert not read_all(read)[1] and parts(read)["drawn"] == 7
+
+
 def test_options_of_a_part_and_of_the_mix(tmp_path: Path, mix: Any) -> None:
     lines(tmp_path / "other.jsonl", *({"q": "What?", "answers": ["x"], "image": "b.jpg", "id": i} for i in range(9)))
     other = f'[other]\nsource = "{tmp_path}/other.jsonl"\ncolumns = {{question = "q"}}\n'

@@ -191,7 +191,7 @@ def _open(part: MixPart, split: str, options: SourceOptions, open_source: Callab
     try:
         part_options = dataclasses.replace(
             options,
-            images_root=_roots(part.name, options),
+            images_root=_roots(part, options),
             columns=part.columns,
             gold_space=part.gold_space,
             gold_format=part.gold_format,
@@ -217,9 +217,14 @@ def _key(name: str) -> str:
     return re.sub(r"^(q-[0-9a-f]{16})-\d+$", r"\1", name)
 
 
-def _roots(name: str, options: SourceOptions) -> Any:
-    """Make the part's own root its default; those of other parts may still be names of sets or folders."""
+def _roots(part: MixPart, options: SourceOptions) -> Any:
+    """Make the part's own root its default; those of other parts may still be names of sets or folders.
+
+    Spotlight, which draws its images and takes no root, gets none: the option is for the other parts.
+    """
     roots = options.images_root
-    if not isinstance(roots, Mapping) or name not in roots:
+    if part.source.partition(":")[0] == "spotlight":
+        return None
+    if not isinstance(roots, Mapping) or part.name not in roots:
         return roots
-    return {**roots, "": roots[name]}
+    return {**roots, "": roots[part.name]}
