@@ -1092,7 +1092,7 @@ def test_spotlight_errors() -> None:
     assert "has 1000000000 questions" in error_of(limit=10**9 + 1)
 
 
-def test_unknown_sources_list_what_is_accepted(tmp_path: Path) -> None:
+def test_unknown_sources_list_what_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.xlsx").write_text("x")
     none = str(tmp_path / "none")
     for source in (none, f"{none}.parquet", "data/none.csv", "nonsense", "", "~nobody-here/none.csv"):
@@ -1100,6 +1100,10 @@ def test_unknown_sources_list_what_is_accepted(tmp_path: Path) -> None:
         assert message.startswith(f"--source {source}: was not found. Expected spotlight, a .jsonl file")
         assert "user/name[:config][@revision]" in message
     assert "is no kind of file that visrl reads" in error_of(str(tmp_path / "a.xlsx"))
+    monkeypatch.chdir(tmp_path.parent)
+    hub_id = f"{tmp_path.name}/set"
+    assert error_of(hub_id).endswith(f"The dataset of this name on the Hub is --source hf:{hub_id}."), "a folder here"
+    assert "hf:" not in error_of(f"{hub_id}.csv")
     for source in ("~nobody-here/none.jsonl", "visual-cot:~nobody-here/x", "mix:~nobody-here/x", "vsr:~nobody-here/x"):
         assert "~nobody-here" in error_of(source)
 

@@ -77,7 +77,7 @@ def open_source(
     elif is_hub_id(source) and not path.parent.is_dir() and path.suffix not in _DATA_FILES | {".parquet"}:
         table = open_hub(source, split)
     else:
-        raise _unknown(source)
+        raise _unknown(source, is_hub_id(source) and path.parent.is_dir() and path.suffix not in _DATA_FILES)
     return HfSource(table, split, limit, options)
 
 
@@ -92,12 +92,14 @@ def _spotlight(settings: str, split: str, limit: int | None, options: SourceOpti
     return SpotlightSource(split, limit, options.ship_images, settings)
 
 
-def _unknown(source: str) -> VisRLError:
+def _unknown(source: str, may_be_on_hub: bool = False) -> VisRLError:
+    """Return the error. may_be_on_hub: whether it is a Hub id whose user has the name of a folder here."""
     exists = source and expand_home(source).exists()
     problem = "is no kind of file that visrl reads" if exists else "was not found"
+    hint = f" The dataset of this name on the Hub is --source hf:{source}." if may_be_on_hub and not exists else ""
     return VisRLError(
         f"--source {source}: {problem}. Expected spotlight, a .jsonl file (one JSON object a line), a .json file "
         "(a list of objects), a .parquet, .csv or .tsv file, a folder of a dataset, "
         "a dataset on the Hub as user/name[:config][@revision], visual-cot:PATH, "
-        f"visual-cot-train:PATH, mix:FILE.toml, or a published set: {', '.join(PUBLISHED)}."
+        f"visual-cot-train:PATH, mix:FILE.toml, or a published set: {', '.join(PUBLISHED)}.{hint}"
     )
