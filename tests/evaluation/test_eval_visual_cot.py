@@ -104,6 +104,14 @@ def test_a_bad_box_costs_its_label_alone(benchmark, box, reason, boxes):
     assert [problem.reason for problem in question.label_problems] == [reason]
 
 
+def test_the_form_of_the_boxes_of_another_source_is_not_theirs(benchmark):
+    """`visrl eval --source visual-cot:... --source coco.jsonl --gold-format xywh` is about the second one."""
+    files, pictures = benchmark
+    options = SourceOptions(images_root=pictures, gold_format="xywh", gold_space="unit")
+    question = open_source(f"visual-cot:{files}/vsr.json", "test", None, options).read(0)
+    assert question.gold_boxes == (pixel_box([30, 40, 90, 120], (300, 400)),) and not question.label_problems
+
+
 def test_an_id_is_valid_unicode(tmp_path):
     """The text of half a surrogate pair, which JSON can hold, could be written into no table of predictions."""
     (tmp_path / "gqa.json").write_text(json.dumps([row("\ud800"), row("a", dataset="\udfff")]))

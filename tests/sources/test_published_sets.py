@@ -184,6 +184,8 @@ def test_metadata(tmp_path: Path) -> None:
     many = next(question for question in questions if len(question.answers) == 2)
     assert many.answers == ("tv", "television")
     assert many.gold_boxes == (pixel_box([10, 10, 80, 40], (500, 375)),), "the box around both"
+    as_coco = replace(made, options=replace(made.options, gold_format="xywh"))
+    assert [q.gold_boxes for q in read_all(as_coco.open())[0]] == [q.gold_boxes for q in questions], "of other sources"
     assert sorted(drop.reason for drop in drops) == ["bad_json", "image_missing", "image_size_mismatch", "no_answer"]
     assert [problem.reason for question in questions for problem in question.label_problems] == ["bad_box"]
     assert [drop.source for drop in drops if drop.reason == "image_size_mismatch"] == ["docvqa"]

@@ -41,6 +41,7 @@ class RowReader:
     """What `read_row` needs to know about a source: its names, its columns, where its images are.
 
     roots: image paths are relative to them and may not lead out of them. url: source_url of rows that have none.
+    gold_format: of sources whose boxes have one form, whatever the option says for those of other sources.
     check: raises BadRow when what a row says of its image contradicts the image's (width, height), and returns what is
     wrong with its gold boxes.
     """
@@ -52,6 +53,7 @@ class RowReader:
     roots: Roots
     url: str = ""
     check: Callable[[Row, tuple[int, int]], LabelProblem | None] = no_check
+    gold_format: str = ""
 
 
 def value_of(row: Row, columns: Columns, name: str) -> Any:
@@ -100,7 +102,8 @@ def _question(reader: RowReader, row: Row, row_name: str, position: str, source:
     data = read_image(get("image"), reader.roots, source, options.allow_urls)
     size = decode(data, options.max_image_pixels).size
     space = get("box_space")
-    boxes, problems = read_gold(get("boxes"), options.gold_space if space is None else space, options.gold_format, size)
+    form = reader.gold_format or options.gold_format
+    boxes, problems = read_gold(get("boxes"), options.gold_space if space is None else space, form, size)
     mismatch = reader.check(row, size)
     if mismatch is not None:
         boxes, problems = (), (mismatch,)

@@ -69,7 +69,7 @@ class VisualCotSource:
         if not self._rows:
             raise VisRLError(f"{path}: no rows.")
         roots = open_roots(options.images_root, path if path.is_dir() else path.parent)
-        self._reader = RowReader(NAME, split, named_columns(SourceOptions()), options, roots)
+        self._reader = RowReader(NAME, split, named_columns(SourceOptions()), options, roots, gold_format="xyxy")
         self._ids = row_ids(self._rows)
 
     def fingerprint(self) -> str:

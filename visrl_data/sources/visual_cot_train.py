@@ -95,7 +95,8 @@ class VisualCotTrainSource:
         self._rows = [rows[i] for i in numbers]
         self._ids = [names[i] for i in numbers]
         roots = open_roots(options.images_root, path if path.is_dir() else path.parent)
-        self._reader = RowReader(NAME, split, named_columns(SourceOptions()), options, roots, check=_check)
+        columns = named_columns(SourceOptions())
+        self._reader = RowReader(NAME, split, columns, options, roots, check=_check, gold_format="xyxy")
 
     def fingerprint(self) -> str:
         """Return a digest of the files, the split and the set. Images are covered by each question's sha256."""
