@@ -112,6 +112,14 @@ def test_the_chunk_of_a_killed_process_is_done_again(photo_source, scripted_role
     assert "killed by signal 9 at chunk 2" in event
 
 
+def test_a_process_that_dies_while_it_waits_is_replaced_and_no_chunk_is_blamed(executor, caplog):
+    with executor(plain) as pair:
+        first = pair._workers[0].process
+        os.kill(first.pid, signal.SIGKILL)
+        assert pair._poll() == ([], [])
+        assert pair._workers[0].process is not first and "killed by signal 9 between two chunks" in caplog.text
+
+
 def test_a_chunk_that_always_kills_ends_the_run_and_the_rest_is_kept(photo_source, executor, tmp_path, monkeypatch):
     monkeypatch.setattr(multiprocess, "MAX_DEATHS", 2)
     with pytest.raises(VisRLError, match="killed by signal 9 at chunk 2, the last of 2 tries"):

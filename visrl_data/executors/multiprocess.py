@@ -144,7 +144,8 @@ class MultiprocessExecutor:
         worker.process.join()
         code = worker.process.exitcode or 0
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        when = "while loading the models" if worker.index is None else f"at chunk {worker.index}"
+        idle = "between two chunks" if worker.ready else "while loading the models"
+        when = idle if worker.index is None else f"at chunk {worker.index}"
         event = f"The process on {worker.device} {how} {when}; it is restarted."
         self._deaths[worker.device if worker.index is None else worker.index] += 1
         if max(self._deaths.values()) >= MAX_DEATHS:
