@@ -97,7 +97,9 @@ def test_settings_are_read_from_the_command_line_and_from_a_file(tmp_path):
     for wrong in ("max_model_len", "=3", "a=1,,b=2"):
         with pytest.raises(UsageError, match="NAME=VALUE"):
             parse_vllm_options(wrong)
-    for null in ("null", '{"mode": null}', "[[null]]"):
+    with pytest.raises(UsageError, match="block_size is there twice"):
+        parse_vllm_options("block-size=16,block_size=32")
+    for null in ("null", '{"mode": null}', "[[null]]", "NaN", "[1e999]"):
         with pytest.raises(UsageError, match="compilation_config=.*: expected no null"):
             parse_vllm_options(f"compilation_config={null}")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -52,15 +53,22 @@ def parse_vllm_options(text: str) -> dict[str, Any]:
             setting = json.loads(value)
         except ValueError:
             setting = value
-        if _holds_null(setting):  # which no TOML holds, and so no record of the run
-            raise UsageError(f"--vllm-options {name}={value}: expected no null. Leave it out for vLLM's default.")
+        if not _can_be_recorded(setting):
+            raise UsageError(
+                f"--vllm-options {name}={value}: expected no null and finite numbers. Leave it out for vLLM's default."
+            )
+        if name.replace("-", "_") in options:
+            raise UsageError(f"--vllm-options {text}: {name} is there twice. Leave one of the two out.")
         options[name.replace("-", "_")] = setting
     return options
 
 
-def _holds_null(value: Any) -> bool:
+def _can_be_recorded(value: Any) -> bool:
+    """Return whether config.toml can hold a JSON value: TOML has no null, and numbers are written as JSON has them."""
+    if isinstance(value, float):
+        return math.isfinite(value)
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return value is None or any(map(_holds_null, items))
+    return value is not None and all(map(_can_be_recorded, items))
 
 
 def check_vllm_options(options: Options, known: Collection[str], release: str) -> None:
