@@ -1,5 +1,6 @@
 """`visrl calibrate` from end to end: counts add up, nothing is asked twice, and what gen and the card show of it."""
 
+import dataclasses
 import json
 import signal
 import time
@@ -131,6 +132,16 @@ def test_a_finished_one_asks_nothing_and_other_thresholds_ask_nothing(questions,
     assert judge.requests == []
     assert after["response"]["thresholds"] == (0.5, 0.4) and before["response"]["thresholds"] == (0.8, 0.2)
     assert after["response"]["separation"] == before["response"]["separation"]
+
+
+def test_vllms_use_of_the_machine_may_differ_when_it_is_resumed():
+    """As in `visrl gen`: who ran out of memory resumes with less."""
+    plain = CalibrationConfig()
+    less = dataclasses.replace(plain, engine="vllm", vllm_options={"gpu_memory_utilization": 0.5, "max_model_len": 9})
+    more = dataclasses.replace(less, vllm_options={"gpu_memory_utilization": 0.9, "max_model_len": 9})
+    other = dataclasses.replace(less, vllm_options={"gpu_memory_utilization": 0.5, "max_model_len": 8})
+    assert less.verdict_options() == more.verdict_options() != other.verdict_options()
+    assert plain.verdict_options()["vllm_options"] is None
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"score_mode": "expected"}, {"questions": 6}, {"box_critic": False}])

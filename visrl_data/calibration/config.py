@@ -11,6 +11,7 @@ from typing import Any
 
 from visrl_data.core.config import GOLD_SPACES, GenConfig, as_in_gen, check_option, option
 from visrl_data.core.errors import UsageError
+from visrl_data.engines.vllm_options import options_of_replies
 
 THRESHOLDS = ("box_win", "box_lose", "response_win", "response_lose")
 ELSEWHERE = ("base_url", "critic_base_url", "in_flight")  # where the critic is served: no verdict depends on it
@@ -84,6 +85,10 @@ class CalibrationConfig:
         return GenConfig(**{s.name: getattr(self, s.name) for s in dataclasses.fields(self) if s.name in names})
 
     def verdict_options(self) -> dict[str, Any]:
-        """Return the options on which verdicts depend: thresholds and addresses may change without a new call."""
+        """Return the options on which verdicts depend.
+
+        Thresholds, addresses and vLLM's use of the machine may change without a new call.
+        """
         values = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+        values["vllm_options"] = options_of_replies(self.vllm_options or {}) or None
         return {name: value for name, value in values.items() if name not in (*THRESHOLDS, *ELSEWHERE)}
