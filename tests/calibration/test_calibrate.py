@@ -390,3 +390,10 @@ def test_the_shipped_pair_is_not_nagged_about(tmp_path):
     made = make_run(tmp_path / "run", "spotlight", limit=2)
     assert note_calibration(made) is None
     assert note_calibration(Run(made.path)) is None
+
+
+def test_a_mistyped_source_is_refused_before_the_critic_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration.model_pair, "find_actor", pytest.fail)
+    with pytest.raises(VisRLError, match=r"nothere\.jsonl: no such file"):
+        calibration.calibrate(CalibrationConfig(source="nothere.jsonl"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -83,8 +83,8 @@ def calibrate(
     """
     gen = config.gen_config()
     model_pair.check_engines(gen)
+    source = factory.open_questions(gen)  # first: the critic's settings take seconds to read
     setup = _find_critic(config, gen, role)
-    source = factory.open_questions(gen)
     sample = draw_sample(source, config.questions, config.seed)
     chunks = _chunks(sample, config.chunk_size)
     files.make_folder(output)
