@@ -24,13 +24,16 @@ class _Sigterm(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def interruptible(target: Path | None = None) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a message. target: the folder that keeps the finished work, once there is one."""
+def interruptible(target: Path | None = None, resumes: bool = False) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a message. target: the folder that keeps the finished work, once there is one.
+
+    resumes: without a target, whether the same command goes on where it was.
+    """
     with _sigterm_raises():
         try:
             yield
         except KeyboardInterrupt as error:
-            text = "Run the same command again to resume." if target is None else _where(target)
+            text = f"Run the same command again{' to resume' * resumes}." if target is None else _where(target)
             if isinstance(error, _Sigterm):
                 raise Terminated(f"Stopped by SIGTERM. {text}") from None
             raise Interrupted(f"Interrupted. {text}") from None

@@ -19,6 +19,7 @@ from visrl_train.stages import STAGES, StageSpec
 
 from .console import hide_library_bars, say, with_verbosity
 from .help import Command
+from .interruption import interruptible
 from .options import Json, Mix, parse_options, resolve_mix, with_options
 
 _BASELINES = "Baselines that learn the answer alone (the paper's Table 5)"
@@ -63,7 +64,8 @@ def _train(name: str, output: Path | None, file: str | None, as_json: bool, opti
     from visrl_train.pairs import data_flags
 
     hide_library_bars()
-    folder = train(name, output, file, **parse_options(options))
+    with interruptible(resumes=True):
+        folder = train(name, output, file, **parse_options(options))
     if as_json:
         print(json.dumps({"model": str(folder), **json.loads((folder / "visrl.json").read_text(encoding="utf-8"))}))
         return

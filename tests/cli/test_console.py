@@ -76,6 +76,23 @@ def test_exit_codes(error, code, photo_source, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("words", "place", "advice"),
+    [
+        (["ask"], "visrl_data.evaluation.ask.find_models", "Run the same command again."),
+        (["inspect", "runs/photos"], "visrl_data.runs.opening.open_target", "Run the same command again."),
+        (["train", "rl1"], "visrl_train.launch.train", "Run the same command again to resume."),
+    ],
+)
+def test_only_what_resumes_says_so(words, place, advice, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupt)
+    code, _, err = visrl(*words)
+    assert code == 130 and err.endswith(f"visrl: Interrupted. {advice}\n")
+
+
+@pytest.mark.parametrize(
     ("sent", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Stopped")]
 )
 def test_a_signal_keeps_what_is_done_and_says_how_to_resume(sent, code, word, untrained, tmp_path):
