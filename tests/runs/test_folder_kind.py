@@ -49,7 +49,7 @@ def test_a_dataset_is_no_run_and_is_exported(tmp_path):
 def test_export_looks_for_a_name_on_the_hub(tmp_path, monkeypatch):
     names = []
 
-    def fetch(name):
+    def fetch(name, say):
         names.append(name)
         raise KeyboardInterrupt
 
