@@ -11,14 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from studies import loses, stability
-from studies.attribution import grid, losses, paper_rl2_alone, paper_transfer, slow
-from studies.methods import ROUNDS, TESTED, TESTED_STAGES, Figures, evolve, first_models, pairs, train
+from studies.attribution import grid, losses, models_of, paper_rl2_alone, paper_transfer, slow
+from studies.methods import (
+    MORE_QUESTIONS,
+    ROUNDS,
+    TESTED,
+    TESTED_STAGES,
+    Figures,
+    evolve,
+    first_models,
+    pairs,
+    train,
+)
 from studies.serving import serve
 from studies.workspace import Workspace
 from visrl_data.models.model_folder import ALIASES
 
 SFT_ROWS = (0, 25, 50, 100, 200, 400, 800)
 CLEAN_ROWS = 25
+Model = Callable[[Workspace], str]
+"""Makes a model, unless it exists, and returns its folder."""
 PORT = 8790
 """Port of the served critic of seed 0; seed k uses PORT + k."""
 
@@ -76,6 +88,17 @@ def baseline(recipe: str, *options: str) -> Callable[[Workspace], Figures]:
 def quality(name: str, *options: str) -> Callable[[Workspace], Figures]:
     """Return the cell of Table 6 for the pairs of a run, audited with the labels."""
     return lambda workspace: workspace.pair_quality(pairs(workspace, name, *options))
+
+
+def quality_of_more(name: str, *options: str, model: Model | None = None) -> Callable[[Workspace], Figures]:
+    """Return the cell of Table 6 for pairs of more questions, of the shipped actor or of a model made before."""
+
+    def cell(workspace: Workspace) -> Figures:
+        actor = ("--model", model(workspace)) if model else ()
+        run = pairs(workspace, f"{name}-more", *actor, *options, questions=MORE_QUESTIONS)
+        return workspace.pair_quality(run)
+
+    return cell
 
 
 def served_critic(workspace: Workspace) -> Figures:
@@ -138,6 +161,10 @@ CELLS: dict[str, Callable[[Workspace], Figures]] = {
     "pairs-served-critic": served_critic,
     "pairs-round2": quality_of_round(1),
     "pairs-round2-paper": stability.paper_round2,
+    "pairs-full-more": quality_of_more("full"),
+    "pairs-no-diversity-more": quality_of_more("no-diversity", "--no-diversity"),
+    "pairs-round2-more": quality_of_more("round2", model=lambda workspace: first_models(workspace)[1]),
+    "pairs-round2-paper-more": quality_of_more("round2-paper", model=lambda at: models_of(at, "paper")[1]),
     **loses.CELLS,
     "rounds": curve("rl1,rl2"),
     "rounds-rl1": curve("rl1"),

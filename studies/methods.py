@@ -13,6 +13,8 @@ from studies.workspace import Workspace
 
 QUESTIONS = 800
 """Questions of a run: about 440 pairs."""
+MORE_QUESTIONS = 2400
+"""Questions of runs whose shares of good pairs differ by a point or two, which 800 questions left open."""
 TESTED = 1000
 """Questions of an evaluation, from split test."""
 TESTED_STAGES = 2000
@@ -31,9 +33,9 @@ def evolve(workspace: Workspace, rounds: int, stages: str = "rl1,rl2", *variant:
     return workspace.run(name, "evolve", "--rounds", str(rounds), *options)
 
 
-def pairs(workspace: Workspace, name: str, *options: str) -> Path:
-    """Run `visrl gen` on the questions of a round with other options than those of the full method."""
-    return workspace.run(f"runs/{name}", "gen", "--limit", str(QUESTIONS), *options)
+def pairs(workspace: Workspace, name: str, *options: str, questions: int = QUESTIONS) -> Path:
+    """Run `visrl gen` on the questions of a round, or on more, with other options than those of the full method."""
+    return workspace.run(f"runs/{name}", "gen", "--limit", str(questions), *options)
 
 
 def train(workspace: Workspace, recipe: str, *options: str, name: str | None = None) -> Path:
