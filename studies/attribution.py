@@ -25,10 +25,10 @@ from studies.workspace import Workspace
 LOSSES = ("paper", "both", "win")
 RATES = {
     "paper": ("1e-6", "1e-5", "3e-5", "1e-4", "3e-4", "1e-3"),
-    "both": ("1e-4", "3e-4", "1e-3"),
-    "win": ("1e-4", "3e-4", "1e-3"),
+    "both": ("1e-4", "3e-4", "1e-3", "3e-3"),
+    "win": ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2"),
 }
-"""Learning rates of the search; the win's likelihood does too little below 1e-4 to try it there."""
+"""Learning rates of the search, up to one above the best; the win's likelihood does too little below 1e-4."""
 BETAS = ("0.03", "0.1", "0.3")
 EPOCHS = ("1", "3")
 NO_PREFERENCE = "1e-6"

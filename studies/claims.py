@@ -13,7 +13,7 @@ from studies import paper
 from studies.attribution import SLOW
 from studies.comparison import ACCURACIES, compare, span
 from studies.methods import ROUNDS
-from studies.values import Seeds, show, table
+from studies.values import Seeds, questions, show, table
 
 CLAIMS = (
     ("RL1 raises box accuracy over SFT", "stages rl1", "stages sft", "box_accuracy"),
@@ -29,10 +29,10 @@ CLAIMS = (
     ("RL2 alone answers better than answer-only DPO", "rl2-alone model", "dpo-answers model", "answer"),
     ("RL2 alone answers better than answer-only KTO", "rl2-alone model", "kto-answers model", "answer"),
     ("RL2 alone answers better than answer-only RLOO", "rl2-alone model", "rloo-model model", "answer"),
-    ("good pairs (WP-LN) fall without the diversity controller", "pairs-full", "pairs-no-diversity", "WP-LN"),
+    ("good pairs (WP-LN) fall without the diversity controller", "pairs-full-more", "pairs-no-diversity-more", "WP-LN"),
     ("good pairs fall further without the box critic", "pairs-no-diversity", "pairs-no-box-critic", "WP-LN"),
     ("good pairs fall without the box critic", "pairs-full", "pairs-no-box-critic", "WP-LN"),
-    ("good pairs grow in round 2", "pairs-round2", "pairs-full", "WP-LN"),
+    ("good pairs grow in round 2", "pairs-round2-more", "pairs-full-more", "WP-LN"),
     ("four rounds raise box accuracy over SFT", "rounds models 4", "rounds models 0", "box_accuracy"),
     ("four rounds raise answer accuracy over SFT", "rounds models 4", "rounds models 0", "answer"),
     ("box accuracy grows from round 1 to round 4", "rounds models 4", "rounds models 1", "box_accuracy"),
@@ -47,7 +47,7 @@ PAPERS_LOSS = {
     "stages rl2": "losses paper-rl2",
     "stages rl2-alone": "rl2-alone-paper model",
     "rl2-alone model": "rl2-alone-paper model",
-    "pairs-round2": "pairs-round2-paper",
+    "pairs-round2-more": "pairs-round2-paper-more",
     **{f"rounds models {k}": f"rounds-paper models {k}" for k in range(ROUNDS + 1)},
 }
 """A side that was trained by the preset's loss -> the same by the paper's."""
@@ -129,13 +129,13 @@ TRAINING_PARTS = (
     ("the paper's DPO, three more rounds", "rounds-paper models 4", "rounds-paper models 1"),
 )
 PAIR_PARTS = (
-    ("the diversity controller", "pairs-full", "pairs-no-diversity"),
+    ("the diversity controller", "pairs-full-more", "pairs-no-diversity-more"),
     ("the box critic", "pairs-full", "pairs-no-box-critic"),
     ("a model as response critic, against exact match", "pairs-full", "pairs-exact-match"),
     ("the original model as critic, against the SFT model", "pairs-full", "pairs-sft-critic"),
     ("the original model as critic, against an SFT of all weights", "pairs-full", "pairs-full-sft-critic"),
     ("the same, SFT at ten times the learning rate", "pairs-full", "pairs-overwritten-critic"),
-    ("a trained actor: round 2 against round 1", "pairs-round2", "pairs-full"),
+    ("a trained actor: round 2 against round 1", "pairs-round2-more", "pairs-full-more"),
 )
 
 
@@ -184,5 +184,7 @@ def pair_parts(cells: dict[str, Seeds]) -> str:
             numbers = " / ".join(show(cells[side], "pairs", 1, 0) for side in (above, below))
             papers = f"{paper.PAIRS[above]}k / {paper.PAIRS[below]}k" if below in paper.PAIRS else ""
             share = (found.gain if found else "", paper.difference(above, below, "WP-LN"))
-            rows.append((part, *share, numbers, papers, str(len(seeds))))
-    return table(("part", "good pairs", "the paper's", "pairs with / without", "the paper's", "seeds"), rows)
+            rows.append((part, *share, numbers, papers, questions(cells[above]), str(len(seeds))))
+    return table(
+        ("part", "good pairs", "the paper's", "pairs with / without", "the paper's", "questions", "seeds"), rows
+    )

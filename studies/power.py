@@ -18,7 +18,7 @@ from scipy import stats
 
 from studies.claims import CLAIMS, LOSS_CLAIMS, PAPER_CLAIMS
 from studies.comparison import ACCURACIES, Comparison, compare
-from studies.methods import QUESTIONS, TESTED, TESTED_STAGES
+from studies.methods import MORE_QUESTIONS, QUESTIONS, TESTED, TESTED_STAGES
 from studies.values import Seeds, load, table
 from studies.workspace import RESULTS
 
@@ -89,7 +89,7 @@ def row(cells: dict[str, Seeds], text: str, above: str, below: str, figure: str)
 def _planned(above: str, below: str, figure: str) -> int:
     """Return the questions that both sides will be evaluated on, or those of a run."""
     if figure not in ACCURACIES:
-        return QUESTIONS
+        return MORE_QUESTIONS if above.endswith("-more") else QUESTIONS
     return min(TESTED_STAGES if side.split()[0] in ("stages", "losses") else TESTED for side in (above, below))
 
 

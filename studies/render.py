@@ -13,13 +13,13 @@ from pathlib import Path
 import jinja2
 
 from studies import claims, loses, paper, tables, values
-from studies.methods import CHOSEN_ON, QUESTIONS, TESTED, TESTED_STAGES
+from studies.methods import CHOSEN_ON, MORE_QUESTIONS, QUESTIONS, TESTED, TESTED_STAGES
 from studies.workspace import RESULTS
 
 ROOT = RESULTS.parent
 SIZES = {
-    "questions": QUESTIONS, "tested": TESTED, "tested_stages": TESTED_STAGES, "chosen_on": CHOSEN_ON,
-    "lose_questions": loses.QUESTIONS,
+    "questions": QUESTIONS, "more_questions": MORE_QUESTIONS, "lose_questions": loses.QUESTIONS,
+    "tested": TESTED, "tested_stages": TESTED_STAGES, "chosen_on": CHOSEN_ON,
 }  # fmt: skip
 
 

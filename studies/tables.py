@@ -17,7 +17,7 @@ from studies.loses import CELLS as LOSE_CELLS
 from studies.loses import MODELS as LOSE_MODELS
 from studies.methods import ROUNDS
 from studies.outcomes import Outcomes, accuracy, answers_at_right_boxes, first_questions
-from studies.values import Seeds, show, show_values, table, value_at
+from studies.values import Seeds, questions, show, show_values, table, value_at
 from studies.workspace import PARTS
 
 READING = "answers where the box is right"
@@ -44,6 +44,10 @@ RUNS = {
     "pairs-exact-match": "exact match as response critic",
     "pairs-round2": "round 2 (RL2 model)",
     "pairs-round2-paper": "round 2 (RL2 model, by the paper's DPO)",
+    "pairs-full-more": "full, more questions",
+    "pairs-no-diversity-more": "no diversity controller, more questions",
+    "pairs-round2-more": "round 2 (RL2 model), more questions",
+    "pairs-round2-paper-more": "round 2 (RL2 model, by the paper's DPO), more questions",
 }
 LOSSES = dict(zip(ROWS, (
     "SFT",
@@ -239,10 +243,10 @@ def _outcomes(seeds: Seeds, place: str) -> list[Outcomes]:
 def pairs(cells: dict[str, Seeds]) -> str:
     """Return Table 6."""
     rows = [
-        (title, show(at, "pairs", 1, 0), *(show(at, share, 1) for share in SHARES), str(len(at)))
+        (title, questions(at), show(at, "pairs", 1, 0), *(show(at, share, 1) for share in SHARES), str(len(at)))
         for at, title in ((cells[name], title) for name, title in RUNS.items() if name in cells)
     ]
-    return table(("run", "pairs", *SHARES.values(), "seeds"), rows)
+    return table(("run", "questions", "pairs", *SHARES.values(), "seeds"), rows)
 
 
 def lose_choices(cells: dict[str, Seeds]) -> str:

@@ -67,6 +67,11 @@ def show(seeds: Seeds, place: str, scale: float = 100.0, digits: int = 1) -> str
     return "-" if None in values else show_values([scale * value for value in values], digits)
 
 
+def questions(seeds: Seeds) -> str:
+    """Return the number of questions of a run, the same for all seeds."""
+    return str(next(iter(seeds.values()))["questions"])
+
+
 def percent(seeds: Seeds, place: str) -> str:
     """Return the mean of a share over the seeds, in whole percent."""
     mean, _ = mean_and_half([value_at(figures, place.split()) for figures in seeds.values()])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from studies import attribution, stability
+from studies.cells import CELLS
 from studies.workspace import Workspace
 
 LEVELS = {"all": {"valid": 1.0, "box_accuracy": 0.5, "answer": 0.4}, "outcomes": {}}
@@ -153,3 +154,14 @@ def test_the_papers_loss_is_evaluated_on_transfer_and_without_rl1(workspace, cho
     assert workspace.evaluated == [("losses-transfer", "transfer"), ("paper-rl2-alone", "test")]
     assert ["--without-rl1" in line for line in trained] == [False, True]
     assert len({line.split(" -o ")[1] for line in trained}) == 2
+
+
+def test_pairs_of_more_questions_are_of_the_actors_that_the_rounds_have(workspace, choice):
+    for cell, model in (
+        ("pairs-full-more", ""),
+        ("pairs-round2-more", "--model evolve-rl1-rl2/models/round0-rl2 "),
+        ("pairs-round2-paper-more", "--model models/paper-rl2-1e-5-0.3-1 "),
+    ):
+        CELLS[cell](workspace)
+        run = cell.removeprefix("pairs-")
+        assert workspace.commands[f"runs/{run}"] == f"visrl gen --limit 2400 {model}-o runs/{run} --seed 1"

@@ -23,7 +23,7 @@ def side(right: int, of: int = 100) -> dict:
 def run(pairs: str) -> dict:
     """A run of so many questions: "-" no pair, "+" a good one, "0" another."""
     count = len(pairs) - pairs.count("-")
-    return {"pair_outcomes": pairs, "pairs": count, "WP-LN": 100 * pairs.count("+") / count}
+    return {"questions": len(pairs), "pair_outcomes": pairs, "pairs": count, "WP-LN": 100 * pairs.count("+") / count}
 
 
 def stages(sft: int, rl1: int) -> dict:
@@ -78,11 +78,11 @@ def test_a_part_without_boxes_or_cells_says_nothing_of_them():
 
 def test_parts_of_the_generation_show_good_pairs_and_their_numbers():
     cells = {
-        "pairs-full": {0: run("+" * 30 + "0" * 10)},
-        "pairs-no-diversity": {0: run("+" * 10 + "0" * 10 + "-" * 20)},
+        "pairs-full-more": {0: run("+" * 30 + "0" * 10)},
+        "pairs-no-diversity-more": {0: run("+" * 10 + "0" * 10 + "-" * 20)},
     }
     row = row_of(claims.pair_parts(cells), "the diversity controller")
-    assert row[1].startswith("+25.0 (") and row[2:] == ["+12.6", "40 / 20", "30k / 19k", "1"]
+    assert row[1].startswith("+25.0 (") and row[2:] == ["+12.6", "40 / 20", "30k / 19k", "40", "1"]
     assert "box critic" not in claims.pair_parts(cells)
 
 
@@ -93,6 +93,7 @@ def test_parts_of_the_generation_show_good_pairs_and_their_numbers():
         ("losses paper-rl1", "losses sft", "box_accuracy", "+3.6"),
         ("stages rl2", "stages rl2-alone", "answer", "+3.7"),
         ("pairs-full", "pairs-no-box-critic", "WP-LN", "+33.6"),
+        ("pairs-full-more", "pairs-no-diversity-more", "WP-LN", "+12.6"),
         ("losses both-rl1", "losses win-rl1", "box_accuracy", ""),
         ("stages rl2", "stages rl2-alone", "box_accuracy", ""),
         ("rounds models 4", "rounds models 1", "answer", "+0.3 to +1.8 a round"),
@@ -120,7 +121,7 @@ def test_the_claims_by_the_papers_loss_compare_its_own_models():
     }
     assert sides["RL2 raises answer accuracy over RL1"] == ("losses paper-rl2", "losses paper-rl1")
     assert sides["RL1 raises box accuracy over SFT"] == ("losses paper-rl1", "stages sft")
-    assert sides["good pairs grow in round 2"] == ("pairs-round2-paper", "pairs-full")
+    assert sides["good pairs grow in round 2"] == ("pairs-round2-paper-more", "pairs-full-more")
     assert "SFT answers better than the base without a box" not in sides
     assert all("paper" in above for above, _ in sides.values())
 
