@@ -58,7 +58,7 @@ def test_the_grid_chooses_on_the_validation_split_one_option_after_the_other(wor
     assert figures["rl1"] == {"rate": "1e-4", "beta": "0.3", "epochs": "1"}
     assert figures["rl2"] == figures["rl1"]
     trials = [tuple(trial["options"].values()) for trial in figures["trials"] if trial["stage"] == "rl1"]
-    assert len(trials) == len(set(trials)) == 9
+    assert len(trials) == len(set(trials)) == 10
     assert {split for _, split in workspace.evaluated} == {"val"}
 
 
