@@ -64,10 +64,13 @@ LOSS_CLAIMS = tuple(
         ("RL1 raises box accuracy over SFT, by the NLL of the win alone", "win-rl1", "sft", "box_accuracy"),
         ("RL2 raises answer accuracy over RL1, by the NLL of the win alone", "win-rl2", "win-rl1", "answer"),
         ("RL1: DPO + NLL of the win points better than the NLL alone", "both-rl1", "win-rl1", "box_accuracy"),
+        ("RL1: DPO + NLL of the win answers better than the NLL alone", "both-rl1", "win-rl1", "answer"),
+        ("RL1 and RL2: DPO + NLL of the win points better than the NLL alone", "both-rl2", "win-rl2", "box_accuracy"),
         ("RL1 and RL2: DPO + NLL of the win answers better than the NLL alone", "both-rl2", "win-rl2", "answer"),
         ("RL1: DPO + NLL of the win points better than DPO alone", "both-rl1", "paper-rl1", "box_accuracy"),
         ("RL1 and RL2: DPO + NLL of the win answers better than DPO alone", "both-rl2", "paper-rl2", "answer"),
         ("RL1: DPO alone points better than the NLL of the win alone", "paper-rl1", "win-rl1", "box_accuracy"),
+        ("RL1: DPO alone answers better than the NLL of the win alone", "paper-rl1", "win-rl1", "answer"),
         ("RL1 and RL2: DPO alone answers better than the NLL of the win alone", "paper-rl2", "win-rl2", "answer"),
     )
 ) + tuple(
