@@ -52,8 +52,13 @@ def test_expected_scores_are_those_of_the_transformers_engine(tmp_path):
             assert theirs[name] == pytest.approx(ours[name], abs=2e-6)
 
 
+def processes() -> dict[str, bytes]:
+    """Return the command line of each process of this machine, by its id."""
+    return {path.parent.name: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
+
+
 def test_a_killed_run_leaves_no_process_and_is_resumed(tmp_path):
-    output = tmp_path / "run"
+    output, before = tmp_path / "run", set(processes())
     run = subprocess.Popen(command(output, *VLLM), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     times = output / "times.jsonl"
     while not times.is_file() or not times.read_text().strip():
@@ -62,8 +67,8 @@ def test_a_killed_run_leaves_no_process_and_is_resumed(tmp_path):
     run.send_signal(signal.SIGKILL)
     run.wait()
     time.sleep(2)
-    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert not [line for line in lines if str(output).encode() in line or b"EngineCore" in line]
+    left = [line for pid, line in processes().items() if pid not in before]
+    assert not [line for line in left if str(output).encode() in line or b"EngineCore" in line]
     done = len(times.read_text().splitlines())
     rows = generate(output, *VLLM[:-1], "kv_cache_memory_bytes=600000000")
     assert 1 <= done < 4 and len(times.read_text().splitlines()) == 4
