@@ -3,7 +3,7 @@
 Variance is that of the cells at hand: over questions (the paired bootstrap interval, whose width falls with the root
 of the questions) and between seeds (the t interval). A claim is confirmed when both intervals lie above 0; each column
 gives the least that does so in 80 % of the studies if the true difference is the one seen. The last column is the
-smallest difference, in points, that the sizes of studies/methods.py show with that power over questions and with five
+smallest difference, in points, that the questions of the cells show with that power over questions and with five
 seeds. The spread of three seeds is itself known only within a factor of about three: read the seeds as an order of
 magnitude.
 """
@@ -17,8 +17,7 @@ from pathlib import Path
 from scipy import stats
 
 from studies.claims import CLAIMS, LOSS_CLAIMS, PAPER_CLAIMS
-from studies.comparison import ACCURACIES, Comparison, compare
-from studies.methods import MORE_QUESTIONS, QUESTIONS, TESTED, TESTED_STAGES
+from studies.comparison import Comparison, compare
 from studies.values import Seeds, load, table
 from studies.workspace import RESULTS
 
@@ -82,15 +81,8 @@ def row(cells: dict[str, Seeds], text: str, above: str, below: str, figure: str)
         f"{found.questions} x {found.seeds}",
         f"{math.ceil(questions):,}" if questions <= MOST_QUESTIONS else f"> {MOST_QUESTIONS:,}",
         "" if found.half is None else str(seeds or f"> {MOST_SEEDS}"),
-        "" if figure == "pairs" else f"{smallest(found, _planned(above, below, figure)):.1f}",
+        "" if figure == "pairs" else f"{smallest(found, found.questions):.1f}",
     )
-
-
-def _planned(above: str, below: str, figure: str) -> int:
-    """Return the questions that both sides will be evaluated on, or those of a run."""
-    if figure not in ACCURACIES:
-        return MORE_QUESTIONS if above.endswith("-more") else QUESTIONS
-    return min(TESTED_STAGES if side.split()[0] in ("stages", "losses") else TESTED for side in (above, below))
 
 
 def main() -> None:
